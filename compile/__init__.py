@@ -1,0 +1,1 @@
+"""A network becomes a program for the machine, or a CUDA module."""

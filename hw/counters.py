@@ -1,0 +1,46 @@
+"""What one run of the machine counted; the RTL's registers and the cycle model fill the same record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STALL_CAUSES = ("load", "store", "weights", "requantise", "control", "fill", "drain")
+"""Why the MAC array did not issue in a cycle. With ``busy`` these partition ``cycles``."""
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Events of one frame, from the accepted start write to done. Bytes are bus beats x bus width."""
+
+    cycles: int
+    busy_cycles: int
+    """Cycles in which the array issued a step."""
+    load_stall_cycles: int
+    store_stall_cycles: int
+    weights_stall_cycles: int
+    requantise_stall_cycles: int
+    control_stall_cycles: int
+    fill_stall_cycles: int
+    drain_stall_cycles: int
+    macs_issued: int
+    """Busy cycles x MACs of the array."""
+    dram_command_read_bytes: int
+    dram_weight_read_bytes: int
+    dram_load_read_bytes: int
+    dram_write_bytes: int
+    scratchpad_read_words: int
+    """Bank words (``ci_lanes`` bytes each) read from the scratchpad."""
+    scratchpad_write_words: int
+    weight_read_words: int
+    """Weight words (``ci_lanes x co_lanes`` bytes each) read."""
+    requantised_values: int
+    commands: int
+
+    @property
+    def dram_read_bytes(self) -> int:
+        return self.dram_command_read_bytes + self.dram_weight_read_bytes + self.dram_load_read_bytes
+
+    @property
+    def stalls(self) -> dict[str, int]:
+        """Cycles by cause; with ``busy_cycles`` they add up to ``cycles``."""
+        return {cause: int(getattr(self, f"{cause}_stall_cycles")) for cause in STALL_CAUSES}

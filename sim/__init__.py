@@ -1,0 +1,1 @@
+"""The machine as run: Verilator builds, the memory around it, test benches, traces."""
