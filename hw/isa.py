@@ -1,0 +1,357 @@
+"""The command set: 64-byte commands, described once. ``rtl_package.py`` renders the same tables to SystemVerilog.
+
+A command's least significant byte is its opcode; the fields follow from bit 8 upward in the order of its table. All
+memory addresses are byte offsets into the program's memory window. Rows are counted from the top of the frame (or
+strip); a rolling buffer keeps row ``y`` in slot ``y mod rows``, and the machine itself counts rows: LOAD and CONV
+always produce the *next* row of their buffer, STORE always takes the next row it has not stored. So a command in a
+loop needs no address arithmetic: its operands step by one row per execution and wrap around by themselves.
+
+Tokens: every buffer counts rows finished and rows freed. A reader waits for the rows it needs, a writer for a free
+slot. A program whose commands, run strictly one after another, never have to wait cannot deadlock on the
+decoupled engines; ``Program.verify`` checks exactly that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from codesign.hw.errors import ProgramError
+from codesign.hw.spec import COMMAND_BYTES, SELECTOR_BITS, AccelSpec
+
+
+class Opcode(IntEnum):
+    """Opcodes; those from ``ELTWISE`` on are reserved for operators to come, and stop this machine as illegal."""
+
+    BUFFER = 1
+    LOOP = 2
+    END = 3
+    LOADW = 4
+    LOAD = 5
+    CONV = 6
+    STORE = 7
+    SYNC = 8
+    HALT = 15
+    ELTWISE = 16
+    POOL = 17
+    RESIZE = 18
+    WARP = 19
+    CORR = 20
+
+
+class WeightKind(IntEnum):
+    """Which memory a LOADW fills."""
+
+    WEIGHTS = 0
+    STEPS = 1
+    FILLS = 2
+    PARAMETERS = 3
+    TABLE = 4
+
+
+class ErrorCause(IntEnum):
+    """Why the machine stopped."""
+
+    NONE = 0
+    ILLEGAL_COMMAND = 1
+    BUS_READ = 2
+    BUS_WRITE = 3
+    READ_WINDOW = 4
+    WRITE_WINDOW = 5
+    LOOP_NESTING = 6
+
+
+class Field(NamedTuple):
+    """One field of a command: its name, its width in bits, whether it is two's complement."""
+
+    name: str
+    bits: int
+    signed: bool = False
+
+
+BUFFER_FIELDS = (
+    Field("id", 6),
+    Field("base", 16),  # first word of slot 0, in every bank
+    Field("rows", 16),  # slots
+    Field("row_pitch", 16),  # words from slot to slot
+    Field("group_pitch", 16),  # words from channel group to channel group within a slot
+    Field("groups", 12),  # channel groups of ci_lanes
+    Field("width", 16),  # pixels
+    Field("height", 16),  # rows of the frame that will pass through
+    Field("zero_point", 8, True),  # what lies beyond the frame reads as
+    Field("loaded", 1),  # filled by LOAD (else by CONV)
+    Field("freed_by_store", 1),  # rows are freed by STORE (else, or also, by CONV)
+    Field("freed_by_conv", 1),
+    Field("planes", 1),  # 0: 8-bit; 1: high and low byte planes, reserved
+)
+
+LOOP_FIELDS = (Field("count", 24),)
+
+LOADW_FIELDS = (
+    Field("kind", 3),
+    Field("table", 4),  # which look-up table, for kind TABLE
+    Field("destination", 16),  # first word
+    Field("elements", 24),  # beats for weights, else 8-byte, 4-byte or 1-byte elements
+    Field("address", 32),  # aligned to the bus
+    Field("bytes", 24),  # multiple of the bus width
+)
+
+LOAD_FIELDS = (
+    Field("buffer", 6),
+    Field("delay", 16),
+    Field("address", 32),  # of the first pixel of row 0
+    Field("row_stride", 32),  # bytes
+    Field("pixel_bytes", 16),  # channels taken per pixel
+    Field("pixel_pitch", 16),  # bytes from pixel to pixel; less than pixel_bytes makes overlapping windows
+    Field("skip", 8, True),  # bytes from the row's first byte to the first pixel; outside the row reads as zero point
+    Field("row_bytes", 32),  # bytes of the row that exist
+    Field("group", 12),  # first channel group written
+)
+
+CONV_FIELDS = (
+    Field("source", 6),
+    Field("destination", 6),
+    Field("delay", 16),
+    Field("weights_needed", 16),  # LOADWs since the last SYNC that must have finished
+    Field("steps_base", 16),
+    Field("steps_count", 16),  # per pixel group, over all channel groups
+    Field("fills_base", 16),
+    Field("fills_count", 12),
+    Field("fills_repeat", 12),  # passes through the fill list per pixel group
+    Field("kernel_rows", 5),
+    Field("stride_rows", 3),
+    Field("pad_rows", 6, True),  # rows of padding above
+    Field("x_offset", 16, True),  # source column of tap 0 for output column 0
+    Field("x_stride", 2),  # 1 or 2
+    Field("lane_groups_log2", 2),
+    Field("words", 12),  # output channel groups written per pixel
+    Field("group", 12),  # first output channel group in the destination
+    Field("parameters_base", 16),
+    Field("qmin", 8, True),
+    Field("qmax", 8, True),
+    Field("zero_point", 8, True),  # of the requantised value
+    Field("table_enable", 1),
+    Field("table", 4),
+    Field("free_source", 1),
+    Field("add_enable", 1),
+    Field("add_buffer", 6),
+    Field("add_broadcast", 1),  # every channel adds channel add_channel of group 0
+    Field("add_channel", 4),
+    Field("add_x_offset", 16, True),
+    Field("add_free", 1),
+    Field("add_multiplier", 32, True),
+    Field("add_other_multiplier", 32, True),
+    Field("add_shift", 6),
+    Field("add_zero_point", 8, True),  # of the sum
+    Field("add_qmin", 8, True),
+    Field("add_qmax", 8, True),
+    Field("shuffle", 3),  # reserved: pixel shuffle into the destination buffer
+)
+
+STORE_FIELDS = (
+    Field("buffer", 6),
+    Field("delay", 16),
+    Field("address", 32),  # of the first pixel of row 0
+    Field("row_stride", 32),  # bytes from output row to output row
+    Field("sub_rows", 4),  # output rows per buffer row: the pixel-shuffle factor
+    Field("pixel_bytes", 16),  # channels per buffer pixel and sub-row
+    Field("pixel_pitch", 16),  # bytes from one buffer pixel's channels to the next one's
+    Field("channel", 16),  # first channel of sub-row 0
+    Field("channel_step", 16),  # channels from sub-row to sub-row
+    Field("x_first", 16),
+    Field("x_count", 16),
+)
+
+FIELDS: dict[Opcode, tuple[Field, ...]] = {
+    Opcode.BUFFER: BUFFER_FIELDS,
+    Opcode.LOOP: LOOP_FIELDS,
+    Opcode.END: (),
+    Opcode.LOADW: LOADW_FIELDS,
+    Opcode.LOAD: LOAD_FIELDS,
+    Opcode.CONV: CONV_FIELDS,
+    Opcode.STORE: STORE_FIELDS,
+    Opcode.SYNC: (),
+    Opcode.HALT: (),
+}
+
+MAX_LOOP_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Command:
+    """One decoded command: an opcode and the value of each of its fields (0 when not given)."""
+
+    opcode: Opcode
+    values: tuple[int, ...]
+
+    def __getitem__(self, name: str) -> int:
+        for field, value in zip(FIELDS[self.opcode], self.values, strict=True):
+            if field.name == name:
+                return value
+        raise KeyError(f"{self.opcode.name} has no field {name!r}")
+
+    def __str__(self) -> str:
+        pairs = zip(FIELDS[self.opcode], self.values, strict=True)
+        shown = " ".join(f"{field.name}={value}" for field, value in pairs if value)
+        return f"{self.opcode.name} {shown}".rstrip()
+
+
+def command(opcode: Opcode, **fields: int) -> Command:
+    """Build a command. Raises :class:`ProgramError` when a value does not fit its field or a name is unknown."""
+    table = FIELDS[opcode]
+    unknown = set(fields) - {field.name for field in table}
+    if unknown:
+        raise ProgramError(f"{opcode.name} has no field {sorted(unknown)[0]!r}")
+    values = []
+    for field in table:
+        value = int(fields.get(field.name, 0))
+        low, high = (-(1 << field.bits - 1), (1 << field.bits - 1) - 1) if field.signed else (0, (1 << field.bits) - 1)
+        if not low <= value <= high:
+            raise ProgramError(f"{opcode.name}.{field.name} = {value} does not fit in {low}..{high}")
+        values.append(value)
+    return Command(opcode, tuple(values))
+
+
+def encode(cmd: Command) -> bytes:
+    """A command's 64 bytes, little endian."""
+    word, position = int(cmd.opcode), 8
+    for field, value in zip(FIELDS[cmd.opcode], cmd.values, strict=True):
+        word |= (value & ((1 << field.bits) - 1)) << position
+        position += field.bits
+    return word.to_bytes(COMMAND_BYTES, "little")
+
+
+def decode(data: bytes) -> Command:
+    """The inverse of :func:`encode`. Raises :class:`ProgramError` for an unknown opcode or a wrong length."""
+    if len(data) != COMMAND_BYTES:
+        raise ProgramError(f"a command has {COMMAND_BYTES} bytes, not {len(data)}")
+    word = int.from_bytes(data, "little")
+    try:
+        opcode = Opcode(word & 0xFF)
+        table = FIELDS[opcode]
+    except (ValueError, KeyError):
+        raise ProgramError(f"unknown opcode {word & 0xFF}") from None
+    values, position = [], 8
+    for field in table:
+        value = (word >> position) & ((1 << field.bits) - 1)
+        if field.signed and value >> (field.bits - 1):
+            value -= 1 << field.bits
+        values.append(value)
+        position += field.bits
+    return Command(opcode, tuple(values))
+
+
+class Selector(NamedTuple):
+    """What one lane group and channel part of the array reads: which window slot, from which pixel on, which part."""
+
+    slot: int  # counted from the oldest slot that is not freed
+    shift: int  # pixels
+    part: int
+
+
+class Step(NamedTuple):
+    """One cycle of the array: its operands, the slots to free after it, whether it ends a channel group."""
+
+    selectors: tuple[Selector, ...]  # [group x channel_parts + part]
+    free: int
+    last: bool
+
+
+class Fill(NamedTuple):
+    """One row segment brought into the window: kernel row, column offset, channel group."""
+
+    row: int
+    column: int
+    group: int
+
+
+FILL_FIELDS = (Field("row", 5), Field("column", 9, True), Field("group", 12))
+
+
+def encode_step(step: Step) -> int:
+    """A step word of 64 bits: selectors, then 4 bits of slots to free, then the last flag."""
+    word, position = 0, 0
+    for selector in step.selectors:
+        word |= (selector.slot | selector.shift << 3 | selector.part << 6) << position
+        position += SELECTOR_BITS
+    return word | step.free << position | int(step.last) << (position + 4)
+
+
+def decode_step(word: int, spec: AccelSpec) -> Step:
+    """The inverse of :func:`encode_step`."""
+    selectors = []
+    for index in range(spec.selectors):
+        bits = word >> (index * SELECTOR_BITS)
+        selectors.append(Selector(bits & 7, bits >> 3 & 7, bits >> 6 & 1))
+    position = spec.selectors * SELECTOR_BITS
+    return Step(tuple(selectors), word >> position & 15, bool(word >> (position + 4) & 1))
+
+
+def encode_fill(fill: Fill) -> int:
+    """A fill word of 32 bits."""
+    word, position = 0, 0
+    for field, value in zip(FILL_FIELDS, fill, strict=True):
+        low, high = (-(1 << field.bits - 1), (1 << field.bits - 1) - 1) if field.signed else (0, (1 << field.bits) - 1)
+        if not low <= value <= high:
+            raise ProgramError(f"fill {field.name} = {value} does not fit in {low}..{high}")
+        word |= (value & ((1 << field.bits) - 1)) << position
+        position += field.bits
+    return word
+
+
+def decode_fill(word: int) -> Fill:
+    """The inverse of :func:`encode_fill`."""
+    values, position = [], 0
+    for field in FILL_FIELDS:
+        value = word >> position & ((1 << field.bits) - 1)
+        if field.signed and value >> (field.bits - 1):
+            value -= 1 << field.bits
+        values.append(value)
+        position += field.bits
+    return Fill(*values)
+
+
+# Registers of the AXI4-Lite port: byte offsets. Counters are 64 bits, low word first.
+REGISTERS: dict[str, int] = {
+    "identity": 0x00,  # reads "SCAN"
+    "control": 0x04,  # write bit 0: start; bit 1: clear error and counters
+    "status": 0x08,  # bit 0 busy, bit 1 done, bit 2 error
+    "error_cause": 0x0C,
+    "error_address": 0x10,
+    "interrupt_enable": 0x14,
+    "interrupt": 0x18,  # write 1 to clear
+    "memory_base_low": 0x20,
+    "memory_base_high": 0x24,
+    "memory_bytes": 0x28,
+    "command_address": 0x2C,
+    "command_count": 0x30,
+    "write_first": 0x34,  # writes must lie in [write_first, write_end)
+    "write_end": 0x38,
+}
+
+COUNTER_NAMES = (
+    "cycles",
+    "busy_cycles",
+    "load_stall_cycles",
+    "store_stall_cycles",
+    "weights_stall_cycles",
+    "requantise_stall_cycles",
+    "control_stall_cycles",
+    "fill_stall_cycles",
+    "drain_stall_cycles",
+    "dram_command_read_beats",
+    "dram_weight_read_beats",
+    "dram_load_read_beats",
+    "dram_write_beats",
+    "scratchpad_read_words",
+    "scratchpad_write_words",
+    "requantised_values",
+    "commands",
+)
+COUNTERS_BASE = 0x80
+
+
+def counter_address(name: str) -> int:
+    """Byte offset of a counter's low word."""
+    return COUNTERS_BASE + 8 * COUNTER_NAMES.index(name)

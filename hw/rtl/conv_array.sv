@@ -1,0 +1,201 @@
+// The middle of the convolution engine: the window of row segments, the step sequencer, operand selection and the
+// multiply-accumulate array. A finished set of psums moves to a second set of registers, so that requantisation drains
+// it while the next one accumulates.
+module conv_array
+  import scanline_pkg::*;
+  import scanline_row_pkg::*;
+(
+    input  logic clk_i,
+    input  logic rst_ni,
+    // rows
+    input  logic row_valid_i,
+    output logic row_ready_o,
+    input  row_t row_i,
+    // segments arriving from the scratchpad
+    input  logic segment_valid_i,
+    input  logic segment_x2_i,
+    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
+    input  logic segment_granted_i,  // a segment will arrive in the next cycle
+    output logic [3:0] window_free_o,
+    // weight memory: a word and its step, one cycle after the read
+    output logic weight_read_o,
+    output logic [WeightAddrBits-1:0] weight_addr_o,
+    input  logic [CoLanes-1:0][CiLanes-1:0][7:0] weight_word_i,
+    input  step_word_t step_word_i,
+    // psums of PixelLanes pixels for one set of output channels, to the requantiser
+    output logic psum_valid_o,
+    input  logic psum_free_i,   // the requantiser holds no psums, or lets them go in this cycle
+    output logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum_o,
+    // state, for the counters
+    output logic busy_o,
+    output logic issue_o,
+    output logic wait_segment_o,
+    output logic wait_psum_o
+);
+  // Window: a ring of slots. A slot is spoken for from the grant on, readable once its data has landed.
+  logic [SegmentPixels-1:0][CiLanes-1:0][7:0] window_q[WindowSlots];
+  logic [2:0] fill_slot_q, oldest_q;
+  logic [3:0] spoken_q, landed_q;
+  logic [3:0] free_now;
+  assign window_free_o = 4'(WindowSlots) - spoken_q;
+
+  logic [SegmentPixels-1:0][CiLanes-1:0][7:0] arriving;
+  always_comb begin
+    for (int unsigned i = 0; i < SegmentPixels; i++) begin
+      arriving[i] = segment_data_i[i];
+      if (segment_x2_i && (2 * i < Banks)) arriving[i] = segment_data_i[(2*i)%Banks];
+    end
+  end
+
+  // Step sequencer: address stage, then the word stage that issues.
+  row_t row_q;
+  logic active_q;                  // a row is being read from the weight memory
+  logic [15:0] step_q, group_q;
+  logic word_valid_q;              // step_word_i and weight_word_i are valid
+  logic first_q;                   // the word starts a set of output channels
+  logic issue, last_step, last_group, read;
+  assign last_step  = step_q + 16'd1 == row_q.steps_count;
+  assign last_group = group_q + 16'd1 == row_q.pixel_groups;
+  assign read = active_q && (!word_valid_q || issue);
+  assign weight_read_o = read;
+  assign weight_addr_o = WeightAddrBits'(16'(row_q.steps_base) + step_q);
+  assign row_ready_o = !active_q || (read && last_step && last_group);
+
+  // Issue: every selected slot has landed, and a finished set of psums has somewhere to go.
+  logic slots_landed, psum_taken_q;
+  always_comb begin
+    slots_landed = 1'b1;
+    for (int unsigned s = 0; s < Selectors; s++) begin
+      if ({1'b0, step_word_i.selectors[s].slot} >= landed_q) slots_landed = 1'b0;
+    end
+  end
+  assign issue = word_valid_q && slots_landed && (!step_word_i.last || !psum_taken_q || psum_free_i);
+  assign free_now = issue ? step_word_i.free : '0;
+  assign issue_o = issue;
+  assign wait_segment_o = word_valid_q && !slots_landed;
+  assign wait_psum_o = word_valid_q && slots_landed && !issue;
+
+  // Operands: one vector of PixelLanes x CiLanes per lane group.
+  logic signed [7:0] operand[LaneGroups][PixelLanes][CiLanes];
+  always_comb begin
+    for (int unsigned g = 0; g < LaneGroups; g++) begin
+      for (int unsigned h = 0; h < ChannelParts; h++) begin
+        selector_t sel;
+        logic [SegmentPixels-1:0][CiLanes-1:0][7:0] segment;
+        sel = step_word_i.selectors[g*ChannelParts+h];
+        segment = window_q[oldest_q+sel.slot] >> (32'(sel.shift) * WordBits);
+        for (int unsigned p = 0; p < PixelLanes; p++) begin
+          for (int unsigned j = 0; j < PartLanes; j++) begin
+            operand[g][p][h*PartLanes+j] = (ChannelParts == 2 && sel.part) ? segment[p][(PartLanes+j)%CiLanes]
+                                                                          : segment[p][j];
+          end
+        end
+      end
+    end
+  end
+
+  // Multiply-accumulate: operands registered, then products summed into the accumulators.
+  logic signed [7:0] operand_q[LaneGroups][PixelLanes][CiLanes];
+  logic signed [7:0] weight_q[CoLanes][CiLanes];
+  logic operand_valid_q, operand_first_q, operand_last_q, finished_q;
+  logic signed [31:0] acc_q[PixelLanes][CoLanes];
+
+  always_ff @(posedge clk_i) begin
+    if (issue) begin
+      operand_q <= operand;
+      for (int unsigned o = 0; o < CoLanes; o++) begin
+        for (int unsigned j = 0; j < CiLanes; j++) weight_q[o][j] <= weight_word_i[o][j];
+      end
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (operand_valid_q) begin
+      for (int unsigned p = 0; p < PixelLanes; p++) begin
+        for (int unsigned o = 0; o < CoLanes; o++) begin
+          logic signed [31:0] sum;
+          sum = operand_first_q ? '0 : acc_q[p][o];
+          for (int unsigned j = 0; j < CiLanes; j++) begin
+            sum = sum + 32'(16'(operand_q[o/(CoLanes/LaneGroups)][p][j]) * 16'(weight_q[o][j]));
+          end
+          acc_q[p][o] <= sum;
+        end
+      end
+    end
+  end
+
+  // Lane groups that took different taps are summed on the way out.
+  logic [1:0] groups_log2_q, operand_groups_log2_q, finished_groups_log2_q;
+  logic [PixelLanes-1:0][CoLanes-1:0][31:0] grouped;
+  always_comb begin
+    for (int unsigned p = 0; p < PixelLanes; p++) begin
+      for (int unsigned o = 0; o < CoLanes; o++) begin
+        logic signed [31:0] sum;
+        sum = acc_q[p][o];
+        if (LaneGroups >= 2 && finished_groups_log2_q == 2'd1) sum = sum + acc_q[p][(o+CoLanes/2)%CoLanes];
+        if (LaneGroups >= 4 && finished_groups_log2_q == 2'd2) begin
+          sum = sum + acc_q[p][(o+CoLanes/4)%CoLanes] + acc_q[p][(o+CoLanes/2)%CoLanes] +
+              acc_q[p][(o+3*CoLanes/4)%CoLanes];
+        end
+        grouped[p][o] = sum;
+      end
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (finished_q) psum_o <= grouped;
+  end
+
+  assign busy_o = active_q || word_valid_q || operand_valid_q || finished_q;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      active_q <= 1'b0;
+      step_q <= '0;
+      group_q <= '0;
+      word_valid_q <= 1'b0;
+      first_q <= 1'b1;
+      fill_slot_q <= '0;
+      oldest_q <= '0;
+      spoken_q <= '0;
+      landed_q <= '0;
+      operand_valid_q <= 1'b0;
+      operand_first_q <= 1'b0;
+      operand_last_q <= 1'b0;
+      finished_q <= 1'b0;
+      psum_taken_q <= 1'b0;
+      psum_valid_o <= 1'b0;
+    end else begin
+      if (row_ready_o) active_q <= row_valid_i;
+      if (read) begin
+        step_q <= last_step ? '0 : step_q + 16'd1;
+        if (last_step) group_q <= last_group ? '0 : group_q + 16'd1;
+      end
+      if (read) word_valid_q <= 1'b1;
+      else if (issue) word_valid_q <= 1'b0;
+      if (issue) first_q <= step_word_i.last;
+
+      spoken_q <= spoken_q + 4'(segment_granted_i) - free_now;
+      landed_q <= landed_q + 4'(segment_valid_i) - free_now;
+      oldest_q <= oldest_q + free_now[2:0];
+      if (segment_valid_i) fill_slot_q <= fill_slot_q + 3'd1;
+
+      operand_valid_q <= issue;
+      operand_first_q <= first_q;
+      operand_last_q <= issue && step_word_i.last;
+      finished_q <= operand_valid_q && operand_last_q;
+      psum_valid_o <= finished_q;
+      if (issue && step_word_i.last) psum_taken_q <= 1'b1;
+      else if (psum_free_i) psum_taken_q <= 1'b0;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (row_valid_i && row_ready_o) row_q <= row_i;
+    if (segment_valid_i) window_q[fill_slot_q] <= arriving;
+    // The row's grouping travels with its steps: a later row may group differently while these still drain.
+    if (read) groups_log2_q <= row_q.lane_groups_log2;
+    operand_groups_log2_q  <= groups_log2_q;
+    finished_groups_log2_q <= operand_groups_log2_q;
+  end
+endmodule

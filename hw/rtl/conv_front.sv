@@ -1,0 +1,238 @@
+// The front of the convolution engine: checks a row's tokens, claims its output row, and brings row segments into the
+// window ahead of the array. It does not wait for the array to finish a row before it starts the next.
+module conv_front
+  import scanline_pkg::*;
+  import scanline_row_pkg::*;
+(
+    input  logic clk_i,
+    input  logic rst_ni,
+    // commands
+    input  logic cmd_valid_i,
+    output logic cmd_ready_o,
+    input  conv_cmd_t cmd_i,
+    // buffers
+    output logic [BufferBits-1:0] source_id_o,
+    output logic [BufferBits-1:0] destination_id_o,
+    output logic [BufferBits-1:0] add_id_o,
+    input  buffer_view_t source_i,
+    input  buffer_view_t destination_i,
+    input  buffer_view_t add_i,
+    output logic claim_o,
+    input  logic [15:0] weights_loaded_i,
+    // rows for the array and the requantiser
+    output logic row_valid_o,
+    input  logic row_ready_i,
+    output row_t row_o,
+    // fill memory
+    output logic fill_read_o,
+    output logic [FillAddrBits-1:0] fill_addr_o,
+    input  fill_word_t fill_word_i,
+    // segments: requested here, delivered by the scratchpad in the cycle after the grant
+    output logic segment_read_o,
+    output segment_request_t segment_o,
+    input  logic segment_grant_i,
+    output logic segment_x2_o,     // with the grant: the row's pixel stride is 2
+    input  logic [3:0] window_free_i,  // slots that are neither filled nor spoken for
+    // state, for the stall counters
+    output logic busy_o,
+    output wait_e wait_o
+);
+  typedef enum logic [2:0] {
+    Idle,
+    Check,
+    Start,
+    Fill,
+    Finish
+  } state_e;
+  state_e state_q;
+
+  conv_cmd_t cmd_q;
+  assign source_id_o = BufferBits'(cmd_q.source);
+  assign destination_id_o = BufferBits'(cmd_q.destination);
+  assign add_id_o = BufferBits'(cmd_q.add_buffer);
+
+  // What the next output row needs. y is the row, top its first input row (may be above the frame).
+  logic [15:0] y;
+  logic signed [19:0] top, rows_needed, source_height;
+  logic source_ready, add_ready, space_ready, weights_ready, finished;
+  assign y = destination_i.next_row;
+  assign top = 20'(signed'({1'b0, 19'(y) * 19'(cmd_q.stride_rows)})) - 20'(cmd_q.pad_rows);
+  assign source_height = signed'({4'b0, source_i.cfg.height});
+  always_comb begin
+    rows_needed = top + signed'({15'b0, cmd_q.kernel_rows});
+    if (rows_needed > source_height) rows_needed = source_height;
+  end
+  assign finished = y >= destination_i.cfg.height;
+  assign source_ready = signed'({4'b0, source_i.done}) >= rows_needed;
+  assign add_ready = !cmd_q.add_enable || (add_i.done > y);
+  assign space_ready = 16'(y - destination_i.freed) < destination_i.cfg.rows;
+  assign weights_ready = weights_loaded_i >= cmd_q.weights_needed;
+
+  always_comb begin
+    wait_o = WaitNone;
+    if (state_q == Check && !finished) begin
+      if (!weights_ready) wait_o = WaitWeights;
+      else if (!source_ready) wait_o = source_i.cfg.loaded ? WaitLoad : WaitDrain;
+      else if (!add_ready) wait_o = add_i.cfg.loaded ? WaitLoad : WaitDrain;
+      else if (!space_ready) wait_o = destination_i.cfg.freed_by_store ? WaitStore : WaitDrain;
+    end
+  end
+
+  // Row state.
+  logic signed [19:0] top_q;
+  logic [15:0] source_next_row_q, source_next_slot_q;
+  row_t row_q;
+  assign row_o = row_q;
+  assign row_valid_o = state_q == Start;
+  assign claim_o = (state_q == Start) && row_ready_i;
+
+  logic signed [19:0] freed_to;
+  always_comb begin
+    // The next output row's top; after the last output row everything.
+    freed_to = top + signed'({17'b0, cmd_q.stride_rows});
+    if (freed_to < 0) freed_to = '0;
+    if ((freed_to > source_height) || (y + 16'd1 == destination_i.cfg.height)) freed_to = source_height;
+  end
+
+  // Walk: pixel group, pass, fill word. Three stages: fill word read, address, request.
+  logic [15:0] group_q;
+  logic [11:0] fill_q, pass_q;
+  logic walk_last_fill, walk_last_pass, walk_last_group;
+  assign walk_last_fill  = fill_q + 12'd1 == cmd_q.fills_count;
+  assign walk_last_pass  = pass_q + 12'd1 == cmd_q.fills_repeat;
+  assign walk_last_group = group_q + 16'd1 == row_q.pixel_groups;
+
+  logic walk_q;                            // stage 0 has a fill word to read
+  logic word_valid_q, request_valid_q;     // stages 1 and 2 hold something
+  logic signed [17:0] word_x_q;
+  segment_request_t request_q;
+  logic request_advance, word_advance;
+  assign request_advance = !request_valid_q || segment_grant_i;
+  assign word_advance = !word_valid_q || request_advance;
+
+  assign fill_read_o = (state_q == Fill) && walk_q && word_advance;
+  assign fill_addr_o = FillAddrBits'(cmd_q.fills_base + 16'(fill_q));
+
+  // Stage 1: where the segment is.
+  logic signed [19:0] word_row;
+  logic [15:0] word_slot;
+  segment_request_t word_request;
+  always_comb begin
+    word_row = top_q + signed'({15'b0, fill_word_i.row});
+    word_slot = slot_of(word_row[15:0], source_next_row_q, source_next_slot_q, source_i.cfg.rows);
+    word_request.row_valid = (word_row >= 0) && (word_row < source_height);
+    word_request.address = source_i.cfg.base + 16'(word_slot * source_i.cfg.row_pitch) +
+        16'(16'(fill_word_i.group) * source_i.cfg.group_pitch);
+    word_request.x = word_x_q + 18'(fill_word_i.column);
+    word_request.width = source_i.cfg.width;
+    word_request.zero_point = source_i.cfg.zero_point;
+  end
+
+  // A request goes out only when the window has a slot for it.
+  assign segment_read_o = request_valid_q && (window_free_i != '0);
+  assign segment_o = request_q;
+  assign segment_x2_o = cmd_q.x_stride == 2'd2;
+
+  logic [17:0] group_step;
+  assign group_step = segment_x2_o ? 18'(2 * PixelLanes) : 18'(PixelLanes);
+  logic signed [17:0] group_x_q;
+
+  assign cmd_ready_o = state_q == Idle;
+  assign busy_o = state_q != Idle;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      state_q <= Idle;
+      walk_q <= 1'b0;
+      word_valid_q <= 1'b0;
+      request_valid_q <= 1'b0;
+      group_q <= '0;
+      fill_q <= '0;
+      pass_q <= '0;
+    end else begin
+      unique case (state_q)
+        Idle: if (cmd_valid_i) state_q <= Check;
+        Check:
+        if (finished) state_q <= Idle;
+        else if (weights_ready && source_ready && add_ready && space_ready) state_q <= Start;
+        Start:
+        if (row_ready_i) begin
+          state_q <= Fill;
+          walk_q  <= 1'b1;
+        end
+        Fill: begin
+          if (fill_read_o) begin
+            fill_q <= walk_last_fill ? '0 : fill_q + 12'd1;
+            if (walk_last_fill) begin
+              pass_q <= walk_last_pass ? '0 : pass_q + 12'd1;
+              if (walk_last_pass) begin
+                group_q <= walk_last_group ? '0 : group_q + 16'd1;
+                if (walk_last_group) begin
+                  walk_q  <= 1'b0;
+                  state_q <= Finish;
+                end
+              end
+            end
+          end
+        end
+        // The last requests leave before another row may change what they refer to.
+        Finish: if (!word_valid_q && !request_valid_q) state_q <= Idle;
+        default: state_q <= Idle;
+      endcase
+      if (word_advance) word_valid_q <= fill_read_o;
+      if (request_advance) request_valid_q <= word_valid_q;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (cmd_ready_o && cmd_valid_i) cmd_q <= cmd_i;
+    if (state_q == Check) begin
+      top_q <= top;
+      source_next_row_q <= source_i.next_row;
+      source_next_slot_q <= source_i.next_slot;
+      group_x_q <= 18'(cmd_q.x_offset);
+      row_q.destination <= destination_id_o;
+      row_q.source <= source_id_o;
+      row_q.pixel_groups <= 16'((17'(destination_i.cfg.width) + 17'(PixelLanes - 1)) / 17'(PixelLanes));
+      row_q.steps_base <= WeightAddrBits'(cmd_q.steps_base);
+      row_q.steps_count <= cmd_q.steps_count;
+      row_q.lane_groups_log2 <= cmd_q.lane_groups_log2;
+      row_q.words <= cmd_q.words;
+      row_q.parameters_base <= ParameterAddrBits'(cmd_q.parameters_base);
+      row_q.qmin <= cmd_q.qmin;
+      row_q.qmax <= cmd_q.qmax;
+      row_q.zero_point <= cmd_q.zero_point;
+      row_q.table_enable <= cmd_q.table_enable;
+      row_q.lut <= TableBits'(cmd_q.lut);
+      row_q.row_address <= destination_i.cfg.base + 16'(destination_i.next_slot * destination_i.cfg.row_pitch) +
+          16'(16'(cmd_q.group) * destination_i.cfg.group_pitch);
+      row_q.group_pitch <= destination_i.cfg.group_pitch;
+      row_q.width <= destination_i.cfg.width;
+      row_q.free_source <= cmd_q.free_source;
+      row_q.free_source_to <= freed_to[15:0];
+      row_q.add_enable <= cmd_q.add_enable;
+      row_q.add_buffer <= add_id_o;
+      row_q.add_broadcast <= cmd_q.add_broadcast;
+      row_q.add_channel <= cmd_q.add_channel;
+      row_q.add_x_offset <= cmd_q.add_x_offset;
+      row_q.add_free <= cmd_q.add_enable && cmd_q.add_free;
+      row_q.add_free_to <= y + 16'd1;
+      row_q.add_row_address <= add_i.cfg.base +
+          16'(slot_of(y, add_i.next_row, add_i.next_slot, add_i.cfg.rows) * add_i.cfg.row_pitch);
+      row_q.add_group_pitch <= add_i.cfg.group_pitch;
+      row_q.add_width <= add_i.cfg.width;
+      row_q.add_operand_zero_point <= add_i.cfg.zero_point;
+      row_q.add_multiplier <= cmd_q.add_multiplier;
+      row_q.add_other_multiplier <= cmd_q.add_other_multiplier;
+      row_q.add_shift <= cmd_q.add_shift;
+      row_q.add_zero_point <= cmd_q.add_zero_point;
+      row_q.add_qmin <= cmd_q.add_qmin;
+      row_q.add_qmax <= cmd_q.add_qmax;
+    end
+    if (fill_read_o) begin
+      word_x_q <= group_x_q;
+      if (walk_last_fill && walk_last_pass) group_x_q <= group_x_q + signed'(group_step);
+    end
+    if (request_advance && word_valid_q) request_q <= word_request;
+  end
+endmodule

@@ -1,0 +1,78 @@
+// Event counters, and the one rule that says why the array did not issue in a cycle.
+module counters
+  import scanline_pkg::*;
+  import scanline_row_pkg::*;
+(
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic clear_i,
+    input  logic running_i,
+    // the array
+    input  logic issue_i,
+    input  logic wait_segment_i,
+    input  logic wait_psum_i,
+    input  logic array_busy_i,
+    // what stands before it
+    input  logic front_busy_i,
+    input  wait_e front_wait_i,
+    input  logic drain_busy_i,
+    input  logic load_busy_i,
+    input  logic load_wait_store_i,
+    input  logic store_busy_i,
+    input  logic waiting_sync_i,
+    input  logic weights_pending_i,
+    // events
+    input  logic command_beat_i,
+    input  logic weight_beat_i,
+    input  logic load_beat_i,
+    input  logic write_beat_i,
+    input  logic [BankBits:0] words_read_i,
+    input  logic [BankBits:0] words_written_i,
+    input  logic [15:0] values_i,
+    input  logic command_done_i,
+    output logic [Counters-1:0][63:0] counters_o
+);
+  // Exactly one cause per cycle. When the array has nothing to do, the front says what it waits for; when the front
+  // has no command either, whoever still works does.
+  logic [Counters-1:0] event_now;
+  always_comb begin
+    event_now = '0;
+    event_now[CountCycles] = 1'b1;
+    if (issue_i) event_now[CountBusyCycles] = 1'b1;
+    else if (wait_psum_i) event_now[CountRequantiseStallCycles] = 1'b1;
+    else if (front_wait_i == WaitLoad) begin
+      if (load_wait_store_i) event_now[CountStoreStallCycles] = 1'b1;
+      else event_now[CountLoadStallCycles] = 1'b1;
+    end else if (front_wait_i == WaitStore) event_now[CountStoreStallCycles] = 1'b1;
+    else if (front_wait_i == WaitWeights) event_now[CountWeightsStallCycles] = 1'b1;
+    else if (front_wait_i == WaitDrain) event_now[CountDrainStallCycles] = 1'b1;
+    else if (wait_segment_i || front_busy_i || array_busy_i) event_now[CountFillStallCycles] = 1'b1;
+    else if (waiting_sync_i && drain_busy_i) event_now[CountDrainStallCycles] = 1'b1;
+    else if (waiting_sync_i && store_busy_i) event_now[CountStoreStallCycles] = 1'b1;
+    else if (waiting_sync_i && weights_pending_i) event_now[CountWeightsStallCycles] = 1'b1;
+    else if (waiting_sync_i && load_busy_i) event_now[CountLoadStallCycles] = 1'b1;
+    else event_now[CountControlStallCycles] = 1'b1;
+  end
+
+  for (genvar c = 0; c < Counters; c++) begin : gen_counter
+    logic [63:0] step;
+    always_comb begin
+      unique case (c)
+        CountDramCommandReadBeats: step = 64'(command_beat_i);
+        CountDramWeightReadBeats: step = 64'(weight_beat_i);
+        CountDramLoadReadBeats: step = 64'(load_beat_i);
+        CountDramWriteBeats: step = 64'(write_beat_i);
+        CountScratchpadReadWords: step = 64'(words_read_i);
+        CountScratchpadWriteWords: step = 64'(words_written_i);
+        CountRequantisedValues: step = 64'(values_i);
+        CountCommands: step = 64'(command_done_i);
+        default: step = 64'(event_now[c]);
+      endcase
+    end
+    always_ff @(posedge clk_i or negedge rst_ni) begin
+      if (!rst_ni) counters_o[c] <= '0;
+      else if (clear_i) counters_o[c] <= '0;
+      else if (running_i) counters_o[c] <= counters_o[c] + step;
+    end
+  end
+endmodule

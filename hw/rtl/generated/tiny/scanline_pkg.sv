@@ -1,0 +1,224 @@
+// Rendered by codesign/hw/rtl_package.py from the specification; do not edit.
+// Specification: tiny
+package scanline_pkg;
+  localparam int unsigned PixelLanes = 4;
+  localparam int unsigned CiLanes = 4;
+  localparam int unsigned CoLanes = 4;
+  localparam int unsigned ChannelParts = 2;
+  localparam int unsigned PartLanes = 2;
+  localparam int unsigned LaneGroups = 2;
+  localparam int unsigned Selectors = 4;
+  localparam int unsigned SelectorBits = 7;
+  localparam int unsigned WindowSlots = 8;
+  localparam int unsigned SegmentPixels = 10;
+  localparam int unsigned Banks = 16;
+  localparam int unsigned BankBits = 4;
+  localparam int unsigned BankWords = 512;
+  localparam int unsigned BankAddrBits = 9;
+  localparam int unsigned WordBits = 32;
+  localparam int unsigned RequantPixels = 2;
+  localparam int unsigned RequantChunks = 2;
+  localparam int unsigned WeightWords = 512;
+  localparam int unsigned WeightAddrBits = 9;
+  localparam int unsigned WeightWordBits = 128;
+  localparam int unsigned FillWords = 512;
+  localparam int unsigned FillAddrBits = 9;
+  localparam int unsigned ParameterWords = 32;
+  localparam int unsigned ParameterAddrBits = 5;
+  localparam int unsigned Tables = 2;
+  localparam int unsigned TableBits = 1;
+  localparam int unsigned Buffers = 32;
+  localparam int unsigned BufferBits = 5;
+  localparam int unsigned BusBytes = 8;
+  localparam int unsigned BusBits = 64;
+  localparam int unsigned BusShift = 3;
+  localparam int unsigned BurstBytes = 128;
+  localparam int unsigned BurstShift = 7;
+  localparam int unsigned LoadFifoBeats = 64;
+  localparam int unsigned StoreFifoBeats = 32;
+  localparam int unsigned QueueDepth = 4;
+  localparam int unsigned CommandSlots = 64;
+  localparam int unsigned CommandBytes = 64;
+  localparam int unsigned CommandBits = 512;
+  localparam int unsigned StepBytes = 8;
+  localparam int unsigned FillBytes = 4;
+  localparam int unsigned ParameterBytes = 16;
+  localparam int unsigned TableBytes = 256;
+  localparam int unsigned LoopDepth = 4;
+  localparam int unsigned Counters = 17;
+  localparam int unsigned CountersBase = 128;
+
+  localparam logic [7:0] OpBuffer = 8'd1;
+  localparam logic [7:0] OpLoop = 8'd2;
+  localparam logic [7:0] OpEnd = 8'd3;
+  localparam logic [7:0] OpLoadw = 8'd4;
+  localparam logic [7:0] OpLoad = 8'd5;
+  localparam logic [7:0] OpConv = 8'd6;
+  localparam logic [7:0] OpStore = 8'd7;
+  localparam logic [7:0] OpSync = 8'd8;
+  localparam logic [7:0] OpHalt = 8'd15;
+  localparam logic [2:0] KindWeights = 3'd0;
+  localparam logic [2:0] KindSteps = 3'd1;
+  localparam logic [2:0] KindFills = 3'd2;
+  localparam logic [2:0] KindParameters = 3'd3;
+  localparam logic [2:0] KindTable = 3'd4;
+  localparam logic [7:0] CauseNone = 8'd0;
+  localparam logic [7:0] CauseIllegalCommand = 8'd1;
+  localparam logic [7:0] CauseBusRead = 8'd2;
+  localparam logic [7:0] CauseBusWrite = 8'd3;
+  localparam logic [7:0] CauseReadWindow = 8'd4;
+  localparam logic [7:0] CauseWriteWindow = 8'd5;
+  localparam logic [7:0] CauseLoopNesting = 8'd6;
+  localparam logic [9:0] RegIdentity = 10'h000;
+  localparam logic [9:0] RegControl = 10'h004;
+  localparam logic [9:0] RegStatus = 10'h008;
+  localparam logic [9:0] RegErrorCause = 10'h00c;
+  localparam logic [9:0] RegErrorAddress = 10'h010;
+  localparam logic [9:0] RegInterruptEnable = 10'h014;
+  localparam logic [9:0] RegInterrupt = 10'h018;
+  localparam logic [9:0] RegMemoryBaseLow = 10'h020;
+  localparam logic [9:0] RegMemoryBaseHigh = 10'h024;
+  localparam logic [9:0] RegMemoryBytes = 10'h028;
+  localparam logic [9:0] RegCommandAddress = 10'h02c;
+  localparam logic [9:0] RegCommandCount = 10'h030;
+  localparam logic [9:0] RegWriteFirst = 10'h034;
+  localparam logic [9:0] RegWriteEnd = 10'h038;
+  localparam int unsigned CountCycles = 0;
+  localparam int unsigned CountBusyCycles = 1;
+  localparam int unsigned CountLoadStallCycles = 2;
+  localparam int unsigned CountStoreStallCycles = 3;
+  localparam int unsigned CountWeightsStallCycles = 4;
+  localparam int unsigned CountRequantiseStallCycles = 5;
+  localparam int unsigned CountControlStallCycles = 6;
+  localparam int unsigned CountFillStallCycles = 7;
+  localparam int unsigned CountDrainStallCycles = 8;
+  localparam int unsigned CountDramCommandReadBeats = 9;
+  localparam int unsigned CountDramWeightReadBeats = 10;
+  localparam int unsigned CountDramLoadReadBeats = 11;
+  localparam int unsigned CountDramWriteBeats = 12;
+  localparam int unsigned CountScratchpadReadWords = 13;
+  localparam int unsigned CountScratchpadWriteWords = 14;
+  localparam int unsigned CountRequantisedValues = 15;
+  localparam int unsigned CountCommands = 16;
+
+  typedef struct packed {
+    logic planes;
+    logic freed_by_conv;
+    logic freed_by_store;
+    logic loaded;
+    logic signed [7:0] zero_point;
+    logic [15:0] height;
+    logic [15:0] width;
+    logic [11:0] groups;
+    logic [15:0] group_pitch;
+    logic [15:0] row_pitch;
+    logic [15:0] rows;
+    logic [15:0] base;
+    logic [5:0] id;
+  } buffer_cmd_t;
+
+  typedef struct packed {
+    logic [23:0] count;
+  } loop_cmd_t;
+
+  typedef struct packed {
+    logic [23:0] byte_count;
+    logic [31:0] address;
+    logic [23:0] elements;
+    logic [15:0] destination;
+    logic [3:0] lut;
+    logic [2:0] kind;
+  } loadw_cmd_t;
+
+  typedef struct packed {
+    logic [11:0] group;
+    logic [31:0] row_bytes;
+    logic signed [7:0] skip;
+    logic [15:0] pixel_pitch;
+    logic [15:0] pixel_bytes;
+    logic [31:0] row_stride;
+    logic [31:0] address;
+    logic [15:0] delay;
+    logic [5:0] buf_id;
+  } load_cmd_t;
+
+  typedef struct packed {
+    logic [2:0] shuffle;
+    logic signed [7:0] add_qmax;
+    logic signed [7:0] add_qmin;
+    logic signed [7:0] add_zero_point;
+    logic [5:0] add_shift;
+    logic signed [31:0] add_other_multiplier;
+    logic signed [31:0] add_multiplier;
+    logic add_free;
+    logic signed [15:0] add_x_offset;
+    logic [3:0] add_channel;
+    logic add_broadcast;
+    logic [5:0] add_buffer;
+    logic add_enable;
+    logic free_source;
+    logic [3:0] lut;
+    logic table_enable;
+    logic signed [7:0] zero_point;
+    logic signed [7:0] qmax;
+    logic signed [7:0] qmin;
+    logic [15:0] parameters_base;
+    logic [11:0] group;
+    logic [11:0] words;
+    logic [1:0] lane_groups_log2;
+    logic [1:0] x_stride;
+    logic signed [15:0] x_offset;
+    logic signed [5:0] pad_rows;
+    logic [2:0] stride_rows;
+    logic [4:0] kernel_rows;
+    logic [11:0] fills_repeat;
+    logic [11:0] fills_count;
+    logic [15:0] fills_base;
+    logic [15:0] steps_count;
+    logic [15:0] steps_base;
+    logic [15:0] weights_needed;
+    logic [15:0] delay;
+    logic [5:0] destination;
+    logic [5:0] source;
+  } conv_cmd_t;
+
+  typedef struct packed {
+    logic [15:0] x_count;
+    logic [15:0] x_first;
+    logic [15:0] channel_step;
+    logic [15:0] channel;
+    logic [15:0] pixel_pitch;
+    logic [15:0] pixel_bytes;
+    logic [3:0] sub_rows;
+    logic [31:0] row_stride;
+    logic [31:0] address;
+    logic [15:0] delay;
+    logic [5:0] buf_id;
+  } store_cmd_t;
+
+  typedef struct packed {
+    logic [11:0] group;
+    logic signed [8:0] column;
+    logic [4:0] row;
+  } fill_word_t;
+
+  typedef struct packed {
+    logic part;
+    logic [2:0] shift;
+    logic [2:0] slot;
+  } selector_t;
+
+  typedef struct packed {
+    logic last;
+    logic [3:0] free;
+    selector_t [Selectors-1:0] selectors;
+  } step_word_t;
+
+  typedef struct packed {
+    logic [5:0] shift;
+    logic signed [31:0] negative_multiplier;
+    logic signed [31:0] multiplier;
+    logic signed [31:0] bias;
+  } parameter_t;
+
+endpackage

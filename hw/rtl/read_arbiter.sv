@@ -1,0 +1,66 @@
+// Two readers share the AXI read channels: commands first, then the load engine. Data returns in order of request.
+module read_arbiter
+  import scanline_pkg::*;
+(
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic [39:0] memory_base_i,
+    input  logic [1:0] valid_i,
+    output logic [1:0] ready_o,
+    input  logic [1:0][31:0] offset_i,
+    input  logic [1:0][7:0] len_i,
+    output logic [1:0] data_valid_o,
+    output logic idle_o,
+    output logic error_o,
+    // AXI
+    output logic ar_valid_o,
+    input  logic ar_ready_i,
+    output logic [39:0] ar_addr_o,
+    output logic [7:0] ar_len_o,
+    input  logic r_valid_i,
+    input  logic [1:0] r_resp_i,
+    input  logic r_last_i
+);
+  // A request, once offered on AXI, stays until it is taken.
+  logic held_q, held_who_q, who;
+  assign who = held_q ? held_who_q : !valid_i[0];
+  logic order_ready, order_valid, order_who;
+  logic [5:0] order_count;
+  assign ar_valid_o = valid_i[who] && order_ready;
+  assign ar_addr_o = memory_base_i + 40'(offset_i[who]);
+  assign ar_len_o = len_i[who];
+  always_comb begin
+    ready_o = '0;
+    ready_o[who] = ar_ready_i && order_ready;
+  end
+  stream_fifo #(
+      .Width(1),
+      .Depth(32)
+  ) u_order (
+      .clk_i,
+      .rst_ni,
+      .valid_i(ar_valid_o && ar_ready_i),
+      .ready_o(order_ready),
+      .data_i(who),
+      .valid_o(order_valid),
+      .ready_i(r_valid_i && r_last_i),
+      .data_o(order_who),
+      .count_o(order_count)
+  );
+  always_comb begin
+    data_valid_o = '0;
+    data_valid_o[order_who] = r_valid_i && order_valid;
+  end
+  assign idle_o  = order_count == '0;
+  assign error_o = r_valid_i && (r_resp_i != 2'b00);
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      held_q <= 1'b0;
+      held_who_q <= 1'b0;
+    end else begin
+      held_q <= ar_valid_o && !ar_ready_i;
+      held_who_q <= who;
+    end
+  end
+endmodule

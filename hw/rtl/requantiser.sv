@@ -1,0 +1,304 @@
+// The back of the convolution engine: psums to int8 (numerics.requantise), look-up, second operand, and the write of
+// aligned pixels to the scratchpad. It reports rows finished and rows freed when their last value is written.
+module requantiser
+  import scanline_pkg::*;
+  import scanline_row_pkg::*;
+(
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic row_valid_i,
+    output logic row_ready_o,
+    input  row_t row_i,
+    // psums
+    input  logic psum_valid_i,
+    output logic psum_free_o,
+    input  logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum_i,
+    // parameters of CiLanes channels, one cycle after the read
+    output logic parameter_read_o,
+    output logic [ParameterAddrBits-1:0] parameter_addr_o,
+    input  parameter_t [CiLanes-1:0] parameter_i,
+    // look-up tables, one per lane, one cycle after the read
+    output logic table_read_o,
+    output logic [RequantPixels*CiLanes-1:0][TableBits+7:0] table_addr_o,
+    input  logic [RequantPixels*CiLanes-1:0][7:0] table_data_i,
+    // the second operand, from the scratchpad
+    output logic segment_read_o,
+    output segment_request_t segment_o,
+    input  logic segment_grant_i,
+    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
+    // result
+    output logic write_o,
+    output logic [15:0] write_address_o,
+    output logic [15:0] write_x_o,
+    output logic [RequantPixels-1:0] write_mask_o,
+    output logic [RequantPixels-1:0][WordBits-1:0] write_data_o,
+    // tokens
+    output logic done_o,
+    output logic [BufferBits-1:0] done_id_o,
+    output logic free_source_o,
+    output logic [BufferBits-1:0] free_source_id_o,
+    output logic [15:0] free_source_to_o,
+    output logic free_add_o,
+    output logic [BufferBits-1:0] free_add_id_o,
+    output logic [15:0] free_add_to_o,
+    output logic busy_o,
+    output logic [15:0] values_o  // requantised in this cycle
+);
+  localparam int unsigned Lanes = RequantPixels * CiLanes;
+  localparam int unsigned ChunkBits = (RequantChunks > 1) ? $clog2(RequantChunks) : 1;
+
+  // What the pipeline must remember of a chunk's row.
+  typedef struct packed {
+    logic signed [7:0] qmin;
+    logic signed [7:0] qmax;
+    logic signed [7:0] zero_point;
+    logic table_enable;
+    logic [TableBits-1:0] lut;
+    logic add_enable;
+    logic signed [7:0] add_operand_zero_point;
+    logic signed [31:0] add_multiplier;
+    logic signed [31:0] add_other_multiplier;
+    logic [5:0] add_shift;
+    logic signed [7:0] add_zero_point;
+    logic signed [7:0] add_qmin;
+    logic signed [7:0] add_qmax;
+    logic [15:0] address;
+    logic [15:0] x;
+    logic [RequantPixels-1:0] mask;
+    logic last;
+    logic [BufferBits-1:0] destination;
+    logic free_source;
+    logic [BufferBits-1:0] source;
+    logic [15:0] free_source_to;
+    logic add_free;
+    logic [BufferBits-1:0] add_buffer;
+    logic [15:0] add_free_to;
+  } meta_t;
+
+  // Walk: pixel group, word, chunk.
+  row_t row_q;
+  logic active_q, psum_held_q, parameter_valid_q, add_valid_q, add_pending_q;
+  logic [15:0] group_q;
+  logic [11:0] word_q, cog_word_q;
+  logic [ChunkBits-1:0] chunk_q;
+  logic issue, last_chunk, last_word, last_of_cog, last_group;
+  logic [11:0] words_per_cog;
+  always_comb begin
+    words_per_cog = 12'(CoLanes / CiLanes) >> row_q.lane_groups_log2;
+    if (words_per_cog == '0) words_per_cog = 12'd1;
+  end
+  assign last_chunk = (RequantChunks == 1) || (chunk_q == ChunkBits'(RequantChunks - 1));
+  assign last_word = word_q + 12'd1 == row_q.words;
+  assign last_of_cog = last_word || (cog_word_q + 12'd1 == words_per_cog);
+  assign last_group = group_q + 16'd1 == row_q.pixel_groups;
+  assign issue = active_q && psum_held_q && parameter_valid_q && (add_valid_q || !row_q.add_enable);
+  assign psum_free_o = issue && last_chunk && last_of_cog;
+  assign row_ready_o = !active_q || (issue && last_chunk && last_word && last_group);
+
+  // Parameters of the next word are read while the last chunk of this one leaves.
+  logic word_ends, row_ends;
+  assign word_ends = issue && last_chunk;
+  assign row_ends = word_ends && last_word && last_group;
+  assign parameter_read_o = active_q && !row_ends && (!parameter_valid_q || word_ends);
+  assign parameter_addr_o = row_q.parameters_base +
+      (word_ends ? (last_word ? '0 : ParameterAddrBits'(word_q + 12'd1)) : ParameterAddrBits'(word_q));
+
+  // Second operand of this word.
+  logic [15:0] group_x;
+  assign group_x = group_q * 16'(PixelLanes);
+  assign segment_read_o = active_q && row_q.add_enable && !add_valid_q && !add_pending_q;
+  always_comb begin
+    segment_o.address = row_q.add_row_address +
+        (row_q.add_broadcast ? '0 : 16'(16'(word_q) * row_q.add_group_pitch));
+    segment_o.x = signed'({2'b0, group_x}) + 18'(row_q.add_x_offset);
+    segment_o.width = row_q.add_width;
+    segment_o.row_valid = 1'b1;
+    segment_o.zero_point = row_q.add_operand_zero_point;
+  end
+  logic [PixelLanes-1:0][CiLanes-1:0][7:0] add_q, add_arriving;
+  always_comb begin
+    for (int unsigned p = 0; p < PixelLanes; p++) begin
+      logic [CiLanes-1:0][7:0] word;
+      word = segment_data_i[p];
+      for (int unsigned j = 0; j < CiLanes; j++) begin
+        add_arriving[p][j] = row_q.add_broadcast ? word[row_q.add_channel[$clog2(CiLanes)-1:0]] : word[j];
+      end
+    end
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      active_q <= 1'b0;
+      psum_held_q <= 1'b0;
+      parameter_valid_q <= 1'b0;
+      add_valid_q <= 1'b0;
+      add_pending_q <= 1'b0;
+      group_q <= '0;
+      word_q <= '0;
+      cog_word_q <= '0;
+      chunk_q <= '0;
+    end else begin
+      if (row_ready_o) active_q <= row_valid_i;
+      if (psum_valid_i) psum_held_q <= 1'b1;
+      else if (psum_free_o) psum_held_q <= 1'b0;
+      if (parameter_read_o) parameter_valid_q <= 1'b1;
+      else if (row_ends) parameter_valid_q <= 1'b0;
+      add_pending_q <= segment_grant_i;
+      if (add_pending_q) add_valid_q <= 1'b1;
+      if (word_ends) add_valid_q <= 1'b0;
+      if (issue) begin
+        chunk_q <= last_chunk ? '0 : chunk_q + 1'b1;
+        if (last_chunk) begin
+          word_q <= last_word ? '0 : word_q + 12'd1;
+          cog_word_q <= last_of_cog ? '0 : cog_word_q + 12'd1;
+          if (last_word) group_q <= last_group ? '0 : group_q + 16'd1;
+        end
+      end
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (row_ready_o && row_valid_i) row_q <= row_i;
+    if (add_pending_q) add_q <= add_arriving;
+  end
+
+  // Stage 0: a chunk of RequantPixels x CiLanes psums with its parameters.
+  logic [6:0] valid_q;
+  meta_t meta_q[7];
+  logic signed [31:0] psum0_q[RequantPixels][CiLanes];
+  parameter_t [CiLanes-1:0] parameter0_q;
+  logic signed [7:0] add0_q[RequantPixels][CiLanes];
+  meta_t meta_now;
+  logic [15:0] chunk_x;
+  assign chunk_x = group_x + 16'(chunk_q) * 16'(RequantPixels);
+  always_comb begin
+    meta_now.qmin = row_q.qmin;
+    meta_now.qmax = row_q.qmax;
+    meta_now.zero_point = row_q.zero_point;
+    meta_now.table_enable = row_q.table_enable;
+    meta_now.lut = row_q.lut;
+    meta_now.add_enable = row_q.add_enable;
+    meta_now.add_operand_zero_point = row_q.add_operand_zero_point;
+    meta_now.add_multiplier = row_q.add_multiplier;
+    meta_now.add_other_multiplier = row_q.add_other_multiplier;
+    meta_now.add_shift = row_q.add_shift;
+    meta_now.add_zero_point = row_q.add_zero_point;
+    meta_now.add_qmin = row_q.add_qmin;
+    meta_now.add_qmax = row_q.add_qmax;
+    meta_now.address = row_q.row_address + 16'(16'(word_q) * row_q.group_pitch);
+    meta_now.x = chunk_x;
+    for (int unsigned p = 0; p < RequantPixels; p++) meta_now.mask[p] = 17'(chunk_x) + 17'(p) < 17'(row_q.width);
+    meta_now.last = row_ends;
+    meta_now.destination = row_q.destination;
+    meta_now.free_source = row_q.free_source;
+    meta_now.source = row_q.source;
+    meta_now.free_source_to = row_q.free_source_to;
+    meta_now.add_free = row_q.add_free;
+    meta_now.add_buffer = row_q.add_buffer;
+    meta_now.add_free_to = row_q.add_free_to;
+  end
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) valid_q <= '0;
+    else valid_q <= {valid_q[5:0], issue};
+  end
+  always_ff @(posedge clk_i) begin
+    if (issue) meta_q[0] <= meta_now;
+    for (int unsigned s = 1; s < 7; s++) if (valid_q[s-1]) meta_q[s] <= meta_q[s-1];
+  end
+  always_ff @(posedge clk_i) begin
+    if (issue) begin
+      parameter0_q <= parameter_i;
+      for (int unsigned p = 0; p < RequantPixels; p++) begin
+        for (int unsigned j = 0; j < CiLanes; j++) begin
+          psum0_q[p][j] <= psum_i[32'(chunk_q)*RequantPixels+p][32'(cog_word_q)*CiLanes+j];
+          add0_q[p][j] <= add_q[32'(chunk_q)*RequantPixels+p][j];
+        end
+      end
+    end
+  end
+
+  // Stages 1 to 6, lane by lane: bias and factor; product; rounding; clamp and look-up; second operand; its rounding.
+  logic signed [7:0] result[RequantPixels][CiLanes];
+  assign table_read_o = valid_q[3] && meta_q[3].table_enable;
+  for (genvar p = 0; p < RequantPixels; p++) begin : gen_pixel
+    for (genvar j = 0; j < CiLanes; j++) begin : gen_channel
+      logic signed [31:0] biased, biased_q, factor_q;
+      logic [5:0] shift1_q, shift2_q;
+      logic signed [63:0] product_q, rounded, rounded_q, shifted;
+      logic signed [7:0] clamped, clamped_q, looked_up;
+      logic signed [7:0] add1_q, add2_q, add3_q, add4_q;
+      logic signed [42:0] sum_q, sum_rounded, sum_shifted;
+      logic signed [7:0] plain5_q;
+
+      assign biased = psum0_q[p][j] + parameter0_q[j].bias;
+      round_shift #(.Width(64)) u_round (.product_i(product_q), .shift_i(shift2_q), .rounded_o(rounded));
+      round_shift #(.Width(43)) u_round_sum (.product_i(sum_q), .shift_i(meta_q[5].add_shift), .rounded_o(sum_rounded));
+
+      always_comb begin
+        shifted = rounded_q + 64'(meta_q[3].zero_point);
+        clamped = shifted[7:0];
+        if (shifted < 64'(meta_q[3].qmin)) clamped = meta_q[3].qmin;
+        if (shifted > 64'(meta_q[3].qmax)) clamped = meta_q[3].qmax;
+        table_addr_o[p*CiLanes+j] = {meta_q[3].lut, clamped ^ 8'h80};
+        looked_up = meta_q[4].table_enable ? table_data_i[p*CiLanes+j] : clamped_q;
+        sum_shifted = sum_rounded + 43'(meta_q[5].add_zero_point);
+        result[p][j] = sum_shifted[7:0];
+        if (sum_shifted < 43'(meta_q[5].add_qmin)) result[p][j] = meta_q[5].add_qmin;
+        if (sum_shifted > 43'(meta_q[5].add_qmax)) result[p][j] = meta_q[5].add_qmax;
+        if (!meta_q[5].add_enable) result[p][j] = plain5_q;
+      end
+
+      always_ff @(posedge clk_i) begin
+        if (valid_q[0]) begin
+          biased_q <= biased;
+          factor_q <= biased[31] ? parameter0_q[j].negative_multiplier : parameter0_q[j].multiplier;
+          shift1_q <= parameter0_q[j].shift;
+          add1_q   <= add0_q[p][j];
+        end
+        if (valid_q[1]) begin
+          product_q <= 64'(biased_q) * 64'(factor_q);
+          shift2_q  <= shift1_q;
+          add2_q    <= add1_q;
+        end
+        if (valid_q[2]) begin
+          rounded_q <= rounded;
+          add3_q    <= add2_q;
+        end
+        if (valid_q[3]) begin
+          clamped_q <= clamped;
+          add4_q    <= add3_q;
+        end
+        if (valid_q[4]) begin
+          sum_q <= 43'(9'(looked_up) - 9'(meta_q[4].zero_point)) * 43'(meta_q[4].add_multiplier) +
+              43'(9'(add4_q) - 9'(meta_q[4].add_operand_zero_point)) * 43'(meta_q[4].add_other_multiplier);
+          plain5_q <= looked_up;
+        end
+      end
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (valid_q[5]) begin
+      for (int unsigned p = 0; p < RequantPixels; p++) begin
+        for (int unsigned j = 0; j < CiLanes; j++) write_data_o[p][8*j+:8] <= result[p][j];
+      end
+    end
+  end
+
+  // Stage 6: write, and tell.
+  assign write_o = valid_q[6];
+  assign write_address_o = meta_q[6].address;
+  assign write_x_o = meta_q[6].x;
+  assign write_mask_o = meta_q[6].mask;
+  assign done_o = valid_q[6] && meta_q[6].last;
+  assign done_id_o = meta_q[6].destination;
+  assign free_source_o = done_o && meta_q[6].free_source;
+  assign free_source_id_o = meta_q[6].source;
+  assign free_source_to_o = meta_q[6].free_source_to;
+  assign free_add_o = done_o && meta_q[6].add_free;
+  assign free_add_id_o = meta_q[6].add_buffer;
+  assign free_add_to_o = meta_q[6].add_free_to;
+  assign busy_o = active_q || (valid_q != '0);
+  assign values_o = valid_q[6] ? 16'($countones(meta_q[6].mask)) * 16'(CiLanes) : '0;
+endmodule

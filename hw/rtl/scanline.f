@@ -1,0 +1,17 @@
+scanline_row_pkg.sv
+ram_1r1w.sv
+stream_fifo.sv
+round_shift.sv
+buffer_table.sv
+scratchpad.sv
+read_arbiter.sv
+sequencer.sv
+load_engine.sv
+conv_front.sv
+conv_array.sv
+requantiser.sv
+conv_engine.sv
+store_engine.sv
+control_registers.sv
+counters.sv
+scanline_top.sv

@@ -1,0 +1,93 @@
+// What the engines tell each other about rows and buffers.
+package scanline_row_pkg;
+  import scanline_pkg::*;
+
+  // A rolling buffer as an engine sees it: what BUFFER configured, and where its rows stand.
+  typedef struct packed {
+    logic [15:0] base;
+    logic [15:0] rows;
+    logic [15:0] row_pitch;
+    logic [15:0] group_pitch;
+    logic [15:0] width;
+    logic [15:0] height;
+    logic signed [7:0] zero_point;
+    logic loaded;
+    logic freed_by_store;
+    logic freed_by_conv;
+  } buffer_config_t;
+
+  typedef struct packed {
+    buffer_config_t cfg;
+    logic [15:0] next_row;   // the next row to be produced ...
+    logic [15:0] next_slot;  // ... and its slot
+    logic [15:0] done;       // rows that may be read
+    logic [15:0] freed;      // rows that may be overwritten
+    logic [15:0] stored;     // rows that a STORE has taken
+  } buffer_view_t;
+
+  // One CONV row on its way from the front through the array to the requantiser.
+  typedef struct packed {
+    logic [BufferBits-1:0] destination;
+    logic [BufferBits-1:0] source;
+    logic [15:0] pixel_groups;
+    logic [WeightAddrBits-1:0] steps_base;
+    logic [15:0] steps_count;
+    logic [1:0] lane_groups_log2;
+    logic [11:0] words;
+    logic [ParameterAddrBits-1:0] parameters_base;
+    logic signed [7:0] qmin;
+    logic signed [7:0] qmax;
+    logic signed [7:0] zero_point;
+    logic table_enable;
+    logic [TableBits-1:0] lut;
+    logic [15:0] row_address;
+    logic [15:0] group_pitch;
+    logic [15:0] width;
+    logic free_source;
+    logic [15:0] free_source_to;
+    logic add_enable;
+    logic [BufferBits-1:0] add_buffer;
+    logic add_broadcast;
+    logic [3:0] add_channel;
+    logic signed [15:0] add_x_offset;
+    logic add_free;
+    logic [15:0] add_free_to;
+    logic [15:0] add_row_address;
+    logic [15:0] add_group_pitch;
+    logic [15:0] add_width;
+    logic signed [7:0] add_operand_zero_point;
+    logic signed [31:0] add_multiplier;
+    logic signed [31:0] add_other_multiplier;
+    logic [5:0] add_shift;
+    logic signed [7:0] add_zero_point;
+    logic signed [7:0] add_qmin;
+    logic signed [7:0] add_qmax;
+  } row_t;
+
+  // A request for `Banks` consecutive pixels of one channel group: address of the row's words and first pixel.
+  typedef struct packed {
+    logic [15:0] address;
+    logic signed [17:0] x;
+    logic [15:0] width;
+    logic row_valid;
+    logic signed [7:0] zero_point;
+  } segment_request_t;
+
+  // Why the front of the convolution engine waits.
+  typedef enum logic [2:0] {
+    WaitNone,
+    WaitLoad,
+    WaitStore,
+    WaitWeights,
+    WaitDrain
+  } wait_e;
+
+  // The slot of row `row` in a buffer whose next row and slot are known; needs row in [next_row - rows, next_row).
+  function automatic logic [15:0] slot_of(input logic [15:0] row, input logic [15:0] next_row,
+                                          input logic [15:0] next_slot, input logic [15:0] rows);
+    logic [15:0] back;
+    back = next_row - row;
+    return (next_slot >= back) ? next_slot - back : next_slot + rows - back;
+  endfunction
+
+endpackage

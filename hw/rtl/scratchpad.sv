@@ -1,0 +1,148 @@
+// The rolling buffers' memory: pixel x of a row lives in bank x mod Banks, a word holds CiLanes channels.
+//
+// Reads: a single word for the store engine, which goes first, or a segment of Banks consecutive pixels for the
+// convolution engine. Writes: the requantiser's aligned pixels, which go first, or the load engine's single word, which
+// waits only while its own bank is taken.
+module scratchpad
+  import scanline_pkg::*;
+  import scanline_row_pkg::*;
+(
+    input  logic clk_i,
+    input  logic rst_ni,
+    // store engine: one word
+    input  logic store_read_i,
+    input  logic [15:0] store_address_i,
+    input  logic [15:0] store_x_i,
+    output logic [WordBits-1:0] store_data_o,
+    // convolution engine: a segment, rotated so that element i is pixel x + i; beyond the row it reads the zero point
+    input  logic segment_read_i,
+    input  segment_request_t segment_i,
+    output logic segment_grant_o,
+    output logic [Banks-1:0][WordBits-1:0] segment_data_o,
+    // requantiser: RequantPixels pixels from an aligned x
+    input  logic drain_write_i,
+    input  logic [15:0] drain_address_i,
+    input  logic [15:0] drain_x_i,
+    input  logic [RequantPixels-1:0] drain_mask_i,
+    input  logic [RequantPixels-1:0][WordBits-1:0] drain_data_i,
+    // load engine: one word
+    input  logic load_write_i,
+    input  logic [15:0] load_address_i,
+    input  logic [15:0] load_x_i,
+    input  logic [WordBits-1:0] load_data_i,
+    output logic load_grant_o,
+    // events
+    output logic [BankBits:0] words_read_o,
+    output logic [BankBits:0] words_written_o
+);
+  localparam int unsigned Octets = Banks / RequantPixels;  // groups of banks that one requantiser write covers
+
+  logic [Banks-1:0] bank_read, bank_valid, bank_write;
+  logic [Banks-1:0][BankAddrBits-1:0] read_addr;
+  logic [BankAddrBits-1:0] write_addr[Banks];
+  logic [WordBits-1:0] write_data[Banks];
+  logic [Banks-1:0][WordBits-1:0] read_data;
+
+  assign segment_grant_o = segment_read_i && !store_read_i;
+
+  // Reads. Bank b holds pixel x + ((b - x) mod Banks) of a segment that starts at x.
+  logic [BankBits-1:0] first_bank;
+  logic signed [17:0] first_word;
+  assign first_bank = segment_i.x[BankBits-1:0];
+  assign first_word = segment_i.x >>> BankBits;
+
+  always_comb begin
+    for (int unsigned b = 0; b < Banks; b++) begin
+      logic wrapped;
+      logic signed [17:0] word, pixel;
+      wrapped = BankBits'(b) < first_bank;
+      word = first_word + 18'(wrapped);
+      pixel = (word <<< BankBits) + 18'(b);
+      bank_valid[b] = segment_i.row_valid && (pixel >= 0) && (pixel < $signed({2'b0, segment_i.width}));
+      if (store_read_i) begin
+        bank_read[b] = store_x_i[BankBits-1:0] == BankBits'(b);
+        read_addr[b] = BankAddrBits'(store_address_i + (store_x_i >> BankBits));
+      end else begin
+        bank_read[b] = segment_read_i && bank_valid[b];
+        read_addr[b] = BankAddrBits'(18'(segment_i.address) + word);
+      end
+    end
+  end
+
+  // Writes.
+  logic [BankBits-1:0] drain_bank, load_bank;
+  assign drain_bank = drain_x_i[BankBits-1:0];
+  assign load_bank  = load_x_i[BankBits-1:0];
+
+  always_comb begin
+    load_grant_o = 1'b0;
+    for (int unsigned b = 0; b < Banks; b++) begin
+      logic drain_here, load_here;
+      drain_here = drain_write_i && ((BankBits'(b) / BankBits'(RequantPixels)) == (drain_bank / BankBits'(RequantPixels)));
+      load_here = load_write_i && (load_bank == BankBits'(b));
+      if (drain_here) begin
+        bank_write[b] = drain_mask_i[b%RequantPixels];
+        write_addr[b] = BankAddrBits'(drain_address_i + (drain_x_i >> BankBits));
+        write_data[b] = drain_data_i[b%RequantPixels];
+      end else begin
+        bank_write[b] = load_here;
+        write_addr[b] = BankAddrBits'(load_address_i + (load_x_i >> BankBits));
+        write_data[b] = load_data_i;
+        if (load_here) load_grant_o = 1'b1;
+      end
+    end
+  end
+
+  for (genvar b = 0; b < Banks; b++) begin : gen_bank
+    ram_1r1w #(
+        .Words(BankWords),
+        .Parts(1),
+        .PartBits(WordBits)
+    ) u_ram (
+        .clk_i,
+        .read_i(bank_read[b]),
+        .read_addr_i(read_addr[b]),
+        .read_data_o(read_data[b]),
+        .write_i(bank_write[b]),
+        .write_addr_i(write_addr[b]),
+        .write_data_i(write_data[b])
+    );
+  end
+
+  // The cycle after a read: zero point where there was no pixel, then rotate.
+  logic [Banks-1:0] valid_q;
+  logic [BankBits-1:0] first_bank_q, store_bank_q;
+  logic signed [7:0] zero_point_q;
+  always_ff @(posedge clk_i) begin
+    if (segment_grant_o) begin
+      valid_q <= bank_valid;
+      first_bank_q <= first_bank;
+      zero_point_q <= segment_i.zero_point;
+    end
+    if (store_read_i) store_bank_q <= store_x_i[BankBits-1:0];
+  end
+
+  always_comb begin
+    logic [Banks-1:0][WordBits-1:0] masked;
+    logic [2*Banks*WordBits-1:0] doubled;
+    for (int unsigned b = 0; b < Banks; b++) masked[b] = valid_q[b] ? read_data[b] : {CiLanes{zero_point_q}};
+    doubled = {masked, masked} >> (first_bank_q * WordBits);
+    segment_data_o = doubled[Banks*WordBits-1:0];
+    store_data_o = read_data[store_bank_q];
+  end
+
+  // Events, counted one cycle late to keep them off the access path.
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      words_read_o <= '0;
+      words_written_o <= '0;
+    end else begin
+      words_read_o <= (BankBits + 1)'($countones(bank_read));
+      words_written_o <= (BankBits + 1)'($countones(bank_write));
+    end
+  end
+
+  if (Octets < 1) begin : gen_check
+    $error("a requantiser write covers more than all banks");
+  end
+endmodule

@@ -1,0 +1,227 @@
+// Fetches commands, runs hardware loops, configures buffers, and hands the rest to the engines in order.
+module sequencer
+  import scanline_pkg::*;
+  import scanline_row_pkg::*;
+(
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic start_i,
+    input  logic stop_i,
+    input  logic [31:0] command_address_i,  // multiple of CommandBytes
+    input  logic [31:0] command_count_i,
+    // bus reads: one command each
+    output logic ar_valid_o,
+    input  logic ar_ready_i,
+    output logic [31:0] ar_offset_o,
+    output logic [7:0] ar_len_o,
+    input  logic r_valid_i,
+    input  logic [BusBits-1:0] r_data_i,
+    // buffers
+    output logic set_o,
+    output logic [BufferBits-1:0] set_id_o,
+    output buffer_config_t set_config_o,
+    // engines
+    output logic load_valid_o,
+    input  logic load_ready_i,
+    output logic load_is_weights_o,
+    output load_cmd_t load_cmd_o,
+    output loadw_cmd_t loadw_cmd_o,
+    output logic conv_valid_o,
+    input  logic conv_ready_i,
+    output conv_cmd_t conv_cmd_o,
+    output logic store_valid_o,
+    input  logic store_ready_i,
+    output store_cmd_t store_cmd_o,
+    input  logic engines_idle_i,
+    output logic sync_o,     // all engines are idle: a new epoch of weights begins
+    // state
+    output logic halted_o,   // pulse
+    output logic running_o,
+    output logic waiting_sync_o,
+    output logic command_done_o,
+    output logic illegal_o,
+    output logic nesting_o,
+    output logic [31:0] position_o
+);
+  localparam int unsigned SlotBits = $clog2(CommandSlots);
+  localparam int unsigned BeatsPerCommand = CommandBytes / BusBytes;
+  localparam int unsigned BeatBits = (BeatsPerCommand > 1) ? $clog2(BeatsPerCommand) : 1;
+  localparam int unsigned DepthBits = $clog2(LoopDepth + 1);
+
+  typedef enum logic [1:0] {
+    Stopped,
+    Read,
+    Execute
+  } state_e;
+  state_e state_q;
+  logic [31:0] pc_q, requested_q, arrived_q;
+  logic [BeatBits-1:0] beat_q;
+
+  // Loops: where the body starts, executions left, executions done.
+  logic [31:0] body_q[LoopDepth];
+  logic [23:0] left_q[LoopDepth], done_q[LoopDepth];
+  logic [DepthBits-1:0] depth_q;
+  logic [DepthBits-1:0] top;
+  assign top = depth_q - 1'b1;
+
+  // A command stays on chip while an open loop may come back to it.
+  logic [31:0] oldest;
+  assign oldest = (depth_q != '0) ? body_q[0] : pc_q;
+  assign ar_valid_o = (state_q != Stopped) && !stop_i && (requested_q != command_count_i) &&
+      (requested_q - oldest < CommandSlots);
+  assign ar_offset_o = command_address_i + requested_q * CommandBytes;
+  assign ar_len_o = 8'(BeatsPerCommand - 1);
+
+  logic [CommandBits-1:0] word;
+  logic ram_read;
+  assign ram_read = (state_q == Read) && (pc_q != arrived_q);
+  logic [BeatsPerCommand-1:0] beat_write;
+  always_comb begin
+    beat_write = '0;
+    if (r_valid_i) beat_write[beat_q] = 1'b1;
+  end
+  ram_1r1w #(
+      .Words(CommandSlots),
+      .Parts(BeatsPerCommand),
+      .PartBits(BusBits)
+  ) u_commands (
+      .clk_i,
+      .read_i(ram_read),
+      .read_addr_i(pc_q[SlotBits-1:0]),
+      .read_data_o(word),
+      .write_i(beat_write),
+      .write_addr_i(arrived_q[SlotBits-1:0]),
+      .write_data_i({BeatsPerCommand{r_data_i}})
+  );
+
+  // Decode.
+  logic [7:0] opcode;
+  buffer_cmd_t as_buffer;
+  loop_cmd_t as_loop;
+  assign opcode = word[7:0];
+  assign as_buffer = word[8+:$bits(buffer_cmd_t)];
+  assign as_loop = word[8+:$bits(loop_cmd_t)];
+  assign load_cmd_o = word[8+:$bits(load_cmd_t)];
+  assign loadw_cmd_o = word[8+:$bits(loadw_cmd_t)];
+  assign conv_cmd_o = word[8+:$bits(conv_cmd_t)];
+  assign store_cmd_o = word[8+:$bits(store_cmd_t)];
+
+  logic [23:0] iteration;
+  assign iteration = (depth_q != '0) ? done_q[top] : 24'hffffff;
+
+  logic execute, delayed, advance, illegal;
+  assign execute = (state_q == Execute) && !stop_i;
+  always_comb begin
+    delayed = 1'b0;
+    if (opcode == OpLoad) delayed = iteration < 24'(load_cmd_o.delay);
+    if (opcode == OpConv) delayed = iteration < 24'(conv_cmd_o.delay);
+    if (opcode == OpStore) delayed = iteration < 24'(store_cmd_o.delay);
+  end
+  assign load_valid_o = execute && !delayed && (opcode == OpLoad || opcode == OpLoadw);
+  assign load_is_weights_o = opcode == OpLoadw;
+  assign conv_valid_o = execute && !delayed && (opcode == OpConv);
+  assign store_valid_o = execute && !delayed && (opcode == OpStore);
+
+  assign set_o = execute && (opcode == OpBuffer);
+  assign set_id_o = BufferBits'(as_buffer.id);
+  always_comb begin
+    set_config_o.base = as_buffer.base;
+    set_config_o.rows = as_buffer.rows;
+    set_config_o.row_pitch = as_buffer.row_pitch;
+    set_config_o.group_pitch = as_buffer.group_pitch;
+    set_config_o.width = as_buffer.width;
+    set_config_o.height = as_buffer.height;
+    set_config_o.zero_point = as_buffer.zero_point;
+    set_config_o.loaded = as_buffer.loaded;
+    set_config_o.freed_by_store = as_buffer.freed_by_store;
+    set_config_o.freed_by_conv = as_buffer.freed_by_conv;
+  end
+
+  logic bad_buffer;
+  assign bad_buffer = (32'(as_buffer.id) >= Buffers) || as_buffer.planes || (as_buffer.rows == '0);
+  always_comb begin
+    advance = 1'b0;
+    illegal = 1'b0;
+    nesting_o = 1'b0;
+    unique case (opcode)
+      OpBuffer: begin
+        advance = !bad_buffer;
+        illegal = bad_buffer;
+      end
+      OpLoop: begin
+        nesting_o = execute && (32'(depth_q) == LoopDepth || as_loop.count == '0);
+        advance = !nesting_o;
+      end
+      OpEnd: begin
+        nesting_o = execute && (depth_q == '0);
+        advance = !nesting_o;
+      end
+      OpLoadw, OpLoad: advance = delayed || load_ready_i;
+      OpConv: begin
+        illegal = conv_cmd_o.shuffle != '0;
+        advance = !illegal && (delayed || conv_ready_i);
+      end
+      OpStore: advance = delayed || store_ready_i;
+      OpSync, OpHalt: advance = engines_idle_i;
+      default: illegal = 1'b1;
+    endcase
+  end
+  assign illegal_o = (execute && illegal) || ((state_q == Read) && !stop_i && (pc_q == command_count_i));
+  assign sync_o = execute && (opcode == OpSync) && advance;
+  assign halted_o = execute && (opcode == OpHalt) && advance;
+  assign command_done_o = execute && advance;
+  assign running_o = state_q != Stopped;
+  assign waiting_sync_o = execute && (opcode == OpSync || opcode == OpHalt) && !advance;
+  assign position_o = pc_q;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      state_q <= Stopped;
+      pc_q <= '0;
+      requested_q <= '0;
+      arrived_q <= '0;
+      beat_q <= '0;
+      depth_q <= '0;
+    end else if (start_i) begin
+      state_q <= Read;
+      pc_q <= '0;
+      requested_q <= '0;
+      arrived_q <= '0;
+      beat_q <= '0;
+      depth_q <= '0;
+    end else begin
+      if (ar_valid_o && ar_ready_i) requested_q <= requested_q + 32'd1;
+      if (r_valid_i) begin
+        beat_q <= (32'(beat_q) == BeatsPerCommand - 1) ? '0 : beat_q + 1'b1;
+        if (32'(beat_q) == BeatsPerCommand - 1) arrived_q <= arrived_q + 32'd1;
+      end
+      unique case (state_q)
+        Read: if (ram_read) state_q <= Execute;
+        Execute:
+        if (advance && !stop_i) begin
+          state_q <= halted_o ? Stopped : Read;
+          pc_q <= pc_q + 32'd1;
+          if (opcode == OpLoop) depth_q <= depth_q + 1'b1;
+          if (opcode == OpEnd) begin
+            if (left_q[top] == 24'd1) depth_q <= depth_q - 1'b1;
+            else pc_q <= body_q[top];
+          end
+        end
+        default: ;
+      endcase
+      if (stop_i) state_q <= Stopped;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (execute && advance && (opcode == OpLoop)) begin
+      body_q[depth_q] <= pc_q + 32'd1;
+      left_q[depth_q] <= as_loop.count;
+      done_q[depth_q] <= '0;
+    end
+    if (execute && advance && (opcode == OpEnd)) begin
+      left_q[top] <= left_q[top] - 24'd1;
+      done_q[top] <= done_q[top] + 24'd1;
+    end
+  end
+endmodule

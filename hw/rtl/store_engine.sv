@@ -1,0 +1,283 @@
+// STORE: rows of a rolling buffer to memory as bursts; pixel shuffle is the choice of channels per sub-row.
+module store_engine
+  import scanline_pkg::*;
+  import scanline_row_pkg::*;
+(
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic stop_i,
+    input  logic [31:0] write_first_i,
+    input  logic [31:0] write_end_i,
+    input  logic cmd_valid_i,
+    output logic cmd_ready_o,
+    input  store_cmd_t cmd_i,
+    // buffers
+    output logic [BufferBits-1:0] buffer_id_o,
+    input  buffer_view_t buffer_i,
+    output logic claim_o,
+    output logic free_o,
+    output logic [15:0] free_to_o,
+    // scratchpad: a word, one cycle after the read
+    output logic read_o,
+    output logic [15:0] read_address_o,
+    output logic [15:0] read_x_o,
+    input  logic [WordBits-1:0] read_data_i,
+    // bus writes
+    output logic aw_valid_o,
+    input  logic aw_ready_i,
+    output logic [31:0] aw_offset_o,
+    output logic [7:0] aw_len_o,
+    output logic w_valid_o,
+    input  logic w_ready_i,
+    output logic [BusBits-1:0] w_data_o,
+    output logic [BusBytes-1:0] w_strobe_o,
+    output logic w_last_o,
+    input  logic b_valid_i,
+    // state
+    output logic busy_o,
+    output logic window_error_o,
+    output logic [31:0] window_address_o
+);
+  localparam int unsigned FifoBits = $clog2(StoreFifoBeats) + 1;
+
+  typedef enum logic [2:0] {
+    Idle,
+    Check,
+    Multiply,
+    SubRow,
+    Range,
+    Pixels,
+    Flush,
+    NextSub
+  } state_e;
+  state_e state_q;
+  store_cmd_t cmd_q;
+  logic [3:0] sub_q;
+  logic [15:0] channel_q, first_group_q, last_group_q;
+  logic [31:0] sub_start_q, sub_end_q, span_q;
+  logic [15:0] row_address_q, row_after_q;
+
+  assign buffer_id_o = BufferBits'(cmd_q.buf_id);
+  assign cmd_ready_o = state_q == Idle;
+  logic skip_row, row_there, start_row;
+  assign skip_row = buffer_i.stored >= buffer_i.cfg.height;
+  assign row_there = buffer_i.done > buffer_i.stored;
+  assign start_row = state_q == Multiply;
+  assign claim_o = start_row;
+
+  logic window_bad;
+  assign window_bad = (sub_start_q < write_first_i) || (sub_end_q > write_end_i) || (sub_end_q < sub_start_q);
+  assign window_error_o = (state_q == Range) && window_bad;
+  assign window_address_o = sub_start_q;
+
+  // Bursts of this sub-row go out on their own; the data follows in order.
+  logic [31:0] aw_next_q, aw_end_q, burst_end, burst_beats;
+  logic len_ready, len_valid, len_pop;
+  logic [7:0] len_data;
+  logic [3:0] len_count;
+  always_comb begin
+    burst_end = ((aw_next_q >> BurstShift) + 32'd1) << BurstShift;
+    if (burst_end > aw_end_q) burst_end = aw_end_q;
+    burst_beats = (burst_end - aw_next_q) >> BusShift;
+  end
+  assign aw_valid_o = (aw_next_q != aw_end_q) && len_ready && !stop_i;
+  assign aw_offset_o = aw_next_q;
+  assign aw_len_o = 8'(burst_beats - 32'd1);
+  stream_fifo #(
+      .Width(8),
+      .Depth(8)
+  ) u_lengths (
+      .clk_i,
+      .rst_ni,
+      .valid_i(aw_valid_o && aw_ready_i),
+      .ready_o(len_ready),
+      .data_i(aw_len_o),
+      .valid_o(len_valid),
+      .ready_i(len_pop),
+      .data_o(len_data),
+      .count_o(len_count)
+  );
+
+  // Beats: packed below, sent here.
+  logic beat_push, beat_ready, beat_valid;
+  logic [BusBits-1:0] beat_data;
+  logic [BusBytes-1:0] beat_strobe;
+  logic [BusBytes-1:0] fifo_strobe;
+  logic [FifoBits-1:0] beat_count;
+  logic [7:0] sent_q;
+  stream_fifo #(
+      .Width(BusBits + BusBytes),
+      .Depth(StoreFifoBeats)
+  ) u_beats (
+      .clk_i,
+      .rst_ni,
+      .valid_i(beat_push),
+      .ready_o(beat_ready),
+      .data_i({beat_strobe, beat_data}),
+      .valid_o(beat_valid),
+      .ready_i(w_valid_o && w_ready_i),
+      .data_o({fifo_strobe, w_data_o}),
+      .count_o(beat_count)
+  );
+  // A machine that stops with an error completes its bursts with beats that write nothing.
+  assign w_valid_o = len_valid && (beat_valid || stop_i);
+  assign w_strobe_o = (beat_valid && !stop_i) ? fifo_strobe : '0;
+  assign w_last_o = sent_q == len_data;
+  assign len_pop = w_valid_o && w_ready_i && w_last_o;
+
+  // Reading: pixel by pixel, group by group. Dense pixels stream; gaps wait for the packer to step over them.
+  logic [15:0] x_q, group_q;
+  logic [15:0] word_address_q;
+  logic read, read_valid_q, last_group_now, last_x_now, dense, packer_idle, room;
+  logic first_word_q, pixel_last_q;
+  assign dense = cmd_q.pixel_pitch == cmd_q.pixel_bytes;
+  assign room = beat_count < FifoBits'(StoreFifoBeats - 4);
+  assign last_group_now = group_q == last_group_q;
+  assign last_x_now = x_q + 16'd1 == cmd_q.x_first + cmd_q.x_count;
+  assign read = (state_q == Pixels) && room && (dense || (packer_idle && !read_valid_q));
+  assign read_o = read;
+  assign read_address_o = word_address_q;
+  assign read_x_o = x_q;
+
+  // Packing: bytes low..high of a word go to the current beat at position pos_q.
+  logic [BusBits-1:0] beat_q;
+  logic [BusBytes-1:0] strobe_q;
+  logic [$clog2(BusBytes):0] pos_q;
+  logic [15:0] gap_q;
+  logic [15:0] low, high, bytes;
+  logic [2*BusBits-1:0] placed;
+  logic [2*BusBytes-1:0] placed_strobe;
+  logic crosses, stepping;
+  assign packer_idle = gap_q == '0;
+  assign stepping = (gap_q != '0) && !read_valid_q;
+  always_comb begin
+    low = first_word_q ? channel_q & 16'(CiLanes - 1) : '0;
+    high = pixel_last_q ? (channel_q + cmd_q.pixel_bytes - 16'd1) & 16'(CiLanes - 1) : 16'(CiLanes - 1);
+    bytes = high - low + 16'd1;
+    placed = {{BusBits{1'b0}}, beat_q};
+    placed_strobe = {{BusBytes{1'b0}}, strobe_q};
+    if (read_valid_q) begin
+      logic [WordBits-1:0] taken;
+      logic [CiLanes-1:0] taken_strobe;
+      taken_strobe = CiLanes'((32'd1 << bytes) - 32'd1);
+      taken = read_data_i >> (8 * low);
+      for (int unsigned j = 0; j < CiLanes; j++) if (!taken_strobe[j]) taken[8*j+:8] = '0;
+      placed = placed | ((2 * BusBits)'(taken) << (8 * pos_q));
+      placed_strobe = placed_strobe | ((2 * BusBytes)'(taken_strobe) << pos_q);
+    end
+    crosses = read_valid_q && (16'(pos_q) + bytes >= 16'(BusBytes));
+    beat_push = crosses || (stepping && (32'(pos_q) + 32'(gap_q) >= BusBytes)) || ((state_q == Flush) && !read_valid_q &&
+                                                                                   packer_idle && (strobe_q != '0));
+    beat_data = placed[BusBits-1:0];
+    beat_strobe = placed_strobe[BusBytes-1:0];
+  end
+
+  logic [15:0] outstanding_q;
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      state_q <= Idle;
+      aw_next_q <= '0;
+      aw_end_q <= '0;
+      sent_q <= '0;
+      read_valid_q <= 1'b0;
+      strobe_q <= '0;
+      beat_q <= '0;
+      pos_q <= '0;
+      gap_q <= '0;
+      outstanding_q <= '0;
+    end else begin
+      unique case (state_q)
+        Idle: if (cmd_valid_i) state_q <= Check;
+        Check: if (skip_row) state_q <= Idle;
+        else if (row_there) state_q <= Multiply;
+        Multiply: state_q <= SubRow;
+        SubRow: state_q <= Range;
+        Range: if (window_bad) state_q <= Idle;
+        else if (aw_next_q == aw_end_q) state_q <= Pixels;
+        Pixels: if (read && last_group_now && last_x_now) state_q <= Flush;
+        Flush: if (!read_valid_q && packer_idle && ((strobe_q == '0) || beat_ready)) state_q <= NextSub;
+        NextSub: state_q <= (sub_q + 4'd1 == cmd_q.sub_rows) ? Idle : SubRow;
+        default: state_q <= Idle;
+      endcase
+      if (stop_i) state_q <= Idle;
+
+      if ((state_q == Range) && !window_bad && (aw_next_q == aw_end_q)) begin
+        aw_next_q <= (sub_start_q >> BusShift) << BusShift;
+        aw_end_q <= ((sub_end_q + 32'(BusBytes - 1)) >> BusShift) << BusShift;
+        pos_q <= {1'b0, sub_start_q[$clog2(BusBytes)-1:0]};
+        strobe_q <= '0;
+        beat_q <= '0;
+        gap_q <= '0;
+      end else begin
+        if (aw_valid_o && aw_ready_i) aw_next_q <= burst_end;
+        if (read_valid_q) begin
+          beat_q <= crosses ? placed[2*BusBits-1:BusBits] : placed[BusBits-1:0];
+          strobe_q <= crosses ? placed_strobe[2*BusBytes-1:BusBytes] : placed_strobe[BusBytes-1:0];
+          pos_q <= ($clog2(BusBytes) + 1)'(16'(pos_q) + bytes - (crosses ? 16'(BusBytes) : '0));
+          if (pixel_last_q && (state_q != Flush)) gap_q <= cmd_q.pixel_pitch - cmd_q.pixel_bytes;
+        end else if (stepping && beat_ready) begin
+          if (32'(pos_q) + 32'(gap_q) >= BusBytes) begin
+            beat_q <= '0;
+            strobe_q <= '0;
+            gap_q <= 16'(32'(pos_q) + 32'(gap_q) - BusBytes);
+            pos_q <= '0;
+          end else begin
+            pos_q <= ($clog2(BusBytes) + 1)'(16'(pos_q) + gap_q);
+            gap_q <= '0;
+          end
+        end else if ((state_q == Flush) && packer_idle && beat_ready) begin
+          strobe_q <= '0;
+        end
+      end
+      read_valid_q <= read;
+      if (w_valid_o && w_ready_i) sent_q <= w_last_o ? '0 : sent_q + 8'd1;
+      outstanding_q <= outstanding_q + 16'(aw_valid_o && aw_ready_i) - 16'(b_valid_i);
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    unique case (state_q)
+      Idle: cmd_q <= cmd_i;
+      Multiply: begin
+        sub_q <= '0;
+        sub_start_q <= cmd_q.address + 32'(buffer_i.stored) * (32'(cmd_q.sub_rows) * cmd_q.row_stride);
+        span_q <= 32'(cmd_q.x_count - 16'd1) * 32'(cmd_q.pixel_pitch) + 32'(cmd_q.pixel_bytes);
+        channel_q <= cmd_q.channel;
+        row_after_q <= buffer_i.stored + 16'd1;
+        row_address_q <= buffer_i.cfg.base +
+            16'(slot_of(buffer_i.stored, buffer_i.next_row, buffer_i.next_slot, buffer_i.cfg.rows) *
+                buffer_i.cfg.row_pitch);
+      end
+      SubRow: begin
+        sub_end_q <= sub_start_q + span_q;
+        first_group_q <= channel_q / 16'(CiLanes);
+        last_group_q <= (channel_q + cmd_q.pixel_bytes - 16'd1) / 16'(CiLanes);
+      end
+      Range: begin
+        x_q <= cmd_q.x_first;
+        group_q <= first_group_q;
+        word_address_q <= row_address_q + 16'(first_group_q * buffer_i.cfg.group_pitch);
+      end
+      Pixels:
+      if (read) begin
+        group_q <= last_group_now ? first_group_q : group_q + 16'd1;
+        word_address_q <= last_group_now ? row_address_q + 16'(first_group_q * buffer_i.cfg.group_pitch)
+                                         : word_address_q + buffer_i.cfg.group_pitch;
+        if (last_group_now) x_q <= x_q + 16'd1;
+      end
+      NextSub: begin
+        sub_q <= sub_q + 4'd1;
+        sub_start_q <= sub_start_q + cmd_q.row_stride;
+        channel_q <= channel_q + cmd_q.channel_step;
+      end
+      default: ;
+    endcase
+    first_word_q <= group_q == first_group_q;
+    pixel_last_q <= last_group_now;
+  end
+
+  assign free_o = (state_q == NextSub) && (sub_q + 4'd1 == cmd_q.sub_rows);
+  assign free_to_o = row_after_q;
+  assign busy_o = (state_q != Idle) || (!stop_i && (aw_next_q != aw_end_q)) || beat_valid || (outstanding_q != '0) ||
+      (len_count != '0);
+endmodule

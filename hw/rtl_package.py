@@ -1,0 +1,113 @@
+"""Renders the SystemVerilog package of a spec: every width, opcode, command layout and register offset."""
+
+from __future__ import annotations
+
+from codesign.hw import isa
+from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, SELECTOR_BITS, STEP_BYTES, TABLE_BYTES, AccelSpec
+
+
+def _bits(values: int) -> int:
+    """Bits that count 0..values-1 (at least one)."""
+    return max(1, (values - 1).bit_length())
+
+
+def _struct(name: str, fields: tuple[isa.Field, ...]) -> list[str]:
+    """A packed struct, most significant member first."""
+    lines = ["  typedef struct packed {"]
+    for field in reversed(fields):
+        sign = "signed " if field.signed else ""
+        span = f"[{field.bits - 1}:0] " if field.bits > 1 else ""
+        lines.append(f"    logic {sign}{span}{_member(field.name)};")
+    lines.append(f"  }} {name};")
+    return lines
+
+
+_SV_WORDS = {"table": "lut", "bytes": "byte_count", "buffer": "buf_id"}
+
+
+def _member(name: str) -> str:
+    """A field's name in SystemVerilog, where some words are taken."""
+    return _SV_WORDS.get(name, name)
+
+
+def render_package(spec: AccelSpec) -> str:
+    """The text of ``scanline_pkg.sv`` for ``spec``."""
+    constants: list[tuple[str, int]] = [
+        ("PixelLanes", spec.pixel_lanes),
+        ("CiLanes", spec.ci_lanes),
+        ("CoLanes", spec.co_lanes),
+        ("ChannelParts", spec.channel_parts),
+        ("PartLanes", spec.part_lanes),
+        ("LaneGroups", spec.lane_groups),
+        ("Selectors", spec.selectors),
+        ("SelectorBits", SELECTOR_BITS),
+        ("WindowSlots", spec.window_slots),
+        ("SegmentPixels", spec.segment_pixels),
+        ("Banks", spec.banks),
+        ("BankBits", _bits(spec.banks)),
+        ("BankWords", spec.bank_words),
+        ("BankAddrBits", _bits(spec.bank_words)),
+        ("WordBits", 8 * spec.ci_lanes),
+        ("RequantPixels", spec.requantise_pixels),
+        ("RequantChunks", spec.pixel_lanes // spec.requantise_pixels),
+        ("WeightWords", spec.weight_words),
+        ("WeightAddrBits", _bits(spec.weight_words)),
+        ("WeightWordBits", 8 * spec.weight_word_bytes),
+        ("FillWords", spec.fill_words),
+        ("FillAddrBits", _bits(spec.fill_words)),
+        ("ParameterWords", spec.parameter_words),
+        ("ParameterAddrBits", _bits(spec.parameter_words)),
+        ("Tables", spec.look_up_tables),
+        ("TableBits", _bits(spec.look_up_tables)),
+        ("Buffers", spec.buffers),
+        ("BufferBits", _bits(spec.buffers)),
+        ("BusBytes", spec.bus_bytes),
+        ("BusBits", 8 * spec.bus_bytes),
+        ("BusShift", _bits(spec.bus_bytes)),
+        ("BurstBytes", spec.burst_bytes),
+        ("BurstShift", _bits(spec.burst_bytes)),
+        ("LoadFifoBeats", spec.load_fifo_beats),
+        ("StoreFifoBeats", spec.store_fifo_beats),
+        ("QueueDepth", spec.queue_depth),
+        ("CommandSlots", spec.command_slots),
+        ("CommandBytes", COMMAND_BYTES),
+        ("CommandBits", 8 * COMMAND_BYTES),
+        ("StepBytes", STEP_BYTES),
+        ("FillBytes", FILL_BYTES),
+        ("ParameterBytes", PARAMETER_BYTES),
+        ("TableBytes", TABLE_BYTES),
+        ("LoopDepth", isa.MAX_LOOP_DEPTH),
+        ("Counters", len(isa.COUNTER_NAMES)),
+        ("CountersBase", isa.COUNTERS_BASE),
+    ]
+    lines = [
+        "// Rendered by codesign/hw/rtl_package.py from the specification; do not edit.",
+        f"// Specification: {spec.name}",
+        "package scanline_pkg;",
+    ]
+    lines += [f"  localparam int unsigned {name} = {value};" for name, value in constants]
+    lines.append("")
+    lines += [f"  localparam logic [7:0] Op{_camel(op.name)} = 8'd{op.value};" for op in isa.FIELDS]
+    lines += [f"  localparam logic [2:0] Kind{_camel(kind.name)} = 3'd{kind.value};" for kind in isa.WeightKind]
+    lines += [f"  localparam logic [7:0] Cause{_camel(cause.name)} = 8'd{cause.value};" for cause in isa.ErrorCause]
+    lines += [f"  localparam logic [9:0] Reg{_camel(name)} = 10'h{at:03x};" for name, at in isa.REGISTERS.items()]
+    lines += [f"  localparam int unsigned Count{_camel(name)} = {i};" for i, name in enumerate(isa.COUNTER_NAMES)]
+    for op, fields in isa.FIELDS.items():
+        if fields:
+            lines.append("")
+            lines += _struct(f"{op.name.lower()}_cmd_t", fields)
+    lines.append("")
+    lines += _struct("fill_word_t", isa.FILL_FIELDS)
+    lines += ["", "  typedef struct packed {", "    logic part;", "    logic [2:0] shift;", "    logic [2:0] slot;",
+              "  } selector_t;"]  # fmt: skip
+    lines += ["", "  typedef struct packed {"]
+    lines += ["    logic last;", "    logic [3:0] free;", "    selector_t [Selectors-1:0] selectors;", "  } step_word_t;"]
+    lines += ["", "  typedef struct packed {", "    logic [5:0] shift;",
+              "    logic signed [31:0] negative_multiplier;", "    logic signed [31:0] multiplier;",
+              "    logic signed [31:0] bias;", "  } parameter_t;"]  # fmt: skip
+    lines += ["", "endpackage", ""]
+    return "\n".join(lines)
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.lower().split("_"))

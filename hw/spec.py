@@ -1,0 +1,229 @@
+"""The machine's shape: one frozen description from which ISA, RTL, golden model, cycle model and energy derive."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codesign.hw.errors import InputError, SpecError
+
+COMMAND_BYTES = 64
+"""Size of a command in memory."""
+
+STEP_BYTES, FILL_BYTES, PARAMETER_BYTES, TABLE_BYTES = 8, 4, 16, 256
+"""Sizes in memory of a step word, a fill word, one channel's requantisation parameters and one look-up table."""
+
+SELECTOR_BITS = 7
+"""A selector in a step word: 3 bits of slot, 3 of shift, 1 of channel part."""
+
+
+@dataclass(frozen=True)
+class AccelSpec:
+    """An accelerator. Invariants are checked on construction; a violation raises :class:`SpecError`."""
+
+    name: str
+    pixel_lanes: int  # output pixels computed side by side; power of two
+    ci_lanes: int  # input channels reduced per cycle; also the bytes of a scratchpad word; power of two
+    co_lanes: int  # output channels computed side by side; power of two
+    channel_parts: int  # a word of ci_lanes channels is selectable in this many parts (tap packing); 1 or 2
+    lane_groups: int  # co_lanes divide into this many groups that may take different taps (lane grouping); 1, 2 or 4
+    requantise_lanes: int  # psums turned into int8 per cycle; multiple of ci_lanes
+    scratchpad_bytes: int  # rolling buffers
+    weight_words: int  # depth of the weight memory; a word is ci_lanes x co_lanes bytes, one step of the array
+    fill_words: int  # depth of the fill memory
+    parameter_channels: int  # channels whose requantisation parameters are resident
+    look_up_tables: int  # resident 256-entry tables
+    bus_bytes: int  # AXI data width; 8, 16 or 32
+    load_fifo_beats: int  # reads in flight: at least latency x bandwidth to hide the DRAM
+    clock_hz: float
+    window_slots: int = 8  # row segments held in registers
+    window_reach: int = 6  # largest shift inside a segment: kernel width - 1
+    buffers: int = 32  # rolling-buffer descriptors
+    command_slots: int = 64  # commands held on chip: the longest loop body
+    store_fifo_beats: int = 32
+    queue_depth: int = 4  # commands waiting per engine
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, text: str) -> None:
+            if not condition:
+                raise SpecError(text, where=f"accelerator {self.name!r}", hint="Correct the specification.")
+
+        for field in ("pixel_lanes", "ci_lanes", "co_lanes", "requantise_lanes", "bus_bytes", "buffers", "command_slots",
+                      "load_fifo_beats", "store_fifo_beats", "queue_depth", "look_up_tables", "weight_words", "fill_words"):
+            value = getattr(self, field)
+            require(isinstance(value, int) and value >= 1 and value & (value - 1) == 0,
+                    f"{field} must be a power of two, not {value!r}")  # fmt: skip
+        require(self.channel_parts in (1, 2), f"channel_parts must be 1 or 2, not {self.channel_parts}")
+        require(self.lane_groups in (1, 2, 4), f"lane_groups must be 1, 2 or 4, not {self.lane_groups}")
+        require(self.ci_lanes >= 2 * self.channel_parts or self.channel_parts == 1,
+                f"ci_lanes {self.ci_lanes} cannot be split in {self.channel_parts} parts")  # fmt: skip
+        require(self.co_lanes >= self.ci_lanes, f"co_lanes {self.co_lanes} is less than ci_lanes {self.ci_lanes}")
+        require(self.co_lanes % self.lane_groups == 0,
+                f"co_lanes {self.co_lanes} is not a multiple of lane_groups {self.lane_groups}")  # fmt: skip
+        require(self.ci_lanes <= 16, f"ci_lanes {self.ci_lanes} exceeds 16")
+        require(self.ci_lanes <= self.bus_bytes,
+                f"ci_lanes {self.ci_lanes} exceeds the bus width {self.bus_bytes}: a word must fit a beat")  # fmt: skip
+        require(self.bus_bytes in (8, 16, 32), f"bus_bytes must be 8, 16 or 32, not {self.bus_bytes}")
+        require((self.ci_lanes * self.co_lanes) % self.bus_bytes == 0,
+                f"a weight word of {self.ci_lanes * self.co_lanes} bytes is not a whole number of {self.bus_bytes}-byte beats")  # fmt: skip
+        require(self.ci_lanes <= self.requantise_lanes <= self.ci_lanes * self.pixel_lanes,
+                f"requantise_lanes {self.requantise_lanes} must lie in {self.ci_lanes}..{self.ci_lanes * self.pixel_lanes}")  # fmt: skip
+        require(self.window_slots == 8, f"window_slots must be 8 (3-bit selectors), not {self.window_slots}")
+        require(0 <= self.window_reach <= 7, f"window_reach must be 0..7, not {self.window_reach}")
+        require(self.scratchpad_bytes % (self.banks * self.ci_lanes) == 0,
+                f"scratchpad_bytes {self.scratchpad_bytes} is not a multiple of {self.banks} banks x {self.ci_lanes} bytes")  # fmt: skip
+        require(2 <= self.bank_words <= 65536, f"bank depth {self.bank_words} is outside 2..65536")
+        require(self.weight_words <= 65536, f"weight_words {self.weight_words} exceeds 65536")
+        require(self.fill_words <= 65536, f"fill_words {self.fill_words} exceeds 65536")
+        require(self.parameter_channels % self.ci_lanes == 0,
+                f"parameter_channels {self.parameter_channels} is not a multiple of ci_lanes {self.ci_lanes}")  # fmt: skip
+        require(4 <= self.buffers <= 64, f"buffers {self.buffers} is outside 4..64")
+        require(self.look_up_tables <= 16, f"look_up_tables {self.look_up_tables} exceeds 16")
+        require(self.load_fifo_beats >= 32, f"load_fifo_beats {self.load_fifo_beats} is less than two bursts (32)")
+        require(self.clock_hz > 0, f"clock_hz must be positive, not {self.clock_hz}")
+
+    # Derived widths. Every other room asks here.
+
+    @property
+    def macs_per_cycle(self) -> int:
+        return self.pixel_lanes * self.ci_lanes * self.co_lanes
+
+    @property
+    def banks(self) -> int:
+        """Scratchpad banks, a power of two: pixel x lives in bank ``x mod banks``.
+
+        There are enough that one read serves a segment at any alignment, at stride 1 or 2.
+        """
+        return 1 << (max(2 * self.pixel_lanes, self.segment_pixels) - 1).bit_length()
+
+    @property
+    def bank_words(self) -> int:
+        """Depth of a bank, in words of ``ci_lanes`` bytes."""
+        return self.scratchpad_bytes // (self.banks * self.ci_lanes)
+
+    @property
+    def part_lanes(self) -> int:
+        """Channels in a selectable part of a word."""
+        return self.ci_lanes // self.channel_parts
+
+    @property
+    def segment_pixels(self) -> int:
+        return self.pixel_lanes + self.window_reach
+
+    @property
+    def selectors(self) -> int:
+        """Selectors in a step word: one per lane group and channel part."""
+        return self.lane_groups * self.channel_parts
+
+    @property
+    def requantise_pixels(self) -> int:
+        """Pixels requantised per cycle (each with ``ci_lanes`` channels)."""
+        return self.requantise_lanes // self.ci_lanes
+
+    @property
+    def weight_word_bytes(self) -> int:
+        return self.ci_lanes * self.co_lanes
+
+    @property
+    def parameter_words(self) -> int:
+        return self.parameter_channels // self.ci_lanes
+
+    @property
+    def burst_bytes(self) -> int:
+        """Longest AXI burst; bursts end at multiples of it, so none crosses a 4 KiB boundary."""
+        return 16 * self.bus_bytes
+
+    def on_chip_bytes(self) -> dict[str, int]:
+        """Every RAM and FIFO by name, in bytes (pipeline, accumulator and window registers apart)."""
+        return {
+            "scratchpad": self.scratchpad_bytes,
+            "weights": self.weight_words * self.weight_word_bytes,
+            "steps": self.weight_words * STEP_BYTES,
+            "fills": self.fill_words * FILL_BYTES,
+            "parameters": self.parameter_channels * PARAMETER_BYTES,
+            "look-up tables": self.look_up_tables * TABLE_BYTES * self.requantise_lanes,
+            "commands": self.command_slots * COMMAND_BYTES,
+            "load FIFO": self.load_fifo_beats * self.bus_bytes,
+            "store FIFO": self.store_fifo_beats * self.bus_bytes,
+        }
+
+    def register_bytes(self) -> dict[str, int]:
+        """Accumulator, psum and window registers, in bytes: not memories, reported apart."""
+        return {
+            "accumulators": 4 * self.pixel_lanes * self.co_lanes,
+            "drain psums": 4 * self.pixel_lanes * self.co_lanes,
+            "window": self.window_slots * self.segment_pixels * self.ci_lanes,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+TINY = AccelSpec(
+    name="tiny", pixel_lanes=4, ci_lanes=4, co_lanes=4, channel_parts=2, lane_groups=2, requantise_lanes=8,
+    scratchpad_bytes=32 * 1024, weight_words=512, fill_words=512, parameter_channels=128, look_up_tables=2,
+    bus_bytes=8, load_fifo_beats=64, clock_hz=200e6,
+)  # fmt: skip
+
+EDGE = AccelSpec(
+    name="edge", pixel_lanes=4, ci_lanes=8, co_lanes=8, channel_parts=2, lane_groups=2, requantise_lanes=16,
+    scratchpad_bytes=192 * 1024, weight_words=1024, fill_words=1024, parameter_channels=256, look_up_tables=2,
+    bus_bytes=16, load_fifo_beats=128, clock_hz=500e6,
+)  # fmt: skip
+
+BASE = AccelSpec(
+    name="base", pixel_lanes=16, ci_lanes=8, co_lanes=16, channel_parts=2, lane_groups=4, requantise_lanes=64,
+    scratchpad_bytes=640 * 1024, weight_words=2048, fill_words=2048, parameter_channels=512, look_up_tables=2,
+    bus_bytes=16, load_fifo_beats=128, clock_hz=1e9,
+)  # fmt: skip
+
+LARGE = AccelSpec(
+    name="large", pixel_lanes=16, ci_lanes=16, co_lanes=16, channel_parts=2, lane_groups=4, requantise_lanes=128,
+    scratchpad_bytes=1280 * 1024, weight_words=2048, fill_words=2048, parameter_channels=1024, look_up_tables=2,
+    bus_bytes=32, load_fifo_beats=128, clock_hz=1e9,
+)  # fmt: skip
+
+PRESETS: dict[str, AccelSpec] = {spec.name: spec for spec in (TINY, EDGE, BASE, LARGE)}
+
+
+def load_spec(name_or_path: str | Path) -> AccelSpec:
+    """A preset by name, or a specification from a TOML file (fields of :class:`AccelSpec`, optional ``extends = "base"``).
+
+    Raises :class:`InputError` for an unknown preset or unreadable file, :class:`SpecError` for an inconsistent one.
+    """
+    text = str(name_or_path)
+    if text in PRESETS:
+        return PRESETS[text]
+    path = Path(text)
+    if path.suffix != ".toml":
+        raise InputError(
+            f"unknown accelerator {text!r}",
+            hint=f"Presets: {', '.join(PRESETS)}; or give a specification file ending in .toml.",
+        )
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the specification ({error.strerror})", where=text) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"is not valid TOML ({error})", where=text) from error
+    parent = fields.pop("extends", None)
+    if parent is not None and parent not in PRESETS:
+        raise SpecError(f"extends an unknown preset {parent!r}", where=text, hint=f"Presets: {', '.join(PRESETS)}.")
+    known = {field.name: field for field in dataclasses.fields(AccelSpec)}
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise SpecError(f"unknown field {unknown[0]!r}", where=text, hint=f"Fields: {', '.join(known)}.")
+    values = {**(PRESETS[parent].to_dict() if parent else {}), "name": path.stem, **fields}
+    for key, value in values.items():
+        wanted: tuple[type, ...] = (str,) if key == "name" else (int, float) if key == "clock_hz" else (int,)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise SpecError(f"{key} has the wrong type: {value!r}", where=text)
+    missing = sorted(
+        name for name, field in known.items() if name not in values and field.default is dataclasses.MISSING
+    )
+    if missing:
+        raise SpecError(f"lacks the field {missing[0]!r}", where=text, hint='Give it, or start with extends = "base".')
+    return AccelSpec(**values)
