@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from codesign.hw import isa
-from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, SELECTOR_BITS, STEP_BYTES, TABLE_BYTES, AccelSpec
+from codesign.hw.spec import COMMAND_BYTES, TABLE_BYTES, AccelSpec
 
 
 def _bits(values: int) -> int:
@@ -40,7 +40,6 @@ def render_package(spec: AccelSpec) -> str:
         ("PartLanes", spec.part_lanes),
         ("LaneGroups", spec.lane_groups),
         ("Selectors", spec.selectors),
-        ("SelectorBits", SELECTOR_BITS),
         ("WindowSlots", spec.window_slots),
         ("SegmentPixels", spec.segment_pixels),
         ("Banks", spec.banks),
@@ -64,7 +63,6 @@ def render_package(spec: AccelSpec) -> str:
         ("BusBytes", spec.bus_bytes),
         ("BusBits", 8 * spec.bus_bytes),
         ("BusShift", _bits(spec.bus_bytes)),
-        ("BurstBytes", spec.burst_bytes),
         ("BurstShift", _bits(spec.burst_bytes)),
         ("LoadFifoBeats", spec.load_fifo_beats),
         ("StoreFifoBeats", spec.store_fifo_beats),
@@ -72,9 +70,6 @@ def render_package(spec: AccelSpec) -> str:
         ("CommandSlots", spec.command_slots),
         ("CommandBytes", COMMAND_BYTES),
         ("CommandBits", 8 * COMMAND_BYTES),
-        ("StepBytes", STEP_BYTES),
-        ("FillBytes", FILL_BYTES),
-        ("ParameterBytes", PARAMETER_BYTES),
         ("TableBytes", TABLE_BYTES),
         ("LoopDepth", isa.MAX_LOOP_DEPTH),
         ("Counters", len(isa.COUNTER_NAMES)),

@@ -41,10 +41,12 @@ module buffer_table
   logic [15:0] next_row_q[Buffers], next_slot_q[Buffers], done_q[Buffers], stored_q[Buffers];
   logic [15:0] freed_conv_q[Buffers], freed_store_q[Buffers];
 
-  function automatic logic [15:0] freed(input buffer_config_t cfg, input logic [15:0] conv, input logic [15:0] store);
-    if (cfg.freed_by_conv && cfg.freed_by_store) return (conv < store) ? conv : store;
-    if (cfg.freed_by_conv) return conv;
-    if (cfg.freed_by_store) return store;
+  // With two consumers a row is free when both have let it go; with none it is never.
+  function automatic logic [15:0] freed(input logic by_conv, input logic by_store, input logic [15:0] conv,
+                                        input logic [15:0] store);
+    if (by_conv && by_store) return (conv < store) ? conv : store;
+    if (by_conv) return conv;
+    if (by_store) return store;
     return '0;
   endfunction
 
@@ -55,7 +57,7 @@ module buffer_table
     view.next_row  = next_row;
     view.next_slot = next_slot;
     view.done      = done;
-    view.freed     = freed(cfg, conv, store);
+    view.freed     = freed(cfg.freed_by_conv, cfg.freed_by_store, conv, store);
     view.stored    = stored;
   endfunction
 

@@ -44,7 +44,6 @@ module requantiser
     output logic busy_o,
     output logic [15:0] values_o  // requantised in this cycle
 );
-  localparam int unsigned Lanes = RequantPixels * CiLanes;
   localparam int unsigned ChunkBits = (RequantChunks > 1) ? $clog2(RequantChunks) : 1;
 
   // What the pipeline must remember of a chunk's row.

@@ -35,8 +35,6 @@ module scratchpad
     output logic [BankBits:0] words_read_o,
     output logic [BankBits:0] words_written_o
 );
-  localparam int unsigned Octets = Banks / RequantPixels;  // groups of banks that one requantiser write covers
-
   logic [Banks-1:0] bank_read, bank_valid, bank_write;
   logic [Banks-1:0][BankAddrBits-1:0] read_addr;
   logic [BankAddrBits-1:0] write_addr[Banks];
@@ -124,10 +122,8 @@ module scratchpad
 
   always_comb begin
     logic [Banks-1:0][WordBits-1:0] masked;
-    logic [2*Banks*WordBits-1:0] doubled;
     for (int unsigned b = 0; b < Banks; b++) masked[b] = valid_q[b] ? read_data[b] : {CiLanes{zero_point_q}};
-    doubled = {masked, masked} >> (first_bank_q * WordBits);
-    segment_data_o = doubled[Banks*WordBits-1:0];
+    for (int unsigned i = 0; i < Banks; i++) segment_data_o[i] = masked[BankBits'(i)+first_bank_q];
     store_data_o = read_data[store_bank_q];
   end
 
@@ -140,9 +136,5 @@ module scratchpad
       words_read_o <= (BankBits + 1)'($countones(bank_read));
       words_written_o <= (BankBits + 1)'($countones(bank_write));
     end
-  end
-
-  if (Octets < 1) begin : gen_check
-    $error("a requantiser write covers more than all banks");
   end
 endmodule

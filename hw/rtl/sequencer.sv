@@ -47,6 +47,7 @@ module sequencer
   localparam int unsigned BeatsPerCommand = CommandBytes / BusBytes;
   localparam int unsigned BeatBits = (BeatsPerCommand > 1) ? $clog2(BeatsPerCommand) : 1;
   localparam int unsigned DepthBits = $clog2(LoopDepth + 1);
+  localparam int unsigned LoopBits = $clog2(LoopDepth);
 
   typedef enum logic [1:0] {
     Stopped,
@@ -61,8 +62,8 @@ module sequencer
   logic [31:0] body_q[LoopDepth];
   logic [23:0] left_q[LoopDepth], done_q[LoopDepth];
   logic [DepthBits-1:0] depth_q;
-  logic [DepthBits-1:0] top;
-  assign top = depth_q - 1'b1;
+  logic [LoopBits-1:0] top;  // the innermost open loop
+  assign top = LoopBits'(depth_q - 1'b1);
 
   // A command stays on chip while an open loop may come back to it.
   logic [31:0] oldest;
@@ -215,9 +216,9 @@ module sequencer
 
   always_ff @(posedge clk_i) begin
     if (execute && advance && (opcode == OpLoop)) begin
-      body_q[depth_q] <= pc_q + 32'd1;
-      left_q[depth_q] <= as_loop.count;
-      done_q[depth_q] <= '0;
+      body_q[depth_q[LoopBits-1:0]] <= pc_q + 32'd1;
+      left_q[depth_q[LoopBits-1:0]] <= as_loop.count;
+      done_q[depth_q[LoopBits-1:0]] <= '0;
     end
     if (execute && advance && (opcode == OpEnd)) begin
       left_q[top] <= left_q[top] - 24'd1;

@@ -147,6 +147,8 @@ module store_engine
   logic [15:0] low, high, bytes;
   logic [2*BusBits-1:0] placed;
   logic [2*BusBytes-1:0] placed_strobe;
+  logic [WordBits-1:0] taken;
+  logic [CiLanes-1:0] taken_strobe;
   logic crosses, stepping;
   assign packer_idle = gap_q == '0;
   assign stepping = (gap_q != '0) && !read_valid_q;
@@ -156,12 +158,10 @@ module store_engine
     bytes = high - low + 16'd1;
     placed = {{BusBits{1'b0}}, beat_q};
     placed_strobe = {{BusBytes{1'b0}}, strobe_q};
+    taken_strobe = CiLanes'((32'd1 << bytes) - 32'd1);
+    taken = read_data_i >> (8 * low);
+    for (int unsigned j = 0; j < CiLanes; j++) if (!taken_strobe[j]) taken[8*j+:8] = '0;
     if (read_valid_q) begin
-      logic [WordBits-1:0] taken;
-      logic [CiLanes-1:0] taken_strobe;
-      taken_strobe = CiLanes'((32'd1 << bytes) - 32'd1);
-      taken = read_data_i >> (8 * low);
-      for (int unsigned j = 0; j < CiLanes; j++) if (!taken_strobe[j]) taken[8*j+:8] = '0;
       placed = placed | ((2 * BusBits)'(taken) << (8 * pos_q));
       placed_strobe = placed_strobe | ((2 * BusBytes)'(taken_strobe) << pos_q);
     end
