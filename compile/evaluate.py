@@ -1,0 +1,236 @@
+"""Runs a :class:`~codesign.compile.graph.Graph` node by node in torch: calibration, fine-tuning and tests share it.
+
+Convolutions, element-wise operators and data movement do not depend on the frame's size, so a graph made of them runs
+on crops of any size. Whatever torch is not told about here runs as a TVM module of one operator, at the graph's own
+size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+import tvm
+from tvm import relax
+
+from codesign.compile.graph import Array, Graph, Node, to_module
+from codesign.hw.errors import UnsupportedError
+
+Tensor = torch.Tensor
+Override = Callable[[Node, list[Tensor]], Tensor | None]
+
+UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "nn.relu": torch.relu,
+    "nn.gelu": F.gelu,
+    "nn.gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "nn.silu": F.silu,
+    "nn.softplus": F.softplus,
+    "nn.selu": F.selu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "exp": torch.exp,
+    "erf": torch.erf,
+    "abs": torch.abs,
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
+    "square": torch.square,
+    "negative": torch.neg,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "log": torch.log,
+    "sign": torch.sign,
+}
+
+BINARY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "add": torch.add,
+    "subtract": torch.sub,
+    "multiply": torch.mul,
+    "divide": torch.div,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "power": torch.pow,
+    "greater": torch.gt,
+    "greater_equal": torch.ge,
+    "less": torch.lt,
+    "less_equal": torch.le,
+}
+
+SIZE_FREE = frozenset(
+    {*UNARY, *BINARY}
+    | {"nn.conv2d", "nn.conv2d_transpose", "nn.leakyrelu", "nn.prelu", "clip", "where", "concat", "repeat", "tile"}
+    | {"nn.pixel_shuffle", "pixel_unshuffle", "quantize", "dequantize", "permute_dims", "nn.pad"}
+)
+"""Operators whose attributes do not mention the frame's size."""
+
+
+def per_axis(value: Tensor, like: Tensor, axis: int) -> Tensor:
+    """``value: [C]`` or a scalar, shaped to broadcast along ``axis`` of ``like``."""
+    if value.numel() == 1:
+        return value.reshape(())
+    shape = [1] * like.dim()
+    shape[axis] = value.numel()
+    return value.reshape(shape)
+
+
+def _quantize(node: Node, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    axis = node.attributes["axis"]
+    codes = torch.round(x / per_axis(scale, x, axis)) + per_axis(zero_point, x, axis).to(x.dtype)
+    limits = torch.iinfo(getattr(torch, node.dtype))
+    return codes.clamp(limits.min, limits.max).to(getattr(torch, node.dtype))
+
+
+def _dequantize(node: Node, q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    axis = node.attributes["axis"]
+    return (q.to(scale.dtype) - per_axis(zero_point, q, axis).to(scale.dtype)) * per_axis(scale, q, axis)
+
+
+def _convolved(node: Node, x: Tensor, weight: Tensor) -> Tensor:
+    attributes = node.attributes
+    top, left, bottom, right = attributes["padding"]
+    if (top, left) != (bottom, right):
+        x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+    strides, dilation = tuple(attributes["strides"]), tuple(attributes["dilation"])
+    return F.conv2d(x, weight, None, strides, (top, left), dilation, attributes["groups"])
+
+
+def _convolved_transposed(node: Node, x: Tensor, weight: Tensor) -> Tensor:
+    attributes = node.attributes
+    top, left, bottom, right = attributes["padding"]
+    full = F.conv_transpose2d(
+        x,
+        weight,
+        None,
+        tuple(attributes["strides"]),
+        0,
+        tuple(attributes["output_padding"]),
+        attributes["groups"],
+        tuple(attributes["dilation"]),
+    )
+    # torch's own `padding` is symmetrical; cropping says the same for every case.
+    return full[:, :, top : full.shape[2] - bottom, left : full.shape[3] - right]
+
+
+def _sliced(node: Node, x: Tensor) -> Tensor:
+    attributes = node.attributes
+    strides = attributes.get("strides") or [1] * len(attributes["axes"])
+    index: list[slice] = [slice(None)] * x.dim()
+    for axis, begin, end, stride in zip(
+        attributes["axes"], attributes["begin"], attributes["end"], strides, strict=True
+    ):
+        index[axis] = slice(begin, end, stride)
+    return x[tuple(index)]
+
+
+def apply(node: Node, inputs: list[Tensor]) -> Tensor:
+    """One node on torch tensors; differentiable where torch is."""
+    attributes, x = node.attributes, inputs[0]
+    if node.op in UNARY:
+        return UNARY[node.op](x)
+    if node.op in BINARY:
+        return BINARY[node.op](x, inputs[1])
+    match node.op:
+        case "nn.conv2d":
+            return _convolved(node, x, inputs[1])
+        case "nn.conv2d_transpose":
+            return _convolved_transposed(node, x, inputs[1])
+        case "clip":
+            return x.clamp(float(attributes["min"]), float(attributes["max"]))
+        case "nn.leakyrelu":
+            return F.leaky_relu(x, attributes["alpha"])
+        case "nn.prelu":
+            return torch.where(x < 0, x * per_axis(inputs[1], x, attributes["axis"]), x)
+        case "where":
+            return torch.where(x, inputs[1], inputs[2])
+        case "concat":
+            return torch.cat(inputs, attributes["axis"])
+        case "repeat" if attributes.get("axis") is not None:
+            return x.repeat_interleave(attributes["repeats"], attributes["axis"])
+        case "tile":
+            return x.repeat(*attributes["repeats"])
+        case "nn.pixel_shuffle":
+            return F.pixel_shuffle(x, attributes["upscale_factor"])
+        case "pixel_unshuffle":
+            return F.pixel_unshuffle(x, attributes["downscale_factor"])
+        case "quantize":
+            return _quantize(node, x, inputs[1], inputs[2])
+        case "dequantize":
+            return _dequantize(node, x, inputs[1], inputs[2])
+        case "reshape" | "broadcast_to":
+            shape = attributes["shape"]
+            return x.reshape(shape) if node.op == "reshape" else x.broadcast_to(shape)
+        case "expand_dims":
+            for axis in attributes["axis"]:
+                x = x.unsqueeze(axis)
+            return x
+        case "squeeze":
+            return x.reshape(node.shape)
+        case "permute_dims":
+            return x.permute(*attributes["axes"]) if attributes["axes"] else x.permute(*reversed(range(x.dim())))
+        case "astype":
+            return x.to(getattr(torch, node.dtype))
+        case "strided_slice":
+            return _sliced(node, x)
+        case _:
+            return _by_tvm(node, inputs)
+
+
+def _by_tvm(node: Node, inputs: list[Tensor]) -> Tensor:
+    """One operator through TVM's own code generator: the definition of whatever torch is not told about here."""
+    names = [f"operand{i}" for i in range(len(inputs))]
+    constants: dict[str, Array] = {name: x.detach().numpy() for name, x in zip(names[1:], inputs[1:], strict=True)}
+    single = Graph(
+        names[0],
+        tuple(inputs[0].shape),
+        (Node(node.name, node.op, tuple(names), node.attributes, node.shape, node.dtype),),
+        constants,
+        node.name,
+        str(inputs[0].dtype).removeprefix("torch."),
+    )
+    try:
+        executable = relax.build(to_module(single), "llvm")
+        result = relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(inputs[0].detach().numpy()))
+        return torch.from_numpy(result.numpy())
+    except Exception as error:  # TVM raises its own and Python's exceptions alike
+        reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__
+        raise UnsupportedError(
+            f"this operator cannot be evaluated here ({reason})",
+            where=node.where,
+            hint="Calibrate at the network's own size, or export the network without it.",
+        ) from error
+
+
+def trace(graph: Graph, x: Tensor, override: Override | None = None) -> Iterator[tuple[str, Tensor]]:
+    """Yield ``(name, value)`` of the input and of every node in turn; values are dropped after their last reader.
+
+    ``x: float32[1, C, H, W]``, of any size if the graph is :func:`size_free`. ``override`` may compute a node in its
+    own way (return ``None`` for the usual one).
+    """
+    remaining = {name: len(nodes) for name, nodes in graph.consumers().items()}
+    values: dict[str, Tensor] = {name: torch.from_numpy(value.copy()) for name, value in graph.constants.items()}
+    values[graph.input] = x
+    yield graph.input, x
+    for node in graph.nodes:
+        inputs = [values[name] for name in node.inputs]
+        own = override(node, inputs) if override else None
+        value = apply(node, inputs) if own is None else own
+        values[node.name] = value
+        yield node.name, value
+        for name in node.inputs:
+            remaining[name] -= 1
+            if remaining[name] == 0:
+                del values[name]
+
+
+def run(graph: Graph, x: Tensor, override: Override | None = None) -> Tensor:
+    """The graph's output on ``x: float32[1, C, H, W]``."""
+    result = x
+    for name, value in trace(graph, x, override):
+        if name == graph.output:
+            result = value
+    return result
+
+
+def size_free(graph: Graph) -> bool:
+    """Whether the graph runs on frames of any size."""
+    return all(node.op in SIZE_FREE for node in graph.nodes)

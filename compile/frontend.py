@@ -1,0 +1,259 @@
+"""The front door: a torch module, a saved ``.pt2`` or an ONNX file becomes one canonical Relax function.
+
+The frame's size is pinned here. Models are data: nothing in a file is executed, and nothing outside an ONNX model's
+folder is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tvm
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+from codesign.compile.canonical import canonicalise
+from codesign.compile.graph import Graph, Shape, from_module, to_module
+from codesign.compile.onnx_file import import_onnx
+from codesign.compile.pt2_file import read_pt2
+from codesign.compile.qdq_import import is_quantised, normalise_qdq
+from codesign.hw.errors import CodesignError, InputError, UnsupportedError
+
+MAX_SIDE = 65536
+MAX_PIXELS = 2**28
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A network as one Relax function ``main`` of static shape, batch 1, NCHW, float32 in and out.
+
+    ``quantised``: it already carries quantise/dequantise, normalised to the form of
+    :mod:`codesign.compile.quantize`. Shapes are ``(1, C, H, W)``.
+    """
+
+    module: tvm.IRModule
+    name: str
+    input_shape: Shape
+    output_shape: Shape
+    quantised: bool
+
+
+def load_model(
+    source: torch.nn.Module | str | Path, *, width: int, height: int, channels: int | None = None
+) -> ImportedModel:
+    """Import ``source`` for frames of ``width`` x ``height`` pixels.
+
+    ``channels`` is the image's channel count; without it the model says, or 1 and 3 are tried. Raises
+    :class:`InputError` for a file that is missing, corrupt or not a model, for a size outside 1..65536 a side or above
+    2**28 pixels and for a wrong channel count; :class:`UnsupportedError`, naming operator and node, for what cannot be
+    imported.
+    """
+    check_frame(width, height)
+    if channels is not None and not 1 <= channels <= 4096:
+        raise InputError(f"{channels} channels", where="input", hint="An image has between 1 and 4096 channels.")
+    if isinstance(source, torch.nn.Module):
+        name = type(source).__name__.lower()
+        return _finished(_from_program(_export(source, width, height, channels, name), name), name)
+    path = Path(source)
+    _check_file(path)
+    match path.suffix.lower():
+        case ".onnx":
+            graph = import_onnx(path, width=width, height=height, channels=channels)
+        case ".pt2":
+            program = _repinned(read_pt2(path), width, height, channels, str(path))
+            graph = _from_program(program, str(path))
+        case ".pt" | ".pth" | ".pkl" | ".pickle" | ".bin":
+            raise InputError(
+                "a pickled file is a program, and running it could do anything; it is not loaded",
+                where=str(path),
+                hint="Save the network with torch.export.save(torch.export.export(net, (example,)), 'net.pt2') or as "
+                "ONNX; weights of a shipped network go through --weights.",
+            )
+        case _:
+            raise InputError(
+                f"unknown kind of model file '{path.suffix}'", where=str(path), hint="Give a .pt2 or an .onnx file."
+            )
+    return _finished(graph, path.stem)
+
+
+def check_frame(width: int, height: int) -> None:
+    """Raise :class:`InputError` for a frame that has no pixels or too many."""
+    if width < 1 or height < 1:
+        raise InputError(
+            f"a frame of {width}x{height} has no pixels", where="--size", hint="Give WIDTHxHEIGHT, both ≥ 1."
+        )
+    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
+        raise InputError(
+            f"a frame of {width}x{height} is too large",
+            where="--size",
+            hint=f"At most {MAX_SIDE} a side and {MAX_PIXELS} pixels; cut larger frames into tiles.",
+        )
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise InputError("no such file", where=str(path), hint="Check the path of the model.")
+    if not path.is_file():
+        raise InputError("not a file", where=str(path), hint="Give the model file itself.")
+    try:
+        empty = path.stat().st_size == 0
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot be read ({error.strerror})", where=str(path), hint="Check its permissions."
+        ) from error
+    if empty:
+        raise InputError("the file is empty", where=str(path), hint="Export or download the model again.")
+
+
+def _finished(graph: Graph, name: str) -> ImportedModel:
+    if len(graph.input_shape) != 4 or graph.input_shape[0] != 1 or graph.input_dtype != "float32":
+        raise UnsupportedError(
+            f"the input is {graph.input_dtype}{list(graph.input_shape)}",
+            where=f"input '{graph.input}'",
+            hint="The network must take float32 images as [1, C, H, W].",
+        )
+    graph = canonicalise(graph)
+    quantised = is_quantised(graph)
+    if quantised:
+        graph = normalise_qdq(graph)
+    if not graph.nodes:
+        raise UnsupportedError("the network computes nothing", where=name, hint="Its output is its input.")
+    return ImportedModel(to_module(graph), name, graph.input_shape, graph.output_shape, quantised)
+
+
+def _repinned(
+    program: torch.export.ExportedProgram, width: int, height: int, channels: int | None, where: str
+) -> torch.export.ExportedProgram:
+    """``program`` for frames of one size: itself if it has that size, else exported again where it left sizes open."""
+    names = set(program.graph_signature.user_inputs)
+    inputs = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    if len(inputs) != 1 or not isinstance(inputs[0], torch.Tensor) or inputs[0].dim() != 4:
+        raise UnsupportedError(
+            "the program does not take exactly one image",
+            where=where,
+            hint="Export a network of one input [1, C, H, W].",
+        )
+    declared = [extent if isinstance(extent, int) else None for extent in inputs[0].shape]
+    _, depth, rows, columns = declared
+    if channels is not None and depth is not None and channels != depth:
+        raise InputError(
+            f"the network takes {depth} channels, the image has {channels}",
+            where=where,
+            hint=f"Give an image of {depth} channels.",
+        )
+    if rows not in (None, height) or columns not in (None, width):
+        raise InputError(
+            f"the program is fixed to {columns or width}x{rows or height} pixels, not {width}x{height}",
+            where=where,
+            hint="Ask for that size, or export it again with dynamic height and width (torch.export.Dim.AUTO).",
+        )
+    if None not in declared:
+        return program
+    module = program.module()
+    for node in module.graph.nodes:
+        # A tensor written out in the model's code is detached in place, which a second export would refuse.
+        if node.target is torch.ops.aten.detach_.default:
+            node.target = torch.ops.aten.detach.default
+    module.recompile()
+    return _export(module, width, height, channels or depth or 3, where)
+
+
+def _first_weight_channels(module: torch.nn.Module) -> list[int]:
+    """Channel counts worth trying: what the first convolution takes, then luma and RGB."""
+    found = [layer.in_channels for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)][:1]
+    return list(dict.fromkeys([*found, 1, 3]))
+
+
+def _export(
+    module: torch.nn.Module, width: int, height: int, channels: int | None, where: str
+) -> torch.export.ExportedProgram:
+    candidates = [channels] if channels is not None else _first_weight_channels(module)
+    if not isinstance(module, torch.fx.GraphModule):
+        module = module.eval() if not module.training else _evaluation_copy(module)
+    failure: Exception | None = None
+    for count in candidates:
+        example = torch.zeros(1, count, height, width)
+        try:
+            with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+                warnings.simplefilter("ignore")
+                return torch.export.export(module, (example,))
+        except Exception as error:  # torch.export raises many kinds, user code any
+            failure = failure or error
+    reason = " ".join(str(failure).split())[:300]
+    listed = " or ".join(str(count) for count in candidates)
+    raise InputError(
+        f"the network does not take a float32 image [1, {listed}, {height}, {width}] ({reason})",
+        where=where,
+        hint="Check the channel count and the size; a program exported for one fixed size must be exported again with "
+        "that size or with dynamic height and width.",
+    ) from failure
+
+
+def _evaluation_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """``module`` in evaluation mode, the caller's own left in training mode."""
+    import copy
+
+    return copy.deepcopy(module).eval()
+
+
+class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
+    """TVM's importer, which also remembers the user's name of each operator's variable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, str] = {}
+
+    def _translate_fx_graph(self, graph_module: Any, nodes: Any, inputs_vars: Any, custom_ops: Any = None) -> Any:
+        result = super()._translate_fx_graph(graph_module, nodes, inputs_vars, custom_ops)
+        for node in nodes:
+            variable = self.env.get(node)
+            if node.op == "call_function" and isinstance(variable, tvm.relax.Var):
+                self.names[variable.name] = _user_name(node)
+        return result
+
+
+def _user_name(node: Any) -> str:
+    """The dotted path of the layer (``body.3``) when the operator is one, else torch's name of the operation."""
+    stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
+    if stack:
+        path, kind = list(stack.values())[-1]
+        kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+        if path and kind.startswith("torch.nn.modules."):
+            return str(path).removeprefix("L['self'].")
+    return str(node.name)
+
+
+def _from_program(program: torch.export.ExportedProgram, where: str) -> Graph:
+    importer = _NamingImporter()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = program.run_decompositions()
+            module = importer.from_exported_program(program, False, False, False, None)
+    except CodesignError:
+        raise
+    except Exception as error:  # the importer raises assertions, value errors and TVM's own alike
+        named = _first_unsupported(program, importer)
+        reason = " ".join(str(error).split())[:300]
+        raise UnsupportedError(
+            f"an operator that cannot be imported ({reason})",
+            where=named or where,
+            hint="Write it with supported operators, or leave it out of the exported network.",
+        ) from error
+    return from_module(module, importer.names)
+
+
+def _first_unsupported(program: torch.export.ExportedProgram, importer: ExportedProgramImporter) -> str:
+    """``operator 'name'`` of the first operator without a converter."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target.__name__ not in importer.convert_map:
+            return f"{node.target.__name__} '{_user_name(node)}'"
+    return ""

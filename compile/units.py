@@ -1,0 +1,114 @@
+"""What the accelerator computes between two roundings: an operator and what fuses into it.
+
+A unit reads int8 tensors and stores one; it rounds once. Everything about which operators belong together is here, so
+that quantiser, importer and exporter agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from codesign.compile.affine import CONVOLUTIONS, is_bias
+from codesign.compile.evaluate import UNARY
+from codesign.compile.graph import Graph, Node
+
+SLOPES = ("nn.leakyrelu", "nn.prelu")
+CLIPS = ("nn.relu", "clip")
+PIECEWISE_LINEAR = (*SLOPES, *CLIPS)
+MOVEMENT = ("nn.pixel_shuffle", "pixel_unshuffle", "repeat", "tile", "strided_slice")
+LOOK_UPS = tuple(op for op in UNARY if op != "nn.relu")
+
+
+class Kind(Enum):
+    """What a unit is, by its first operator."""
+
+    CONVOLUTION = "convolution"
+    SUM = "sum of two tensors"
+    PRODUCT = "product of two tensors"
+    SCALE = "scale by a constant"
+    ACTIVATION = "piecewise-linear activation alone"
+    LOOK_UP = "look-up"
+    MOVEMENT = "data movement"
+    CONCAT = "concatenation"
+    HOST = "float operator"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """``nodes`` in order: the head, then bias and activation where they fuse; the last one's result is stored."""
+
+    kind: Kind
+    nodes: tuple[Node, ...]
+
+    @property
+    def head(self) -> Node:
+        return self.nodes[0]
+
+    @property
+    def name(self) -> str:
+        return self.nodes[-1].name
+
+
+def kind_of(graph: Graph, node: Node) -> Kind:
+    """The kind of unit that ``node`` begins."""
+    activations = [name for name in node.inputs if graph.is_activation(name)]
+    if node.op in CONVOLUTIONS:
+        return Kind.CONVOLUTION
+    if node.op in ("add", "subtract") and len(activations) == 2 and _joins(graph, node):
+        return Kind.SUM
+    if node.op == "multiply" and len(activations) == 2 and _joins(graph, node):
+        return Kind.PRODUCT
+    if node.op == "multiply" and len(activations) == 1 and graph.scalar(node.inputs[1]) is not None:
+        return Kind.SCALE
+    if node.op in PIECEWISE_LINEAR:
+        return Kind.ACTIVATION
+    if node.op in MOVEMENT and len(node.shape) == 4:
+        return Kind.MOVEMENT
+    if node.op == "concat" and node.attributes["axis"] == 1 and len(activations) == len(node.inputs):
+        return Kind.CONCAT
+    return Kind.LOOK_UP if node.op in LOOK_UPS else Kind.HOST
+
+
+def _joins(graph: Graph, node: Node) -> bool:
+    """Whether both operands have the result's shape, or one channel of it."""
+    batch, _, height, width = node.shape if len(node.shape) == 4 else (0, 0, 0, 0)
+    allowed = (node.shape, (batch, 1, height, width))
+    return len(node.shape) == 4 and all(graph.shape_of(name) in allowed for name in node.inputs)
+
+
+_FUSES = {
+    Kind.CONVOLUTION: PIECEWISE_LINEAR,
+    Kind.SCALE: PIECEWISE_LINEAR,
+    Kind.SUM: CLIPS,
+    Kind.PRODUCT: CLIPS,
+}
+
+
+def units(graph: Graph) -> tuple[Unit, ...]:
+    """The float graph cut into units, in topological order of their heads.
+
+    An activation joins the operator before it when nothing else reads that operator's result.
+    """
+    consumers = graph.consumers()
+    taken: set[str] = set()
+    found: list[Unit] = []
+
+    def sole_reader(node: Node) -> Node | None:
+        readers = consumers[node.name]
+        return readers[0] if len(readers) == 1 and node.name != graph.output else None
+
+    for node in graph.nodes:
+        if node.name in taken:
+            continue
+        kind = kind_of(graph, node)
+        nodes = [node]
+        reader = sole_reader(node)
+        if kind is Kind.CONVOLUTION and reader is not None and is_bias(graph, reader):
+            nodes.append(reader)
+            reader = sole_reader(reader)
+        if reader is not None and reader.op in _FUSES.get(kind, ()):
+            nodes.append(reader)
+        taken.update(member.name for member in nodes)
+        found.append(Unit(kind, tuple(nodes)))
+    return tuple(found)
