@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-
 from codesign.compile.evaluate import size_free, trace
 from codesign.compile.graph import Graph
 from codesign.hw.errors import InputError
 from codesign.hw.numerics import INT8_MAX, INT8_MIN
+from numpy.typing import NDArray
 
 Method = Literal["minmax", "percentile", "mse"]
 Floats = NDArray[np.float32]
@@ -145,8 +144,8 @@ def choose(observation: Observation, method: Method, percentile: float = 99.99) 
 
 
 def _least_square_error(observation: Observation) -> QuantParams:
-    sample = observation.sample
-    sample = sample[:: max(1, sample.size >> 16)].astype(np.float64)
+    step = max(1, observation.sample.size >> 16)
+    sample = observation.sample[::step].astype(np.float64)
     candidates = [parameters(observation.low * cut, observation.high * cut) for cut in np.linspace(1.0, 0.4, 31)]
     errors = [float(np.mean((fake_quantised(sample, candidate) - sample) ** 2)) for candidate in candidates]
     return candidates[int(np.argmin(errors))]
@@ -155,7 +154,7 @@ def _least_square_error(observation: Observation) -> QuantParams:
 def fake_quantised(values: NDArray[np.float64], params: QuantParams) -> NDArray[np.float64]:
     """``values`` after int8 and back."""
     codes = np.clip(np.rint(values / params.scale) + params.zero_point, INT8_MIN, INT8_MAX)
-    return (codes - params.zero_point) * params.scale
+    return np.asarray((codes - params.zero_point) * params.scale, np.float64)
 
 
 def distinct_codes(observations: Mapping[str, Observation], chosen: Mapping[str, QuantParams]) -> dict[str, int]:

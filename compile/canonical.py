@@ -22,7 +22,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-
 from codesign.compile.affine import fold_affine, fold_padding, is_bias, standalone_affine
 from codesign.compile.evaluate import apply
 from codesign.compile.graph import COPY, Array, Editor, Graph, Node
@@ -144,11 +143,11 @@ def respell_arithmetic(graph: Graph) -> Graph:
         elif node.op in ("add", "multiply") and graph.is_constant(node.inputs[0]):
             editor.keep(node, inputs=(node.inputs[1], node.inputs[0]), attributes={})
         elif node.op == "subtract" and graph.is_constant(node.inputs[0]):
-            minus = editor.constant(f"{node.name}.minus", np.float32(-1).reshape(()))
+            minus = editor.constant(f"{node.name}.minus", np.array(-1, np.float32))
             negated = editor.add(f"{node.name}.negated", "multiply", (node.inputs[1], minus), shape=node.shape)
             editor.keep(node, op="add", inputs=(negated, node.inputs[0]), attributes={})
         elif node.op == "negative":
-            minus = editor.constant(f"{node.name}.minus", np.float32(-1).reshape(()))
+            minus = editor.constant(f"{node.name}.minus", np.array(-1, np.float32))
             editor.keep(node, op="multiply", inputs=(node.inputs[0], minus), attributes={})
         elif node.op == "add" and _is_negated(graph, node.inputs[1]):
             editor.keep(

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 import torch.nn.functional as F
 import tvm
-from tvm import relax
-
 from codesign.compile.graph import Array, Graph, Node, to_module
 from codesign.hw.errors import UnsupportedError
+from torch import Tensor
+from tvm import relax
 
-Tensor = torch.Tensor
 Override = Callable[[Node, list[Tensor]], Tensor | None]
 
 UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {

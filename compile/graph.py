@@ -12,12 +12,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import tvm
+from codesign.hw.errors import UnsupportedError
 from numpy.typing import NDArray
 from tvm import relax
-
-from codesign.hw.errors import UnsupportedError
 
 Array = NDArray[Any]
 Attributes = Mapping[str, Any]

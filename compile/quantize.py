@@ -3,9 +3,9 @@
 The result is a Relax function that still takes and returns float32. Its form, which the lowering matches, is for each
 unit ``dequantize`` of each operand, the float operators, one ``quantize``::
 
-    q = R.quantize(x, scale, zero_point, out_dtype="int8")               scale: const float32 [], zero_point: const int8 []
-    d = R.dequantize(q, scale, zero_point)                               one for each reader of q
-    w = R.dequantize(const int8, const float32[Cout], const int8 [] = 0, axis=0)        axis=1 (IOHW) when transposed
+    q = R.quantize(x, scale, zero_point, out_dtype="int8")          scale: const float32 [], zero_point: const int8 []
+    d = R.dequantize(q, scale, zero_point)                          one for each reader of q
+    w = R.dequantize(const int8, const float32[Cout], const int8 [] = 0, axis=0)     axis=1 (IOHW) when transposed
 
     convolution   d, w -> nn.conv2d | nn.conv2d_transpose [-> add(const float32[1, C, 1, 1])]
                        [-> nn.relu | clip | nn.leakyrelu | nn.prelu(const float32[C], axis=1)] -> q
@@ -29,8 +29,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import tvm
-from numpy.typing import NDArray
-
 from codesign.compile.calibration import (
     PIXELS,
     Method,
@@ -44,6 +42,7 @@ from codesign.compile.graph import Array, Editor, Graph, Node, from_module, to_m
 from codesign.compile.movement import recognise_movement
 from codesign.compile.units import Kind, Unit, units
 from codesign.hw.errors import InputError, UnsupportedError
+from numpy.typing import NDArray
 
 MAX_BIAS = 2**22
 """Largest integer bias: below it the float32 constant names the integer without doubt."""
@@ -191,7 +190,7 @@ def _for_class(
 
 
 def insert(graph: Graph, parts: Sequence[Unit], chosen: dict[str, QuantParams]) -> Graph:
-    """``graph`` with its units between dequantise and quantise, with the parameters ``chosen`` for each stored tensor."""
+    """``graph`` with its units between dequantise and quantise, ``chosen`` giving each stored tensor's parameters."""
     editor = Editor(graph)
     codes: dict[str, str] = {}
 

@@ -77,6 +77,12 @@ def _joins(graph: Graph, node: Node) -> bool:
     return len(node.shape) == 4 and all(graph.shape_of(name) in allowed for name in node.inputs)
 
 
+def _turns_sign(graph: Graph, kind: Kind, node: Node) -> bool:
+    """A negative factor: the machine chooses the slope by the psum's sign, which is not the result's then."""
+    factor = graph.scalar(node.inputs[1]) if kind is Kind.SCALE else None
+    return factor is not None and factor < 0
+
+
 _FUSES = {
     Kind.CONVOLUTION: PIECEWISE_LINEAR,
     Kind.SCALE: PIECEWISE_LINEAR,
@@ -107,7 +113,7 @@ def units(graph: Graph) -> tuple[Unit, ...]:
         if kind is Kind.CONVOLUTION and reader is not None and is_bias(graph, reader):
             nodes.append(reader)
             reader = sole_reader(reader)
-        if reader is not None and reader.op in _FUSES.get(kind, ()):
+        if reader is not None and reader.op in _FUSES.get(kind, ()) and not _turns_sign(graph, kind, node):
             nodes.append(reader)
         taken.update(member.name for member in nodes)
         found.append(Unit(kind, tuple(nodes)))

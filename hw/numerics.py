@@ -8,6 +8,8 @@ most 63 bits and a sign.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -112,3 +114,96 @@ def quantise_multiplier(real: float) -> tuple[int, int]:
     """A real factor as ``(multiplier, shift)`` with ``real ~ multiplier / 2**shift``."""
     multiplier, _, shift = quantise_pair(real, 0.0)
     return multiplier, shift
+
+
+# From a network's real numbers to the machine's integers. Scales are float32 numbers; the rules compute in float64.
+
+
+def requantise_parameters(
+    input_scale: float,
+    weight_scales: AnyInts,
+    output_scale: float,
+    slope: AnyInts | float = 1.0,
+) -> tuple[IntArray, IntArray, IntArray]:
+    """``(multiplier, negative_multiplier, shift)``, each ``int64[C]``, for :func:`requantise`.
+
+    One unit of the psum is worth ``s_in * s_w[c]``; a negative psum is worth ``slope[c]`` times that (1 for a linear
+    layer, 0 for ReLU, the slope of LeakyReLU and PReLU). ``weight_scales: float[C]``. Raises ``ValueError`` for factors
+    that the machine cannot hold.
+    """
+    real = np.asarray(weight_scales, np.float64).reshape(-1) * float(input_scale) / float(output_scale)
+    slopes = np.broadcast_to(np.asarray(slope, np.float64).reshape(-1), real.shape)
+    triples = [quantise_pair(float(r), float(r * a)) for r, a in zip(real, slopes, strict=True)]
+    multiplier, negative, shift = np.array(triples, np.int64).reshape(-1, 3).T
+    return multiplier, negative, shift
+
+
+def add_parameters(
+    first_scale: float, second_scale: float, output_scale: float, *, subtract: bool = False
+) -> tuple[int, int, int]:
+    """``(multiplier, other_multiplier, shift)`` for :func:`add_requantised`; ``a - b`` has a negative second one."""
+    second = float(second_scale) / float(output_scale)
+    return quantise_pair(float(first_scale) / float(output_scale), -second if subtract else second)
+
+
+def clip_bounds(low: float, high: float, scale: float, zero_point: int) -> tuple[int, int]:
+    """``(qmin, qmax)`` of a clip to the real bounds ``low`` and ``high`` (infinite: no bound)."""
+
+    def code(bound: float, unbounded: int) -> int:
+        if not math.isfinite(bound):
+            return unbounded
+        return int(np.clip(np.rint(bound / float(scale)) + zero_point, INT8_MIN, INT8_MAX))
+
+    return code(low, INT8_MIN), code(high, INT8_MAX)
+
+
+def bias_integers(bias: AnyInts, input_scale: float, weight_scales: AnyInts) -> IntArray:
+    """``round(b / (s_in * s_w[c]))``, half to even, ``int64[C]``. Raises ``OverflowError`` beyond int32."""
+    unit = np.asarray(weight_scales, np.float64).reshape(-1) * float(input_scale)
+    integers = np.rint(np.asarray(bias, np.float64).reshape(-1) / unit)
+    if integers.size and (integers.max() > INT32_MAX or integers.min() < INT32_MIN):
+        raise OverflowError(f"a bias of {np.abs(integers).max():.0f} does not fit 32 bits")
+    return integers.astype(np.int64)
+
+
+def _sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
+
+
+LOOK_UPS: Mapping[str, Callable[[float], float]] = MappingProxyType(
+    {
+        "tanh": math.tanh,
+        "sigmoid": _sigmoid,
+        "gelu": lambda x: 0.5 * x * (1.0 + math.erf(x / math.sqrt(2.0))),
+        "gelu_tanh": lambda x: 0.5 * x * (1.0 + math.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))),
+        "silu": lambda x: x * _sigmoid(x),
+        "hardswish": lambda x: x * min(max(x + 3.0, 0.0), 6.0) / 6.0,
+        "hardsigmoid": lambda x: min(max(x + 3.0, 0.0), 6.0) / 6.0,
+        "softplus": lambda x: max(x, 0.0) + math.log1p(math.exp(-abs(x))),
+        "selu": lambda x: 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * math.expm1(x)),
+        "exp": lambda x: math.exp(min(x, 700.0)),
+        "erf": math.erf,
+        "abs": abs,
+        "sqrt": lambda x: math.sqrt(x) if x > 0 else 0.0,
+        "rsqrt": lambda x: 1.0 / math.sqrt(x) if x > 0 else math.inf,
+        "square": lambda x: x * x,
+        "sin": math.sin,
+        "cos": math.cos,
+        "log": lambda x: math.log(x) if x > 0 else -math.inf,
+        "sign": lambda x: float((x > 0) - (x < 0)),
+    }
+)
+"""The functions that a 256-entry table can stand for, by name."""
+
+
+def lut_table(
+    name: str, input_scale: float, input_zero_point: int, output_scale: float, output_zero_point: int
+) -> NDArray[np.int8]:
+    """``int8[256]``: entry ``q + 128`` is the code of ``LOOK_UPS[name]`` at ``s_in (q - z_in)``.
+
+    Computed in float64, rounded half to even. Raises ``KeyError`` for an unknown function.
+    """
+    function = LOOK_UPS[name]
+    x = (np.arange(INT8_MIN, INT8_MAX + 1, dtype=np.float64) - input_zero_point) * float(input_scale)
+    y = np.array([function(float(value)) for value in x], np.float64) / float(output_scale)
+    return np.asarray(np.clip(np.rint(y) + output_zero_point, INT8_MIN, INT8_MAX), np.int8)

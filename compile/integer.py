@@ -1,0 +1,381 @@
+"""The referee: what a quantised network computes, in integers, the whole frame at once.
+
+This is an evaluation of the quantised Relax function (the form that :mod:`codesign.compile.quantize` documents) that
+shares nothing with the lowering but :mod:`codesign.hw.numerics`. It says exactly how real numbers become integers, and
+the lowering does the same. Scales ``s`` are the float32 constants, all rules compute in float64, ``z`` are zero points.
+
+convolution
+    ``psum = sum (q - z_in) w + b`` with ``b = bias_integers(bias, s_in, s_w)``, out-of-frame taps are ``q = z_in``; a
+    transposed convolution scatters every input pixel by its kernel. ``|psum| >= 2**31`` raises. Then
+    ``requantise(psum, *requantise_parameters(s_in, s_w, s_out, slope), z_out, qmin, qmax)`` per channel; the slope is 1
+    without activation, 0 for ReLU, ``alpha`` or the PReLU constant otherwise; a clip is
+    ``clip_bounds(min, max, s_out, z_out)``.
+scale, activation alone, change of scale
+    the same with ``psum = q - z_in``, no bias, and ``s_w`` the scalar constant (1 when there is none).
+sum
+    ``add_requantised`` with ``add_parameters(s_a, s_b, s_out, subtract=...)``; ReLU is ``clip_bounds(0, inf)``.
+product
+    ``psum = (q_a - z_a)(q_b - z_b)`` requantised by ``requantise_parameters(s_a, [s_b], s_out)``; ReLU is slope 0.
+look-up
+    ``look_up(q, lut_table(name, s_in, z_in, s_out, z_out))``.
+movement, concat
+    codes are moved; where scale or zero point change on the way, that operand is first requantised as above.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tvm
+from codesign.hw import numerics
+from codesign.hw.errors import InputError, UnsupportedError
+from numpy.typing import NDArray
+from tvm import relax
+
+Codes = NDArray[np.int8]
+Wide = NDArray[np.int64]
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Codes that stand for ``scale * (codes - zero_point)``; ``codes: int8[1, C, H, W]``."""
+
+    codes: Codes
+    scale: float
+    zero_point: int
+
+    def centred(self) -> Wide:
+        return self.codes.astype(np.int64) - self.zero_point
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """``int8`` kernel with one scale per output channel along ``axis``."""
+
+    codes: Codes
+    scales: Reals
+    axis: int
+
+
+@dataclass(frozen=True)
+class _Psum:
+    """An exact sum before its only rounding: worth ``input_scale * scales[c]`` a unit, ``slope[c]`` of it below 0."""
+
+    values: Wide
+    input_scale: float
+    scales: Reals
+    slope: Reals | float = 1.0
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """Two tensors to be added (or subtracted) and rounded once."""
+
+    first: _Tensor
+    second: _Tensor
+    subtract: bool
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class _LookUp:
+    source: _Tensor
+    function: str
+
+
+@dataclass(frozen=True)
+class _Concat:
+    parts: tuple[_Tensor, ...]
+
+
+def evaluate(module: tvm.IRModule, x: Codes) -> Codes:
+    """Run the quantised ``main`` of ``module`` on codes.
+
+    ``x: int8[1, C, H, W]`` are codes of the network's input; the result is ``int8[1, C', H', W']``, the codes of its
+    output. Raises :class:`InputError` for a wrong input, :class:`UnsupportedError`, naming operator and variable, for
+    what has no integer meaning, and ``OverflowError`` for a psum beyond 32 bits.
+    """
+    function = module["main"]
+    expected = tuple(int(extent) for extent in function.params[0].ty.shape.values)
+    if x.dtype != np.int8 or tuple(x.shape) != expected:
+        raise InputError(
+            f"the input is {x.dtype}{list(x.shape)}", where="main", hint=f"This network takes int8{list(expected)}."
+        )
+    values: dict[Any, Any] = {function.params[0]: x}
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            value = binding.value
+            if isinstance(value, relax.Call):
+                operands = [_operand(values, argument) for argument in value.args]
+                try:
+                    values[binding.var] = _call(value, operands)
+                except _NoMeaningError as error:
+                    name = value.op.name.removeprefix("relax.")
+                    raise UnsupportedError(
+                        f"no integer meaning here ({error})",
+                        where=f"{name} '{binding.var.name}'",
+                        hint="The referee evaluates networks whose every operator runs on the accelerator.",
+                    ) from error
+            else:
+                values[binding.var] = _operand(values, value)
+    result = values[function.body.body] if not isinstance(function.body.body, tuple) else None
+    if not isinstance(result, _Tensor):
+        raise InputError("the network's output is not quantised", where="main", hint="Quantise the network first.")
+    return result.codes
+
+
+class _NoMeaningError(Exception):
+    """An operator on operands that the machine has no integer rule for."""
+
+
+def _operand(values: dict[Any, Any], argument: Any) -> Any:
+    if isinstance(argument, tvm.ir.GenericConst):
+        return argument.value.numpy()
+    if isinstance(argument, relax.Tuple):
+        return tuple(_operand(values, item) for item in argument.fields)
+    if isinstance(argument, relax.ShapeExpr):
+        return tuple(int(extent) for extent in argument.values)
+    if isinstance(argument, tvm.tirx.IntImm | tvm.tirx.FloatImm):
+        return argument.value
+    return values[argument]
+
+
+def _call(call: relax.Call, operands: list[Any]) -> Any:
+    op = call.op.name.removeprefix("relax.")
+    first = operands[0]
+    rules: dict[str, Callable[[], Any]] = {
+        "quantize": lambda: _quantised(first, float(operands[1]), int(operands[2])),
+        "dequantize": lambda: _dequantised(call, operands),
+        "nn.conv2d": lambda: _convolution(call, first, operands[1], _correlated),
+        "nn.conv2d_transpose": lambda: _convolution(call, first, operands[1], _scattered),
+        "add": lambda: _added(first, operands[1], subtract=False),
+        "subtract": lambda: _added(first, operands[1], subtract=True),
+        "multiply": lambda: _multiplied(first, operands[1]),
+        "nn.relu": lambda: _sloped(first, 0.0) if not isinstance(first, _Sum) else _clipped(first, 0.0, math.inf),
+        "nn.leakyrelu": lambda: _sloped(first, float(call.attrs.alpha)),
+        "nn.prelu": lambda: _sloped(first, np.asarray(operands[1], np.float64)),
+        "clip": lambda: _clipped(first, float(operands[1]), float(operands[2])),
+        "concat": lambda: _concatenated(call, first),
+    }
+    if op in rules:
+        return rules[op]()
+    if op.removeprefix("nn.") in numerics.LOOK_UPS:
+        return _LookUp(_tensor(first), op.removeprefix("nn."))
+    return _moved(op, call, _tensor(first), operands)
+
+
+def _tensor(value: Any) -> _Tensor:
+    if not isinstance(value, _Tensor):
+        raise _NoMeaningError("its operand has not been rounded to int8")
+    return value
+
+
+def _dequantised(call: relax.Call, operands: list[Any]) -> _Tensor | _Weight:
+    source, scale, zero_point = operands
+    if isinstance(source, _Tensor):
+        if (source.scale, source.zero_point) != (float(scale), int(zero_point)):
+            raise _NoMeaningError("codes are read with another scale than they were written with")
+        return source
+    if np.any(zero_point):
+        raise _NoMeaningError("weights with a zero point")
+    return _Weight(source, np.asarray(scale, np.float64).reshape(-1), int(call.attrs.axis))
+
+
+def _quantised(value: Any, scale: float, zero_point: int) -> _Tensor:
+    if isinstance(value, np.ndarray):
+        # The network's own input arrives as codes.
+        return _Tensor(value, scale, zero_point)
+    if isinstance(value, _Tensor):
+        return _rescaled(value, scale, zero_point)
+    if isinstance(value, _Concat):
+        parts = [_rescaled(part, scale, zero_point).codes for part in value.parts]
+        return _Tensor(np.concatenate(parts, axis=1), scale, zero_point)
+    if isinstance(value, _LookUp):
+        source = value.source
+        table = numerics.lut_table(value.function, source.scale, source.zero_point, scale, zero_point)
+        return _Tensor(numerics.look_up(source.codes, table), scale, zero_point)
+    qmin, qmax = numerics.clip_bounds(value.low, value.high, scale, zero_point)
+    if isinstance(value, _Sum):
+        first, second = value.first, value.second
+        m, other, shift = numerics.add_parameters(first.scale, second.scale, scale, subtract=value.subtract)
+        codes = numerics.add_requantised(
+            first.codes,
+            second.codes,
+            zero_point=first.zero_point,
+            other_zero_point=second.zero_point,
+            multiplier=m,
+            other_multiplier=other,
+            shift=shift,
+            output_zero_point=zero_point,
+            qmin=qmin,
+            qmax=qmax,
+        )
+        return _Tensor(codes, scale, zero_point)
+    multiplier, negative, shifts = numerics.requantise_parameters(value.input_scale, value.scales, scale, value.slope)
+    channel_last = np.moveaxis(value.values, 1, -1)
+    codes = numerics.requantise(
+        channel_last,
+        multiplier=multiplier,
+        negative_multiplier=negative,
+        shift=shifts,
+        zero_point=zero_point,
+        qmin=qmin,
+        qmax=qmax,
+    )
+    return _Tensor(np.ascontiguousarray(np.moveaxis(codes, -1, 1)), scale, zero_point)
+
+
+def _rescaled(tensor: _Tensor, scale: float, zero_point: int) -> _Tensor:
+    if (tensor.scale, tensor.zero_point) == (scale, zero_point):
+        return tensor
+    return _quantised(_identity(tensor), scale, zero_point)
+
+
+def _identity(value: Any) -> _Psum:
+    """A tensor as a psum without weights; a psum as it is."""
+    if isinstance(value, _Psum):
+        return value
+    tensor = _tensor(value)
+    return _Psum(tensor.centred(), tensor.scale, np.ones(tensor.codes.shape[1]))
+
+
+def _sloped(value: Any, slope: Reals | float) -> _Psum:
+    psum = _identity(value)
+    if np.any(psum.scales < 0):
+        raise _NoMeaningError("an activation after a negative factor")
+    if np.any(np.asarray(psum.slope) != 1.0) or math.isfinite(psum.low) or math.isfinite(psum.high):
+        raise _NoMeaningError("two activations without rounding between them")
+    return replace(psum, slope=slope)
+
+
+def _clipped(value: Any, low: float, high: float) -> _Psum | _Sum:
+    pending = value if isinstance(value, _Sum) else _identity(value)
+    if math.isfinite(pending.low) or math.isfinite(pending.high):
+        raise _NoMeaningError("two activations without rounding between them")
+    return replace(pending, low=low, high=high)
+
+
+def _added(first: Any, second: Any, *, subtract: bool) -> _Psum | _Sum:
+    if isinstance(first, _Psum) and isinstance(second, np.ndarray) and not subtract:
+        if second.shape != (1, first.values.shape[1], 1, 1):
+            raise _NoMeaningError("a constant that is not one number per channel")
+        bias = numerics.bias_integers(second, first.input_scale, first.scales).reshape(second.shape)
+        return replace(first, values=_within_int32(first.values + bias))
+    return _Sum(_tensor(first), _tensor(second), subtract)
+
+
+def _multiplied(first: Any, second: Any) -> _Psum:
+    if isinstance(second, np.ndarray) and second.size == 1:
+        tensor = _tensor(first)
+        return replace(_identity(tensor), scales=np.full(tensor.codes.shape[1], float(second.reshape(-1)[0])))
+    left, right = _tensor(first), _tensor(second)
+    values = left.centred() * right.centred()
+    return _Psum(values, left.scale, np.full(values.shape[1], right.scale))
+
+
+def _concatenated(call: relax.Call, parts: tuple[Any, ...]) -> _Concat:
+    if int(call.attrs.axis) != 1:
+        raise _NoMeaningError("concatenation along another axis than the channels")
+    return _Concat(tuple(_tensor(part) for part in parts))
+
+
+def _moved(op: str, call: relax.Call, tensor: _Tensor, operands: list[Any]) -> _Tensor:
+    codes = tensor.codes
+    match op:
+        case "nn.pixel_shuffle":
+            r = int(call.attrs.upscale_factor)
+            n, c, h, w = codes.shape
+            split = codes.reshape(n, c // (r * r), r, r, h, w)
+            moved = split.transpose(0, 1, 4, 2, 5, 3).reshape(n, c // (r * r), h * r, w * r)
+        case "repeat":
+            moved = np.repeat(codes, int(call.attrs.repeats), axis=int(call.attrs.axis))
+        case "tile":
+            moved = np.tile(codes, tuple(int(times) for times in call.attrs.repeats))
+        case "reshape":
+            moved = codes.reshape(operands[1])
+        case "permute_dims":
+            moved = codes.transpose(tuple(int(axis) for axis in call.attrs.axes))
+        case "strided_slice":
+            axes, begins, ends = operands[1:4]
+            strides = operands[4] if len(operands) > 4 else (1,) * len(axes)
+            index = [slice(None)] * codes.ndim
+            for axis, begin, end, stride in zip(axes, begins, ends, strides, strict=True):
+                index[int(axis)] = slice(int(begin), int(end), int(stride))
+            moved = codes[tuple(index)]
+        case _:
+            raise _NoMeaningError("an operator of the host")
+    return replace(tensor, codes=np.ascontiguousarray(moved))
+
+
+Kernel = Callable[[relax.Call, Reals, Reals], Reals]
+
+
+def _convolution(call: relax.Call, source: Any, weight: Any, kernel: Kernel) -> _Psum:
+    """Group by group, in float64, which is exact below 2**53."""
+    tensor = _tensor(source)
+    if not isinstance(weight, _Weight):
+        raise _NoMeaningError("weights that are not int8 constants")
+    groups = int(call.attrs.groups)
+    x = tensor.centred().astype(np.float64)[0]
+    w = weight.codes.astype(np.float64)
+    parts = [
+        kernel(call, part, kernels) for part, kernels in zip(np.split(x, groups), np.split(w, groups), strict=True)
+    ]
+    psum = np.concatenate(parts)[None]
+    scales = np.tile(weight.scales, psum.shape[1] // len(weight.scales))
+    return _Psum(_within_int32(psum), tensor.scale, scales)
+
+
+def _within_int32(psum: NDArray[Any]) -> Wide:
+    if psum.size and (psum.max() > numerics.INT32_MAX or psum.min() < numerics.INT32_MIN):
+        raise OverflowError(f"a psum of {np.abs(psum).max():.0f} does not fit 32 bits")
+    return psum.astype(np.int64)
+
+
+def _correlated(call: relax.Call, x: Reals, w: Reals) -> Reals:
+    """``x: [Cin, H, W]``, ``w: [Cout, Cin, K, L]``; the sum over taps of shifted frames."""
+    top, left, bottom, right = (int(p) for p in call.attrs.padding)
+    (stride_y, stride_x), (step_y, step_x) = call.attrs.strides, call.attrs.dilation
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
+    taps_y, taps_x = w.shape[2:]
+    height = (padded.shape[1] - (taps_y - 1) * int(step_y) - 1) // int(stride_y) + 1
+    width = (padded.shape[2] - (taps_x - 1) * int(step_x) - 1) // int(stride_x) + 1
+    out = np.zeros((w.shape[0], height * width))
+    for ky in range(taps_y):
+        for kx in range(taps_x):
+            rows = slice(ky * int(step_y), ky * int(step_y) + (height - 1) * int(stride_y) + 1, int(stride_y))
+            columns = slice(kx * int(step_x), kx * int(step_x) + (width - 1) * int(stride_x) + 1, int(stride_x))
+            out += w[:, :, ky, kx] @ padded[:, rows, columns].reshape(len(x), -1)
+    return out.reshape(-1, height, width)
+
+
+def _scattered(call: relax.Call, x: Reals, w: Reals) -> Reals:
+    """``x: [Cin, H, W]``, ``w: [Cin, Cout, K, L]``; every pixel adds its kernel to the frame, then the frame is cut."""
+    top, left, bottom, right = (int(p) for p in call.attrs.padding)
+    stride_y, stride_x = (int(s) for s in call.attrs.strides)
+    step_y, step_x = (int(d) for d in call.attrs.dilation)
+    extra_y, extra_x = (int(e) for e in call.attrs.output_padding)
+    _, height, width = x.shape
+    taps_y, taps_x = w.shape[2:]
+    full = np.zeros(
+        (
+            w.shape[1],
+            (height - 1) * stride_y + (taps_y - 1) * step_y + 1 + extra_y,
+            (width - 1) * stride_x + (taps_x - 1) * step_x + 1 + extra_x,
+        )
+    )
+    flat = x.reshape(len(x), -1)
+    for ky in range(taps_y):
+        for kx in range(taps_x):
+            rows = slice(ky * step_y, ky * step_y + (height - 1) * stride_y + 1, stride_y)
+            columns = slice(kx * step_x, kx * step_x + (width - 1) * stride_x + 1, stride_x)
+            full[:, rows, columns] += (w[:, :, ky, kx].T @ flat).reshape(-1, height, width)
+    return full[:, top : full.shape[1] - bottom, left : full.shape[2] - right]
