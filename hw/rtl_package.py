@@ -96,7 +96,12 @@ def render_package(spec: AccelSpec) -> str:
     lines += ["", "  typedef struct packed {", "    logic part;", "    logic [2:0] shift;", "    logic [2:0] slot;",
               "  } selector_t;"]  # fmt: skip
     lines += ["", "  typedef struct packed {"]
-    lines += ["    logic last;", "    logic [3:0] free;", "    selector_t [Selectors-1:0] selectors;", "  } step_word_t;"]
+    lines += [
+        "    logic last;",
+        "    logic [3:0] free;",
+        "    selector_t [Selectors-1:0] selectors;",
+        "  } step_word_t;",
+    ]
     lines += ["", "  typedef struct packed {", "    logic [5:0] shift;",
               "    logic signed [31:0] negative_multiplier;", "    logic signed [31:0] multiplier;",
               "    logic signed [31:0] bias;", "  } parameter_t;"]  # fmt: skip

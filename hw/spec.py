@@ -51,8 +51,21 @@ class AccelSpec:
             if not condition:
                 raise SpecError(text, where=f"accelerator {self.name!r}", hint="Correct the specification.")
 
-        for field in ("pixel_lanes", "ci_lanes", "co_lanes", "requantise_lanes", "bus_bytes", "buffers", "command_slots",
-                      "load_fifo_beats", "store_fifo_beats", "queue_depth", "look_up_tables", "weight_words", "fill_words"):
+        for field in (
+            "pixel_lanes",
+            "ci_lanes",
+            "co_lanes",
+            "requantise_lanes",
+            "bus_bytes",
+            "buffers",
+            "command_slots",
+            "load_fifo_beats",
+            "store_fifo_beats",
+            "queue_depth",
+            "look_up_tables",
+            "weight_words",
+            "fill_words",
+        ):
             value = getattr(self, field)
             require(isinstance(value, int) and value >= 1 and value & (value - 1) == 0,
                     f"{field} must be a power of two, not {value!r}")  # fmt: skip

@@ -1,0 +1,312 @@
+"""Cutting a layer graph into cascades, and cascades into strips, so that everything on chip fits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from codesign.compile.layers import Conv, Int8, LayerGraph, Shuffle, sources
+from codesign.compile.mapping import Mapping, map_conv
+from codesign.compile.plan import (
+    BufferPlan,
+    Cascade,
+    ConvPlan,
+    Conversion,
+    StorePlan,
+    Strip,
+    consumers,
+    words_per_row,
+)
+from codesign.compile.schedule import RowSchedule, schedule_rows
+from codesign.hw.errors import UnsupportedError
+from codesign.hw.spec import AccelSpec
+
+MAX_STRIPS = 64
+
+
+def split_wide_layers(spec: AccelSpec, graph: LayerGraph) -> LayerGraph:
+    """Replace layers whose weights exceed the weight memory by layers that compute a slice of the output channels.
+
+    Raises :class:`UnsupportedError` when not even one set of output channels fits.
+    """
+    layers: list[Conv | Shuffle] = []
+    for layer in graph.layers:
+        if isinstance(layer, Shuffle):
+            layers.append(layer)
+            continue
+        parts = 1
+        while True:
+            share = -(-layer.channels // parts)
+            share = -(-share // spec.co_lanes) * spec.co_lanes if parts > 1 else layer.channels
+            mappings = [map_conv(spec, layer.weights[..., :share], stride=layer.stride)]
+            if fits_memories(spec, mappings):
+                break
+            if share <= spec.co_lanes:
+                raise UnsupportedError(
+                    f"needs {len(mappings[0].steps)} weight words at once, the machine has {spec.weight_words}",
+                    where=layer.name,
+                    hint="Choose a larger accelerator.",
+                )
+            parts = -(-layer.channels // (share - spec.co_lanes))
+        for first in range(0, layer.channels, share):
+            take = slice(first, first + share)
+            layers.append(
+                layer
+                if share >= layer.channels
+                else dataclasses.replace(
+                    layer,
+                    weights=layer.weights[..., take],
+                    bias=layer.bias[take],
+                    multiplier=layer.multiplier[take],
+                    negative_multiplier=layer.negative_multiplier[take],
+                    shift=layer.shift[take],
+                    macs=layer.macs * len(layer.bias[take]) // layer.channels,
+                    first_channel=first,
+                )
+            )
+    return dataclasses.replace(graph, layers=tuple(layers))
+
+
+def fits_memories(spec: AccelSpec, mappings: list[Mapping]) -> bool:
+    """Whether the weights, fills and parameters of these layers are resident together."""
+    return (
+        sum(len(mapping.steps) for mapping in mappings) <= spec.weight_words
+        and sum(len(mapping.fills) for mapping in mappings) <= spec.fill_words
+        and sum(mapping.output_words for mapping in mappings) <= spec.parameter_words
+    )
+
+
+def plan_cascades(spec: AccelSpec, graph: LayerGraph) -> tuple[Cascade, ...]:
+    """Cut ``graph`` (after :func:`split_wide_layers`): each cascade is grown while it fits without more strips.
+
+    Raises :class:`UnsupportedError` when a layer does not fit even in the narrowest strips.
+    """
+    planner = _Planner(spec, graph)
+    cascades: list[Cascade] = []
+    at = 0
+    while at < len(graph.layers):
+        best: Cascade | None = None
+        strips = 1
+        while best is None:
+            best = planner.plan(at, at + 1, strips)
+            if best is None and (strips := strips * 2) > MAX_STRIPS:
+                layer = graph.layers[at]
+                raise UnsupportedError(
+                    f"a row of {layer.source} does not fit the {spec.scratchpad_bytes // 1024} KiB scratchpad",
+                    where=layer.name,
+                    hint="Choose a larger accelerator or a smaller frame.",
+                )
+        end = at + 1
+        while end < len(graph.layers) and (longer := planner.plan(at, end + 1, strips)) is not None:
+            best, end = longer, end + 1
+        cascades.append(best)
+        at = end
+    return tuple(cascades)
+
+
+class _Planner:
+    def __init__(self, spec: AccelSpec, graph: LayerGraph) -> None:
+        self.spec, self.graph = spec, graph
+        self.consumers = consumers(graph)
+        self._mappings: dict[tuple[int, Conversion], Mapping] = {}
+
+    def mapping(self, index: int, conversion: Conversion) -> Mapping:
+        key = (index, conversion)
+        if key not in self._mappings:
+            layer = self.graph.layers[index]
+            assert isinstance(layer, Conv)
+            weights = unfolded_weights(layer, conversion)
+            self._mappings[key] = map_conv(self.spec, weights, stride=layer.stride)
+        return self._mappings[key]
+
+    def plan(self, first: int, end: int, strips: int) -> Cascade | None:
+        """Layers [first, end) as one cascade in ``strips`` strips, or None when that is impossible or does not fit."""
+        graph, spec = self.graph, self.spec
+        inside = graph.layers[first:end]
+        convs = [index for index in range(first, end) if isinstance(graph.layers[index], Conv)]
+        made = {layer.output for layer in inside if isinstance(layer, Conv)}
+        shuffled = {layer.output for layer in inside if isinstance(layer, Shuffle)}
+        if any(name in shuffled for layer in inside for name in sources(layer)):
+            return None  # a shuffled tensor is read back from memory
+        if any(isinstance(layer, Conv) and self._is_slice(layer) for layer in inside) and len(inside) > 1:
+            return None  # slices of one tensor meet in memory
+        loads = list(dict.fromkeys(name for layer in inside for name in sources(layer) if name not in made))
+        # What leaves: shuffled tensors, and whatever a later layer or the user reads as it is.
+        leaving: list[tuple[str, str, int]] = []
+        for layer in inside:
+            if isinstance(layer, Shuffle):
+                leaving.append((layer.source, layer.output, layer.factor))
+            elif layer.output in graph.outputs or any(i >= end or i < first for i in self.consumers[layer.output]):
+                leaving.append((layer.output, layer.output, 1))
+        stored = [source for source, _, _ in leaving]
+        if len(set(stored)) != len(stored) or len(loads) + len(made) > spec.buffers:
+            return None
+        conversions = {name: self._conversion(name, convs, stored) for name in loads}
+        mappings = {
+            index: self.mapping(index, conversions.get(graph.layers[index].source, Conversion())) for index in convs
+        }
+        tables = {layer.table.tobytes() for layer in inside if isinstance(layer, Conv) and layer.table is not None}
+        if not fits_memories(spec, list(mappings.values())) or len(tables) > spec.look_up_tables:
+            return None
+        rows = schedule_rows(graph, convs, loads, stored, spare_rows=1)
+        if 4 + sum(rows.loads.values()) + sum(rows.conv_repeat.values()) + sum(rows.store_repeat.values()) > (
+            spec.command_slots - 2
+        ):
+            return None
+        plan = self._strips(convs, leaving, conversions, strips)
+        if plan is None:
+            return None
+        buffers = tuple(
+            BufferPlan(
+                tensor=name,
+                rows=rows.rows[name],
+                groups=self._groups(name, made, convs, conversions, mappings),
+                loaded=name in loads,
+                freed_by_store=name in stored,
+                freed_by_conv=rows.freeing[name] is not None,
+                conversion=conversions.get(name, Conversion()),
+            )
+            for name in (*loads, *(graph.layers[index].output for index in convs))
+        )
+        words = max(
+            sum(b.rows * b.groups * words_per_row(spec, strip.columns[b.tensor][1] - strip.columns[b.tensor][0]) for b in buffers)
+            for strip in plan
+        )  # fmt: skip
+        if words > spec.bank_words:
+            return None
+        return Cascade(
+            first=first,
+            end=end,
+            buffers=buffers,
+            loads=tuple(rows.loads.items()),
+            convs=tuple(self._conv_plan(index, mappings[index], rows) for index in convs),
+            stores=tuple(
+                StorePlan(
+                    tensor=source,
+                    target=target,
+                    factor=factor,
+                    first_channel=self._first_channel(source, convs),
+                    delay=rows.store_delay[source],
+                    repeat=rows.store_repeat[source],
+                )
+                for source, target, factor in leaving
+            ),
+            iterations=rows.iterations,
+            strips=plan,
+            weight_words=sum(len(m.steps) for m in mappings.values()),
+            fill_words=sum(len(m.fills) for m in mappings.values()),
+            parameter_words=sum(m.output_words for m in mappings.values()),
+            scratchpad_words=words,
+        )
+
+    def _is_slice(self, layer: Conv) -> bool:
+        return layer.channels != self.graph.tensors[layer.output].channels
+
+    def _first_channel(self, tensor: str, convs: list[int]) -> int:
+        for index in convs:
+            layer = self.graph.layers[index]
+            if isinstance(layer, Conv) and layer.output == tensor:
+                return layer.first_channel
+        return 0
+
+    def _groups(
+        self, name: str, made: set[str], convs: list[int], conversions: dict[str, Conversion], mappings: dict[int, Mapping]
+    ) -> int:
+        if name in made:
+            return next(mappings[i].output_words for i in convs if self.graph.layers[i].output == name)
+        if conversions[name].unfold:
+            return 1
+        channels = self.graph.tensors[name].channels
+        slices = [layer for i in convs if isinstance(layer := self.graph.layers[i], Conv) and self._is_slice(layer)]
+        if slices and slices[0].add is not None and slices[0].add.other == name and slices[0].source != name:
+            channels = slices[0].channels
+        return -(-channels // self.spec.ci_lanes)
+
+    def _conversion(self, name: str, convs: list[int], stored: list[str]) -> Conversion:
+        """A one-channel tensor read by one convolution is loaded with a pixel's neighbours as its channels."""
+        readers = [
+            layer for i in convs if isinstance(layer := self.graph.layers[i], Conv) and layer.source == name
+        ]
+        if self.graph.tensors[name].channels != 1 or name in stored or len(readers) != 1:
+            return Conversion()
+        layer = readers[0]
+        unfold = min(layer.weights.shape[1], self.spec.ci_lanes)
+        others = [
+            layer for i in convs
+            if isinstance(layer := self.graph.layers[i], Conv) and layer.add is not None and layer.add.other == name
+        ]  # fmt: skip
+        if any(other.add is not None and not other.add.broadcast and other.channels > 1 for other in others):
+            return Conversion()
+        same_width = self.graph.tensors[layer.output].width == self.graph.tensors[name].width
+        if layer.stride != 1 or unfold < 2 or unfold <= layer.pad_left or not same_width:
+            return Conversion()
+        return Conversion(unfold=unfold, pad_left=layer.pad_left)
+
+    def _conv_plan(self, index: int, mapping: Mapping, rows: RowSchedule) -> ConvPlan:
+        layer = self.graph.layers[index]
+        assert isinstance(layer, Conv)
+        return ConvPlan(
+            layer=layer,
+            mapping=mapping,
+            delay=rows.conv_delay[index],
+            repeat=rows.conv_repeat[index],
+            free_source=rows.freeing[layer.source] == (index, False),
+            free_add=layer.add is not None and rows.freeing[layer.add.other] == (index, True),
+        )
+
+    def _strips(
+        self, convs: list[int], leaving: list[tuple[str, str, int]], conversions: dict[str, Conversion], strips: int
+    ) -> tuple[Strip, ...] | None:
+        """Divide the stored columns evenly and trace back which columns every tensor needs."""
+        graph = self.graph
+        plans: list[Strip] = []
+        lanes = self.spec.pixel_lanes
+        widths = {source: graph.tensors[source].width for source, _, _ in leaving}
+        narrowest = min(widths.values())
+        if strips > max(1, narrowest // lanes):
+            return None
+        for strip in range(strips):
+            stored: dict[str, tuple[int, int]] = {}
+            for source, width in widths.items():
+                cuts = [min(width, -(-width * k // strips // lanes) * lanes) if k < strips else width for k in (strip, strip + 1)]
+                stored[source] = (cuts[0], cuts[1])
+            if any(a >= b for a, b in stored.values()):
+                return None
+            columns = dict(stored)
+
+            def need(name: str, first: int, end: int, columns: dict[str, tuple[int, int]] = columns) -> None:
+                limit = graph.tensors[name].width + conversions.get(name, Conversion()).pad_left
+                first, end = max(first, 0), min(end, limit)
+                a, b = columns.get(name, (first, end))
+                columns[name] = (min(a, first), max(b, end))
+
+            for index in reversed(convs):
+                layer = graph.layers[index]
+                assert isinstance(layer, Conv)
+                first, end = columns[layer.output]
+                if unfold := conversions.get(layer.source, Conversion()).unfold:
+                    # Column p of the buffer holds pixels p - pad_left to p - pad_left + unfold - 1.
+                    need(layer.source, first, end + (layer.weights.shape[1] - 1) // unfold * unfold)
+                else:
+                    low = first * layer.stride - layer.pad_left
+                    need(layer.source, low, (end - 1) * layer.stride - layer.pad_left + layer.weights.shape[1])
+                if layer.add is not None:
+                    need(layer.add.other, first, end)
+            for name, (first, end) in columns.items():
+                if first >= end:
+                    columns[name] = (min(first, graph.tensors[name].width - 1), min(first, graph.tensors[name].width - 1) + 1)
+            plans.append(Strip(columns=columns, stored=stored))
+        return tuple(plans)
+
+
+def unfolded_weights(layer: Conv, conversion: Conversion) -> Int8:
+    """A layer's weights; where its source is loaded unfolded, the taps of a word become its channels."""
+    if not conversion.unfold:
+        return layer.weights
+    rows, columns, _, outputs = layer.weights.shape
+    unfolded = np.zeros((rows, columns, conversion.unfold, outputs), np.int8)
+    for column in range(columns):
+        base, lane = divmod(column, conversion.unfold)
+        unfolded[:, base * conversion.unfold, lane] = layer.weights[:, column, 0]
+    return unfolded

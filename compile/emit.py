@@ -1,0 +1,314 @@
+"""Planned cascades become a :class:`codesign.hw.program.Program`: memory map, weight blob, command stream."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codesign.compile.cascade import plan_cascades, split_wide_layers
+from codesign.compile.layers import Conv, Int8, LayerGraph
+from codesign.compile.ordering import order_channels
+from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, Strip, consumers, words_per_row
+from codesign.hw import numerics
+from codesign.hw.errors import UnsupportedError
+from codesign.hw.isa import Command, Opcode, WeightKind, command
+from codesign.hw.program import Program, TensorSlot
+from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, AccelSpec
+
+_ALIGNMENT = 64
+_PAGE = 4096
+
+
+def emit(spec: AccelSpec, graph: LayerGraph) -> tuple[Program, tuple[Cascade, ...]]:
+    """Order channels, split, plan, and write out ``graph`` for ``spec``. The program is verified before it returns."""
+    graph = split_wide_layers(spec, order_channels(graph))
+    for layer in graph.layers:
+        if isinstance(layer, Conv):
+            check_accumulator(layer, graph.tensors[layer.source].zero_point)
+    cascades = plan_cascades(spec, graph)
+    program = _Emitter(spec, graph, cascades).program()
+    program.verify()
+    return program, cascades
+
+
+def folded_bias(layer: Conv, zero_point: int) -> np.ndarray:  # type: ignore[type-arg]
+    """Bias with the source's zero point folded in: ``b - z sum(w)``, so that the array multiplies raw codes."""
+    return np.asarray(layer.bias - zero_point * layer.weights.astype(np.int64).sum(axis=(0, 1, 2)))
+
+
+def check_accumulator(layer: Conv, zero_point: int) -> None:
+    """Prove that no psum of ``layer`` leaves int32, or raise :class:`UnsupportedError`."""
+    weights = layer.weights.astype(np.int64)
+    negative = np.minimum(weights, 0).sum(axis=(0, 1, 2))
+    positive = np.maximum(weights, 0).sum(axis=(0, 1, 2))
+    reach = 128 * (positive - negative)  # any partial sum over any subset of taps, in any order
+    bias = folded_bias(layer, zero_point)
+    worst = int(np.max(np.maximum(reach, reach + np.abs(bias))))
+    if worst > numerics.INT32_MAX or int(np.max(np.abs(bias))) > numerics.INT32_MAX:
+        raise UnsupportedError(
+            f"a sum may reach {worst}, beyond the 32-bit accumulator",
+            where=layer.name,
+            hint="Reduce the layer's channels or kernel, or the scale of its bias.",
+        )
+
+
+class _Blob:
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def put(self, data: bytes) -> int:
+        """Append aligned; returns the offset in the blob."""
+        self.data += b"\0" * (-len(self.data) % _ALIGNMENT)
+        offset = len(self.data)
+        self.data += data
+        return offset
+
+
+class _Emitter:
+    def __init__(self, spec: AccelSpec, graph: LayerGraph, cascades: tuple[Cascade, ...]) -> None:
+        self.spec, self.graph, self.cascades = spec, graph, cascades
+        self.blob = _Blob()
+        self.weights: list[list[tuple[WeightKind, int, int, int, int]]] = []  # per cascade: kind, table, at, elements, size
+        self.tables: list[list[bytes]] = []
+        for cascade in cascades:
+            self._pack(cascade)
+
+    def _pack(self, cascade: Cascade) -> None:
+        spec = self.spec
+        words, steps, fills, parameters = bytearray(), bytearray(), bytearray(), bytearray()
+        tables: list[bytes] = []
+        for plan in cascade.convs:
+            words += plan.mapping.words.tobytes()
+            steps += plan.mapping.encoded_steps()
+            fills += plan.mapping.encoded_fills()
+            parameters += self._parameters(plan)
+            if plan.layer.table is not None and (table := plan.layer.table.tobytes()) not in tables:
+                tables.append(table)
+        loads: list[tuple[WeightKind, int, int, int, int]] = []
+        for kind, table, data, element in (
+            (WeightKind.FILLS, 0, bytes(fills), FILL_BYTES),
+            (WeightKind.PARAMETERS, 0, bytes(parameters), 8),
+            *((WeightKind.TABLE, index, data, 1) for index, data in enumerate(tables)),
+            (WeightKind.STEPS, 0, bytes(steps), STEP_BYTES),
+            (WeightKind.WEIGHTS, 0, bytes(words), spec.bus_bytes),
+        ):
+            if data:
+                size = -(-len(data) // spec.bus_bytes) * spec.bus_bytes
+                at = self.blob.put(data + b"\0" * (size - len(data)))
+                loads.append((kind, table, at, len(data) // element, size))
+        self.weights.append(loads)
+        self.tables.append(tables)
+
+    def _parameters(self, plan: ConvPlan) -> bytes:
+        layer, count = plan.layer, plan.mapping.output_words * self.spec.ci_lanes
+        record = np.zeros(count, np.dtype([("bias", "<i4"), ("m", "<i4"), ("n", "<i4"), ("shift", "<u4")]))
+        record["bias"][: layer.channels] = folded_bias(layer, self.graph.tensors[layer.source].zero_point)
+        record["m"][: layer.channels] = layer.multiplier
+        record["n"][: layer.channels] = layer.negative_multiplier
+        record["shift"][: layer.channels] = layer.shift
+        data = record.tobytes()
+        assert len(data) == count * PARAMETER_BYTES
+        return data
+
+    def program(self) -> Program:
+        graph, spec = self.graph, self.spec
+        # The command count does not depend on addresses, so a first pass with any addresses measures it.
+        offsets = dict.fromkeys(graph.tensors, 0)
+        commands, _ = self._commands(0, offsets)
+        blob_offset = _up(len(commands) * COMMAND_BYTES, _PAGE)
+        at = _up(blob_offset + len(self.blob.data), _PAGE)
+        in_memory = {name for cascade in self.cascades for name, _ in cascade.loads} | {
+            store.target for cascade in self.cascades for store in cascade.stores
+        }
+        order = [*graph.inputs, *sorted(in_memory - {*graph.inputs, *graph.outputs}), *graph.outputs]
+        write_first = 0
+        for index, name in enumerate(order):
+            if index == len(graph.inputs):
+                write_first = at
+            tensor = graph.tensors[name]
+            offsets[name] = at
+            at = _up(at + tensor.height * tensor.width * tensor.channels, _PAGE)
+        if at >= 1 << 32:
+            raise UnsupportedError(
+                f"needs {at / 2**30:.1f} GiB of memory, a program may address 4 GiB",
+                where=graph.name,
+                hint="Choose a smaller frame.",
+            )
+        commands, sections = self._commands(blob_offset, offsets)
+        return Program(
+            name=graph.name,
+            spec=spec,
+            commands=tuple(commands),
+            blob=bytes(self.blob.data),
+            commands_offset=0,
+            blob_offset=blob_offset,
+            inputs=tuple(self._slot(name, offsets) for name in graph.inputs),
+            outputs=tuple(self._slot(name, offsets) for name in graph.outputs),
+            write_first=write_first,
+            write_end=at,
+            memory_bytes=at,
+            macs=graph.macs,
+            sections=tuple(sections),
+        )
+
+    def _slot(self, name: str, offsets: dict[str, int]) -> TensorSlot:
+        tensor = self.graph.tensors[name]
+        return TensorSlot(
+            name, offsets[name], tensor.height, tensor.width, tensor.channels, tensor.scale, tensor.zero_point
+        )
+
+    def _commands(self, blob_offset: int, offsets: dict[str, int]) -> tuple[list[Command], list[tuple[str, int]]]:
+        commands: list[Command] = []
+        sections: list[tuple[str, int]] = []
+        for number, cascade in enumerate(self.cascades):
+            names = ", ".join(layer.name for layer in self.graph.layers[cascade.first : cascade.end])
+            sections.append((names, len(commands)))
+            if number:
+                commands.append(command(Opcode.SYNC))
+            for kind, table, at, elements, size in self.weights[number]:
+                commands.append(
+                    command(
+                        Opcode.LOADW, kind=kind, table=table, destination=0, elements=elements,
+                        address=blob_offset + at, bytes=size,
+                    )  # fmt: skip
+                )
+            for index, strip in enumerate(cascade.strips):
+                if index:
+                    commands.append(command(Opcode.SYNC))
+                needed = len(self.weights[number]) if index == 0 else 0
+                commands += self._strip(cascade, strip, self.tables[number], needed, offsets)
+        commands.append(command(Opcode.HALT))
+        return commands, sections
+
+    def _strip(
+        self, cascade: Cascade, strip: Strip, tables: list[bytes], weights_needed: int, offsets: dict[str, int]
+    ) -> list[Command]:
+        spec, graph = self.spec, self.graph
+        ids = {buffer.tensor: index for index, buffer in enumerate(cascade.buffers)}
+        plans = {buffer.tensor: buffer for buffer in cascade.buffers}
+        commands: list[Command] = []
+        base = 0
+        for buffer in cascade.buffers:
+            first, end = strip.columns[buffer.tensor]
+            pitch = words_per_row(spec, end - first)
+            commands.append(
+                command(
+                    Opcode.BUFFER, id=ids[buffer.tensor], base=base, rows=buffer.rows, row_pitch=buffer.groups * pitch,
+                    group_pitch=pitch, groups=buffer.groups, width=end - first,
+                    height=graph.tensors[buffer.tensor].height, zero_point=graph.tensors[buffer.tensor].zero_point,
+                    loaded=buffer.loaded, freed_by_store=buffer.freed_by_store, freed_by_conv=buffer.freed_by_conv,
+                )  # fmt: skip
+            )
+            base += buffer.rows * buffer.groups * pitch
+        commands.append(command(Opcode.LOOP, count=cascade.iterations))
+        for store in cascade.stores:
+            tensor, target = graph.tensors[store.tensor], graph.tensors[store.target]
+            first, end = strip.stored[store.tensor]
+            factor = store.factor
+            channels = self._stored_channels(cascade, store.tensor)
+            row = target.width * target.channels
+            commands += [
+                command(
+                    Opcode.STORE, buffer=ids[store.tensor], delay=store.delay,
+                    address=offsets[store.target] + first * factor * target.channels + store.first_channel,
+                    row_stride=row, sub_rows=factor, pixel_bytes=factor * target.channels if factor > 1 else channels,
+                    pixel_pitch=factor * target.channels if factor > 1 else tensor.channels,
+                    channel=0, channel_step=factor * target.channels,
+                    x_first=first - strip.columns[store.tensor][0], x_count=end - first,
+                )  # fmt: skip
+            ] * store.repeat
+        steps, fills, words = 0, 0, 0
+        convs: list[Command] = []
+        for plan in cascade.convs:
+            convs.append(self._conv(plan, strip, ids, plans, tables, weights_needed, (steps, fills, words)))
+            steps += len(plan.mapping.steps)
+            fills += len(plan.mapping.fills)
+            words += plan.mapping.output_words
+        for plan, cmd in zip(reversed(cascade.convs), reversed(convs), strict=True):
+            commands += [cmd] * plan.repeat
+        for name, repeat in cascade.loads:
+            commands += [self._load(cascade, plans[name], strip, offsets)] * repeat
+        commands.append(command(Opcode.END))
+        return commands
+
+    def _stored_channels(self, cascade: Cascade, name: str) -> int:
+        for plan in cascade.convs:
+            if plan.layer.output == name:
+                return plan.layer.channels
+        return self.graph.tensors[name].channels
+
+    def _load(self, cascade: Cascade, buffer: BufferPlan, strip: Strip, offsets: dict[str, int]) -> Command:
+        tensor = self.graph.tensors[buffer.tensor]
+        first = strip.columns[buffer.tensor][0]
+        index = next(i for i, b in enumerate(cascade.buffers) if b is buffer)
+        row = tensor.width * tensor.channels
+        if buffer.conversion.unfold:
+            column = max(first - buffer.conversion.pad_left, 0)
+            return command(
+                Opcode.LOAD, buffer=index, address=offsets[buffer.tensor] + column, row_stride=row,
+                pixel_bytes=buffer.conversion.unfold, pixel_pitch=1,
+                skip=first - buffer.conversion.pad_left - column, row_bytes=row - column,
+            )  # fmt: skip
+        channel, count = 0, tensor.channels
+        for plan in cascade.convs:  # the second operand of a split layer: its slice alone
+            add = plan.layer.add
+            if add is not None and add.other == buffer.tensor and plan.layer.source != buffer.tensor:
+                if not add.broadcast and plan.layer.channels < tensor.channels:
+                    channel, count = plan.layer.first_channel, plan.layer.channels
+        start = first * tensor.channels + channel
+        return command(
+            Opcode.LOAD, buffer=index, address=offsets[buffer.tensor] + start, row_stride=row,
+            pixel_bytes=count, pixel_pitch=tensor.channels, row_bytes=row - start,
+        )  # fmt: skip
+
+    def _conv(
+        self, plan: ConvPlan, strip: Strip, ids: dict[str, int], buffers: dict[str, BufferPlan], tables: list[bytes],
+        weights_needed: int, bases: tuple[int, int, int],
+    ) -> Command:  # fmt: skip
+        layer, mapping = plan.layer, plan.mapping
+        out_first = strip.columns[layer.output][0]
+        source_first = strip.columns[layer.source][0]
+        unfolded = buffers[layer.source].conversion.unfold
+        x_offset = out_first - source_first if unfolded else out_first * layer.stride - layer.pad_left - source_first
+        steps, fills, words = bases
+        fields: dict[str, int] = {}
+        if layer.add is not None:
+            other = buffers[layer.add.other]
+            fields = {
+                "add_enable": 1,
+                "add_buffer": ids[layer.add.other],
+                "add_broadcast": layer.add.broadcast,
+                "add_channel": other.conversion.pad_left if other.conversion.unfold else 0,
+                "add_x_offset": out_first - strip.columns[layer.add.other][0],
+                "add_free": plan.free_add,
+                "add_multiplier": layer.add.multiplier,
+                "add_other_multiplier": layer.add.other_multiplier,
+                "add_shift": layer.add.shift,
+                "add_zero_point": layer.add.zero_point,
+                "add_qmin": layer.add.qmin,
+                "add_qmax": layer.add.qmax,
+            }
+        if layer.table is not None:
+            fields |= {"table_enable": 1, "table": tables.index(layer.table.tobytes())}
+        return command(
+            Opcode.CONV, source=ids[layer.source], destination=ids[layer.output], delay=plan.delay,
+            weights_needed=weights_needed, steps_base=steps, steps_count=len(mapping.steps), fills_base=fills,
+            fills_count=len(mapping.fills), fills_repeat=mapping.passes, kernel_rows=layer.weights.shape[0],
+            stride_rows=layer.stride, pad_rows=layer.pad_top, x_offset=x_offset, x_stride=layer.stride,
+            lane_groups_log2=mapping.lane_groups_log2, words=mapping.output_words, parameters_base=words,
+            qmin=layer.qmin, qmax=layer.qmax, zero_point=layer.zero_point, free_source=plan.free_source, **fields,
+        )  # fmt: skip
+
+
+def _up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def compulsory_bytes(graph: LayerGraph) -> int:
+    """Dense int8 inputs and outputs plus int8 weights: what any machine must move."""
+    tensors = (graph.tensors[name] for name in (*graph.inputs, *graph.outputs))
+    return sum(t.height * t.width * t.channels for t in tensors) + sum(
+        layer.weights.size for layer in graph.layers if isinstance(layer, Conv)
+    )
+
+
+__all__ = ["Int8", "check_accumulator", "compulsory_bytes", "consumers", "emit", "folded_bias"]

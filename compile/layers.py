@@ -1,0 +1,101 @@
+"""What lowering produces and the planner consumes: layers as the machine runs them, on int8 tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int8 = NDArray[np.int8]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An int8 feature map; real = scale x (q - zero_point)."""
+
+    name: str
+    height: int
+    width: int
+    channels: int
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Add:
+    """The second operand of a layer: ``other`` is added to the requantised result (``numerics.add_requantised``)."""
+
+    other: str
+    broadcast: bool  # other has one channel, added to all
+    multiplier: int
+    other_multiplier: int
+    shift: int
+    zero_point: int  # of the sum
+    qmin: int
+    qmax: int
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with everything the machine does to its psums. Padding reads the source's zero point."""
+
+    name: str  # of the operator in the user's model
+    source: str
+    output: str
+    weights: Int8 = field(repr=False)  # [kernel rows, kernel columns, Cin, Cout]
+    bias: Int64 = field(repr=False)  # [Cout], before the source's zero point is folded in
+    stride: int
+    pad_top: int
+    pad_left: int
+    multiplier: Int64 = field(repr=False)  # [Cout]
+    negative_multiplier: Int64 = field(repr=False)
+    shift: Int64 = field(repr=False)
+    zero_point: int  # of the requantised result
+    qmin: int
+    qmax: int
+    table: Int8 | None = field(repr=False)  # int8[256], applied after requantisation
+    add: Add | None
+    macs: int  # of the user's operator
+    first_channel: int = 0  # of the output tensor that this layer computes (wide layers are split)
+
+    @property
+    def channels(self) -> int:
+        """Output channels this layer computes."""
+        return int(self.weights.shape[3])
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Depth to space by ``factor``: channel ``c f^2 + i f + j`` becomes pixel ``(f y + i, f x + j)`` of channel c."""
+
+    name: str
+    source: str
+    output: str
+    factor: int
+
+
+Layer = Conv | Shuffle
+
+
+@dataclass(frozen=True)
+class LayerGraph:
+    """Layers in execution order over named tensors."""
+
+    name: str
+    tensors: dict[str, Tensor]
+    layers: tuple[Layer, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers if isinstance(layer, Conv))
+
+
+def sources(layer: Layer) -> tuple[str, ...]:
+    """The tensors a layer reads."""
+    if isinstance(layer, Conv) and layer.add is not None:
+        return (layer.source, layer.add.other)
+    return (layer.source,)

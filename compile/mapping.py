@@ -1,0 +1,130 @@
+"""A convolution's weights as steps of the array: which operands each cycle takes, and which row segments it needs.
+
+The unit of work is a tap of one channel part: ``(kernel row, kernel column, part of a channel group)``. A step takes
+``channel_parts`` units per lane group. Few-channel layers pack different taps into the parts of one step (*tap
+packing*); layers with few outputs give each lane group taps of its own and sum the groups (*lane grouping*). Both fall
+out of listing the units that carry weights and dealing them out in order; all-zero blocks are never listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.hw.isa import Fill, Selector, Step, encode_fill, encode_step
+from codesign.hw.spec import AccelSpec
+
+Int8 = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A layer on the array. ``words[i]`` is the weight word of ``steps[i]``: ``int8[co_lanes, ci_lanes]``."""
+
+    words: Int8 = field(repr=False)
+    steps: tuple[Step, ...] = field(repr=False)
+    fills: tuple[Fill, ...] = field(repr=False)  # one pass
+    passes: int  # over the fills per pixel group
+    lane_groups_log2: int
+    output_words: int  # channel groups written per pixel
+
+    def encoded_steps(self) -> bytes:
+        return b"".join(encode_step(step).to_bytes(8, "little") for step in self.steps)
+
+    def encoded_fills(self) -> bytes:
+        return b"".join(encode_fill(fill).to_bytes(4, "little") for fill in self.fills)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    row: int
+    column: int
+    group: int  # channel group of ci_lanes
+    part: int
+
+
+def map_conv(spec: AccelSpec, weights: Int8, *, stride: int) -> Mapping:
+    """Map ``weights: int8[KY, KX, Cin, Cout]`` (channels in their order in the scratchpad) at column stride 1 or 2."""
+    rows, columns, inputs, outputs = weights.shape
+    groups_log2 = 0
+    while (2 << groups_log2) <= spec.lane_groups and outputs <= spec.co_lanes >> (groups_log2 + 1):
+        groups_log2 += 1
+    classes = 1 << groups_log2  # lane groups that take different taps
+    per_cog = spec.co_lanes >> groups_log2
+    cogs = -(-outputs // per_cog)
+
+    parts = -(-inputs // spec.part_lanes)
+    padded = np.zeros((rows, columns, parts * spec.part_lanes, cogs * per_cog), np.int8)
+    padded[:, :, :inputs, :outputs] = weights
+    blocks = padded.reshape(rows, columns, parts, spec.part_lanes, cogs, per_cog)
+    present = blocks.any(axis=(3, 5))  # [rows, columns, parts, cogs]
+
+    def segment(unit: _Unit) -> tuple[int, int, int]:
+        # At stride 2 a segment holds every second pixel, so each column is a segment of its own.
+        reach = 1 if stride == 2 else spec.window_reach + 1
+        return unit.row, unit.column // reach * reach, unit.group
+
+    deals: list[list[list[_Unit]]] = []  # [cog][step][unit]
+    for cog in range(cogs):
+        units = [
+            _Unit(row, column, part // spec.channel_parts, part % spec.channel_parts)
+            for row, column, part in zip(*(axis.tolist() for axis in np.nonzero(present[..., cog])), strict=True)
+        ] or [_Unit(0, 0, 0, 0)]
+        units.sort(key=lambda unit: (segment(unit), unit.column, unit.part))
+        size = classes * spec.channel_parts
+        deals.append([units[at : at + size] for at in range(0, len(units), size)])
+
+    wanted = [sorted({segment(unit) for deal in cog for unit in deal}) for cog in deals]
+    everything = sorted(set().union(*wanted))
+    if len(everything) <= spec.window_slots:
+        order, passes = everything, 1  # one fill serves every channel group
+        bases = [0] * cogs
+    elif all(one == wanted[0] for one in wanted):
+        order, passes = wanted[0], cogs
+        bases = [index * len(order) for index in range(cogs)]
+    else:
+        order, passes = [one for cog in wanted for one in cog], 1
+        bases = np.cumsum([0, *(len(one) for one in wanted[:-1])]).tolist()
+    shared = bases.count(0) == cogs
+
+    # Every use of every fill, in order, tells when the oldest slots may be freed.
+    places = [
+        {one: bases[cog] + index for index, one in enumerate(everything if shared else wanted[cog])}
+        for cog in range(cogs)
+    ]
+    flat = [(cog, deal) for cog in range(cogs) for deal in deals[cog]]
+    last_use = {places[cog][segment(unit)]: at for at, (cog, deal) in enumerate(flat) for unit in deal}
+    total = len(order) * passes
+    words = np.zeros((len(flat), spec.co_lanes, spec.ci_lanes), np.int8)
+    steps: list[Step] = []
+    freed = 0
+    per_class = spec.lane_groups // classes
+    for at, (cog, deal) in enumerate(flat):
+        chosen: list[Selector] = []
+        for lane_group in range(spec.lane_groups):
+            for part in range(spec.channel_parts):
+                index = (lane_group // per_class) * spec.channel_parts + part
+                unit = deal[index] if index < len(deal) else deal[0]
+                key = segment(unit)
+                shift = 0 if stride == 2 else unit.column - key[1]
+                chosen.append(Selector(places[cog][key] - freed, shift, unit.part))
+        for index, unit in enumerate(deal):
+            klass, part = divmod(index, spec.channel_parts)
+            block = blocks[unit.row, unit.column, unit.group * spec.channel_parts + unit.part, :, cog]
+            lanes = slice(klass * per_cog, (klass + 1) * per_cog)
+            words[at, lanes, part * spec.part_lanes : (part + 1) * spec.part_lanes] = block.T
+        release = 0
+        while freed + release < total and last_use[freed + release] <= at:
+            release += 1
+        freed += release
+        steps.append(Step(tuple(chosen), release, deal is deals[cog][-1]))
+    return Mapping(
+        words=words,
+        steps=tuple(steps),
+        fills=tuple(Fill(row, column, group) for row, column, group in order),
+        passes=passes,
+        lane_groups_log2=groups_log2,
+        output_words=-(-outputs // spec.ci_lanes),
+    )

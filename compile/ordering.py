@@ -1,0 +1,120 @@
+"""Channel order: a tensor that is stored shuffled keeps its channels sub-row by sub-row.
+
+Depth to space by f reads channel ``c f^2 + i f + j`` for pixel ``(f y + i, f x + j)``. Kept in the order ``(i, j, c)``, the
+channels of one output row are consecutive for every pixel, and the store engine shuffles by choosing a range of
+channels. The order is free: it permutes the weights of the layers around the tensor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.compile.layers import Conv, Layer, LayerGraph, Shuffle, Tensor, sources
+
+Order = NDArray[np.int64]
+
+
+def order_channels(graph: LayerGraph) -> LayerGraph:
+    """Rewrite ``graph`` so that every shuffled tensor has its channels in ``(i, j, c)`` order.
+
+    A tensor whose order others depend on (a network input or output, an operand of several additions) is copied by
+    a one-by-one convolution first.
+    """
+    graph = _isolate_shuffles(graph)
+    orders: dict[str, Order] = {}
+    for layer in graph.layers:
+        if isinstance(layer, Shuffle):
+            factor, channels = layer.factor, graph.tensors[layer.output].channels
+            natural = np.arange(channels * factor * factor).reshape(channels, factor, factor)
+            orders[layer.source] = natural.transpose(1, 2, 0).reshape(-1)
+    for layer in graph.layers:
+        if isinstance(layer, Conv) and layer.output in orders and layer.add is not None and not layer.add.broadcast:
+            orders[layer.add.other] = orders[layer.output]
+    return dataclasses.replace(graph, layers=tuple(_reorder(layer, orders) for layer in graph.layers))
+
+
+def _reorder(layer: Layer, orders: dict[str, Order]) -> Layer:
+    if isinstance(layer, Shuffle):
+        return layer
+    if (inner := orders.get(layer.source)) is not None:
+        layer = dataclasses.replace(layer, weights=layer.weights[:, :, inner, :])
+    if (outer := orders.get(layer.output)) is not None:
+        layer = dataclasses.replace(
+            layer,
+            weights=layer.weights[..., outer],
+            bias=layer.bias[outer],
+            multiplier=layer.multiplier[outer],
+            negative_multiplier=layer.negative_multiplier[outer],
+            shift=layer.shift[outer],
+        )
+    return layer
+
+
+def _isolate_shuffles(graph: LayerGraph) -> LayerGraph:
+    producer = {layer.output: layer for layer in graph.layers}
+    readers: dict[str, list[Layer]] = {name: [] for name in graph.tensors}
+    for layer in graph.layers:
+        for name in sources(layer):
+            readers[name].append(layer)
+    fixed = {*graph.inputs, *graph.outputs}
+
+    def free(name: str) -> bool:
+        """Whether the tensor's order may change: only convolutions read it, and one convolution makes it."""
+        made = producer.get(name)
+        return (
+            name not in fixed
+            and isinstance(made, Conv)
+            and sum(isinstance(reader, Shuffle) for reader in readers[name]) <= 1
+            and not any(isinstance(reader, Conv) and reader.add is not None and reader.add.other == name
+                        for reader in readers[name])
+        )  # fmt: skip
+
+    tensors, layers = dict(graph.tensors), []
+    for layer in graph.layers:
+        if isinstance(layer, Shuffle):
+            made = producer.get(layer.source)
+            ready = free(layer.source)
+            if ready and isinstance(made, Conv) and made.add is not None and not made.add.broadcast:
+                other = made.add.other
+                partner = producer.get(other)
+                ready = (
+                    other not in fixed
+                    and len(readers[other]) == 1
+                    and isinstance(partner, Conv)
+                    and (partner.add is None or partner.add.broadcast)
+                )
+            if not ready:
+                source = tensors[layer.source]
+                copy = dataclasses.replace(source, name=f"{source.name}.reordered.{layer.name}")
+                tensors[copy.name] = copy
+                layers.append(copy_layer(f"{layer.name}.copy", source, copy))
+                layer = dataclasses.replace(layer, source=copy.name)
+        layers.append(layer)
+    return dataclasses.replace(graph, tensors=tensors, layers=tuple(layers))
+
+
+def copy_layer(name: str, source: Tensor, target: Tensor) -> Conv:
+    """A one-by-one convolution that copies every value exactly."""
+    channels = source.channels
+    return Conv(
+        name=name,
+        source=source.name,
+        output=target.name,
+        weights=np.eye(channels, dtype=np.int8)[None, None],
+        bias=np.zeros(channels, np.int64),
+        stride=1,
+        pad_top=0,
+        pad_left=0,
+        multiplier=np.full(channels, 1 << 30, np.int64),
+        negative_multiplier=np.full(channels, 1 << 30, np.int64),
+        shift=np.full(channels, 30, np.int64),
+        zero_point=target.zero_point,
+        qmin=-128,
+        qmax=127,
+        table=None,
+        add=None,
+        macs=0,
+    )

@@ -1,0 +1,94 @@
+"""Cascades: which layers run depth first together, in which strips, with which rolling buffers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from codesign.compile.layers import Conv, LayerGraph, sources
+from codesign.compile.mapping import Mapping
+from codesign.hw.spec import AccelSpec
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a loaded tensor lies in its buffer: as it is, or each pixel with its right neighbours as channels."""
+
+    unfold: int = 0  # neighbours per word; 0: as it is
+    pad_left: int = 0
+
+
+@dataclass(frozen=True)
+class BufferPlan:
+    """A rolling buffer of a cascade."""
+
+    tensor: str
+    rows: int
+    groups: int
+    loaded: bool
+    freed_by_store: bool
+    freed_by_conv: bool
+    conversion: Conversion = Conversion()
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """A layer of a cascade with its mapping and its place in the schedule."""
+
+    layer: Conv
+    mapping: Mapping = field(repr=False)
+    delay: int  # iterations before its first row
+    repeat: int  # rows per iteration
+    free_source: bool
+    free_add: bool
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """A tensor that leaves the chip, as it is or shuffled."""
+
+    tensor: str
+    target: str  # the tensor in memory
+    factor: int  # pixel shuffle; 1: none
+    first_channel: int  # of the target (a split layer stores its slice)
+    delay: int
+    repeat: int
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Columns [first, end) of every tensor of the cascade, and of every target what this strip stores."""
+
+    columns: dict[str, tuple[int, int]]
+    stored: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Layers [first, end) of the graph."""
+
+    first: int
+    end: int
+    buffers: tuple[BufferPlan, ...]
+    loads: tuple[tuple[str, int], ...]  # tensor, rows per iteration
+    convs: tuple[ConvPlan, ...]
+    stores: tuple[StorePlan, ...]
+    iterations: int
+    strips: tuple[Strip, ...]
+    weight_words: int
+    fill_words: int
+    parameter_words: int
+    scratchpad_words: int  # per bank, in the widest strip
+
+
+def consumers(graph: LayerGraph) -> dict[str, list[int]]:
+    """For every tensor the indices of the layers that read it."""
+    table: dict[str, list[int]] = {name: [] for name in graph.tensors}
+    for index, layer in enumerate(graph.layers):
+        for name in sources(layer):
+            table[name].append(index)
+    return table
+
+
+def words_per_row(spec: AccelSpec, width: int) -> int:
+    """Words that a row of one channel group takes in every bank."""
+    return -(-width // spec.banks)

@@ -1,0 +1,174 @@
+"""Row schedules: when each command of a cascade's loop starts, and how many rows every buffer must hold.
+
+A loop iteration runs stores first, then convolutions from the last to the first, then loads: each works on rows of
+earlier iterations, so nothing waits for a pipeline to drain. An operator that produces ``repeat`` rows an iteration
+appears ``repeat`` times; one that starts ``delay`` iterations late is skipped until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from codesign.compile.layers import Conv, LayerGraph, sources
+
+SIMULATED_ROWS = 96
+"""A schedule is periodic long before this many rows, so taller frames need no more of the walk."""
+
+
+@dataclass(frozen=True)
+class RowSchedule:
+    """Delays and repeats by name: tensors for loads and stores, layer indices for convolutions."""
+
+    loads: dict[str, int]  # tensor -> rows per iteration
+    conv_delay: dict[int, int]
+    conv_repeat: dict[int, int]
+    store_delay: dict[str, int]
+    store_repeat: dict[str, int]
+    iterations: int
+    rows: dict[str, int]  # tensor -> rows of its buffer
+    freeing: dict[str, tuple[int, bool] | None]  # tensor -> (layer, as its second operand) that frees it
+
+
+def kernel_rows(layer: Conv) -> int:
+    return int(layer.weights.shape[0])
+
+
+def schedule_rows(
+    graph: LayerGraph, convs: list[int], loads: list[str], stored: list[str], spare_rows: int
+) -> RowSchedule:
+    """Schedule the layers ``convs`` (indices in execution order) with ``loads`` read from and ``stored`` written to memory."""
+    layers: dict[int, Conv] = {index: layer for index in convs if isinstance(layer := graph.layers[index], Conv)}
+
+    # Rows per iteration: one for the shortest tensor; a stride doubles it upstream.
+    rate: dict[str, int] = {}
+    for index in reversed(convs):
+        layer = layers[index]
+        rate.setdefault(layer.output, 1)
+        for name in sources(layer):
+            wanted = rate[layer.output] * (layer.stride if name == layer.source else 1)
+            rate[name] = max(rate.get(name, 1), wanted)
+    for index in convs:  # side branches follow their operands
+        layer = layers[index]
+        rate[layer.output] = max(rate[layer.output], -(-rate[layer.source] // layer.stride))
+    for name in loads:
+        rate.setdefault(name, 1)
+
+    # A row is there once its producer has run in an earlier iteration.
+    start: dict[str, int] = dict.fromkeys(loads, 0)
+    delays: dict[int, int] = {}
+
+    def earliest(source: str, last_row: Callable[[int], int], repeat: int) -> int:
+        height = graph.tensors[source].height
+        return max(
+            start[source] + 1 + max(0, min(last_row(y), height - 1)) // rate[source] - y // repeat
+            for y in range(max(repeat, 8))
+        )
+
+    for index in convs:
+        layer = layers[index]
+        repeat = rate[layer.output]
+
+        def bottom(y: int, layer: Conv = layer) -> int:
+            return y * layer.stride - layer.pad_top + kernel_rows(layer) - 1
+
+        delay = earliest(layer.source, bottom, repeat)
+        if layer.add is not None:
+            delay = max(delay, earliest(layer.add.other, lambda y: y, repeat))
+        delays[index] = max(delay, 0)
+        start[layer.output] = delays[index]
+
+    store_delay = {name: start[name] + 1 for name in stored}
+    heights = {name: graph.tensors[name].height for name in rate}
+    finish = [start[name] + -(-heights[name] // rate[name]) for name in rate if name in start]
+    finish += [store_delay[name] + -(-heights[name] // rate[name]) for name in stored]
+
+    rows, freeing = _buffer_rows(graph, layers, convs, loads, stored, rate, delays, store_delay)
+    for name in (*loads, *stored):
+        rows[name] += spare_rows
+    return RowSchedule(
+        loads={name: rate[name] for name in loads},
+        conv_delay=delays,
+        conv_repeat={index: rate[layers[index].output] for index in convs},
+        store_delay=store_delay,
+        store_repeat={name: rate[name] for name in stored},
+        iterations=max(finish),
+        rows=rows,
+        freeing=freeing,
+    )
+
+
+def _buffer_rows(
+    graph: LayerGraph, layers: dict[int, Conv], convs: list[int], loads: list[str], stored: list[str],
+    rate: dict[str, int], delays: dict[int, int], store_delay: dict[str, int],
+) -> tuple[dict[str, int], dict[str, tuple[int, bool] | None]]:  # fmt: skip
+    """Walk the loop over a frame of at most ``SIMULATED_ROWS`` rows and watch how many rows are alive."""
+    names = [*loads, *(layers[index].output for index in convs)]
+    scale = max(1, max(-(-graph.tensors[name].height // (SIMULATED_ROWS * rate[name])) for name in names))
+    height = {name: max(1, graph.tensors[name].height // scale) for name in names}
+    if scale > 1:  # keep the rates' relation exact on the shortened frame
+        base = min(graph.tensors[name].height // rate[name] // scale for name in names)
+        height = {name: base * rate[name] for name in names}
+
+    produced = dict.fromkeys(names, 0)
+    taken = dict.fromkeys(stored, 0)
+    reader: dict[str, list[tuple[int, bool]]] = {name: [] for name in names}
+    for index in convs:
+        layer = layers[index]
+        reader[layer.source].append((index, False))
+        if layer.add is not None:
+            reader[layer.add.other].append((index, True))
+    done: dict[tuple[int, bool], int] = {key: 0 for keys in reader.values() for key in keys}
+
+    # The consumer that lags most frees for all: the one whose first needed row is never above another's.
+    peaks = dict.fromkeys(names, 1)
+    behind: dict[str, dict[tuple[int, bool], int]] = {name: dict.fromkeys(reader[name], 0) for name in names}
+
+    def note(name: str, row: int | None) -> None:
+        lowest = {key: done[key] for key in reader[name]}
+        if lowest:
+            floor = min(lowest.values())
+            for key, value in lowest.items():
+                behind[name][key] += value > floor
+        if row is not None:
+            freed = [done[key] for key in reader[name]] + ([taken[name]] if name in taken else [])
+            peaks[name] = max(peaks[name], row - min(freed, default=0) + 1)
+
+    iterations = max(
+        [delays[i] + -(-height[layers[i].output] // rate[layers[i].output]) for i in convs]
+        + [store_delay[n] + -(-height[n] // rate[n]) for n in stored]
+        + [-(-height[n] // rate[n]) for n in loads]
+    )
+    for t in range(iterations):
+        for name in stored:
+            for _ in range(rate[name]):
+                if t >= store_delay[name] and taken[name] < height[name]:
+                    taken[name] += 1
+                    note(name, None)
+        for index in reversed(convs):
+            layer = layers[index]
+            for _ in range(rate[layer.output]):
+                y = produced[layer.output]
+                if t < delays[index] or y >= height[layer.output]:
+                    continue
+                produced[layer.output] = y + 1
+                note(layer.output, y)
+                last = y + 1 == height[layer.output]
+                top = (y + 1) * layer.stride - layer.pad_top
+                done[index, False] = height[layer.source] if last else min(max(top, 0), height[layer.source])
+                note(layer.source, None)
+                if layer.add is not None:
+                    done[index, True] = y + 1
+                    note(layer.add.other, None)
+        for name in loads:
+            for _ in range(rate[name]):
+                if produced[name] < height[name]:
+                    note(name, produced[name])
+                    produced[name] += 1
+    freeing: dict[str, tuple[int, bool] | None] = {}
+    for name in names:
+        slow = [key for key, count in behind[name].items() if count == 0]
+        if reader[name] and not slow:
+            raise AssertionError(f"no consumer of {name} lags behind all others")
+        freeing[name] = slow[0] if slow else None
+    return peaks, freeing

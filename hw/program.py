@@ -1,0 +1,314 @@
+"""A compiled network for one machine: commands, weights, and a map of the memory they work on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from codesign.hw.errors import InputError, ProgramError
+from codesign.hw.files import write_bytes
+from codesign.hw.isa import MAX_LOOP_DEPTH, Command, Opcode, WeightKind, decode, encode
+from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
+from codesign.hw.tokens import Buffer, Tokens
+
+_MAGIC = b"SCANLINE\x01"
+
+
+@dataclass(frozen=True)
+class TensorSlot:
+    """A dense ``int8[H, W, C]`` tensor at a byte offset of the program's memory; real = scale x (q - zero_point)."""
+
+    name: str
+    offset: int
+    height: int
+    width: int
+    channels: int
+    scale: float
+    zero_point: int
+
+    @property
+    def size_bytes(self) -> int:
+        return self.height * self.width * self.channels
+
+
+@dataclass(frozen=True)
+class Program:
+    """Immutable; ``verify`` says whether the machine may run it, ``to_bytes`` and ``from_bytes`` are inverse."""
+
+    name: str
+    spec: AccelSpec
+    commands: tuple[Command, ...]
+    blob: bytes = field(repr=False)
+    commands_offset: int
+    blob_offset: int
+    inputs: tuple[TensorSlot, ...]
+    outputs: tuple[TensorSlot, ...]
+    write_first: int
+    write_end: int
+    memory_bytes: int
+    macs: int
+    """Multiply-accumulates of the user's operators that this program computes, one frame."""
+    sections: tuple[tuple[str, int], ...] = ()
+    """Names for stretches of the command stream: (what, index of its first command)."""
+
+    def encoded_commands(self) -> bytes:
+        """The command stream as it lies in memory."""
+        return b"".join(encode(cmd) for cmd in self.commands)
+
+    def walk(self) -> Iterator[tuple[int, Command]]:
+        """Commands in the order the machine executes them, loops unrolled, delayed ones left out, with their index."""
+        return walk(self.commands)
+
+    def verify(self) -> None:
+        """Raise :class:`ProgramError` unless every rule of the machine holds.
+
+        Checks encodings, memory windows, on-chip ranges, loop nesting, buffer overlap, and by a dry run of the tokens
+        that the commands one after another never wait: then the decoupled engines cannot deadlock.
+        """
+        _verify(self)
+
+    def to_bytes(self) -> bytes:
+        """Serialise: magic, header length, JSON header, commands, blob, SHA-256 of all before it."""
+        header = json.dumps(
+            {
+                "name": self.name,
+                "spec": self.spec.to_dict(),
+                "commands": len(self.commands),
+                "blob": len(self.blob),
+                "commands_offset": self.commands_offset,
+                "blob_offset": self.blob_offset,
+                "inputs": [vars(slot) for slot in self.inputs],
+                "outputs": [vars(slot) for slot in self.outputs],
+                "write_first": self.write_first,
+                "write_end": self.write_end,
+                "memory_bytes": self.memory_bytes,
+                "macs": self.macs,
+                "sections": self.sections,
+            }
+        ).encode()
+        body = _MAGIC + len(header).to_bytes(4, "little") + header + self.encoded_commands() + self.blob
+        return body + hashlib.sha256(body).digest()
+
+    @staticmethod
+    def from_bytes(data: bytes, *, where: str = "program") -> Program:
+        """Read what :meth:`to_bytes` wrote. Raises :class:`InputError` for anything else, truncation included."""
+        broken = InputError(
+            "is not a complete Scanline program", where=where, hint="Compile the network again; the file is damaged."
+        )
+        start = len(_MAGIC) + 4
+        if len(data) < start + 32 or not data.startswith(_MAGIC) or hashlib.sha256(data[:-32]).digest() != data[-32:]:
+            raise broken
+        header_bytes = int.from_bytes(data[len(_MAGIC) : start], "little")
+        try:
+            header: dict[str, Any] = json.loads(data[start : start + header_bytes])
+            at = start + header_bytes
+            commands = tuple(
+                decode(data[at + i * COMMAND_BYTES : at + (i + 1) * COMMAND_BYTES]) for i in range(header["commands"])
+            )
+            at += header["commands"] * COMMAND_BYTES
+            return Program(
+                name=header["name"],
+                spec=AccelSpec(**header["spec"]),
+                commands=commands,
+                blob=data[at : at + header["blob"]],
+                commands_offset=header["commands_offset"],
+                blob_offset=header["blob_offset"],
+                inputs=tuple(TensorSlot(**slot) for slot in header["inputs"]),
+                outputs=tuple(TensorSlot(**slot) for slot in header["outputs"]),
+                write_first=header["write_first"],
+                write_end=header["write_end"],
+                memory_bytes=header["memory_bytes"],
+                macs=header["macs"],
+                sections=tuple((name, index) for name, index in header["sections"]),
+            )
+        except (KeyError, TypeError, ValueError, ProgramError) as error:
+            raise broken from error
+
+    def save(self, path: str | Path) -> None:
+        """Write to ``path``, whole or not at all."""
+        write_bytes(path, self.to_bytes())
+
+    @staticmethod
+    def load(path: str | Path) -> Program:
+        """Read a program file. Raises :class:`InputError` when it is missing or damaged."""
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"cannot read the program ({error.strerror})", where=str(path)) from error
+        return Program.from_bytes(data, where=str(path))
+
+
+def walk(commands: tuple[Command, ...]) -> Iterator[tuple[int, Command]]:
+    """See :meth:`Program.walk`. Raises :class:`ProgramError` for wrong nesting or a stream without HALT."""
+    stack: list[list[int]] = []  # [body, executions left, executions done]
+    pc = 0
+    while True:
+        if pc >= len(commands):
+            raise ProgramError("the command stream ends without HALT", where=f"command {pc}")
+        cmd = commands[pc]
+        pc += 1
+        if cmd.opcode is Opcode.LOOP:
+            if len(stack) == MAX_LOOP_DEPTH or cmd["count"] == 0:
+                raise ProgramError("loops nest too deeply or repeat zero times", where=f"command {pc - 1}")
+            stack.append([pc, cmd["count"], 0])
+        elif cmd.opcode is Opcode.END:
+            if not stack:
+                raise ProgramError("END without LOOP", where=f"command {pc - 1}")
+            loop = stack[-1]
+            loop[1] -= 1
+            loop[2] += 1
+            if loop[1] == 0:
+                stack.pop()
+            else:
+                pc = loop[0]
+        elif cmd.opcode in (Opcode.LOAD, Opcode.CONV, Opcode.STORE):
+            if not stack or stack[-1][2] >= cmd["delay"]:
+                yield pc - 1, cmd
+        else:
+            yield pc - 1, cmd
+            if cmd.opcode is Opcode.HALT:
+                if stack:
+                    raise ProgramError("HALT inside a loop", where=f"command {pc - 1}")
+                return
+
+
+def _verify(program: Program) -> None:
+    spec = program.spec
+    body_length = _longest_body(program.commands)
+    if body_length > spec.command_slots:
+        raise ProgramError(f"a loop body of {body_length} commands exceeds the {spec.command_slots} kept on chip")
+    end = program.memory_bytes
+    for what, offset, size in (
+        ("commands", program.commands_offset, len(program.commands) * COMMAND_BYTES),
+        ("weights", program.blob_offset, len(program.blob)),
+        *((slot.name, slot.offset, slot.size_bytes) for slot in (*program.inputs, *program.outputs)),
+    ):
+        if offset < 0 or offset + size > end:
+            raise ProgramError(f"{what} lie outside the program's {end} bytes of memory")
+    if program.commands_offset % COMMAND_BYTES:
+        raise ProgramError(f"the command stream must be aligned to {COMMAND_BYTES} bytes")
+    if not 0 <= program.write_first <= program.write_end <= end:
+        raise ProgramError("the write window lies outside the program's memory")
+    tokens = Tokens(spec.buffers)
+    live: dict[int, tuple[int, int]] = {}
+    for index, cmd in program.walk():
+        try:
+            if cmd.opcode is Opcode.BUFFER:
+                tokens.configure(cmd)
+                _check_overlap(spec, live, cmd)
+            elif cmd.opcode is Opcode.SYNC:
+                live.clear()
+                tokens.sync()
+            elif cmd.opcode is Opcode.LOADW:
+                _check_loadw(program, cmd)
+                tokens.weights_loaded += 1
+            elif cmd.opcode is Opcode.LOAD:
+                if (row := tokens.load(cmd)) is not None:
+                    _check_load(program, tokens.buffer(cmd["buffer"]), cmd, row)
+            elif cmd.opcode is Opcode.CONV:
+                if tokens.conv(cmd) is not None:
+                    _check_conv(spec, tokens, cmd)
+            elif cmd.opcode is Opcode.STORE and (row := tokens.store(cmd)) is not None:
+                _check_store(program, tokens.buffer(cmd["buffer"]), cmd, row)
+        except ProgramError as error:
+            raise ProgramError(error.what, where=f"command {index} ({cmd.opcode.name})") from error
+
+
+def _longest_body(commands: tuple[Command, ...]) -> int:
+    starts: list[int] = []
+    longest = 0
+    for index, cmd in enumerate(commands):
+        if cmd.opcode is Opcode.LOOP:
+            starts.append(index)
+        elif cmd.opcode is Opcode.END and starts:
+            longest = max(longest, index - starts.pop())
+    return longest
+
+
+def _check_overlap(spec: AccelSpec, live: dict[int, tuple[int, int]], cmd: Command) -> None:
+    first, last = cmd["base"], cmd["base"] + cmd["rows"] * cmd["row_pitch"]
+    if last > spec.bank_words:
+        raise ProgramError(f"buffer {cmd['id']} ends at word {last} of a bank of {spec.bank_words}")
+    if cmd["group_pitch"] * spec.banks < cmd["width"] or cmd["groups"] * cmd["group_pitch"] > cmd["row_pitch"]:
+        raise ProgramError(f"buffer {cmd['id']} has rows that do not hold its pixels")
+    live.pop(cmd["id"], None)
+    for other, (begin, end) in live.items():
+        if first < end and begin < last:
+            raise ProgramError(f"buffers {cmd['id']} and {other} overlap")
+    live[cmd["id"]] = (first, last)
+
+
+def _check_loadw(program: Program, cmd: Command) -> None:
+    spec = program.spec
+    kind = WeightKind(cmd["kind"])
+    size, words, per_word = {
+        WeightKind.WEIGHTS: (spec.bus_bytes, spec.weight_words, spec.weight_word_bytes // spec.bus_bytes),
+        WeightKind.STEPS: (STEP_BYTES, spec.weight_words, 1),
+        WeightKind.FILLS: (FILL_BYTES, spec.fill_words, 1),
+        WeightKind.PARAMETERS: (8, spec.parameter_words, 2 * spec.ci_lanes),
+        WeightKind.TABLE: (1, TABLE_BYTES, 1),
+    }[kind]
+    if kind is WeightKind.TABLE and cmd["table"] >= spec.look_up_tables:
+        raise ProgramError(f"table {cmd['table']} of {spec.look_up_tables}")
+    if cmd["destination"] * per_word + cmd["elements"] > words * per_word:
+        raise ProgramError(f"{kind.name.lower()} end beyond the memory's {words} words")
+    padded = -(-cmd["elements"] * size // spec.bus_bytes) * spec.bus_bytes
+    if cmd["elements"] == 0 or cmd["bytes"] != padded or cmd["address"] % spec.bus_bytes:
+        raise ProgramError(
+            f"{cmd['elements']} elements of {size} bytes need {padded} aligned bytes, not {cmd['bytes']}"
+        )
+    if cmd["address"] + cmd["bytes"] > program.memory_bytes:
+        raise ProgramError("weights are read outside the program's memory")
+
+
+def _check_load(program: Program, buffer: Buffer, cmd: Command, row: int) -> None:
+    start = cmd["address"] + row * cmd["row_stride"]
+    span = cmd["skip"] + (buffer.width - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"]
+    if start + min(max(span, 0), cmd["row_bytes"]) > program.memory_bytes:
+        raise ProgramError(f"row {row} is read outside the program's memory")
+    groups = -(-cmd["pixel_bytes"] // program.spec.ci_lanes)
+    if cmd["group"] + groups > buffer.groups or cmd["pixel_bytes"] == 0:
+        raise ProgramError(f"{cmd['pixel_bytes']} channels do not fit the buffer's {buffer.groups} groups")
+    if cmd["pixel_pitch"] < cmd["pixel_bytes"] and groups > 1:
+        raise ProgramError("overlapping pixels must fit one word")
+
+
+def _check_conv(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
+    destination = tokens.buffer(cmd["destination"])
+    if cmd["group"] + cmd["words"] > destination.groups or cmd["words"] == 0:
+        raise ProgramError(f"{cmd['words']} output groups do not fit the buffer's {destination.groups}")
+    if cmd["steps_base"] + cmd["steps_count"] > spec.weight_words or cmd["steps_count"] == 0:
+        raise ProgramError("steps lie outside the weight memory")
+    if cmd["fills_base"] + cmd["fills_count"] > spec.fill_words or 0 in (cmd["fills_count"], cmd["fills_repeat"]):
+        raise ProgramError("fills lie outside the fill memory")
+    if cmd["parameters_base"] + cmd["words"] > spec.parameter_words:
+        raise ProgramError("parameters lie outside their memory")
+    if cmd["x_stride"] not in (1, 2) or (1 << cmd["lane_groups_log2"]) > spec.lane_groups or cmd["shuffle"]:
+        raise ProgramError("stride, lane groups or shuffle are not the machine's")
+    if cmd["table_enable"] and cmd["table"] >= spec.look_up_tables:
+        raise ProgramError(f"table {cmd['table']} of {spec.look_up_tables}")
+    if cmd["add_enable"] and cmd["add_channel"] >= spec.ci_lanes:
+        raise ProgramError(f"channel {cmd['add_channel']} is not in a group's first word")
+
+
+def _check_store(program: Program, buffer: Buffer, cmd: Command, row: int) -> None:
+    if (
+        cmd["x_count"] == 0
+        or cmd["x_first"] + cmd["x_count"] > buffer.width
+        or 0 in (cmd["pixel_bytes"], cmd["sub_rows"])
+    ):
+        raise ProgramError("the stored columns are not the buffer's")
+    if cmd["pixel_pitch"] < cmd["pixel_bytes"]:
+        raise ProgramError("stored pixels overlap")
+    first = cmd["address"] + row * cmd["sub_rows"] * cmd["row_stride"]
+    last = first + (cmd["sub_rows"] - 1) * cmd["row_stride"]
+    span = (cmd["x_count"] - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"]
+    if first < program.write_first or last + span > program.write_end:
+        raise ProgramError(f"row {row} is written outside the write window")
+    top = cmd["channel"] + (cmd["sub_rows"] - 1) * cmd["channel_step"] + cmd["pixel_bytes"]
+    if top > buffer.groups * program.spec.ci_lanes:
+        raise ProgramError(f"channel {top - 1} is not in the buffer")

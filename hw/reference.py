@@ -1,0 +1,281 @@
+"""The golden model: executes a :class:`Program` command by command in numpy, bit for bit. It defines the machine.
+
+Integer dot products run on BLAS: in float32 where every partial sum provably stays below 2**24, else in float64, so
+they are exact. A row of a convolution is one matrix product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.hw import numerics
+from codesign.hw.errors import InputError, ProgramError
+from codesign.hw.isa import Command, Opcode, WeightKind, decode_fill, decode_step
+from codesign.hw.program import Program, TensorSlot
+from codesign.hw.spec import FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
+from codesign.hw.tokens import ConvRow, Tokens
+
+Int8 = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What a CONV's steps and fills amount to: dense weights over the taps they touch."""
+
+    rows: tuple[int, ...]  # kernel rows that appear
+    first_column: int
+    columns: int
+    channels: int  # input channels, whole groups
+    matrix: NDArray[Any]  # float[rows x columns x channels, outputs], exact
+    bias: NDArray[np.int64]
+    multiplier: NDArray[np.int64]
+    negative_multiplier: NDArray[np.int64]
+    shift: NDArray[np.int64]
+
+
+def decode_kernel(
+    spec: AccelSpec,
+    cmd: Command,
+    weights: Int8,
+    steps: NDArray[np.uint64],
+    fills: NDArray[np.uint32],
+    parameters: bytes,
+) -> Kernel:
+    """Follow the window's ring of slots through one pixel group and collect every weight at its tap.
+
+    ``weights: int8[words, co_lanes, ci_lanes]``. Raises :class:`ProgramError` when a step reads a slot that is not
+    filled or when slots remain.
+    """
+    sequence = [decode_fill(int(fills[cmd["fills_base"] + i])) for i in range(cmd["fills_count"])] * cmd["fills_repeat"]
+    per_cog = spec.co_lanes >> cmd["lane_groups_log2"]
+    slots_out = max(per_cog, spec.ci_lanes)
+    outputs = cmd["words"] * spec.ci_lanes
+    lanes_of_group = spec.co_lanes // spec.lane_groups
+    taps: dict[tuple[int, int, int], NDArray[np.int64]] = {}  # (row, column, first channel) -> [part lanes, outputs]
+    oldest, base = 0, 0
+    for index in range(cmd["steps_base"], cmd["steps_base"] + cmd["steps_count"]):
+        step = decode_step(int(steps[index]), spec)
+        for which, selector in enumerate(step.selectors):
+            group, part = divmod(which, spec.channel_parts)
+            if selector.slot >= spec.window_slots or oldest + selector.slot >= len(sequence):
+                raise ProgramError(f"step {index} reads window slot {selector.slot}, which is never filled")
+            fill = sequence[oldest + selector.slot]
+            key = (
+                fill.row,
+                fill.column + selector.shift * cmd["x_stride"],
+                fill.group * spec.ci_lanes + selector.part * spec.part_lanes,
+            )
+            tap = taps.setdefault(key, np.zeros((spec.part_lanes, outputs), np.int64))
+            block = weights[index, group * lanes_of_group : (group + 1) * lanes_of_group]
+            block = block[:, part * spec.part_lanes : (part + 1) * spec.part_lanes]
+            for lane in range(lanes_of_group):
+                channel = (group * lanes_of_group + lane) % per_cog
+                for out in range(base + channel, min(base + slots_out, outputs), per_cog):
+                    tap[:, out] += block[lane]
+        oldest += step.free
+        if step.last:
+            base += slots_out
+    if oldest != len(sequence) or base < outputs:
+        raise ProgramError("the steps do not consume the fills, or leave output channels out")
+    rows = tuple(sorted({key[0] for key in taps}))
+    first = min(key[1] for key in taps)
+    columns = max(key[1] for key in taps) - first + 1
+    channels = -(-(max(key[2] for key in taps) + spec.part_lanes) // spec.ci_lanes) * spec.ci_lanes
+    dense = np.zeros((len(rows), columns, channels, outputs), np.int64)
+    for (row, column, channel), tap in taps.items():
+        dense[rows.index(row), column - first, channel : channel + spec.part_lanes] += tap
+    matrix = dense.reshape(-1, outputs)
+    exact = np.float32 if int(np.abs(matrix).sum(axis=0).max()) * 128 < 2**24 else np.float64
+    fields = np.frombuffer(parameters, np.dtype([("bias", "<i4"), ("m", "<i4"), ("n", "<i4"), ("shift", "<u4")]))[
+        cmd["parameters_base"] * spec.ci_lanes :
+    ][:outputs]
+    return Kernel(
+        rows, first, columns, channels, matrix.astype(exact), fields["bias"].astype(np.int64),
+        fields["m"].astype(np.int64), fields["n"].astype(np.int64), fields["shift"].astype(np.int64) & 63,
+    )  # fmt: skip
+
+
+class _Machine:
+    def __init__(self, program: Program, memory: NDArray[np.uint8]) -> None:
+        spec = program.spec
+        self.spec, self.memory = spec, memory
+        self.tokens = Tokens(spec.buffers)
+        self.data: dict[int, Int8] = {}
+        self.weights = np.zeros((spec.weight_words, spec.co_lanes, spec.ci_lanes), np.int8)
+        self.steps = np.zeros(spec.weight_words, np.uint64)
+        self.fills = np.zeros(spec.fill_words, np.uint32)
+        self.parameters = bytearray(spec.parameter_channels * PARAMETER_BYTES)
+        self.tables = np.zeros((spec.look_up_tables, TABLE_BYTES), np.int8)
+        self.kernels: dict[tuple[int, ...], Kernel] = {}
+
+    def execute(self, cmd: Command) -> None:
+        if cmd.opcode is Opcode.BUFFER:
+            self.tokens.configure(cmd)
+            shape = (cmd["rows"], cmd["width"], cmd["groups"] * self.spec.ci_lanes)
+            self.data[cmd["id"]] = np.zeros(shape, np.int8)
+        elif cmd.opcode is Opcode.SYNC:
+            self.tokens.sync()
+        elif cmd.opcode is Opcode.LOADW:
+            self._load_weights(cmd)
+        elif cmd.opcode is Opcode.LOAD:
+            if (row := self.tokens.load(cmd)) is not None:
+                self._load(cmd, row)
+        elif cmd.opcode is Opcode.CONV:
+            if (conv_row := self.tokens.conv(cmd)) is not None:
+                self._conv(cmd, conv_row)
+        elif cmd.opcode is Opcode.STORE and (row := self.tokens.store(cmd)) is not None:
+            self._store(cmd, row)
+
+    def _load_weights(self, cmd: Command) -> None:
+        data = self.memory[cmd["address"] : cmd["address"] + cmd["bytes"]].tobytes()
+        kind, first, count = WeightKind(cmd["kind"]), cmd["destination"], cmd["elements"]
+        if kind is WeightKind.WEIGHTS:
+            flat = self.weights.reshape(-1)
+            start = first * self.spec.weight_word_bytes
+            size = count * self.spec.bus_bytes
+            flat[start : start + size] = np.frombuffer(data[:size], np.int8)
+        elif kind is WeightKind.STEPS:
+            self.steps[first : first + count] = np.frombuffer(data[: count * STEP_BYTES], "<u8")
+        elif kind is WeightKind.FILLS:
+            self.fills[first : first + count] = np.frombuffer(data[: count * FILL_BYTES], "<u4")
+        elif kind is WeightKind.PARAMETERS:
+            start = first * self.spec.ci_lanes * PARAMETER_BYTES
+            self.parameters[start : start + 8 * count] = data[: 8 * count]
+        else:
+            self.tables[cmd["table"], first : first + count] = np.frombuffer(data[:count], np.int8)
+        self.tokens.weights_loaded += 1
+        self.kernels.clear()
+
+    def _load(self, cmd: Command, row: int) -> None:
+        buffer = self.tokens.buffer(cmd["buffer"])
+        start = cmd["address"] + row * cmd["row_stride"]
+        channels = -(-cmd["pixel_bytes"] // self.spec.ci_lanes) * self.spec.ci_lanes
+        span = (buffer.width - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"]
+        line = np.full(span, buffer.zero_point, np.int8)
+        first, last = max(cmd["skip"], 0), min(cmd["skip"] + span, cmd["row_bytes"])
+        if last > first:
+            line[first - cmd["skip"] : last - cmd["skip"]] = self.memory[start + first : start + last].view(np.int8)
+        pixels = np.lib.stride_tricks.as_strided(line, (buffer.width, cmd["pixel_bytes"]), (cmd["pixel_pitch"], 1))
+        at = cmd["group"] * self.spec.ci_lanes
+        target = self.data[cmd["buffer"]][row % buffer.rows]
+        target[:, at : at + channels] = buffer.zero_point
+        target[:, at : at + cmd["pixel_bytes"]] = pixels
+
+    def _kernel(self, cmd: Command) -> Kernel:
+        names = ("steps_base", "steps_count", "fills_base", "fills_count", "fills_repeat", "words", "parameters_base",
+                 "lane_groups_log2", "x_stride")  # fmt: skip
+        key = tuple(cmd[name] for name in names)
+        if key not in self.kernels:
+            self.kernels[key] = decode_kernel(
+                self.spec, cmd, self.weights, self.steps, self.fills, bytes(self.parameters)
+            )
+        return self.kernels[key]
+
+    def _conv(self, cmd: Command, at: ConvRow) -> None:
+        kernel = self._kernel(cmd)
+        source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])
+        stride, width = cmd["x_stride"], destination.width
+        # Columns first .. first + span of the source, zero point where there is no pixel.
+        first = cmd["x_offset"] + kernel.first_column
+        span = (width - 1) * stride + kernel.columns
+        lines = np.full((len(kernel.rows), span, kernel.channels), source.zero_point, kernel.matrix.dtype)
+        low, high = max(first, 0), min(first + span, source.width)
+        for index, row in enumerate(kernel.rows):
+            y = at.top + row
+            if 0 <= y < source.height and high > low:
+                held = self.data[cmd["source"]][y % source.rows]
+                lines[index, low - first : high - first] = held[low:high, : kernel.channels]
+        step_row, step_x, step_channel = lines.strides
+        patches = np.lib.stride_tricks.as_strided(
+            lines,
+            (width, len(kernel.rows), kernel.columns, kernel.channels),
+            (step_x * stride, step_row, step_x, step_channel),
+        )
+        psum = (patches.reshape(width, -1) @ kernel.matrix).astype(np.int64) + kernel.bias
+        result = numerics.requantise(
+            psum, multiplier=kernel.multiplier, negative_multiplier=kernel.negative_multiplier, shift=kernel.shift,
+            zero_point=cmd["zero_point"], qmin=cmd["qmin"], qmax=cmd["qmax"],
+        )  # fmt: skip
+        if cmd["table_enable"]:
+            result = numerics.look_up(result, self.tables[cmd["table"]])
+        outputs = cmd["words"] * self.spec.ci_lanes
+        if cmd["add_enable"]:
+            result = self._add(cmd, at.y, result, outputs)
+        base = cmd["group"] * self.spec.ci_lanes
+        self.data[cmd["destination"]][at.y % destination.rows][:, base : base + outputs] = result
+
+    def _add(self, cmd: Command, y: int, result: Int8, outputs: int) -> Int8:
+        buffer = self.tokens.buffer(cmd["add_buffer"])
+        held = self.data[cmd["add_buffer"]][y % buffer.rows]
+        other = np.full((len(result), held.shape[1]), buffer.zero_point, np.int8)
+        offset = cmd["add_x_offset"]
+        low, high = max(offset, 0), min(offset + len(result), buffer.width)
+        if high > low:
+            other[low - offset : high - offset] = held[low:high]
+        channel = cmd["add_channel"]
+        other = other[:, channel : channel + 1] if cmd["add_broadcast"] else other[:, :outputs]
+        return numerics.add_requantised(
+            result, other, zero_point=cmd["zero_point"], other_zero_point=buffer.zero_point,
+            multiplier=cmd["add_multiplier"], other_multiplier=cmd["add_other_multiplier"], shift=cmd["add_shift"],
+            output_zero_point=cmd["add_zero_point"], qmin=cmd["add_qmin"], qmax=cmd["add_qmax"],
+        )  # fmt: skip
+
+    def _store(self, cmd: Command, row: int) -> None:
+        buffer = self.tokens.buffer(cmd["buffer"])
+        held = self.data[cmd["buffer"]][row % buffer.rows][cmd["x_first"] : cmd["x_first"] + cmd["x_count"]]
+        for sub in range(cmd["sub_rows"]):
+            channel = cmd["channel"] + sub * cmd["channel_step"]
+            start = cmd["address"] + (row * cmd["sub_rows"] + sub) * cmd["row_stride"]
+            target = np.lib.stride_tricks.as_strided(
+                self.memory[start:], (cmd["x_count"], cmd["pixel_bytes"]), (cmd["pixel_pitch"], 1)
+            )
+            target[:] = held[:, channel : channel + cmd["pixel_bytes"]].view(np.uint8)
+
+
+def initial_memory(program: Program, inputs: Mapping[str, Int8]) -> NDArray[np.uint8]:
+    """The program's memory before the start: commands, weights and inputs in place.
+
+    ``inputs[name]: int8[H, W, C]``. Raises :class:`InputError` when a tensor is missing or has another shape.
+    """
+    memory = np.zeros(program.memory_bytes, np.uint8)
+
+    def place(offset: int, data: bytes) -> None:
+        memory[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+
+    place(program.commands_offset, program.encoded_commands())
+    place(program.blob_offset, program.blob)
+    for slot in program.inputs:
+        tensor = inputs.get(slot.name)
+        shape = (slot.height, slot.width, slot.channels)
+        if tensor is None or tensor.shape != shape or tensor.dtype != np.int8:
+            found = "nothing" if tensor is None else f"{tensor.dtype}{list(tensor.shape)}"
+            raise InputError(f"input {slot.name!r} must be int8{list(shape)}, got {found}", where=program.name)
+        place(slot.offset, np.ascontiguousarray(tensor).tobytes())
+    return memory
+
+
+def read_tensor(memory: NDArray[np.uint8], slot: TensorSlot) -> Int8:
+    """A tensor out of the program's memory, ``int8[H, W, C]``."""
+    data = memory[slot.offset : slot.offset + slot.size_bytes].view(np.int8)
+    return data.reshape(slot.height, slot.width, slot.channels).copy()
+
+
+def run(
+    program: Program, inputs: Mapping[str, Int8], *, progress: Callable[[int], None] | None = None
+) -> dict[str, Int8]:
+    """Execute ``program``; returns every output as ``int8[H, W, C]``.
+
+    ``progress`` is called with the number of commands executed so far, now and then.
+    """
+    memory = initial_memory(program, inputs)
+    machine = _Machine(program, memory)
+    for count, (_, cmd) in enumerate(program.walk()):
+        machine.execute(cmd)
+        if progress is not None and count % 256 == 0:
+            progress(count)
+    return {slot.name: read_tensor(memory, slot) for slot in program.outputs}
