@@ -225,17 +225,13 @@ class _Planner:
 
     def _conversion(self, name: str, convs: list[int], stored: list[str]) -> Conversion:
         """A one-channel tensor read by one convolution is loaded with a pixel's neighbours as its channels."""
-        readers = [
-            layer for i in convs if isinstance(layer := self.graph.layers[i], Conv) and layer.source == name
-        ]
+        layers = [layer for i in convs if isinstance(layer := self.graph.layers[i], Conv)]
+        readers = [layer for layer in layers if layer.source == name]
         if self.graph.tensors[name].channels != 1 or name in stored or len(readers) != 1:
             return Conversion()
         layer = readers[0]
         unfold = min(layer.weights.shape[1], self.spec.ci_lanes)
-        others = [
-            layer for i in convs
-            if isinstance(layer := self.graph.layers[i], Conv) and layer.add is not None and layer.add.other == name
-        ]  # fmt: skip
+        others = [other for other in layers if other.add is not None and other.add.other == name]
         if any(other.add is not None and not other.add.broadcast and other.channels > 1 for other in others):
             return Conversion()
         same_width = self.graph.tensors[layer.output].width == self.graph.tensors[name].width

@@ -24,8 +24,9 @@ A bias is the float32 nearest to an integer times ``s_in * s_w``, so that the in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import tvm
@@ -189,8 +190,16 @@ def _for_class(
     return choose(seen.get(root, observations[name]), method, percentile)
 
 
-def insert(graph: Graph, parts: Sequence[Unit], chosen: dict[str, QuantParams]) -> Graph:
-    """``graph`` with its units between dequantise and quantise, ``chosen`` giving each stored tensor's parameters."""
+def insert(
+    graph: Graph,
+    parts: Sequence[Unit],
+    chosen: Mapping[str, QuantParams],
+    weights: Mapping[str, tuple[Array, Array]] = MappingProxyType({}),
+) -> Graph:
+    """``graph`` with its units between dequantise and quantise, ``chosen`` giving each stored tensor's parameters.
+
+    ``weights`` gives int8 codes and scales of convolutions, by name, that are settled already.
+    """
     editor = Editor(graph)
     codes: dict[str, str] = {}
 
@@ -207,7 +216,7 @@ def insert(graph: Graph, parts: Sequence[Unit], chosen: dict[str, QuantParams]) 
             for name in head.inputs
         ]
         if unit.kind is Kind.CONVOLUTION:
-            _keep_convolution(editor, unit, inputs, chosen[head.inputs[0]])
+            _keep_convolution(editor, unit, inputs, chosen[head.inputs[0]], weights.get(head.name))
         else:
             editor.keep(head, inputs=tuple(inputs))
             for node in unit.nodes[1:]:
@@ -234,7 +243,9 @@ def _scalars(editor: Editor, name: str, params: QuantParams) -> tuple[str, str]:
     return scale, editor.constant(f"{name}.zero_point", np.array(params.zero_point, np.int8))
 
 
-def _keep_convolution(editor: Editor, unit: Unit, inputs: list[str], source: QuantParams) -> None:
+def _keep_convolution(
+    editor: Editor, unit: Unit, inputs: list[str], source: QuantParams, settled: tuple[Array, Array] | None
+) -> None:
     head = unit.head
     graph = editor.source
     weight = graph.constants.get(head.inputs[1])
@@ -245,7 +256,10 @@ def _keep_convolution(editor: Editor, unit: Unit, inputs: list[str], source: Qua
     biased = len(unit.nodes) > 1 and unit.nodes[1].op == "add"
     bias = graph.constants[unit.nodes[1].inputs[1]].reshape(-1) if biased else None
     axis = weight_axis(head)
-    codes, scales = quantised_weight(weight, axis, head.attributes["groups"], source.scale, bias)
+    if settled is None:
+        codes, scales = quantised_weight(weight, axis, source.scale, bias)
+    else:
+        codes, scales = settled[0], np.broadcast_to(settled[1], (weight.shape[axis],)).astype(np.float32)
     named = editor.add(
         f"{head.name}.weight",
         "dequantize",
@@ -285,7 +299,7 @@ def bias_constant(integers: Array, input_scale: float, scales: Array) -> NDArray
 
 
 def quantised_weight(
-    weight: Array, axis: int, groups: int, input_scale: float, bias: Array | None
+    weight: Array, axis: int, input_scale: float, bias: Array | None
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Symmetric int8 codes in -127..127 and their scales along ``axis``.
 

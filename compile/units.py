@@ -6,6 +6,7 @@ that quantiser, importer and exporter agree.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import Enum
 
@@ -91,10 +92,11 @@ _FUSES = {
 }
 
 
-def units(graph: Graph) -> tuple[Unit, ...]:
+def units(graph: Graph, stored: Container[str] = ()) -> tuple[Unit, ...]:
     """The float graph cut into units, in topological order of their heads.
 
-    An activation joins the operator before it when nothing else reads that operator's result.
+    An activation joins the operator before it when nothing else reads that operator's result, and when that is not
+    among the tensors that must be ``stored``.
     """
     consumers = graph.consumers()
     taken: set[str] = set()
@@ -102,7 +104,8 @@ def units(graph: Graph) -> tuple[Unit, ...]:
 
     def sole_reader(node: Node) -> Node | None:
         readers = consumers[node.name]
-        return readers[0] if len(readers) == 1 and node.name != graph.output else None
+        alone = len(readers) == 1 and node.name != graph.output and node.name not in stored
+        return readers[0] if alone else None
 
     for node in graph.nodes:
         if node.name in taken:
