@@ -230,11 +230,62 @@ def respell_activations(graph: Graph) -> Graph:
             editor.keep(node, op="nn.relu", attributes={})
         elif node.op == "nn.prelu" and graph.is_constant(node.inputs[1]):
             _keep_prelu(editor, node, graph.constants[node.inputs[1]])
+        elif node.op == "multiply" and (gated := _silu(graph, node)):
+            editor.keep(node, op="nn.silu", inputs=(gated,), attributes={})
+        elif node.op == "multiply" and (source_name := _gelu(graph, node)):
+            editor.keep(node, op="nn.gelu", inputs=(source_name,), attributes={})
         elif node.op in ("where", "maximum") and (slope := _slope(graph, node)) is not None:
             _keep_prelu(editor, node, slope)
         else:
             editor.keep(node)
     return editor.graph()
+
+
+def _silu(graph: Graph, node: Node) -> str:
+    """``x`` of ``x * sigmoid(x)``, or nothing."""
+    for x, gate in (node.inputs, node.inputs[::-1]):
+        maker = graph.by_name.get(gate)
+        if maker is not None and maker.op == "sigmoid" and maker.inputs[0] == x:
+            return x
+    return ""
+
+
+def _gelu(graph: Graph, node: Node) -> str:
+    """``x`` of ``0.5 x (1 + erf(x / sqrt 2))``, whatever the order of its factors, or nothing."""
+    factors, scalar = _factors(graph, node)
+    for gate in factors:
+        shifted = graph.by_name.get(gate)
+        rest = [name for name in factors if name != gate]
+        if shifted is None or shifted.op != "add" or graph.scalar(shifted.inputs[1]) != 1.0 or len(rest) != 1:
+            continue
+        curve = graph.by_name.get(shifted.inputs[0])
+        inner = graph.by_name.get(curve.inputs[0]) if curve is not None and curve.op == "erf" else None
+        if inner is None:
+            continue
+        source, slope = _factors(graph, inner)
+        if source == rest and math.isclose(slope, math.sqrt(0.5), rel_tol=1e-5) and math.isclose(scalar, 0.5):
+            return rest[0]
+    return ""
+
+
+def _factors(graph: Graph, node: Node) -> tuple[list[str], float]:
+    """The activations that ``node`` multiplies, through nested products that nothing else reads, and the scalar."""
+    if node.op != "multiply":
+        return [node.name], 1.0
+    consumers = graph.consumers()
+    factors: list[str] = []
+    scalar = 1.0
+    for name in node.inputs:
+        value = graph.scalar(name)
+        inner = graph.by_name.get(name)
+        if value is not None:
+            scalar *= value
+        elif inner is not None and inner.op == "multiply" and len(consumers[name]) == 1:
+            nested, factor = _factors(graph, inner)
+            factors, scalar = factors + nested, scalar * factor
+        else:
+            factors.append(name)
+    return factors, scalar
 
 
 def _private(graph: Graph, node: Node) -> bool:
