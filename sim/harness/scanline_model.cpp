@@ -1,0 +1,274 @@
+// A Verilated Scanline with a DRAM behind its AXI master and a C interface for Python.
+//
+// The DRAM serves one channel of reads and one of writes from a shared bandwidth. Latency is counted from the address
+// handshake to the first data beat. Inputs change after the rising edge, so the design sees them at the next one.
+
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "Vscanline.h"
+#include "verilated.h"
+#ifdef SCANLINE_TRACE
+#include "verilated_vcd_c.h"
+#endif
+
+namespace {
+
+struct Burst {
+    uint64_t address;
+    unsigned beats;
+    uint64_t ready;  // first cycle in which data may move
+    bool failed;
+};
+
+struct Model {
+    VerilatedContext context;
+    std::unique_ptr<Vscanline> top;
+    std::vector<uint8_t> memory;
+    unsigned bus_bytes = sizeof(Vscanline::m_axi_wdata);
+    uint64_t cycle = 0;
+    unsigned latency = 100;
+    uint64_t bandwidth = 16 * 256;  // bytes per cycle x 256
+    uint64_t credit = 0;
+    unsigned stall_per_256 = 0;
+    uint64_t random = 1;
+    std::deque<Burst> reads, writes;
+    std::deque<std::pair<uint64_t, bool>> responses;  // cycle, failed
+    bool last_was_read = false;
+    bool write_failed = false;
+    uint64_t fail_read_first = 1, fail_read_end = 0, fail_write_first = 1, fail_write_end = 0;
+#ifdef SCANLINE_TRACE
+    std::unique_ptr<VerilatedVcdC> trace;
+#endif
+
+    bool stalled() {
+        if (stall_per_256 == 0) return false;
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        return (random & 255) < stall_per_256;
+    }
+
+    void step() {
+        Vscanline& t = *top;
+        // What the edge transfers.
+        const bool ar = t.m_axi_arvalid && t.m_axi_arready;
+        const bool aw = t.m_axi_awvalid && t.m_axi_awready;
+        const bool r = t.m_axi_rvalid && t.m_axi_rready;
+        const bool w = t.m_axi_wvalid && t.m_axi_wready;
+        const bool b = t.m_axi_bvalid && t.m_axi_bready;
+        if (ar) {
+            const uint64_t first = t.m_axi_araddr;
+            const uint64_t end = first + uint64_t(t.m_axi_arlen + 1) * bus_bytes;
+            const bool failed = end > memory.size() || (first < fail_read_end && end > fail_read_first);
+            reads.push_back({first, unsigned(t.m_axi_arlen) + 1, cycle + latency, failed});
+        }
+        if (aw) {
+            const uint64_t first = t.m_axi_awaddr;
+            const uint64_t end = first + uint64_t(t.m_axi_awlen + 1) * bus_bytes;
+            const bool failed = end > memory.size() || (first < fail_write_end && end > fail_write_first);
+            writes.push_back({first, unsigned(t.m_axi_awlen) + 1, cycle, failed});
+        }
+        if (w) {
+            Burst& burst = writes.front();
+            uint8_t data[64];
+            uint64_t strobe = 0;
+            std::memcpy(data, &t.m_axi_wdata, bus_bytes);
+            std::memcpy(&strobe, &t.m_axi_wstrb, sizeof(t.m_axi_wstrb));
+            if (!burst.failed) {
+                for (unsigned i = 0; i < bus_bytes; i++)
+                    if (strobe >> i & 1) memory[burst.address + i] = data[i];
+            }
+            burst.address += bus_bytes;
+            if (--burst.beats == 0) {
+                responses.push_back({cycle + latency, burst.failed});
+                writes.pop_front();
+            }
+            credit -= uint64_t(bus_bytes) * 256;
+            last_was_read = false;
+        }
+        if (r) {
+            Burst& burst = reads.front();
+            burst.address += bus_bytes;
+            if (--burst.beats == 0) reads.pop_front();
+            credit -= uint64_t(bus_bytes) * 256;
+            last_was_read = true;
+        }
+        if (b) responses.pop_front();
+
+        t.clk_i = 1;
+        t.eval();
+#ifdef SCANLINE_TRACE
+        if (trace) trace->dump(2 * cycle + 1);
+#endif
+        cycle++;
+
+        // What the memory offers in the next cycle.
+        credit += bandwidth;
+        const uint64_t cap = uint64_t(bus_bytes) * 256 + bandwidth;
+        if (credit > cap) credit = cap;
+        const bool open = credit >= uint64_t(bus_bytes) * 256 && !stalled();
+        const bool both = credit >= 2 * uint64_t(bus_bytes) * 256;
+        const bool read_ready = !reads.empty() && reads.front().ready <= cycle;
+        const bool write_ready = !writes.empty();
+        const bool write_waits = write_ready && t.m_axi_wvalid;
+        bool give_read = open && read_ready, give_write = open && write_ready;
+        if (give_read && give_write && !both) {
+            if (write_waits && last_was_read) give_read = false;
+            else give_write = false;
+        }
+        t.m_axi_rvalid = give_read;
+        if (give_read) {
+            const Burst& burst = reads.front();
+            if (burst.failed) std::memset(&t.m_axi_rdata, 0, bus_bytes);
+            else std::memcpy(&t.m_axi_rdata, &memory[burst.address], bus_bytes);
+            t.m_axi_rresp = burst.failed ? 2 : 0;
+            t.m_axi_rlast = burst.beats == 1;
+        }
+        t.m_axi_wready = give_write;
+        t.m_axi_arready = reads.size() < 64;
+        t.m_axi_awready = writes.size() < 16;
+        const bool respond = !responses.empty() && responses.front().first <= cycle;
+        t.m_axi_bvalid = respond;
+        t.m_axi_bresp = respond && responses.front().second ? 2 : 0;
+
+        t.clk_i = 0;
+        t.eval();
+#ifdef SCANLINE_TRACE
+        if (trace) trace->dump(2 * cycle);
+#endif
+    }
+
+    void reset() {
+        Vscanline& t = *top;
+        reads.clear();
+        writes.clear();
+        responses.clear();
+        credit = 0;
+        t.rst_ni = 0;
+        t.s_axil_awvalid = t.s_axil_wvalid = t.s_axil_arvalid = 0;
+        t.s_axil_bready = t.s_axil_rready = 1;
+        t.m_axi_rvalid = t.m_axi_bvalid = t.m_axi_wready = t.m_axi_arready = t.m_axi_awready = 0;
+        for (int i = 0; i < 4; i++) step();
+        t.rst_ni = 1;
+        step();
+    }
+};
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+Model* scanline_new(uint64_t memory_bytes) {
+    auto* model = new Model;
+    model->context.randReset(2);
+    model->context.randSeed(1);
+#ifdef SCANLINE_TRACE
+    model->context.traceEverOn(true);
+#endif
+    model->top = std::make_unique<Vscanline>(&model->context);
+    model->memory.resize(memory_bytes);
+    model->reset();
+    return model;
+}
+
+void scanline_delete(Model* model) {
+    model->top->final();
+    delete model;
+}
+
+uint8_t* scanline_memory(Model* model) { return model->memory.data(); }
+uint64_t scanline_memory_bytes(Model* model) { return model->memory.size(); }
+uint64_t scanline_cycle(Model* model) { return model->cycle; }
+void scanline_reset(Model* model) { model->reset(); }
+
+void scanline_dram(Model* model, unsigned latency, uint64_t bandwidth_256, unsigned stall_per_256, uint64_t seed) {
+    model->latency = latency;
+    model->bandwidth = bandwidth_256;
+    model->stall_per_256 = stall_per_256;
+    model->random = seed * 2 + 1;
+}
+
+void scanline_fail(Model* model, uint64_t read_first, uint64_t read_end, uint64_t write_first, uint64_t write_end) {
+    model->fail_read_first = read_first;
+    model->fail_read_end = read_end;
+    model->fail_write_first = write_first;
+    model->fail_write_end = write_end;
+}
+
+void scanline_step(Model* model, uint64_t cycles) {
+    for (uint64_t i = 0; i < cycles; i++) model->step();
+}
+
+// Steps until the interrupt line rises; returns whether it did within the cycles given.
+int scanline_run(Model* model, uint64_t cycles) {
+    for (uint64_t i = 0; i < cycles; i++) {
+        if (model->top->interrupt_o) return 1;
+        model->step();
+    }
+    return model->top->interrupt_o;
+}
+
+int scanline_write_register(Model* model, uint32_t address, uint32_t value) {
+    Vscanline& t = *model->top;
+    t.s_axil_awaddr = address;
+    t.s_axil_wdata = value;
+    t.s_axil_awvalid = t.s_axil_wvalid = 1;
+    t.eval();
+    for (int i = 0; i < 16; i++) {
+        const bool taken = t.s_axil_awready && t.s_axil_wready;
+        model->step();
+        if (taken) {
+            t.s_axil_awvalid = t.s_axil_wvalid = 0;
+            t.eval();
+            return 0;
+        }
+    }
+    return -1;
+}
+
+int64_t scanline_read_register(Model* model, uint32_t address) {
+    Vscanline& t = *model->top;
+    t.s_axil_araddr = address;
+    t.s_axil_arvalid = 1;
+    t.eval();
+    for (int i = 0; i < 16; i++) {
+        const bool taken = t.s_axil_arready;
+        model->step();
+        if (taken) {
+            t.s_axil_arvalid = 0;
+            t.eval();
+            const int64_t value = t.s_axil_rdata;
+            model->step();
+            return value;
+        }
+    }
+    return -1;
+}
+
+int scanline_trace(Model* model, const char* path) {
+#ifdef SCANLINE_TRACE
+    if (model->trace) {
+        model->trace->close();
+        model->trace.reset();
+    }
+    if (path != nullptr) {
+        model->trace = std::make_unique<VerilatedVcdC>();
+        model->top->trace(model->trace.get(), 99);
+        model->trace->open(path);
+        if (!model->trace->isOpen()) return -2;
+    }
+    return 0;
+#else
+    (void)model;
+    (void)path;
+    return -1;
+#endif
+}
+
+}  // extern "C"
+#pragma GCC visibility pop

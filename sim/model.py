@@ -1,0 +1,194 @@
+"""A Verilated Scanline to be scripted cycle by cycle: load, step, run, registers, memory, counters, reset, trace."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.hw import isa
+from codesign.hw.counters import Counters
+from codesign.hw.errors import SimulationError
+from codesign.hw.program import Program
+from codesign.hw.spec import AccelSpec
+from codesign.sim.build import Report, library
+
+
+@dataclass(frozen=True)
+class Dram:
+    """The memory behind the bus: bandwidth shared by reads and writes, latency from address to first data."""
+
+    bytes_per_cycle: float | None = None  # None: the bus width
+    latency_cycles: int = 100
+    stall_probability: float = 0.0  # of a cycle in which nothing moves
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.bytes_per_cycle is not None and not 0.25 <= self.bytes_per_cycle <= 1024:
+            raise SimulationError(f"DRAM bandwidth must be 0.25 to 1024 bytes per cycle, not {self.bytes_per_cycle}")
+        if not 1 <= self.latency_cycles <= 100_000:
+            raise SimulationError(f"DRAM latency must be 1 to 100000 cycles, not {self.latency_cycles}")
+        if not 0 <= self.stall_probability < 0.95:
+            raise SimulationError(f"the stall probability must lie in 0..0.95, not {self.stall_probability}")
+
+
+def _bind(path: Path) -> ctypes.CDLL:
+    lib = ctypes.CDLL(str(path))
+    u32, u64, i64, ptr = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_int64, ctypes.c_void_p
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "scanline_new": (ptr, [u64]),
+        "scanline_delete": (None, [ptr]),
+        "scanline_memory": (ptr, [ptr]),
+        "scanline_cycle": (u64, [ptr]),
+        "scanline_reset": (None, [ptr]),
+        "scanline_dram": (None, [ptr, u32, u64, u32, u64]),
+        "scanline_fail": (None, [ptr, u64, u64, u64, u64]),
+        "scanline_step": (None, [ptr, u64]),
+        "scanline_run": (ctypes.c_int, [ptr, u64]),
+        "scanline_write_register": (ctypes.c_int, [ptr, u32, u32]),
+        "scanline_read_register": (i64, [ptr, u32]),
+        "scanline_trace": (ctypes.c_int, [ptr, ctypes.c_char_p]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(lib, name)
+        function.restype = result
+        function.argtypes = arguments
+    return lib
+
+
+class Model:
+    """One instance of the machine with its memory.
+
+    ``trace=True`` takes a build that can write waveforms (slower). Use as a context manager, or call :meth:`close`.
+    """
+
+    def __init__(
+        self, spec: AccelSpec, memory_bytes: int, *, dram: Dram | None = None, trace: bool = False,
+        report: Report | None = None,
+    ) -> None:  # fmt: skip
+        self.spec = spec
+        self._lib = _bind(library(spec, trace=trace, report=report))
+        self._handle: int | None = self._lib.scanline_new(memory_bytes)
+        address = self._lib.scanline_memory(self._handle)
+        buffer = (ctypes.c_uint8 * memory_bytes).from_address(address)
+        self.memory: NDArray[np.uint8] = np.frombuffer(buffer, np.uint8)
+        """The DRAM, ``uint8[memory_bytes]``, writable; valid until :meth:`close`."""
+        self.set_dram(dram or Dram())
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the model and release its memory."""
+        if self._handle is not None:
+            self._lib.scanline_delete(self._handle)
+            self._handle = None
+            self.memory = np.zeros(0, np.uint8)
+
+    @property
+    def _model(self) -> int:
+        if self._handle is None:
+            raise SimulationError("the model is closed")
+        return self._handle
+
+    @property
+    def cycle(self) -> int:
+        """Cycles simulated since the model was made, resets and register accesses included."""
+        return int(self._lib.scanline_cycle(self._model))
+
+    def set_dram(self, dram: Dram) -> None:
+        """Set the memory's bandwidth, latency and random stalls, now and in mid-run."""
+        bandwidth = self.spec.bus_bytes if dram.bytes_per_cycle is None else dram.bytes_per_cycle
+        self._lib.scanline_dram(
+            self._model, dram.latency_cycles, round(bandwidth * 256), round(dram.stall_probability * 256), dram.seed
+        )
+
+    def fail_bus(self, reads: range = range(0), writes: range = range(0)) -> None:
+        """Answer accesses that touch these addresses with a bus error."""
+        self._lib.scanline_fail(self._model, reads.start, reads.stop, writes.start, writes.stop)
+
+    def reset(self) -> None:
+        """Pull the reset line for four cycles. Memory keeps its content."""
+        self._lib.scanline_reset(self._model)
+
+    def step(self, cycles: int = 1) -> None:
+        """Advance the clock."""
+        self._lib.scanline_step(self._model, cycles)
+
+    def run(self, cycles: int) -> bool:
+        """Advance until the interrupt rises, at most ``cycles``; returns whether it rose."""
+        return bool(self._lib.scanline_run(self._model, cycles))
+
+    def write_register(self, name: str, value: int) -> None:
+        """Write a register of ``isa.REGISTERS`` over AXI4-Lite."""
+        if self._lib.scanline_write_register(self._model, isa.REGISTERS[name], value):
+            raise SimulationError(f"register {name} did not answer")
+
+    def read_register(self, name_or_address: str | int) -> int:
+        """Read a register by name, or by byte offset, over AXI4-Lite."""
+        address = isa.REGISTERS[name_or_address] if isinstance(name_or_address, str) else name_or_address
+        value = int(self._lib.scanline_read_register(self._model, address))
+        if value < 0:
+            raise SimulationError(f"register {name_or_address} did not answer")
+        return value
+
+    def load(self, program: Program) -> None:
+        """Put a program's commands and weights into memory and its windows into the registers."""
+        if program.memory_bytes > len(self.memory):
+            raise SimulationError(f"the program needs {program.memory_bytes} bytes, the model has {len(self.memory)}")
+        for offset, data in ((program.commands_offset, program.encoded_commands()), (program.blob_offset, program.blob)):
+            self.memory[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+        for name, value in (
+            ("memory_base_low", 0),
+            ("memory_base_high", 0),
+            ("memory_bytes", program.memory_bytes),
+            ("command_address", program.commands_offset),
+            ("command_count", len(program.commands)),
+            ("write_first", program.write_first),
+            ("write_end", program.write_end),
+            ("interrupt_enable", 1),
+            ("interrupt", 1),
+        ):
+            self.write_register(name, value)
+
+    def start(self) -> None:
+        """Write the start bit."""
+        self.write_register("control", 1)
+
+    def error(self) -> tuple[isa.ErrorCause, int] | None:
+        """Why the machine stopped, and where; None when it did not fail."""
+        if not self.read_register("status") & 4:
+            return None
+        return isa.ErrorCause(self.read_register("error_cause")), self.read_register("error_address")
+
+    def counters(self) -> Counters:
+        """The performance counters."""
+        values = {}
+        for name in isa.COUNTER_NAMES:
+            at = isa.counter_address(name)
+            values[name] = self.read_register(at) | self.read_register(at + 4) << 32
+        bus = self.spec.bus_bytes
+        return Counters(
+            macs_issued=values["busy_cycles"] * self.spec.macs_per_cycle,
+            weight_read_words=values["busy_cycles"],
+            dram_command_read_bytes=values.pop("dram_command_read_beats") * bus,
+            dram_weight_read_bytes=values.pop("dram_weight_read_beats") * bus,
+            dram_load_read_bytes=values.pop("dram_load_read_beats") * bus,
+            dram_write_bytes=values.pop("dram_write_beats") * bus,
+            **values,
+        )
+
+    def trace(self, path: str | Path | None) -> None:
+        """Start writing a VCD waveform to ``path``, or stop with None. Needs a model made with ``trace=True``."""
+        code = self._lib.scanline_trace(self._model, None if path is None else str(path).encode())
+        if code == -1:
+            raise SimulationError("this model was built without waveforms", hint="Make it with trace=True.")
+        if code:
+            raise SimulationError("cannot write the waveform", where=str(path))
