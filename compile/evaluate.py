@@ -232,4 +232,8 @@ def run(graph: Graph, x: Tensor, override: Override | None = None) -> Tensor:
 
 def size_free(graph: Graph) -> bool:
     """Whether the graph runs on frames of any size."""
-    return all(node.op in SIZE_FREE for node in graph.nodes)
+
+    def free(node: Node) -> bool:
+        return node.op in SIZE_FREE or (node.op == "strided_slice" and set(node.attributes["axes"]) <= {1})
+
+    return all(free(node) for node in graph.nodes)

@@ -215,7 +215,8 @@ class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
         for node in nodes:
             variable = self.env.get(node)
             if node.op == "call_function" and isinstance(variable, tvm.relax.Var):
-                self.names[variable.name] = _user_name(node)
+                # An identity returns its operand's variable, which has its name already.
+                self.names.setdefault(variable.name, _user_name(node))
         return result
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 import tvm
 from codesign.compile.graph import Graph, from_module
+from codesign.compile.onnx_fold import with_sizes_folded
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
@@ -23,6 +24,15 @@ def import_onnx(path: Path, *, width: int, height: int, channels: int | None) ->
     shape = _pinned(model, path, width, height, channels)
     (source,) = _inputs(model)
     importer = _NamingImporter({source.name: list(shape)})
+    try:
+        model = with_sizes_folded(model, source.name, shape)
+    except Exception as error:  # shape inference raises several kinds
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the sizes of the model's tensors contradict each other ({reason})",
+            where=str(path),
+            hint="Check the requested size and channel count.",
+        ) from error
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     _check_operators(model, importer)
     try:

@@ -1,0 +1,105 @@
+"""Fine-tuning brings a quantised network nearer to its float original, in the same form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from codesign.compile.finetune import Batch, fine_tune
+from codesign.compile.frontend import load_model
+from codesign.compile.graph import from_module
+from codesign.compile.integer import evaluate
+from codesign.compile.quantize import quantise, quantised_io
+from codesign.hw.errors import InputError
+from numpy.typing import NDArray
+from torch import nn
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(7)
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.act = nn.PReLU(8)
+        self.act.weight.data.uniform_(-0.2, 0.5)
+        self.body = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 4, 3, padding=1)
+        # Two layers whose channels differ by orders of magnitude: what quantisation per tensor suffers from.
+        self.first.weight.data *= torch.logspace(-1, 1, 8).view(8, 1, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.act(self.first(x))
+        return F.pixel_shuffle(self.last(torch.relu(self.body(y)) + y) * 0.1 + x, 2)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    return Small().eval()
+
+
+def _images(seed: int, count: int) -> list[NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    return [rng.random((1, 1, 12, 14), dtype=np.float32) for _ in range(count)]
+
+
+def _batches(network: nn.Module, seed: int, count: int) -> Iterator[Batch]:
+    rng = np.random.default_rng(seed)
+    for _ in range(count):
+        x = rng.random((4, 1, 16, 16), dtype=np.float32)
+        with torch.no_grad():
+            yield x, network(torch.from_numpy(x)).numpy()
+
+
+def test_the_loss_falls(network: nn.Module) -> None:
+    model = load_model(network, width=14, height=12)
+    # A tight clip, so that there is an error which training can undo.
+    quantised = quantise(model.module, _images(1, 4), percentile=90.0)
+    source, result = quantised_io(quantised)
+
+    def error(module: object) -> float:
+        total = 0.0
+        for image in _images(2, 8):
+            codes = np.clip(np.rint(image / source.scale) + source.zero_point, -128, 127).astype(np.int8)
+            exact = network(torch.from_numpy((codes - np.float32(source.zero_point)) * np.float32(source.scale)))
+            found = (evaluate(module, codes).astype(np.float32) - result.zero_point) * result.scale
+            total += float(np.mean((found - exact.detach().numpy()) ** 2))
+        return total
+
+    losses: list[float] = []
+    tuned = fine_tune(
+        quantised,
+        _batches(network, 3, 80),
+        steps=80,
+        lr=3e-4,
+        loss="l2",
+        start=model.module,
+        on_step=lambda _, value: losses.append(value),
+    )
+    assert len(losses) == 80
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    assert error(tuned) < error(quantised)
+    assert quantised_io(tuned) == (source, result)
+    shapes = [(node.op, node.shape) for node in from_module(quantised).nodes]
+    assert [(node.op, node.shape) for node in from_module(tuned).nodes] == shapes
+
+
+def test_no_steps_change_nothing(network: nn.Module) -> None:
+    quantised = quantise(load_model(network, width=14, height=12).module, _images(1, 2))
+    codes = np.random.default_rng(0).integers(-128, 128, (1, 1, 12, 14)).astype(np.int8)
+    same = fine_tune(quantised, [], steps=0)
+    np.testing.assert_array_equal(evaluate(same, codes), evaluate(quantised, codes))
+
+
+def test_bad_input(network: nn.Module) -> None:
+    model = load_model(network, width=14, height=12)
+    with pytest.raises(InputError, match="not quantised"):
+        fine_tune(model.module, [], steps=1)
+    quantised = quantise(model.module, _images(1, 2))
+    with pytest.raises(InputError, match="only 0 batches"):
+        fine_tune(quantised, [], steps=1)
+    patch = np.zeros((1, 1, 8, 8), np.float32)
+    with pytest.raises(InputError, match="shape"):
+        fine_tune(quantised, [(patch, patch)], steps=1)
