@@ -45,9 +45,9 @@ _PLAIN: Mapping[str, str] = {
 def export_qdq(module: tvm.IRModule, path: str | Path) -> None:
     """Write the quantised ``module`` to ``path`` as ONNX, float32 in and out, whole or not at all.
 
-    Weights are int8 per channel, biases int32 with scale ``s_in * s_w``. Raises :class:`InputError` for a module that is
-    not quantised or a path that cannot be written, :class:`UnsupportedError`, naming the operator, for what ONNX cannot
-    say in this opset.
+    Weights are int8 per channel, biases int32 with scale ``s_in * s_w``. Raises :class:`InputError` for a module that
+    is not quantised or a path that cannot be written, :class:`UnsupportedError`, naming the operator, for what ONNX
+    cannot say in this opset.
     """
     quantised_io(module)
     model = onnx_model(read_canonical(module))

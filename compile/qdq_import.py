@@ -36,7 +36,7 @@ def normalise_qdq(graph: Graph) -> Graph:
     bare, chosen = _completed(bare, parts, dict(chosen))
     parts = units(bare, stored=chosen)
     for unit in parts:
-        _check(bare, unit, chosen)
+        _check(unit, chosen, weights)
     if bare.input not in chosen:
         raise UnsupportedError(
             "the network's input is not quantised",
@@ -156,13 +156,9 @@ def _completed(
     return editor.graph(), chosen
 
 
-def _check(graph: Graph, unit: Unit, chosen: dict[str, QuantParams]) -> None:
+def _check(unit: Unit, chosen: dict[str, QuantParams], weights: Weights) -> None:
+    hint = "Quantise the whole model (no nodes excluded)."
     if unit.name not in chosen:
-        raise UnsupportedError(
-            "the model does not quantise this operator's result",
-            where=unit.nodes[-1].where,
-            hint="Quantise it with QuantizeLinear/DequantizeLinear after every operator.",
-        )
-    head = unit.head
-    if unit.kind is Kind.CONVOLUTION and not graph.is_constant(head.inputs[1]):
-        raise UnsupportedError("weights computed at run time", where=head.where, hint="Give it constant weights.")
+        raise UnsupportedError("the model does not quantise its result", where=unit.nodes[-1].where, hint=hint)
+    if unit.kind is Kind.CONVOLUTION and unit.head.name not in weights:
+        raise UnsupportedError("the model does not quantise its weights", where=unit.head.where, hint=hint)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -105,7 +107,7 @@ def test_every_stored_tensor_is_int8(graph: Graph) -> None:
 
 def test_activations_fuse(graph: Graph) -> None:
     chain = ["a", "a.bias", "act", "act.q"]
-    for earlier, later in zip(chain, chain[1:], strict=False):
+    for earlier, later in itertools.pairwise(chain):
         assert graph.by_name[later].inputs[0] == earlier
     tanh = next(node for node in graph.nodes if node.op == "tanh")
     assert graph.by_name[tanh.inputs[0]].op == "dequantize"
