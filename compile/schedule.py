@@ -65,25 +65,31 @@ def schedule_rows(
             for y in range(max(repeat, 8))
         )
 
-    for index in convs:
-        layer = layers[index]
-        repeat = rate[layer.output]
+    # One consumer of a tensor frees its rows for all, so one of them must lag behind all others at every moment. Where
+    # two keep overtaking each other, the later one is put off by an iteration.
+    put_off: dict[int, int] = {}
+    while True:
+        for index in convs:
+            layer = layers[index]
+            repeat = rate[layer.output]
 
-        def bottom(y: int, layer: Conv = layer) -> int:
-            return y * layer.stride - layer.pad_top + kernel_rows(layer) - 1
+            def bottom(y: int, layer: Conv = layer) -> int:
+                return y * layer.stride - layer.pad_top + kernel_rows(layer) - 1
 
-        delay = earliest(layer.source, bottom, repeat)
-        if layer.add is not None:
-            delay = max(delay, earliest(layer.add.other, lambda y: y, repeat))
-        delays[index] = max(delay, 0)
-        start[layer.output] = delays[index]
-
-    store_delay = {name: start[name] + 1 for name in stored}
+            delay = earliest(layer.source, bottom, repeat)
+            if layer.add is not None:
+                delay = max(delay, earliest(layer.add.other, lambda y: y, repeat))
+            delays[index] = max(delay, 0) + put_off.get(index, 0)
+            start[layer.output] = delays[index]
+        store_delay = {name: start[name] + 1 for name in stored}
+        rows, freeing, contested = _buffer_rows(graph, layers, convs, loads, stored, rate, delays, store_delay)
+        if contested is None:
+            break
+        put_off[contested] = put_off.get(contested, 0) + 1
     heights = {name: graph.tensors[name].height for name in rate}
     finish = [start[name] + -(-heights[name] // rate[name]) for name in rate if name in start]
     finish += [store_delay[name] + -(-heights[name] // rate[name]) for name in stored]
 
-    rows, freeing = _buffer_rows(graph, layers, convs, loads, stored, rate, delays, store_delay)
     for name in (*loads, *stored):
         rows[name] += spare_rows
     return RowSchedule(
@@ -101,8 +107,11 @@ def schedule_rows(
 def _buffer_rows(
     graph: LayerGraph, layers: dict[int, Conv], convs: list[int], loads: list[str], stored: list[str],
     rate: dict[str, int], delays: dict[int, int], store_delay: dict[str, int],
-) -> tuple[dict[str, int], dict[str, tuple[int, bool] | None]]:  # fmt: skip
-    """Walk the loop over a frame of at most ``SIMULATED_ROWS`` rows and watch how many rows are alive."""
+) -> tuple[dict[str, int], dict[str, tuple[int, bool] | None], int | None]:  # fmt: skip
+    """Walk the loop over a frame of at most ``SIMULATED_ROWS`` rows and watch how many rows are alive.
+
+    Returns rows and freeing consumer of every tensor, and a layer to put off when a tensor has no such consumer.
+    """
     names = [*loads, *(layers[index].output for index in convs)]
     scale = max(1, max(-(-graph.tensors[name].height // (SIMULATED_ROWS * rate[name])) for name in names))
     height = {name: max(1, graph.tensors[name].height // scale) for name in names}
@@ -169,6 +178,6 @@ def _buffer_rows(
     for name in names:
         slow = [key for key, count in behind[name].items() if count == 0]
         if reader[name] and not slow:
-            raise AssertionError(f"no consumer of {name} lags behind all others")
+            return peaks, freeing, max(index for index, _ in reader[name])
         freeing[name] = slow[0] if slow else None
-    return peaks, freeing
+    return peaks, freeing, None

@@ -1,0 +1,463 @@
+"""A quantised Relax function becomes a :class:`LayerGraph`: real scales become the machine's integers.
+
+The function is followed symbolically, binding by binding. ``dequantize`` opens a tensor, float operators collect in a
+pending value, ``quantize`` closes it as one layer: the machine rounds where the graph does. The rules that turn scales
+into integers are those that :mod:`codesign.compile.integer` documents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import tvm
+from codesign.compile.layers import Add, Conv, Int8, Int64, LayerGraph, Shuffle, Tensor, sources
+from codesign.compile.ordering import copy_layer
+from codesign.hw import numerics
+from codesign.hw.errors import UnsupportedError
+from numpy.typing import NDArray
+from tvm import relax
+
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Open:
+    """A stored tensor read as real numbers."""
+
+    tensor: str
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Constant int8 weights with a scale per channel of ``axis``."""
+
+    codes: Int8
+    scales: Reals
+    axis: int
+
+
+@dataclass(frozen=True)
+class PendingConv:
+    """A layer before its rounding: its psum is worth ``input scale x scales[c]``."""
+
+    name: str
+    source: str
+    weights: Int8  # [KY, KX, Cin, Cout]
+    scales: Reals  # [Cout]
+    stride: int
+    pad_top: int
+    pad_left: int
+    height: int
+    width: int
+    macs: int
+    shuffle: int = 1  # output pixels per side of each psum pixel: a transposed convolution in sub-pixel form
+    bias: Int64 | None = None
+    slope: Reals | float = 1.0
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class PendingSum:
+    """Two tensors to be added; ``signs`` are 1 or -1."""
+
+    name: str
+    operands: tuple[str, str]
+    signs: tuple[int, int]
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class PendingTable:
+    name: str
+    source: str
+    function: str
+
+
+@dataclass(frozen=True)
+class PendingShuffle:
+    name: str
+    source: str
+    factor: int
+
+
+@dataclass(frozen=True)
+class PendingGather:
+    """Channels of the source in a new order, with repetition."""
+
+    name: str
+    source: str
+    channels: tuple[int, ...]
+
+
+def lower(function: relax.Function, name: str) -> LayerGraph:
+    """Lower a function whose parameters and results are int8 codes (composite functions inside are followed).
+
+    Raises :class:`UnsupportedError`, naming the operator, for what the machine cannot run.
+    """
+    builder = _Builder(name)
+    arguments: list[str | None] = []
+    for parameter in function.params:
+        _, channels, height, width = shape_of(parameter)
+        builder.inputs[parameter.name] = (channels, height, width)
+        arguments.append(parameter.name)
+    results = builder.follow(function, arguments)
+    names = results if isinstance(results, tuple) else (results,)
+    return builder.graph(names)
+
+
+def shape_of(expression: Any) -> tuple[int, int, int, int]:
+    """The static NCHW shape of a Relax expression."""
+    n, c, h, w = (int(extent) for extent in expression.ty.shape.values)
+    return n, c, h, w
+
+
+class _Builder:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.inputs: dict[str, tuple[int, int, int]] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.layers: list[Conv | Shuffle] = []
+        self._readers: dict[str, int] = {}  # of a tensor; being a result counts as several
+
+    # Following the function ---------------------------------------------------------------------------------------
+
+    def follow(self, function: relax.Function, arguments: list[Any]) -> Any:
+        values: dict[Any, Any] = dict(zip(function.params, arguments, strict=True))
+        readers = _readers(function)
+        local: dict[Any, relax.Function] = {}
+        for block in function.body.blocks:
+            for binding in block.bindings:
+                value, var = binding.value, binding.var
+                if isinstance(value, relax.Function):
+                    local[var] = value
+                elif isinstance(value, relax.Call) and value.op in local:
+                    values[var] = self.follow(local[value.op], [self._operand(values, a) for a in value.args])
+                elif isinstance(value, relax.Call):
+                    operands = [self._operand(values, argument) for argument in value.args]
+                    values[var] = self._call(value, var, operands)
+                elif isinstance(value, relax.TupleGetItem):
+                    values[var] = values[value.tuple_value][value.index]
+                else:
+                    values[var] = self._operand(values, value)
+                if isinstance(values.get(var), str):
+                    self._readers[values[var]] = readers.get(var, 0)
+        return self._operand(values, function.body.body)
+
+    def _operand(self, values: dict[Any, Any], argument: Any) -> Any:
+        if isinstance(argument, tvm.ir.GenericConst):
+            return argument.value.numpy()
+        if isinstance(argument, relax.Tuple):
+            return tuple(self._operand(values, item) for item in argument.fields)
+        if isinstance(argument, relax.ShapeExpr):
+            return tuple(int(extent) for extent in argument.values)
+        if isinstance(argument, tvm.tirx.IntImm | tvm.tirx.FloatImm):
+            return argument.value
+        return values[argument]
+
+    def _call(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> Any:
+        op = call.op.name.removeprefix("relax.")
+        name = str(var.name)
+        rules: dict[str, Callable[[], Any]] = {
+            "quantize": lambda: self._close(operands[0], float(operands[1]), int(operands[2]), call, var),
+            "dequantize": lambda: self._open(call, operands),
+            "nn.conv2d": lambda: self._conv(call, var, operands),
+            "nn.conv2d_transpose": lambda: self._transposed(call, var, operands),
+            "add": lambda: self._add(name, operands, subtract=False),
+            "subtract": lambda: self._add(name, operands, subtract=True),
+            "multiply": lambda: self._scaled(name, operands, call),
+            "nn.relu": lambda: self._relu(name, operands[0]),
+            "nn.leakyrelu": lambda: self._sloped(name, operands[0], float(call.attrs.alpha)),
+            "nn.prelu": lambda: self._sloped(name, operands[0], np.asarray(operands[1], np.float64).reshape(-1)),
+            "clip": lambda: self._clipped(name, operands[0], float(operands[1]), float(operands[2])),
+            "nn.pixel_shuffle": lambda: PendingShuffle(name, operands[0].tensor, int(call.attrs.upscale_factor)),
+            "repeat": lambda: self._gather(name, operands[0], lambda c: np.repeat(c, int(call.attrs.repeats))),
+            "tile": lambda: self._gather(name, operands[0], lambda c: np.tile(c, int(call.attrs.repeats[1]))),
+            "strided_slice": lambda: self._gather(name, operands[0], lambda c: _sliced(c, operands)),
+        }
+        if op in rules:
+            return rules[op]()
+        if op.removeprefix("nn.") in numerics.LOOK_UPS:
+            return PendingTable(name, operands[0].tensor, op.removeprefix("nn."))
+        raise UnsupportedError("is not an operator of the machine", where=f"{op} '{name}'")
+
+    # Opening and collecting -----------------------------------------------------------------------------------------
+
+    def _open(self, call: relax.Call, operands: list[Any]) -> Open | Weight:
+        source, scale, zero_point = operands
+        if isinstance(source, np.ndarray):
+            return Weight(source, np.asarray(scale, np.float64).reshape(-1), int(call.attrs.axis))
+        if source not in self.tensors:  # a parameter: its first reader tells what its codes mean
+            channels, height, width = self.inputs[source]
+            self.tensors[source] = Tensor(source, height, width, channels, float(scale), int(zero_point))
+        return Open(source)
+
+    def _conv(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> PendingConv:
+        weight: Weight = operands[1]
+        groups = int(call.attrs.groups)
+        dense = _dense(weight.codes.transpose(2, 3, 1, 0), groups)
+        step_y, step_x = (int(d) for d in call.attrs.dilation)
+        dense = _dilated(dense, step_y, step_x)
+        _, outputs, height, width = shape_of(var)
+        kernel = weight.codes.shape
+        return PendingConv(
+            name=str(var.name), source=operands[0].tensor, weights=dense, scales=weight.scales,
+            stride=int(call.attrs.strides[0]), pad_top=int(call.attrs.padding[0]), pad_left=int(call.attrs.padding[1]),
+            height=height, width=width, macs=height * width * outputs * kernel[1] * kernel[2] * kernel[3],
+        )  # fmt: skip
+
+    def _transposed(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> PendingConv:
+        """Sub-pixel form: output phase (i, j) of every input pixel is a small convolution of its own.
+
+        Output row ``s y + i`` sums ``x[y + (i + p - k) / s] w[k]`` over the kernel rows k for which the division is
+        exact.
+        """
+        weight: Weight = operands[1]
+        factor, pad = int(call.attrs.strides[0]), (int(call.attrs.padding[0]), int(call.attrs.padding[1]))
+        inputs, outputs, rows, columns = weight.codes.shape
+        reach = [
+            [(i + p - k) // factor for i in range(factor) for k in range(extent) if (i + p - k) % factor == 0]
+            for p, extent in zip(pad, (rows, columns), strict=True)
+        ]
+        (low_y, high_y), (low_x, high_x) = ((min(0, *d), max(0, *d)) for d in reach)
+        dense = np.zeros((high_y - low_y + 1, high_x - low_x + 1, inputs, outputs, factor, factor), np.int8)
+        for i in range(factor):
+            for ky in range((i + pad[0]) % factor, rows, factor):
+                for j in range(factor):
+                    for kx in range((j + pad[1]) % factor, columns, factor):
+                        dy, dx = (i + pad[0] - ky) // factor, (j + pad[1] - kx) // factor
+                        dense[dy - low_y, dx - low_x, :, :, i, j] = weight.codes[:, :, ky, kx]
+        _, _, height, width = shape_of(call.args[0])
+        return PendingConv(
+            name=str(var.name), source=operands[0].tensor,
+            weights=dense.reshape(*dense.shape[:3], outputs * factor * factor),
+            scales=np.repeat(np.broadcast_to(weight.scales, outputs), factor * factor), stride=1, pad_top=-low_y,
+            pad_left=-low_x, height=height, width=width, macs=height * width * inputs * outputs * rows * columns,
+            shuffle=factor,
+        )  # fmt: skip
+
+    def _identity(self, name: str, value: Any) -> PendingConv:
+        """A tensor as a one-by-one layer, so that what follows may round it anew."""
+        if isinstance(value, PendingConv):
+            return value
+        tensor = self.tensors[value.tensor]
+        return PendingConv(
+            name=name, source=tensor.name, weights=np.eye(tensor.channels, dtype=np.int8)[None, None],
+            scales=np.ones(tensor.channels), stride=1, pad_top=0, pad_left=0, height=tensor.height, width=tensor.width,
+            macs=0,
+        )  # fmt: skip
+
+    def _add(self, name: str, operands: list[Any], *, subtract: bool) -> PendingConv | PendingSum:
+        first, second = operands
+        if isinstance(first, PendingConv) and isinstance(second, np.ndarray):
+            scale = self.tensors[first.source].scale
+            per_channel = first.scales[:: first.shuffle**2]
+            bias = numerics.bias_integers(second.reshape(-1), scale, per_channel)
+            return replace(first, bias=np.repeat(bias, first.shuffle**2))
+        return PendingSum(name, (first.tensor, second.tensor), (1, -1 if subtract else 1))
+
+    def _scaled(self, name: str, operands: list[Any], call: relax.Call) -> PendingConv:
+        value, factor = operands
+        if not isinstance(factor, np.ndarray) or factor.size != 1:
+            raise UnsupportedError("multiplies two tensors", where=f"{call.op.name} '{name}'")
+        pending = self._identity(name, value)
+        return replace(pending, scales=np.full(len(pending.scales), float(factor.reshape(-1)[0])))
+
+    def _sloped(self, name: str, value: Any, slope: Reals | float) -> PendingConv:
+        pending = self._identity(name, value)
+        if isinstance(slope, np.ndarray):
+            slope = np.repeat(slope, pending.shuffle**2) if slope.size > 1 else slope
+        return replace(pending, slope=slope)
+
+    def _relu(self, name: str, value: Any) -> PendingConv | PendingSum:
+        return replace(value, low=0.0) if isinstance(value, PendingSum) else self._sloped(name, value, 0.0)
+
+    def _clipped(self, name: str, value: Any, low: float, high: float) -> PendingConv | PendingSum:
+        pending = value if isinstance(value, PendingSum) else self._identity(name, value)
+        return replace(pending, low=low, high=high)
+
+    def _gather(self, name: str, value: Open, pick: Callable[[Int64], Int64]) -> PendingGather:
+        picked = pick(np.arange(self.tensors[value.tensor].channels, dtype=np.int64))
+        return PendingGather(name, value.tensor, tuple(int(channel) for channel in picked))
+
+    # Closing: one layer per rounding ----------------------------------------------------------------------------------
+
+    def _close(self, value: Any, scale: float, zero_point: int, call: relax.Call, var: relax.Var) -> str:
+        _, channels, height, width = shape_of(call)
+        name = self._fresh(value.name if hasattr(value, "name") else str(var.name))
+        target = Tensor(name, height, width, channels, scale, zero_point)
+        if isinstance(value, Open):
+            value = self._identity(name, value)
+        self._readers.setdefault(name, 0)
+        if isinstance(value, PendingConv):
+            self._close_conv(value, target)
+        elif isinstance(value, PendingSum):
+            self._close_sum(value, target)
+        elif isinstance(value, PendingTable):
+            self._close_table(value, target)
+        elif isinstance(value, PendingShuffle):
+            self.layers.append(Shuffle(value.name, value.source, name, value.factor))
+        elif isinstance(value, PendingGather):
+            source = self.tensors[value.source]
+            copy = copy_layer(value.name, source, target)
+            self.layers.append(
+                replace(
+                    copy,
+                    weights=copy.weights[..., list(value.channels)],
+                    **{
+                        field: np.full(channels, getattr(copy, field)[0])
+                        for field in ("bias", "multiplier", "negative_multiplier", "shift")
+                    },
+                )
+            )
+        else:
+            raise UnsupportedError("quantises what no layer produces", where=f"quantize '{name}'")
+        self.tensors[name] = target
+        return name
+
+    def _fresh(self, name: str) -> str:
+        count, candidate = 1, name
+        while candidate in self.tensors or candidate in self.inputs:
+            count, candidate = count + 1, f"{name}.{count}"
+        return candidate
+
+    def _close_conv(self, pending: PendingConv, target: Tensor) -> None:
+        scale = self.tensors[pending.source].scale
+        outputs = pending.weights.shape[3]
+        scales = np.broadcast_to(pending.scales, outputs)
+        try:
+            multiplier, negative, shift = numerics.requantise_parameters(scale, scales, target.scale, pending.slope)
+        except ValueError as error:
+            raise UnsupportedError(str(error), where=pending.name) from error
+        qmin, qmax = numerics.clip_bounds(pending.low, pending.high, target.scale, target.zero_point)
+        made = target
+        if pending.shuffle > 1:
+            made = replace(
+                target, name=f"{target.name}.subpixel", height=pending.height, width=pending.width, channels=outputs
+            )
+            self.tensors[made.name] = made
+        bias = np.zeros(outputs, np.int64) if pending.bias is None else pending.bias
+        self.layers.append(
+            Conv(
+                name=pending.name, source=pending.source, output=made.name, weights=np.ascontiguousarray(pending.weights),
+                bias=bias, stride=pending.stride, pad_top=pending.pad_top, pad_left=pending.pad_left,
+                multiplier=multiplier, negative_multiplier=negative, shift=shift, zero_point=target.zero_point,
+                qmin=qmin, qmax=qmax, table=None, add=None, macs=pending.macs,
+            )  # fmt: skip
+        )
+        if pending.shuffle > 1:
+            self.layers.append(Shuffle(f"{pending.name}.shuffle", made.name, target.name, pending.shuffle))
+
+    def _close_sum(self, pending: PendingSum, target: Tensor) -> None:
+        tensors = [self.tensors[name] for name in pending.operands]
+        # The sum belongs to the layer that makes one operand; that operand must have all channels.
+        order = [i for i in (0, 1) if tensors[i].channels == target.channels]
+        chosen = next((i for i in order if pending.operands[i] in self._plain_convs()), order[0])
+        mine, other = tensors[chosen], tensors[1 - chosen]
+        layer = copy_layer(pending.name, mine, replace(mine, name=target.name))
+        if mine.name in self._plain_convs() and mine.name != other.name:
+            made = self._plain_convs()[mine.name]
+            self.layers = [one for one in self.layers if one is not made]
+            layer = replace(made, output=target.name)
+        multiplier, other_multiplier, shift = numerics.quantise_pair(
+            pending.signs[chosen] * mine.scale / target.scale, pending.signs[1 - chosen] * other.scale / target.scale
+        )
+        qmin, qmax = numerics.clip_bounds(pending.low, pending.high, target.scale, target.zero_point)
+        add = Add(
+            other=other.name,
+            broadcast=other.channels == 1 and target.channels > 1,
+            multiplier=multiplier,
+            other_multiplier=other_multiplier,
+            shift=shift,
+            zero_point=target.zero_point,
+            qmin=qmin,
+            qmax=qmax,
+        )
+        self.layers.append(replace(layer, add=add))
+
+    def _close_table(self, pending: PendingTable, target: Tensor) -> None:
+        source = self.tensors[pending.source]
+        table = numerics.lut_table(
+            pending.function, source.scale, source.zero_point, target.scale, target.zero_point
+        )
+        convs = self._plain_convs()
+        if source.name in convs:
+            layer = convs[source.name]
+            self.layers = [one for one in self.layers if one is not layer]
+        else:
+            layer = copy_layer(pending.name, source, replace(source, name=target.name))
+        self.layers.append(replace(layer, output=target.name, table=table))
+
+    def _plain_convs(self) -> dict[str, Conv]:
+        """Layers that may still take a second operand or a table: read once, by whoever asks."""
+        return {
+            layer.output: layer
+            for layer in self.layers
+            if isinstance(layer, Conv) and layer.add is None and layer.table is None
+            and self._readers.get(layer.output, 0) == 1
+        }  # fmt: skip
+
+    def graph(self, results: tuple[str, ...]) -> LayerGraph:
+        used = {name for layer in self.layers for name in (*sources(layer), layer.output)} | set(results)
+        return LayerGraph(
+            name=self.name,
+            tensors={name: tensor for name, tensor in self.tensors.items() if name in used},
+            layers=tuple(self.layers),
+            inputs=tuple(name for name in self.inputs if name in used),
+            outputs=tuple(dict.fromkeys(results)),
+        )
+
+
+def _readers(function: relax.Function) -> dict[Any, int]:
+    """How often each variable is read; a result is never read by one layer alone."""
+    counts: dict[Any, int] = {}
+
+    def count(expression: Any, weight: int) -> None:
+        if isinstance(expression, relax.Tuple):
+            for item in expression.fields:
+                count(item, weight)
+        elif isinstance(expression, relax.Var):
+            counts[expression] = counts.get(expression, 0) + weight
+
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            if isinstance(binding.value, relax.Call):
+                for argument in binding.value.args:
+                    count(argument, 1)
+            else:
+                count(binding.value, 2)  # an alias or a tuple: stay out of its way
+    count(function.body.body, 2)
+    return counts
+
+
+def _dense(kernel: Int8, groups: int) -> Int8:
+    """Grouped weights ``[KY, KX, Cin / groups, Cout]`` as dense ones; the zero blocks are never computed."""
+    if groups == 1:
+        return kernel
+    rows, columns, inputs, outputs = kernel.shape
+    dense = np.zeros((rows, columns, inputs * groups, outputs), np.int8)
+    share = outputs // groups
+    for group in range(groups):
+        take = slice(group * share, (group + 1) * share)
+        dense[:, :, group * inputs : (group + 1) * inputs, take] = kernel[..., take]
+    return dense
+
+
+def _dilated(kernel: Int8, step_y: int, step_x: int) -> Int8:
+    if step_y == step_x == 1:
+        return kernel
+    rows, columns, inputs, outputs = kernel.shape
+    spread = np.zeros(((rows - 1) * step_y + 1, (columns - 1) * step_x + 1, inputs, outputs), np.int8)
+    spread[::step_y, ::step_x] = kernel
+    return spread
+
+
+def _sliced(channels: Int64, operands: list[Any]) -> Int64:
+    begin, end = int(operands[2][0]), int(operands[3][0])
+    step = int(operands[4][0]) if len(operands) > 4 else 1
+    return channels[begin:end:step]
