@@ -68,19 +68,26 @@ def observe(graph: Graph, images: Sequence[Floats], names: Collection[str]) -> d
     ``images``: float32[1, C, H, W] each, of any size when the graph allows it. Raises :class:`InputError` for no
     images, wrong shapes or values that are not finite.
     """
-    if not images:
-        raise InputError("no calibration images", where="calibration", hint="Give at least one image.")
+    check_images(graph, images)
     seen: dict[str, Observation] = {}
     with torch.no_grad():
         for image in images:
-            for name, value in trace(graph, _checked(graph, image)):
+            for name, value in trace(graph, torch.from_numpy(np.ascontiguousarray(image))):
                 if name in names:
                     found = _observation(value.numpy(), name)
                     seen[name] = seen[name].joined(found) if name in seen else found
     return seen
 
 
-def _checked(graph: Graph, image: Floats) -> torch.Tensor:
+def check_images(graph: Graph, images: Sequence[Floats]) -> None:
+    """Raise :class:`InputError` unless ``images`` can calibrate ``graph``."""
+    if not images:
+        raise InputError("no calibration images", where="calibration", hint="Give at least one image.")
+    for image in images:
+        _check_image(graph, image)
+
+
+def _check_image(graph: Graph, image: Floats) -> None:
     _, channels, height, width = graph.input_shape
     where = "calibration"
     if image.dtype != np.float32 or image.ndim != 4 or image.shape[:2] != (1, channels):
@@ -97,7 +104,6 @@ def _checked(graph: Graph, image: Floats) -> torch.Tensor:
         )
     if not np.isfinite(image).all():
         raise InputError("a calibration image holds values that are not finite", where=where, hint="Check the image.")
-    return torch.from_numpy(np.ascontiguousarray(image))
 
 
 def _observation(value: NDArray[Any], name: str) -> Observation:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-
 from codesign.compile.layers import Conv, Int8, LayerGraph, Shuffle, sources
 from codesign.compile.mapping import Mapping, map_conv
 from codesign.compile.plan import (
     BufferPlan,
     Cascade,
-    ConvPlan,
     Conversion,
+    ConvPlan,
     StorePlan,
     Strip,
     consumers,
@@ -211,7 +210,12 @@ class _Planner:
         return 0
 
     def _groups(
-        self, name: str, made: set[str], convs: list[int], conversions: dict[str, Conversion], mappings: dict[int, Mapping]
+        self,
+        name: str,
+        made: set[str],
+        convs: list[int],
+        conversions: dict[str, Conversion],
+        mappings: dict[int, Mapping],
     ) -> int:
         if name in made:
             return next(mappings[i].output_words for i in convs if self.graph.layers[i].output == name)
@@ -265,7 +269,10 @@ class _Planner:
         for strip in range(strips):
             stored: dict[str, tuple[int, int]] = {}
             for source, width in widths.items():
-                cuts = [min(width, -(-width * k // strips // lanes) * lanes) if k < strips else width for k in (strip, strip + 1)]
+                cuts = [
+                    min(width, -(-width * k // strips // lanes) * lanes) if k < strips else width
+                    for k in (strip, strip + 1)
+                ]
                 stored[source] = (cuts[0], cuts[1])
             if any(a >= b for a, b in stored.values()):
                 return None
@@ -291,7 +298,10 @@ class _Planner:
                     need(layer.add.other, first, end)
             for name, (first, end) in columns.items():
                 if first >= end:
-                    columns[name] = (min(first, graph.tensors[name].width - 1), min(first, graph.tensors[name].width - 1) + 1)
+                    columns[name] = (
+                        min(first, graph.tensors[name].width - 1),
+                        min(first, graph.tensors[name].width - 1) + 1,
+                    )
             plans.append(Strip(columns=columns, stored=stored))
         return tuple(plans)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from codesign.compile.cascade import plan_cascades, split_wide_layers
 from codesign.compile.layers import Conv, Int8, LayerGraph
 from codesign.compile.ordering import order_channels
@@ -67,7 +66,9 @@ class _Emitter:
     def __init__(self, spec: AccelSpec, graph: LayerGraph, cascades: tuple[Cascade, ...]) -> None:
         self.spec, self.graph, self.cascades = spec, graph, cascades
         self.blob = _Blob()
-        self.weights: list[list[tuple[WeightKind, int, int, int, int]]] = []  # per cascade: kind, table, at, elements, size
+        self.weights: list[
+            list[tuple[WeightKind, int, int, int, int]]
+        ] = []  # per cascade: kind, table, at, elements, size
         self.tables: list[list[bytes]] = []
         for cascade in cascades:
             self._pack(cascade)
@@ -167,8 +168,13 @@ class _Emitter:
             for kind, table, at, elements, size in self.weights[number]:
                 commands.append(
                     command(
-                        Opcode.LOADW, kind=kind, table=table, destination=0, elements=elements,
-                        address=blob_offset + at, bytes=size,
+                        Opcode.LOADW,
+                        kind=kind,
+                        table=table,
+                        destination=0,
+                        elements=elements,
+                        address=blob_offset + at,
+                        bytes=size,
                     )  # fmt: skip
                 )
             for index, strip in enumerate(cascade.strips):
@@ -192,10 +198,19 @@ class _Emitter:
             pitch = words_per_row(spec, end - first)
             commands.append(
                 command(
-                    Opcode.BUFFER, id=ids[buffer.tensor], base=base, rows=buffer.rows, row_pitch=buffer.groups * pitch,
-                    group_pitch=pitch, groups=buffer.groups, width=end - first,
-                    height=graph.tensors[buffer.tensor].height, zero_point=graph.tensors[buffer.tensor].zero_point,
-                    loaded=buffer.loaded, freed_by_store=buffer.freed_by_store, freed_by_conv=buffer.freed_by_conv,
+                    Opcode.BUFFER,
+                    id=ids[buffer.tensor],
+                    base=base,
+                    rows=buffer.rows,
+                    row_pitch=buffer.groups * pitch,
+                    group_pitch=pitch,
+                    groups=buffer.groups,
+                    width=end - first,
+                    height=graph.tensors[buffer.tensor].height,
+                    zero_point=graph.tensors[buffer.tensor].zero_point,
+                    loaded=buffer.loaded,
+                    freed_by_store=buffer.freed_by_store,
+                    freed_by_conv=buffer.freed_by_conv,
                 )  # fmt: skip
             )
             base += buffer.rows * buffer.groups * pitch
@@ -208,12 +223,18 @@ class _Emitter:
             row = target.width * target.channels
             commands += [
                 command(
-                    Opcode.STORE, buffer=ids[store.tensor], delay=store.delay,
+                    Opcode.STORE,
+                    buffer=ids[store.tensor],
+                    delay=store.delay,
                     address=offsets[store.target] + first * factor * target.channels + store.first_channel,
-                    row_stride=row, sub_rows=factor, pixel_bytes=factor * target.channels if factor > 1 else channels,
+                    row_stride=row,
+                    sub_rows=factor,
+                    pixel_bytes=factor * target.channels if factor > 1 else channels,
                     pixel_pitch=factor * target.channels if factor > 1 else tensor.channels,
-                    channel=0, channel_step=factor * target.channels,
-                    x_first=first - strip.columns[store.tensor][0], x_count=end - first,
+                    channel=0,
+                    channel_step=factor * target.channels,
+                    x_first=first - strip.columns[store.tensor][0],
+                    x_count=end - first,
                 )  # fmt: skip
             ] * store.repeat
         steps, fills, words = 0, 0, 0

@@ -61,8 +61,8 @@ def fine_tune(
     """Train the quantised ``module`` for ``steps`` steps of Adam and return it in the same form.
 
     ``batches``: pairs ``(input, target)``, float32[N, C, H, W] each, taken in turn; at least ``steps`` of them, patches
-    of any size. ``lr`` decays to 0 along a cosine. ``start``: the float module that ``module`` was made from, whose
-    weights then are where training begins instead of their rounded values. ``on_step(step, loss)`` is called after each
+    of any size. ``lr`` decays to 0 along a cosine. ``start``: the float module whose weights
+    were quantised (``Quantised.source``): training then begins there instead of at the rounded values. ``on_step(step, loss)`` is called after each
     step. Raises :class:`InputError` for a module that is not quantised, too few batches or wrong shapes.
     """
     quantised_io(module)
@@ -107,6 +107,7 @@ def _parameters(graph: Graph, start: Graph | None) -> _Parameters:
             origin = start.by_name.get(node.name) if start is not None else None
             if origin is not None and start is not None and origin.inputs[1] in start.constants:
                 value = start.constants[origin.inputs[1]]
+                _check_origin(graph, node, value)
             else:
                 value = _real_weight(graph, graph.by_name[node.inputs[1]])
             kernels[node.name] = _learning(value)
@@ -115,6 +116,19 @@ def _parameters(graph: Graph, start: Graph | None) -> _Parameters:
         elif node.op == "nn.prelu":
             slopes[node.name] = _learning(graph.constants[node.inputs[1]])
     return _Parameters(kernels, biases, slopes)
+
+
+def _check_origin(graph: Graph, node: Node, value: Array) -> None:
+    """The rounded weights must be those of ``value``, give or take one code."""
+    weight = graph.by_name[node.inputs[1]]
+    rounded = _real_weight(graph, weight)
+    largest = float(graph.constants[weight.inputs[1]].max())
+    if value.shape != rounded.shape or float(np.abs(value - rounded).max()) > largest:
+        raise InputError(
+            "the weights to start from are not the ones that were quantised",
+            where=node.where,
+            hint="Start from Quantised.source of quantise_reported.",
+        )
 
 
 def _learning(value: Array) -> Tensor:

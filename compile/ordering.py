@@ -10,9 +10,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from numpy.typing import NDArray
-
 from codesign.compile.layers import Conv, Layer, LayerGraph, Shuffle, Tensor, sources
+from numpy.typing import NDArray
 
 Order = NDArray[np.int64]
 

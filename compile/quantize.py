@@ -35,10 +35,12 @@ from codesign.compile.calibration import (
     Method,
     Observation,
     QuantParams,
+    check_images,
     choose,
     distinct_codes,
     observe,
 )
+from codesign.compile.equalize import equalised
 from codesign.compile.graph import Array, Editor, Graph, Node, from_module, to_module
 from codesign.compile.movement import recognise_movement
 from codesign.compile.units import Kind, Unit, units
@@ -51,9 +53,13 @@ MAX_BIAS = 2**22
 
 @dataclass(frozen=True)
 class Quantised:
-    """A quantised module and what calibration saw: per stored tensor its parameters and number of distinct codes."""
+    """A quantised module and what calibration saw: per stored tensor its parameters and number of distinct codes.
+
+    ``source`` is the float module with the very weights that were quantised: fine-tuning starts from it.
+    """
 
     module: tvm.IRModule
+    source: tvm.IRModule
     params: dict[str, QuantParams]
     codes: dict[str, int]
 
@@ -61,31 +67,40 @@ class Quantised:
 def quantise(
     module: tvm.IRModule,
     calibration: Sequence[NDArray[np.float32]],
-    method: Method = "percentile",
+    method: Method = "minmax",
     *,
     percentile: float = 99.99,
+    equalise: bool = True,
     input_params: QuantParams | None = None,
     output_params: QuantParams | None = None,
 ) -> tvm.IRModule:
     """``module`` (float, canonical) with quantise/dequantise inserted; see the module's docstring for the form.
 
     ``calibration``: float32[1, C, H, W] images, of any size unless the network has operators of fixed size.
+    ``equalise`` first balances channels between neighbouring convolutions, which leaves the float function as it is.
     ``input_params``: by default ``scale 1/255, zero point -128`` when the images lie in [0, 1], else what covers them.
     ``output_params`` fixes the output's (``PIXELS`` for a network that makes images). Raises :class:`InputError` for
     unusable images, :class:`UnsupportedError` for a network that is quantised already or has weights computed at run
     time.
     """
     return quantise_reported(
-        module, calibration, method, percentile=percentile, input_params=input_params, output_params=output_params
+        module,
+        calibration,
+        method,
+        percentile=percentile,
+        equalise=equalise,
+        input_params=input_params,
+        output_params=output_params,
     ).module
 
 
 def quantise_reported(
     module: tvm.IRModule,
     calibration: Sequence[NDArray[np.float32]],
-    method: Method = "percentile",
+    method: Method = "minmax",
     *,
     percentile: float = 99.99,
+    equalise: bool = True,
     input_params: QuantParams | None = None,
     output_params: QuantParams | None = None,
 ) -> Quantised:
@@ -95,10 +110,14 @@ def quantise_reported(
         raise UnsupportedError("the network is quantised already", where="main", hint="Use it as it is.")
     parts = units(graph)
     stored = {graph.input, *(unit.name for unit in parts)}
+    if equalise:
+        check_images(graph, calibration)
+        graph = equalised(graph, calibration)
+        parts = units(graph)
     observations = observe(graph, calibration, stored)
     chosen = _chosen(graph, parts, observations, method, percentile, input_params, output_params)
     result = insert(graph, parts, chosen)
-    return Quantised(to_module(result), chosen, distinct_codes(observations, chosen))
+    return Quantised(to_module(result), to_module(graph), chosen, distinct_codes(observations, chosen))
 
 
 def read_canonical(module: tvm.IRModule) -> Graph:

@@ -1,0 +1,118 @@
+"""What the machine can run: one rule a function. A rule's docstring is the reason the user reads.
+
+A rule takes a Relax call in its unit and answers whether the machine's conditions hold. Rules speak of the operator
+alone; whether a legal network fits on chip is the planner's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from codesign.compile.lower import shape_of
+from tvm import relax
+
+MAX_ROWS, MAX_COLUMNS, MAX_PADDING, MAX_SIDE = 31, 128, 31, 65535
+
+Rule = Callable[[relax.Call], bool]
+
+
+def batch_is_one(call: relax.Call) -> bool:
+    """The batch must be one."""
+    return shape_of(call)[0] == 1
+
+
+def frame_fits(call: relax.Call) -> bool:
+    """A frame may have 65535 pixels a side."""
+    return max(shape_of(call)[2:]) <= MAX_SIDE
+
+
+def stride_is_one_or_two(call: relax.Call) -> bool:
+    """Strides must be 1 or 2 and the same in both directions."""
+    return tuple(int(s) for s in call.attrs.strides) in ((1, 1), (2, 2))
+
+
+def kernel_fits(call: relax.Call) -> bool:
+    """A kernel, dilation included, may have 31 rows and 128 columns, with at most 31 rows and columns of padding."""
+    rows, columns = (int(extent) for extent in call.args[1].ty.shape.values[2:])
+    step_y, step_x = (int(d) for d in call.attrs.dilation)
+    return (
+        (rows - 1) * step_y < MAX_ROWS
+        and (columns - 1) * step_x < MAX_COLUMNS
+        and max(int(p) for p in call.attrs.padding) <= MAX_PADDING
+    )
+
+
+def transposed_is_exact(call: relax.Call) -> bool:
+    """A transposed convolution must up-scale by its stride exactly, the same in both directions, undilated, ungrouped."""
+    strides = tuple(int(s) for s in call.attrs.strides)
+    height, width = shape_of(call.args[0])[2:]
+    return (
+        strides[0] == strides[1]
+        and 1 <= strides[0] <= 8
+        and shape_of(call)[2:] == (height * strides[0], width * strides[0])
+        and all(int(d) == 1 for d in call.attrs.dilation)
+        and int(call.attrs.groups) == 1
+    )
+
+
+def operands_match(call: relax.Call) -> bool:
+    """Both operands must have the result's shape, or one channel of it."""
+    batch, channels, height, width = shape_of(call)
+    shapes = [shape_of(argument) for argument in call.args]
+    allowed = ((batch, channels, height, width), (batch, 1, height, width))
+    return all(shape in allowed for shape in shapes) and shapes != [allowed[1]] * 2 or channels == 1
+
+
+def moves_channels(call: relax.Call) -> bool:
+    """Only channels may be repeated, tiled or sliced."""
+    match call.op.name:
+        case "relax.repeat":
+            return call.attrs.axis is not None and int(call.attrs.axis) == 1
+        case "relax.tile":
+            times = [int(t) for t in call.attrs.repeats]
+            return len(times) == 4 and times[0] == times[2] == times[3] == 1
+        case _:
+            return [int(axis.value) for axis in call.args[1].fields] == [1]
+
+
+def shuffle_fits(call: relax.Call) -> bool:
+    """Pixels may be shuffled by a factor of at most 8."""
+    return 1 <= int(call.attrs.upscale_factor) <= 8
+
+
+def factor_is_scalar(call: relax.Call) -> bool:
+    """A tensor may be multiplied by one constant; products of tensors are not yet commands of the machine."""
+    return int(call.args[1].ty.ndim) == 0 or all(int(extent) == 1 for extent in call.args[1].ty.shape.values)
+
+
+def is_command(call: relax.Call) -> bool:
+    """The machine has no command for this operator."""
+    return call.op.name in RULES
+
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "relax.nn.conv2d": (batch_is_one, frame_fits, stride_is_one_or_two, kernel_fits),
+    "relax.nn.conv2d_transpose": (batch_is_one, frame_fits, transposed_is_exact),
+    "relax.add": (batch_is_one, operands_match),
+    "relax.subtract": (batch_is_one, operands_match),
+    "relax.multiply": (factor_is_scalar,),
+    "relax.nn.pixel_shuffle": (batch_is_one, frame_fits, shuffle_fits),
+    "relax.repeat": (moves_channels,),
+    "relax.tile": (moves_channels,),
+    "relax.strided_slice": (moves_channels,),
+    "relax.nn.relu": (),
+    "relax.nn.leakyrelu": (),
+    "relax.nn.prelu": (),
+    "relax.clip": (),
+}
+"""The rules of every operator that may head a unit; look-up activations have none."""
+
+
+def violated(call: relax.Call, look_up: bool = False) -> str | None:
+    """Why the machine cannot run ``call``, or None."""
+    if look_up:
+        return None
+    for rule in (is_command, *RULES.get(call.op.name, ())):
+        if not rule(call):
+            return (rule.__doc__ or "").strip()
+    return None

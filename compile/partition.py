@@ -1,0 +1,166 @@
+"""Which units of a quantised network run on Scanline: patterns, checked by the legality rules, merged into regions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from codesign.compile import legality
+from codesign.compile.lower import shape_of
+from codesign.hw import numerics
+from tvm import relax
+from tvm.relax.dpl import DFPattern, is_const, is_op, wildcard
+from tvm.relax.transform import FuseOpsByPattern, MergeCompositeFunctions, PatternCheckContext
+
+CODEGEN = "scanline"
+
+_QUANTISATION = ("relax.quantize", "relax.dequantize")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one operator of the network runs."""
+
+    name: str  # in the user's model, as far as it is known
+    operator: str
+    on_accelerator: bool
+    reason: str  # why not on the accelerator; empty when it is
+    macs: int
+
+
+@dataclass(frozen=True)
+class Partitioned:
+    """A module whose offloaded regions are functions with the attribute ``Codegen: scanline``."""
+
+    module: tvm.IRModule
+    regions: tuple[tuple[str, relax.Function], ...]  # symbol, function
+    placements: tuple[Placement, ...]
+
+    @property
+    def macs(self) -> int:
+        return sum(placement.macs for placement in self.placements)
+
+    @property
+    def host_macs(self) -> int:
+        return sum(placement.macs for placement in self.placements if not placement.on_accelerator)
+
+
+def look_up_operators() -> tuple[str, ...]:
+    """The unary operators that a 256-entry table stands for, as Relax names them."""
+    names = []
+    for name in numerics.LOOK_UPS:
+        for candidate in (f"relax.{name}", f"relax.nn.{name}"):
+            try:
+                tvm.ir.Op.get(candidate)
+            except (AttributeError, RuntimeError, tvm.error.InternalError):
+                continue
+            names.append(candidate)
+    return tuple(names)
+
+
+def partition(module: tvm.IRModule) -> Partitioned:
+    """Cut the quantised ``module`` (the form of :mod:`codesign.compile.quantize`) into host and accelerator parts."""
+    tables = look_up_operators()
+    placements: list[Placement] = []
+
+    def check(context: PatternCheckContext) -> bool:
+        calls = [value for value in context.matched_bindings.values() if isinstance(value, relax.Call)]
+        calls.append(context.matched_expr)
+        return all(
+            legality.violated(call, call.op.name in tables) is None
+            for call in calls
+            if call.op.name not in _QUANTISATION and not _is_bias(call)
+        )
+
+    patterns = [(f"{CODEGEN}.{name}", pattern, {}, check) for name, pattern in _patterns(tables)]
+    fused = MergeCompositeFunctions()(
+        FuseOpsByPattern(patterns, bind_constants=True, annotate_codegen=False)(module)
+    )
+    regions: list[tuple[str, relax.Function]] = []
+    for variable, function in fused.functions_items():
+        if isinstance(function, relax.Function) and function.attrs and function.attrs.get("Codegen") == CODEGEN:
+            # The merged name lists every operator inside; a symbol of its own is what the generated code is called.
+            symbol = f"{CODEGEN}_region_{len(regions)}"
+            function = function.with_attr("global_symbol", symbol)
+            fused.update_func(variable, function)
+            regions.append((symbol, function))
+    for _, function in regions:
+        placements += [
+            Placement(name, call.op.name.removeprefix("relax."), True, "", _macs(call)) for name, call in _calls(function)
+        ]
+    for name, call in _calls(fused["main"]):
+        if call.op.name not in _QUANTISATION:
+            reason = legality.violated(call, call.op.name in tables) or "It does not stand between roundings to int8."
+            placements.append(Placement(name, call.op.name.removeprefix("relax."), False, reason, _macs(call)))
+    return Partitioned(fused, tuple(regions), tuple(placements))
+
+
+def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
+    def opened() -> DFPattern:
+        return is_op("relax.dequantize")(wildcard(), is_const(), is_const())
+
+    def closed(value: DFPattern) -> DFPattern:
+        return is_op("relax.quantize")(value, is_const(), is_const())
+
+    def activated(value: DFPattern) -> DFPattern:
+        return (
+            value
+            | is_op("relax.nn.relu")(value)
+            | is_op("relax.nn.leakyrelu")(value)
+            | is_op("relax.nn.prelu")(value, is_const())
+            | is_op("relax.clip")(value, wildcard(), wildcard())
+        )
+
+    def clipped(value: DFPattern) -> DFPattern:
+        return value | is_op("relax.nn.relu")(value) | is_op("relax.clip")(value, wildcard(), wildcard())
+
+    conv = is_op("relax.nn.conv2d")(opened(), opened()) | is_op("relax.nn.conv2d_transpose")(opened(), opened())
+    biased = conv | is_op("relax.add")(conv, is_const())
+    total = is_op("relax.add")(opened(), opened()) | is_op("relax.subtract")(opened(), opened())
+    scaled = is_op("relax.multiply")(opened(), is_const())
+    moved = (
+        is_op("relax.nn.pixel_shuffle")(opened())
+        | is_op("relax.repeat")(opened())
+        | is_op("relax.tile")(opened())
+        | is_op("relax.strided_slice")(opened(), wildcard(), wildcard(), wildcard())
+        | is_op("relax.strided_slice")(opened(), wildcard(), wildcard(), wildcard(), wildcard())
+    )
+    table = is_op(tables[0])(opened())
+    for name in tables[1:]:
+        table = table | is_op(name)(opened())
+    return [
+        ("conv", closed(activated(biased))),
+        ("sum", closed(clipped(total))),
+        ("scale", closed(activated(scaled))),
+        ("movement", closed(moved)),
+        ("table", closed(table)),
+        ("activation", closed(activated(opened()))),
+    ]
+
+
+def _is_bias(call: relax.Call) -> bool:
+    return call.op.name == "relax.add" and isinstance(call.args[1], tvm.ir.GenericConst)
+
+
+def _calls(function: relax.Function) -> list[tuple[str, relax.Call]]:
+    """Operator calls with their variables' names, composite functions included, biases and roundings left out."""
+    found: list[tuple[str, relax.Call]] = []
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            value = binding.value
+            if isinstance(value, relax.Function):
+                found += _calls(value)
+            elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and not _is_bias(value):
+                if value.op.name not in _QUANTISATION:
+                    found.append((str(binding.var.name), value))
+    return found
+
+
+def _macs(call: relax.Call) -> int:
+    """Multiply-accumulates of a convolution by the project's definition, 0 for anything else."""
+    if call.op.name not in ("relax.nn.conv2d", "relax.nn.conv2d_transpose"):
+        return 0
+    kernel = [int(extent) for extent in call.args[1].ty.shape.values]
+    transposed = call.op.name.endswith("transpose")
+    _, channels, height, width = shape_of(call.args[0] if transposed else call)
+    return height * width * channels * kernel[1] * kernel[2] * kernel[3]
