@@ -61,9 +61,10 @@ def fine_tune(
     """Train the quantised ``module`` for ``steps`` steps of Adam and return it in the same form.
 
     ``batches``: pairs ``(input, target)``, float32[N, C, H, W] each, taken in turn; at least ``steps`` of them, patches
-    of any size. ``lr`` decays to 0 along a cosine. ``start``: the float module whose weights
-    were quantised (``Quantised.source``): training then begins there instead of at the rounded values. ``on_step(step, loss)`` is called after each
-    step. Raises :class:`InputError` for a module that is not quantised, too few batches or wrong shapes.
+    of any size. ``lr`` decays to 0 along a cosine. ``start``: the float module whose weights were quantised
+    (``Quantised.source``): training then begins there instead of at the rounded values. ``on_step(step, loss)`` is
+    called after each step. Raises :class:`InputError` for a module that is not quantised, other weights in ``start``,
+    too few batches or wrong shapes.
     """
     quantised_io(module)
     graph = read_canonical(module)

@@ -12,7 +12,7 @@ from codesign.compile.finetune import Batch, fine_tune
 from codesign.compile.frontend import load_model
 from codesign.compile.graph import from_module
 from codesign.compile.integer import evaluate
-from codesign.compile.quantize import quantise, quantised_io
+from codesign.compile.quantize import quantise, quantise_reported, quantised_io
 from codesign.hw.errors import InputError
 from numpy.typing import NDArray
 from torch import nn
@@ -56,7 +56,8 @@ def _batches(network: nn.Module, seed: int, count: int) -> Iterator[Batch]:
 def test_the_loss_falls(network: nn.Module) -> None:
     model = load_model(network, width=14, height=12)
     # A tight clip, so that there is an error which training can undo.
-    quantised = quantise(model.module, _images(1, 4), percentile=90.0)
+    report = quantise_reported(model.module, _images(1, 4), "percentile", percentile=90.0)
+    quantised = report.module
     source, result = quantised_io(quantised)
 
     def error(module: object) -> float:
@@ -75,7 +76,7 @@ def test_the_loss_falls(network: nn.Module) -> None:
         steps=80,
         lr=3e-4,
         loss="l2",
-        start=model.module,
+        start=report.source,
         on_step=lambda _, value: losses.append(value),
     )
     assert len(losses) == 80
@@ -100,6 +101,10 @@ def test_bad_input(network: nn.Module) -> None:
     quantised = quantise(model.module, _images(1, 2))
     with pytest.raises(InputError, match="only 0 batches"):
         fine_tune(quantised, [], steps=1)
+    other = Small().eval()
+    other.body.weight.data *= 2
+    with pytest.raises(InputError, match="not the ones"):
+        fine_tune(quantised, [], steps=0, start=load_model(other, width=14, height=12).module)
     patch = np.zeros((1, 1, 8, 8), np.float32)
     with pytest.raises(InputError, match="shape"):
         fine_tune(quantised, [(patch, patch)], steps=1)

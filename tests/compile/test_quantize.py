@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 import tvm
 from codesign.compile.calibration import PIXELS, Observation, QuantParams, choose, fake_quantised, parameters
+from codesign.compile.evaluate import run
 from codesign.compile.frontend import load_model
 from codesign.compile.graph import Graph, from_module
 from codesign.compile.quantize import quantise, quantise_reported, quantised_io, read_canonical
@@ -168,6 +169,27 @@ def test_calibration_images(module: tvm.IRModule) -> None:
         quantise(module, [np.full((1, 1, 9, 13), np.nan, np.float32)])
 
 
+def test_equalisation_keeps_the_function_and_helps(module: tvm.IRModule) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.PReLU(8), nn.Conv2d(8, 4, 3, padding=1)).eval()
+    network[0].weight.data *= torch.logspace(-2, 0, 8).view(8, 1, 1, 1)
+    network[0].bias.data *= torch.logspace(-2, 0, 8)
+    network[2].weight.data *= torch.logspace(2, 0, 8).view(1, 8, 1, 1)
+    image = _images()[0]
+    model = load_model(network, width=13, height=9).module
+    with torch.no_grad():
+        expected = network(torch.from_numpy(image))
+        report = quantise_reported(model, _images())
+        torch.testing.assert_close(
+            run(from_module(report.source), torch.from_numpy(image)), expected, rtol=1e-4, atol=1e-4
+        )
+        plain = quantise(model, _images(), equalise=False)
+        errors = [
+            float((run(from_module(each), torch.from_numpy(image)) - expected).square().mean())
+            for each in (report.module, plain)
+        ]
+    assert errors[0] < errors[1] / 4
+
+
 def test_enough_codes(module: tvm.IRModule) -> None:
     report = quantise_reported(module, _images(width=48, height=48))
     assert set(report.codes) == set(report.params)
@@ -198,8 +220,6 @@ def test_extreme_weights(channels: int, width: int, height: int, size: float, of
     with torch.no_grad():
         expected = network(torch.from_numpy(image)).numpy()
     _, result = quantised_io(quantised)
-    from codesign.compile.evaluate import run
-
     found = run(from_module(quantised), torch.from_numpy(image)).numpy()
     tolerance = 3 * result.scale + 0.1 * size
     assert np.abs(found - expected).max() <= tolerance
