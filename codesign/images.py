@@ -1,0 +1,138 @@
+"""Images in and out, colour, and the bicubic resize that super-resolution is judged with.
+
+Pixels are ``uint8[H, W, 3]`` RGB at the door and ``float64`` in [0, 1] inside. Luma is BT.601 studio range over 255, as
+MATLAB's ``rgb2ycbcr`` has it: 16/255 to 235/255.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from codesign.hw.errors import InputError
+from codesign.hw.files import replaced
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+Pixels = NDArray[np.uint8]
+Reals = NDArray[np.float64]
+
+MAX_SIDE, MAX_PIXELS = 65536, 2**28
+
+# ITU-R BT.601, studio range, for R, G, B in [0, 1] and Y, Cb, Cr in [0, 1].
+_TO_YCBCR = np.array(
+    [[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]
+) / 255.0  # fmt: skip
+_OFFSET = np.array([16.0, 128.0, 128.0]) / 255.0
+
+
+def load_image(path: str | Path) -> Pixels:
+    """Read an image as ``uint8[H, W, 3]``. Raises :class:`InputError` for a missing, corrupt or enormous file."""
+    try:
+        with Image.open(path) as image:
+            check_size(*image.size, where=str(path))
+            return np.asarray(image.convert("RGB"), np.uint8)
+    except FileNotFoundError as error:
+        raise InputError("no such image", where=str(path), hint="Check the path.") from error
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"is not a readable image ({error})", where=str(path), hint="Give a PNG or JPEG file.") from error
+
+
+def save_image(pixels: Pixels, path: str | Path) -> None:
+    """Write ``uint8[H, W]`` or ``uint8[H, W, 3]``, whole or not at all."""
+    with replaced(path) as temporary:
+        Image.fromarray(pixels).save(temporary)
+
+
+def check_size(width: int, height: int, *, where: str = "size") -> None:
+    """Raise :class:`InputError` for a frame that has no pixels or too many."""
+    if width < 1 or height < 1:
+        raise InputError(f"a frame of {width}x{height} has no pixels", where=where, hint="Give WIDTHxHEIGHT, both >= 1.")
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise InputError(
+            f"a frame of {width}x{height} is too large", where=where,
+            hint=f"At most {MAX_SIDE} a side and {MAX_PIXELS} pixels.",
+        )  # fmt: skip
+
+
+def to_real(pixels: Pixels) -> Reals:
+    """``uint8`` to ``float64`` in [0, 1]."""
+    return pixels.astype(np.float64) / 255.0
+
+
+def to_pixels(real: NDArray[Any]) -> Pixels:
+    """Clip to [0, 1] and round to 8 bits, half up as MATLAB's ``im2uint8``."""
+    return np.floor(np.clip(real, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+def rgb_to_ycbcr(rgb: Reals) -> Reals:
+    """``[..., 3]`` RGB in [0, 1] to studio-range YCbCr."""
+    return np.asarray(rgb @ _TO_YCBCR.T + _OFFSET)
+
+
+def ycbcr_to_rgb(ycbcr: Reals) -> Reals:
+    """The inverse of :func:`rgb_to_ycbcr`, not clipped."""
+    return np.asarray((ycbcr - _OFFSET) @ np.linalg.inv(_TO_YCBCR).T)
+
+
+def luma(rgb: Reals) -> Reals:
+    """``[..., 3]`` RGB to ``[...]`` Y."""
+    return np.asarray(rgb @ _TO_YCBCR[0] + _OFFSET[0])
+
+
+def _cubic(x: Reals) -> Reals:
+    """Keys' kernel, a = -0.5 (Keys, IEEE TASSP 1981)."""
+    x = np.abs(x)
+    near = 1.5 * x**3 - 2.5 * x**2 + 1.0
+    far = -0.5 * x**3 + 2.5 * x**2 - 4.0 * x + 2.0
+    return np.where(x <= 1.0, near, np.where(x < 2.0, far, 0.0))
+
+
+def resize_weights(size: int, target: int) -> Reals:
+    """``[target, size]`` weights of one axis: bicubic, antialiased when it shrinks, mirrored at the border."""
+    scale = target / size
+    stretch = min(scale, 1.0)
+    taps = math.ceil(4.0 / stretch) + 2
+    centre = (np.arange(target) + 0.5) / scale - 0.5
+    first = np.floor(centre - 2.0 / stretch).astype(np.int64)
+    at = first[:, None] + np.arange(taps)[None]
+    weight = _cubic((centre[:, None] - at) * stretch)
+    weight /= weight.sum(axis=1, keepdims=True)
+    mirrored = np.mod(at, 2 * size)
+    mirrored = np.where(mirrored < size, mirrored, 2 * size - 1 - mirrored)
+    table = np.zeros((target, size))
+    np.add.at(table, (np.arange(target)[:, None], mirrored), weight)
+    return table
+
+
+def resize(image: Reals, width: int, height: int) -> Reals:
+    """Bicubic resize of ``[H, W]`` or ``[H, W, C]`` as MATLAB's ``imresize`` does it."""
+    rows, columns = resize_weights(image.shape[0], height), resize_weights(image.shape[1], width)
+    return np.asarray(np.einsum("yh,hw...->yw...", rows, np.einsum("xw,hw...->hx...", columns, image, optimize=True), optimize=True))
+
+
+def crop_to_multiple(image: NDArray[Any], scale: int) -> NDArray[Any]:
+    """Cut right and bottom so that both sides are multiples of ``scale``."""
+    height, width = (extent - extent % scale for extent in image.shape[:2])
+    check_size(width, height, where="image")
+    return image[:height, :width]
+
+
+def fit(image: NDArray[Any], width: int, height: int) -> NDArray[Any]:
+    """The centre of ``image`` at exactly ``width`` x ``height``, mirrored outwards where it is smaller."""
+    check_size(width, height)
+    pad = [(max(0, want - have), want) for want, have in ((height, image.shape[0]), (width, image.shape[1]))]
+    if any(missing for missing, _ in pad):
+        space = [(missing // 2, missing - missing // 2) for missing, _ in pad] + [(0, 0)] * (image.ndim - 2)
+        image = np.pad(image, space, mode="symmetric")
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def reference_photograph() -> Pixels:
+    """A photograph that scikit-image carries (an astronaut, 512x512, NASA), ``uint8[512, 512, 3]``."""
+    from skimage import data
+
+    return np.asarray(data.astronaut(), np.uint8)

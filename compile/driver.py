@@ -1,0 +1,122 @@
+"""The compiler, stage by stage: a model in, a program per accelerator region and a runnable module out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tvm
+from codesign.compile.calibration import PIXELS, Method
+from codesign.compile.emit import compulsory_bytes, emit
+from codesign.compile.frontend import ImportedModel
+from codesign.compile.layers import LayerGraph
+from codesign.compile.lower import lower
+from codesign.compile.module import build_module
+from codesign.compile.partition import Partitioned, Placement, partition
+from codesign.compile.plan import Cascade
+from codesign.compile.quantize import quantise_reported
+from codesign.hw.errors import InputError
+from codesign.hw.program import Program
+from codesign.hw.spec import AccelSpec
+from numpy.typing import NDArray
+
+HOST_MACS_WARNING = 0.01
+"""Share of the MACs on the host above which the user is warned."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of the network on the accelerator."""
+
+    symbol: str
+    graph: LayerGraph = field(repr=False)
+    cascades: tuple[Cascade, ...] = field(repr=False)
+    program: Program = field(repr=False)
+
+
+@dataclass(frozen=True)
+class CompiledNetwork:
+    """What :func:`compile_network` made. Shapes are ``(1, C, H, W)``."""
+
+    name: str
+    spec: AccelSpec
+    source: ImportedModel = field(repr=False)
+    quantised: tvm.IRModule = field(repr=False)
+    partitioned: Partitioned = field(repr=False)
+    regions: tuple[Region, ...]
+    codes: dict[str, int] = field(repr=False)
+    """Distinct int8 codes that calibration saw per stored tensor; empty for a model that came quantised."""
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        return self.partitioned.placements
+
+    @property
+    def macs(self) -> int:
+        return self.partitioned.macs
+
+    @property
+    def host_mac_share(self) -> float:
+        return self.partitioned.host_macs / self.macs if self.macs else 0.0
+
+    @property
+    def compulsory_bytes(self) -> int:
+        """Inputs, outputs and weights of the accelerator regions, dense int8."""
+        return sum(compulsory_bytes(region.graph) for region in self.regions)
+
+    def executable(self) -> Any:
+        """The mixed TVM module, to be exported with :func:`codesign.compile.module.export`."""
+        return build_module(self.partitioned, {region.symbol: region.program for region in self.regions})
+
+
+def compile_network(
+    model: ImportedModel,
+    spec: AccelSpec,
+    *,
+    calibration: Sequence[NDArray[np.float32]] = (),
+    method: Method = "percentile",
+    name: str | None = None,
+    pixel_output: bool = False,
+    on_stage: Callable[[str], None] | None = None,
+) -> CompiledNetwork:
+    """Quantise (unless ``model`` came quantised), partition, lower, plan and emit.
+
+    ``calibration``: images ``float32[1, C, H, W]``. ``pixel_output``: the output is an image in [0, 1] and keeps the
+    scale of 8-bit pixels. ``on_stage`` is told each stage's name as it begins. Raises :class:`InputError` without
+    calibration images for a float model, :class:`UnsupportedError` for a layer that ``spec`` cannot hold.
+    """
+
+    def stage(text: str) -> None:
+        if on_stage is not None:
+            on_stage(text)
+
+    codes: dict[str, int] = {}
+    if model.quantised:
+        quantised = model.module
+    else:
+        if not calibration:
+            raise InputError("a float model needs calibration images", where=model.name, hint="Give some images.")
+        stage("quantise")
+        result = quantise_reported(
+            model.module, calibration, method, output_params=PIXELS if pixel_output else None
+        )
+        quantised, codes = result.module, result.codes
+    stage("partition")
+    partitioned = partition(quantised)
+    regions = []
+    for symbol, function in partitioned.regions:
+        stage(f"lower and plan {symbol}")
+        graph = lower(function, name or model.name)
+        program, cascades = emit(spec, graph)
+        regions.append(Region(symbol, graph, cascades, program))
+    return CompiledNetwork(
+        name=name or model.name,
+        spec=spec,
+        source=model,
+        quantised=quantised,
+        partitioned=partitioned,
+        regions=tuple(regions),
+        codes=codes,
+    )
