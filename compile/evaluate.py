@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 import torch.nn.functional as F
 import tvm
-from codesign.compile.graph import Array, Graph, Node, to_module
+from codesign.compile.graph import Array, Graph, Node
+from codesign.compile.relax_form import to_module
 from codesign.hw.errors import UnsupportedError
 from torch import Tensor
 from tvm import relax

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import tvm
 from codesign.compile.affine import CONVOLUTIONS, is_bias
 from codesign.compile.evaluate import per_axis, run
-from codesign.compile.graph import Array, Graph, Node, to_module
+from codesign.compile.graph import Array, Graph, Node
 from codesign.compile.quantize import (
     bias_constant,
     bias_scale,
@@ -26,6 +26,7 @@ from codesign.compile.quantize import (
     read_canonical,
     scalar_params,
 )
+from codesign.compile.relax_form import to_module
 from codesign.hw.errors import InputError
 from numpy.typing import NDArray
 from torch import Tensor

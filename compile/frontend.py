@@ -17,10 +17,11 @@ from typing import Any
 import torch
 import tvm
 from codesign.compile.canonical import canonicalise
-from codesign.compile.graph import Graph, Shape, from_module, to_module
+from codesign.compile.graph import Graph, Shape
 from codesign.compile.onnx_file import import_onnx
 from codesign.compile.pt2_file import read_pt2
 from codesign.compile.qdq_import import is_quantised, normalise_qdq
+from codesign.compile.relax_form import from_module, to_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+from codesign.compile.integer_sums import BLOCK, Exact, correlated, scattered
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, UnsupportedError
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ from tvm import relax
 Codes = NDArray[np.int8]
 Wide = NDArray[np.int64]
 Reals = NDArray[np.float64]
+AnyInts = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,8 @@ def _call(call: relax.Call, operands: list[Any]) -> Any:
     rules: dict[str, Callable[[], Any]] = {
         "quantize": lambda: _quantised(first, float(operands[1]), int(operands[2])),
         "dequantize": lambda: _dequantised(call, operands),
-        "nn.conv2d": lambda: _convolution(call, first, operands[1], _correlated),
-        "nn.conv2d_transpose": lambda: _convolution(call, first, operands[1], _scattered),
+        "nn.conv2d": lambda: _convolution(call, first, operands[1], correlated),
+        "nn.conv2d_transpose": lambda: _convolution(call, first, operands[1], scattered),
         "add": lambda: _added(first, operands[1], subtract=False),
         "subtract": lambda: _added(first, operands[1], subtract=True),
         "multiply": lambda: _multiplied(first, operands[1]),
@@ -206,31 +208,47 @@ def _quantised(value: Any, scale: float, zero_point: int) -> _Tensor:
     if isinstance(value, _Sum):
         first, second = value.first, value.second
         m, other, shift = numerics.add_parameters(first.scale, second.scale, scale, subtract=value.subtract)
-        codes = numerics.add_requantised(
-            first.codes,
-            second.codes,
-            zero_point=first.zero_point,
-            other_zero_point=second.zero_point,
-            multiplier=m,
-            other_multiplier=other,
-            shift=shift,
-            output_zero_point=zero_point,
+
+        def summed(left: AnyInts, right: AnyInts) -> Codes:
+            return numerics.add_requantised(
+                left,
+                right,
+                zero_point=first.zero_point,
+                other_zero_point=second.zero_point,
+                multiplier=m,
+                other_multiplier=other,
+                shift=shift,
+                output_zero_point=zero_point,
+                qmin=qmin,
+                qmax=qmax,
+            )
+
+        return _Tensor(_by_rows(summed, first.codes, second.codes), scale, zero_point)
+    multiplier, negative, shifts = (
+        factors.reshape(1, -1, 1, 1)
+        for factors in numerics.requantise_parameters(value.input_scale, value.scales, scale, value.slope)
+    )
+
+    def rounded(psum: AnyInts) -> Codes:
+        return numerics.requantise(
+            psum,
+            multiplier=multiplier,
+            negative_multiplier=negative,
+            shift=shifts,
+            zero_point=zero_point,
             qmin=qmin,
             qmax=qmax,
         )
-        return _Tensor(codes, scale, zero_point)
-    multiplier, negative, shifts = numerics.requantise_parameters(value.input_scale, value.scales, scale, value.slope)
-    channel_last = np.moveaxis(value.values, 1, -1)
-    codes = numerics.requantise(
-        channel_last,
-        multiplier=multiplier,
-        negative_multiplier=negative,
-        shift=shifts,
-        zero_point=zero_point,
-        qmin=qmin,
-        qmax=qmax,
-    )
-    return _Tensor(np.ascontiguousarray(np.moveaxis(codes, -1, 1)), scale, zero_point)
+
+    return _Tensor(_by_rows(rounded, value.values), scale, zero_point)
+
+
+def _by_rows(function: Callable[..., Codes], *arrays: AnyInts) -> Codes:
+    """``function`` of a few rows of ``[1, C, H, W]`` arrays at a time, which stay in the processor's cache."""
+    _, channels, height, width = np.broadcast_shapes(*(array.shape for array in arrays))
+    step = max(1, BLOCK // max(1, channels * width))
+    blocks = [function(*(array[:, :, row : row + step] for array in arrays)) for row in range(0, height, step)]
+    return np.concatenate(blocks, axis=2) if blocks else np.zeros((1, channels, height, width), np.int8)
 
 
 def _rescaled(tensor: _Tensor, scale: float, zero_point: int) -> _Tensor:
@@ -315,17 +333,21 @@ def _moved(op: str, call: relax.Call, tensor: _Tensor, operands: list[Any]) -> _
     return replace(tensor, codes=np.ascontiguousarray(moved))
 
 
-Kernel = Callable[[relax.Call, Reals, Reals], Reals]
+Kernel = Callable[[relax.Call, Exact, Exact], Exact]
+"""Sums over ``x: [Cin, H, W]`` and weights of one group, in a floating type wide enough to be exact."""
 
 
 def _convolution(call: relax.Call, source: Any, weight: Any, kernel: Kernel) -> _Psum:
-    """Group by group, in float64, which is exact below 2**53."""
     tensor = _tensor(source)
     if not isinstance(weight, _Weight):
         raise _NoMeaningError("weights that are not int8 constants")
     groups = int(call.attrs.groups)
-    x = tensor.centred().astype(np.float64)[0]
-    w = weight.codes.astype(np.float64)
+    # Whole numbers below 2**24 are exact in float32, below 2**53 in float64, whatever the order of summation.
+    others = tuple(axis for axis in range(4) if axis != weight.axis)
+    bound = 255 * int(np.abs(weight.codes.astype(np.int64)).sum(axis=others).max(initial=0))
+    exact: type[np.floating[Any]] = np.float32 if bound < 2**24 else np.float64
+    x = (tensor.codes[0].astype(np.int16) - np.int16(tensor.zero_point)).astype(exact)
+    w = weight.codes.astype(exact)
     parts = [
         kernel(call, part, kernels) for part, kernels in zip(np.split(x, groups), np.split(w, groups), strict=True)
     ]
@@ -338,44 +360,3 @@ def _within_int32(psum: NDArray[Any]) -> Wide:
     if psum.size and (psum.max() > numerics.INT32_MAX or psum.min() < numerics.INT32_MIN):
         raise OverflowError(f"a psum of {np.abs(psum).max():.0f} does not fit 32 bits")
     return psum.astype(np.int64)
-
-
-def _correlated(call: relax.Call, x: Reals, w: Reals) -> Reals:
-    """``x: [Cin, H, W]``, ``w: [Cout, Cin, K, L]``; the sum over taps of shifted frames."""
-    top, left, bottom, right = (int(p) for p in call.attrs.padding)
-    (stride_y, stride_x), (step_y, step_x) = call.attrs.strides, call.attrs.dilation
-    padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
-    taps_y, taps_x = w.shape[2:]
-    height = (padded.shape[1] - (taps_y - 1) * int(step_y) - 1) // int(stride_y) + 1
-    width = (padded.shape[2] - (taps_x - 1) * int(step_x) - 1) // int(stride_x) + 1
-    out = np.zeros((w.shape[0], height * width))
-    for ky in range(taps_y):
-        for kx in range(taps_x):
-            rows = slice(ky * int(step_y), ky * int(step_y) + (height - 1) * int(stride_y) + 1, int(stride_y))
-            columns = slice(kx * int(step_x), kx * int(step_x) + (width - 1) * int(stride_x) + 1, int(stride_x))
-            out += w[:, :, ky, kx] @ padded[:, rows, columns].reshape(len(x), -1)
-    return out.reshape(-1, height, width)
-
-
-def _scattered(call: relax.Call, x: Reals, w: Reals) -> Reals:
-    """``x: [Cin, H, W]``, ``w: [Cin, Cout, K, L]``; every pixel adds its kernel to the frame, then the frame is cut."""
-    top, left, bottom, right = (int(p) for p in call.attrs.padding)
-    stride_y, stride_x = (int(s) for s in call.attrs.strides)
-    step_y, step_x = (int(d) for d in call.attrs.dilation)
-    extra_y, extra_x = (int(e) for e in call.attrs.output_padding)
-    _, height, width = x.shape
-    taps_y, taps_x = w.shape[2:]
-    full = np.zeros(
-        (
-            w.shape[1],
-            (height - 1) * stride_y + (taps_y - 1) * step_y + 1 + extra_y,
-            (width - 1) * stride_x + (taps_x - 1) * step_x + 1 + extra_x,
-        )
-    )
-    flat = x.reshape(len(x), -1)
-    for ky in range(taps_y):
-        for kx in range(taps_x):
-            rows = slice(ky * step_y, ky * step_y + (height - 1) * stride_y + 1, stride_y)
-            columns = slice(kx * step_x, kx * step_x + (width - 1) * stride_x + 1, stride_x)
-            full[:, rows, columns] += (w[:, :, ky, kx].T @ flat).reshape(-1, height, width)
-    return full[:, top : full.shape[1] - bottom, left : full.shape[2] - right]

@@ -11,8 +11,9 @@ from typing import Any
 
 import onnx
 import tvm
-from codesign.compile.graph import Graph, from_module
+from codesign.compile.graph import Graph
 from codesign.compile.onnx_fold import with_sizes_folded
+from codesign.compile.relax_form import from_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter

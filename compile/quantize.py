@@ -41,8 +41,9 @@ from codesign.compile.calibration import (
     observe,
 )
 from codesign.compile.equalize import equalised
-from codesign.compile.graph import Array, Editor, Graph, Node, from_module, to_module
+from codesign.compile.graph import Array, Editor, Graph, Node
 from codesign.compile.movement import recognise_movement
+from codesign.compile.relax_form import from_module, to_module
 from codesign.compile.units import Kind, Unit, units
 from codesign.hw.errors import InputError, UnsupportedError
 from numpy.typing import NDArray

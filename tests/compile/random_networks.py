@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 import tvm
 from codesign.compile.frontend import load_model
-from codesign.compile.graph import from_module, to_module
 from codesign.compile.quantize import quantise
+from codesign.compile.relax_form import from_module, to_module
 from hypothesis import strategies as st
 from torch import nn
 

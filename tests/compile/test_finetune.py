@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from codesign.compile.finetune import Batch, fine_tune
 from codesign.compile.frontend import load_model
-from codesign.compile.graph import from_module
 from codesign.compile.integer import evaluate
 from codesign.compile.quantize import quantise, quantise_reported, quantised_io
+from codesign.compile.relax_form import from_module
 from codesign.hw.errors import InputError
 from numpy.typing import NDArray
 from torch import nn

@@ -8,9 +8,9 @@ import torch
 import tvm
 from codesign.compile.evaluate import run
 from codesign.compile.frontend import load_model
-from codesign.compile.graph import from_module
 from codesign.compile.integer import evaluate
 from codesign.compile.quantize import quantise, quantised_io
+from codesign.compile.relax_form import from_module
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, UnsupportedError
 from hypothesis import assume, given, settings

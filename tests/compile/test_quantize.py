@@ -12,8 +12,9 @@ import tvm
 from codesign.compile.calibration import PIXELS, Observation, QuantParams, choose, fake_quantised, parameters
 from codesign.compile.evaluate import run
 from codesign.compile.frontend import load_model
-from codesign.compile.graph import Graph, from_module
+from codesign.compile.graph import Graph
 from codesign.compile.quantize import quantise, quantise_reported, quantised_io, read_canonical
+from codesign.compile.relax_form import from_module
 from codesign.compile.runnable import runnable
 from codesign.hw.errors import InputError, UnsupportedError
 from hypothesis import given, settings

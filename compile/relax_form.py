@@ -1,0 +1,266 @@
+"""Between Relax and :class:`~codesign.compile.graph.Graph`, both ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import tvm
+from codesign.compile.graph import COPY, Array, Graph, Node, Shape
+from codesign.hw.errors import UnsupportedError
+from tvm import relax
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tvm.tirx.IntImm):
+        return int(value.value)
+    if isinstance(value, tvm.tirx.FloatImm):
+        return float(value.value)
+    if isinstance(value, str | int | float | bool) or value is None:
+        return value
+    if isinstance(value, relax.ShapeExpr):
+        return tuple(_plain(item) for item in value.values)
+    if isinstance(value, relax.Tuple):
+        return tuple(_plain(item) for item in value.fields)
+    if isinstance(value, Iterable):
+        return tuple(_plain(item) for item in value)
+    return str(value)
+
+
+_ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "clip": ("min", "max"),
+    "reshape": ("shape",),
+    "broadcast_to": ("shape",),
+    "image.resize2d": ("size",),
+    "strided_slice": ("axes", "begin", "end", "strides"),
+    "full": ("shape",),
+}
+"""Names of the operands that are not tensors; elsewhere they are called ``argument0``, ``argument1``, ..."""
+
+
+def _attributes(op: str, call: relax.Call) -> dict[str, Any]:
+    hidden = {"get_int", "get_int_tuple", "get_str", "id_", "is_", "same_as"}
+    names = [] if call.attrs is None else [n for n in dir(call.attrs) if not n.startswith("_") and n not in hidden]
+    attributes = {name: _plain(getattr(call.attrs, name)) for name in names}
+    operands = [argument for argument in call.args if not _tensors(argument)]
+    labels = _ARGUMENTS.get(op, ())
+    for position, operand in enumerate(operands):
+        label = labels[position] if position < len(labels) else f"argument{position}"
+        attributes[label] = _plain(operand)
+    return attributes
+
+
+def _tensors(argument: Any) -> list[Any]:
+    """The tensor operands within one argument, in order."""
+    if isinstance(argument, relax.Tuple):
+        return [leaf for item in argument.fields for leaf in _tensors(item)]
+    if isinstance(argument, tvm.ir.GenericConst):
+        return [argument]
+    if isinstance(argument, relax.Var) and isinstance(argument.ty, relax.TensorType | relax.TupleType):
+        return [argument]
+    return []
+
+
+def _shape(kind: Any, where: str) -> Shape:
+    try:
+        return tuple(int(extent) for extent in kind.shape.values)
+    except (AttributeError, TypeError) as error:
+        raise UnsupportedError(
+            "a tensor without a static shape", where=where, hint="Pin the network's input with --size WxH."
+        ) from error
+
+
+def from_module(module: tvm.IRModule, names: Mapping[str, str] | None = None) -> Graph:
+    """Read the function ``main`` of ``module``.
+
+    ``names`` gives the user's name of a Relax variable, where the importer recorded one. Raises
+    :class:`UnsupportedError` for control flow, several inputs or outputs, or shapes that are not static.
+    """
+    function = module["main"]
+    if len(function.params) != 1:
+        listed = ", ".join(parameter.name for parameter in function.params)
+        raise UnsupportedError(
+            f"the network has {len(function.params)} inputs ({listed})",
+            where="main",
+            hint="Networks with exactly one image input are supported.",
+        )
+    parameter = function.params[0]
+    reader = _Reader(_spread(function, names or {}))
+    reader.known[parameter] = parameter.name
+    reader.taken.add(parameter.name)
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            reader.binding(binding)
+    output = reader.output(function.body.body)
+    return Graph(
+        input=parameter.name,
+        input_shape=_shape(parameter.ty, parameter.name),
+        input_dtype=str(parameter.ty.dtype.dtype),
+        nodes=tuple(reader.nodes),
+        constants=reader.constants,
+        output=output,
+    )
+
+
+def _spread(function: relax.Function, names: Mapping[str, str]) -> dict[str, str]:
+    """The user's names, also for the helper variables that an importer binds before an operator's own."""
+    spread: dict[str, str] = {}
+    waiting: list[str] = []
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            waiting.append(binding.var.name)
+            if binding.var.name in names:
+                spread.update(dict.fromkeys(waiting, names[binding.var.name]))
+                waiting = []
+    return spread
+
+
+class _Reader:
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names = names
+        self.nodes: list[Node] = []
+        self.constants: dict[str, Array] = {}
+        self.known: dict[Any, str] = {}
+        self.tuples: dict[Any, Any] = {}
+        self.taken: set[str] = set()
+
+    def _unique(self, name: str) -> str:
+        candidate, count = name, 1
+        while candidate in self.taken:
+            candidate, count = f"{name}{COPY}{count}", count + 1
+        self.taken.add(candidate)
+        return candidate
+
+    def operand(self, leaf: Any, reader: str) -> str:
+        if isinstance(leaf, tvm.ir.GenericConst):
+            name = self._unique(f"{reader}.constant")
+            self.constants[name] = leaf.value.numpy()
+            return name
+        return self.known[leaf]
+
+    def binding(self, binding: Any) -> None:
+        value, variable = binding.value, binding.var
+        name = self.names.get(variable.name, variable.name)
+        if isinstance(value, relax.Var):
+            self.known[variable] = self.known.get(value, "")
+            self.tuples[variable] = self.tuples.get(value, value)
+        elif isinstance(value, relax.Tuple):
+            self.tuples[variable] = value
+        elif isinstance(value, tvm.ir.GenericConst):
+            self.known[variable] = self.operand(value, name)
+        elif isinstance(value, relax.TupleGetItem):
+            source = self.tuples.get(value.tuple_value)
+            if isinstance(source, relax.Tuple):
+                self.known[variable] = self.operand(source.fields[value.index], name)
+                return
+            inputs = (self.known[value.tuple_value],)
+            shape = _shape(variable.ty, name)
+            name = self._unique(name)
+            self.known[variable] = name
+            self.nodes.append(
+                Node(name, "tuple_item", inputs, {"index": int(value.index)}, shape, str(variable.ty.dtype.dtype))
+            )
+        elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op):
+            self.call(name, variable, value)
+        else:
+            raise UnsupportedError(
+                f"{type(value).__name__} has no place in a dataflow graph",
+                where=name,
+                hint="Export the network without control flow.",
+            )
+
+    def call(self, name: str, variable: Any, call: relax.Call) -> None:
+        op = call.op.name.removeprefix("relax.")
+        leaves = [leaf for argument in call.args for leaf in _tensors(argument)]
+        inputs = tuple(self.operand(leaf, name) for leaf in leaves)
+        attributes = {**_attributes(op, call), "call": call}
+        several = isinstance(variable.ty, relax.TupleType)
+        shape = () if several else _shape(variable.ty, f"{op} '{name}'")
+        dtype = "tuple" if several else str(variable.ty.dtype.dtype)
+        name = self._unique(name)
+        self.known[variable] = name
+        self.nodes.append(Node(name, op, inputs, attributes, shape, dtype))
+
+    def output(self, body: Any) -> str:
+        value = self.tuples.get(body, body)
+        if isinstance(value, relax.Tuple):
+            if len(value.fields) != 1:
+                raise UnsupportedError(
+                    f"the network has {len(value.fields)} outputs",
+                    where="main",
+                    hint="Wrap it in a module that returns the one image you want.",
+                )
+            value = value.fields[0]
+        return self.operand(value, "output")
+
+
+def to_module(graph: Graph) -> tvm.IRModule:
+    """The Relax module of ``graph``, checked for well-formedness."""
+    builder = relax.BlockBuilder()
+    parameter = relax.Var(graph.input, relax.TensorType(graph.input_shape, graph.input_dtype))
+    values: dict[str, Any] = {graph.input: parameter}
+    values.update({name: relax.const(value, str(value.dtype)) for name, value in graph.constants.items()})
+
+    def bind(name: str, expression: Any) -> Any:
+        # Through `emit_normalized` rather than `emit`, which would replace the characters of the user's names.
+        expression = builder.normalize(expression)
+        variable = relax.DataflowVar(name, expression.ty)
+        builder.emit_normalized(relax.VarBinding(variable, expression))
+        return variable
+
+    with builder.function("main", [parameter]):
+        with builder.dataflow():
+            for node in graph.nodes:
+                values[node.name] = _emit(node, [values[name] for name in node.inputs], bind)
+            output = builder.emit_output(values[graph.output])
+        builder.emit_func_output(output)
+    module = builder.get()
+    relax.analysis.well_formed(module)
+    return module
+
+
+def _emit(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) -> Any:
+    attributes, x = node.attributes, inputs[0]
+    match node.op:
+        case "pixel_unshuffle":
+            _, channels, height, width = node.shape
+            factor = attributes["downscale_factor"]
+            channels //= factor * factor
+            x = bind(f"{node.name}.split", relax.op.reshape(x, (1, channels, height, factor, width, factor)))
+            x = bind(f"{node.name}.turn", relax.op.permute_dims(x, (0, 1, 3, 5, 2, 4)))
+            return bind(node.name, relax.op.reshape(x, node.shape))
+        case "tuple_item":
+            return bind(node.name, relax.TupleGetItem(x, attributes["index"]))
+        case _ if "call" in attributes:
+            return bind(node.name, _substituted(attributes["call"], inputs))
+        case _:
+            return bind(node.name, _built(node, inputs))
+
+
+def _built(node: Node, inputs: list[Any]) -> Any:
+    """The Relax expression of a node that a pass of ours made."""
+    attributes = node.attributes
+    match node.op:
+        case "concat":
+            return relax.op.concat(inputs, **attributes)
+        case "strided_slice":
+            return relax.op.strided_slice(inputs[0], *(attributes[key] for key in ("axes", "begin", "end", "strides")))
+        case op:
+            function: Any = relax.op
+            for part in op.split("."):
+                function = getattr(function, part)
+            return function(*inputs, **attributes)
+
+
+def _substituted(call: relax.Call, inputs: list[Any]) -> relax.Call:
+    """``call`` as the importer wrote it, its tensors replaced in order by ``inputs``."""
+    remaining = list(inputs)
+
+    def replaced(argument: Any) -> Any:
+        if not _tensors(argument):
+            return argument
+        if isinstance(argument, relax.Tuple):
+            return relax.Tuple([replaced(item) for item in argument.fields])
+        return remaining.pop(0)
+
+    return relax.Call(call.op, [replaced(argument) for argument in call.args], call.attrs, call.ty_args)
