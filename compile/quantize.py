@@ -16,7 +16,7 @@ unit ``dequantize`` of each operand, the float operators, one ``quantize``::
     look-up       d -> tanh | sigmoid | nn.gelu | nn.silu | ... -> q
     movement      d -> nn.pixel_shuffle | repeat(axis=1) | tile | strided_slice | (reshape, permute_dims, reshape) -> q
     concat        d, d, ... -> concat(axis=1) -> q
-    anything else d, ... -> the operator in float -> q
+    anything else d, ... -> operators of the host, in float between them -> q
 
 Movement keeps scale and zero point; the operands of a concat share theirs unless one of them is the network's input.
 A bias is the float32 nearest to an integer times ``s_in * s_w``, so that the integer can be read back exactly.
@@ -44,7 +44,7 @@ from codesign.compile.equalize import equalised
 from codesign.compile.graph import Array, Editor, Graph, Node
 from codesign.compile.movement import recognise_movement
 from codesign.compile.relax_form import from_module, to_module
-from codesign.compile.units import Kind, Unit, units
+from codesign.compile.units import Kind, Unit, float_only, units
 from codesign.hw.errors import InputError, UnsupportedError
 from numpy.typing import NDArray
 
@@ -110,7 +110,7 @@ def quantise_reported(
     if any(node.op in ("quantize", "dequantize") for node in graph.nodes):
         raise UnsupportedError("the network is quantised already", where="main", hint="Use it as it is.")
     parts = units(graph)
-    stored = {graph.input, *(unit.name for unit in parts)}
+    stored = {graph.input, *(unit.name for unit in parts)} - float_only(graph, parts)
     if equalise:
         check_images(graph, calibration)
         graph = equalised(graph, calibration)
@@ -186,7 +186,7 @@ def _chosen(
     fixed = {classes.find(graph.input): input_params}
     if output_params is not None:
         fixed.setdefault(classes.find(graph.output), output_params)
-    sources = {unit.name for unit in parts if unit.kind not in (Kind.MOVEMENT, Kind.CONCAT)}
+    sources = {unit.name for unit in parts if unit.kind not in (Kind.MOVEMENT, Kind.CONCAT)} & observations.keys()
     seen: dict[str, Observation] = {}
     for name in sorted(sources):
         root = classes.find(name)
@@ -230,9 +230,7 @@ def insert(
     for unit in parts:
         head = unit.head
         inputs = [
-            name
-            if graph.is_constant(name)
-            else _dequantize(editor, codes[name], name, chosen[name], graph.shape_of(name))
+            _dequantize(editor, codes[name], name, chosen[name], graph.shape_of(name)) if name in codes else name
             for name in head.inputs
         ]
         if unit.kind is Kind.CONVOLUTION:
@@ -241,7 +239,8 @@ def insert(
             editor.keep(head, inputs=tuple(inputs))
             for node in unit.nodes[1:]:
                 editor.keep(node)
-        quantised(unit.name, unit.name)
+        if unit.name in chosen:
+            quantised(unit.name, unit.name)
     output = _dequantize(editor, codes[graph.output], "output", chosen[graph.output], graph.output_shape)
     return editor.graph(output)
 

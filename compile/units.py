@@ -121,3 +121,16 @@ def units(graph: Graph, stored: Container[str] = ()) -> tuple[Unit, ...]:
         taken.update(member.name for member in nodes)
         found.append(Unit(kind, tuple(nodes)))
     return tuple(found)
+
+
+def float_only(graph: Graph, parts: tuple[Unit, ...]) -> frozenset[str]:
+    """Results that stay float: those that only operators of the host read, and those that are not float32 numbers."""
+    kinds = {node.name: unit.kind for unit in parts for node in unit.nodes}
+    consumers = graph.consumers()
+
+    def stays(unit: Unit) -> bool:
+        if unit.kind is not Kind.HOST or unit.name == graph.output:
+            return False
+        return all(kinds[reader.name] is Kind.HOST for reader in consumers[unit.name])
+
+    return frozenset(unit.name for unit in parts if stays(unit))

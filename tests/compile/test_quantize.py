@@ -224,3 +224,38 @@ def test_extreme_weights(channels: int, width: int, height: int, size: float, of
     found = run(from_module(quantised), torch.from_numpy(image)).numpy()
     tolerance = 3 * result.scale + 0.1 * size
     assert np.abs(found - expected).max() <= tolerance
+
+
+class Attention(nn.Module):
+    """Operators that no accelerator unit covers: pooling, gates of one pixel, bilinear resize, a condition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(8)
+        self.a = nn.Conv2d(1, 4, 3, padding=1)
+        self.b = nn.Conv2d(4, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        y = y * torch.sigmoid(y.mean((2, 3), keepdim=True))
+        small = F.avg_pool2d(y, 2)
+        y = torch.where(y > 0.1, y, y * y) + F.interpolate(small, size=(8, 12), mode="bilinear")
+        return self.b(y)
+
+
+def test_host_operators_stay_float_between_them() -> None:
+    network = Attention().eval()
+    module = load_model(network, width=12, height=8).module
+    images = _images(width=12, height=8)
+    quantised = quantise(module, images)
+    graph = from_module(quantised)
+    condition = next(node for node in graph.nodes if node.op == "greater")
+    assert condition.dtype == "bool"
+    assert all(node.op != "quantize" for node in graph.nodes if condition.name in node.inputs)
+    machine = relax.VirtualMachine(relax.build(runnable(quantised), "llvm"), tvm.cpu())
+    found = machine["main"](tvm.runtime.tensor(images[0])).numpy()
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images[0])).numpy()
+    assert np.abs(found - expected).max() < 0.1 * np.ptp(expected)
+    with pytest.raises(InputError, match="fixed size"):
+        quantise(module, _images(width=20, height=8))
