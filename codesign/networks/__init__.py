@@ -1,0 +1,233 @@
+"""The reference networks: torch definitions, shipped or seeded weights, counts.
+
+A name is a family and its scale: ``sesr_m5_x2``, ``espcn_x4``. Only this package and those below it import torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from codesign.hw.errors import InputError
+from codesign.networks import deep, small
+from codesign.networks.published import translate
+from codesign.networks.sesr import Sesr
+from torch import nn
+
+Task = Literal["upscale", "denoise"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A reference network. ``channels``: 1 takes luma, 3 takes RGB, in [0, 1]."""
+
+    name: str
+    family: str
+    task: Task
+    scale: int
+    channels: int
+    reference: str
+    build: Callable[[], nn.Module]
+
+    @property
+    def trained(self) -> bool:
+        """Whether weights that this project trained (or fixed kernels) come with it."""
+        return self.family == "bicubic" or _shipped(self.name) is not None
+
+
+@dataclass(frozen=True)
+class _Family:
+    pattern: str
+    task: Task
+    channels: int
+    scales: range
+    reference: str
+    make: Callable[[int], nn.Module]
+
+
+_UP = range(2, 5)
+_FAMILIES = (
+    _Family("bicubic", "upscale", 1, _UP, "Keys, IEEE TASSP 1981", small.Bicubic),
+    _Family("espcn", "upscale", 1, _UP, "Shi et al., CVPR 2016", small.Espcn),
+    _Family("fsrcnn", "upscale", 1, _UP, "Dong et al., ECCV 2016", small.Fsrcnn),
+    _Family("sesr_m5", "upscale", 1, _UP, "Bhardwaj et al., MLSys 2022", lambda s: Sesr(5, s)),
+    _Family("sesr_m11", "upscale", 1, _UP, "Bhardwaj et al., MLSys 2022", lambda s: Sesr(11, s)),
+    _Family("abpn", "upscale", 3, _UP, "Du et al., CVPRW 2021", small.Abpn),
+    _Family("quicksrnet_s", "upscale", 3, _UP, "Berger et al., CVPRW 2023", lambda s: small.QuickSrNet(32, 2, s)),
+    _Family("quicksrnet_m", "upscale", 3, _UP, "Berger et al., CVPRW 2023", lambda s: small.QuickSrNet(32, 5, s)),
+    _Family("quicksrnet_l", "upscale", 3, _UP, "Berger et al., CVPRW 2023", lambda s: small.QuickSrNet(64, 11, s)),
+    _Family("edsr_f32b5", "upscale", 3, _UP, "Lim et al., CVPRW 2017; MLPerf Mobile", lambda s: deep.Edsr(32, 5, s)),
+    _Family("srvgg16", "upscale", 3, _UP, "Wang et al., ICCVW 2021", lambda s: deep.Srvgg(16, s)),
+    _Family("srvgg32", "upscale", 3, _UP, "Wang et al., ICCVW 2021", lambda s: deep.Srvgg(32, s)),
+)
+
+_DEFAULT_SCALES = {"bicubic": 2, "espcn": 3, "fsrcnn": 2, "sesr_m5": 2, "sesr_m11": 2, "abpn": 3, "quicksrnet_s": 3,
+                   "quicksrnet_m": 3, "quicksrnet_l": 3, "edsr_f32b5": 2, "srvgg16": 4, "srvgg32": 4}  # fmt: skip
+
+
+def catalogue() -> tuple[Network, ...]:
+    """Every family at its usual scale."""
+    names = [f"{family.pattern}_x{_DEFAULT_SCALES[family.pattern]}" for family in _FAMILIES]
+    return tuple(get(name) for name in (*names, "fsrcnn_x2_subpixel1", "dncnn17"))
+
+
+def get(name: str) -> Network:
+    """A network by name. Raises :class:`InputError`, with near names, for an unknown one."""
+    if name == "dncnn17":
+        return Network(name, "dncnn17", "denoise", 1, 1, "Zhang et al., IEEE TIP 2017", deep.DnCnn)
+    if name == "fsrcnn_x2_subpixel1":
+        return Network(
+            name, "fsrcnn_subpixel1", "upscale", 2, 1, "Dong et al., ECCV 2016; 1x1 sub-pixel tail",
+            lambda: small.Fsrcnn(2, subpixel=True),
+        )  # fmt: skip
+    if match := re.fullmatch(r"(\w+)_x(\d)", name):
+        pattern, scale = match[1], int(match[2])
+        for family in _FAMILIES:
+            if family.pattern == pattern and scale in family.scales:
+                make = family.make
+                return Network(
+                    name, pattern, family.task, scale, family.channels, family.reference, lambda: make(scale)
+                )
+    known = [f"{family.pattern}_x{scale}" for family in _FAMILIES for scale in family.scales] + ["dncnn17"]
+    near = difflib.get_close_matches(name, known, 3) or ["sesr_m5_x2"]
+    raise InputError(
+        f"unknown network {name!r}",
+        hint=f"Did you mean {' or '.join(near)}? `python -m codesign networks` lists all; files end in .onnx or .pt2.",
+    )
+
+
+def load(name: str, weights: str | Path | None = None) -> nn.Module:
+    """The network in evaluation mode with the given weights (.npz, .pt or .pth), else the shipped, else seeded ones.
+
+    Raises :class:`InputError` for unreadable files and for tensors that do not fit, naming the first.
+    """
+    network = get(name)
+    module = network.build().eval()
+    if weights is None:
+        weights = _shipped(name)
+    if weights is not None:
+        _fill(module, network, _read(Path(weights)), str(weights))
+    elif network.family != "bicubic":
+        _seed(module, name)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return module
+
+
+def parameters(module: nn.Module) -> int:
+    """Number of weights."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_macs(module: nn.Module, width: int, height: int, channels: int) -> int:
+    """Multiply-accumulates of one frame: every convolution's taps at every output, border taps included.
+
+    A transposed convolution counts its kernel at every input position.
+    """
+    total = 0
+
+    def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal total
+        assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+        positions = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output).shape[2:].numel()
+        total += positions * layer.weight.numel()
+
+    hooks = [
+        layer.register_forward_hook(count)
+        for layer in module.modules()
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    ]
+    try:
+        with torch.device("meta"):
+            frame = torch.zeros(1, channels, height, width)
+        module.to("meta")(frame)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def _shipped(name: str) -> Path | None:
+    path = Path(str(resources.files(__package__))) / "weights" / f"{name}.npz"
+    return path if path.is_file() else None
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                return {name: torch.from_numpy(np.asarray(archive[name], np.float32)) for name in archive.files}
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError("no such weights file", where=str(path), hint="Check the path.") from error
+    except Exception as error:  # readers of foreign files raise anything
+        raise InputError(
+            f"is not a readable weights file ({type(error).__name__})", where=str(path),
+            hint="Give an .npz of arrays, or a .pt state dictionary without code.",
+        ) from error  # fmt: skip
+    for key in ("params_ema", "params", "state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError("holds no state dictionary", where=str(path), hint="Save module.state_dict().")
+    return {str(name): value.float() for name, value in state.items()}
+
+
+def _fill(module: nn.Module, network: Network, state: dict[str, torch.Tensor], where: str) -> None:
+    state = translate(network.family, state)
+    wanted = module.state_dict()
+    for name, tensor in wanted.items():
+        if name not in state:
+            raise InputError(f"lacks the tensor {name!r}", where=where, hint=f"These are not weights of {network.name}.")
+        if state[name].shape != tensor.shape:
+            raise InputError(
+                f"tensor {name!r} is {list(state[name].shape)}, {network.name} needs {list(tensor.shape)}", where=where
+            )
+        if not torch.isfinite(state[name]).all():
+            raise InputError(f"tensor {name!r} holds values that are not finite", where=where)
+    if extra := sorted(set(state) - set(wanted)):
+        raise InputError(f"holds an unknown tensor {extra[0]!r}", where=where)
+    module.load_state_dict(state)
+
+
+def _seed(module: nn.Module, name: str) -> None:
+    """Variance-preserving weights that are the same on every machine; an image stays an image.
+
+    Kernels are scaled by fan-in so that features keep their spread through the depth; the last layer is small, so that
+    a network with a skip returns something close to its input.
+    """
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    rng = np.random.Generator(np.random.PCG64(seed))
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    with torch.no_grad():
+        for layer in layers:
+            shape = tuple(layer.weight.shape)
+            fan_in = layer.weight.numel() // layer.out_channels
+            if isinstance(layer, nn.ConvTranspose2d):
+                fan_in //= layer.stride[0] * layer.stride[1]
+            spread = (1.5 / fan_in) ** 0.5
+            layer.weight.copy_(torch.from_numpy(rng.normal(0.0, spread, shape)))
+            if layer.bias is not None:
+                layer.bias.copy_(torch.from_numpy(rng.normal(0.0, 0.05, layer.out_channels)))
+        for act in module.modules():
+            if isinstance(act, nn.PReLU):
+                act.weight.copy_(torch.from_numpy(rng.uniform(0.1, 0.3, act.num_parameters)))
+        last = layers[-1]
+        last.weight.mul_(0.25)
+        if last.bias is not None:
+            last.bias.mul_(0.25).add_(0.0 if _has_image_skip(module) else 0.4)
+
+
+def _has_image_skip(module: nn.Module) -> bool:
+    return isinstance(module, Sesr | small.Abpn | deep.Srvgg | deep.DnCnn)
+
+
+__all__ = ["Network", "Task", "catalogue", "count_macs", "get", "load", "parameters"]

@@ -1,0 +1,51 @@
+"""Weights as others published them, renamed to this project's layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+
+State = dict[str, torch.Tensor]
+
+
+def translate(family: str, state: Mapping[str, torch.Tensor]) -> State:
+    """``state`` under this project's names; unchanged where it already has them or no layout is known."""
+    if family == "fsrcnn_subpixel1" and "f1" in state:
+        return _fsrcnn(state)
+    if family.startswith("srvgg") and any(name.startswith(("Conv_", "body.0")) for name in state):
+        return _srvgg(state)
+    return dict(state)
+
+
+def _fsrcnn(state: Mapping[str, torch.Tensor]) -> State:
+    """FSRCNN_Tensorflow: ``f1..f8`` are HWIO kernels, ``b1..b8`` biases, ``alpha1..alpha7`` slopes."""
+    layers = ["first", "shrink", *(f"body.{i}" for i in range(4)), "expand"]
+    result: State = {}
+    for index, layer in enumerate(layers, start=1):
+        result[f"{layer}.weight"] = state[f"f{index}"].permute(3, 2, 0, 1).contiguous()
+        result[f"{layer}.bias"] = state[f"b{index}"].reshape(-1)
+        result[f"acts.{index - 1}.weight"] = state[f"alpha{index}"].reshape(-1)
+    result["tail.weight"] = state["f8"].permute(3, 2, 0, 1).contiguous()
+    result["tail_bias"] = state["b8"].reshape(-1)
+    return result
+
+
+def _srvgg(state: Mapping[str, torch.Tensor]) -> State:
+    """Real-ESRGAN: one sequence of convolutions (even places) and PReLU (odd places)."""
+    places: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in state.items():
+        if match := re.fullmatch(r"(?:Conv_|PRelu_|body\.)(\d+)\.(weight|bias|slope)", name):
+            places.setdefault(int(match[1]), {})[match[2]] = tensor
+    order = sorted(places)
+    result: State = {}
+    for place in order:
+        tensors, index = places[place], place // 2
+        if place % 2:
+            result[f"acts.{index}.weight"] = tensors.get("slope", tensors.get("weight", torch.zeros(0))).reshape(-1)
+            continue
+        layer = "first" if place == order[0] else "last" if place == order[-1] else f"body.{index - 1}"
+        for part, tensor in tensors.items():
+            result[f"{layer}.{part}"] = tensor
+    return result
