@@ -1,0 +1,123 @@
+"""What a network is fed and judged by: a ground-truth image, an input as it is, or the reference photograph."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from codesign import images
+from codesign.hw.errors import InputError
+from codesign.images import Pixels, Reals
+from codesign.metrics import degrade, psnr
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A network's input and what its output is compared with.
+
+    ``tensor``: float32[1, C, H, W] in [0, 1]; ``rgb``: the low-resolution RGB image; ``truth``: the RGB ground truth or
+    None.
+    """
+
+    tensor: NDArray[np.float32] = field(repr=False)
+    rgb: Reals = field(repr=False)
+    truth: Reals | None = field(repr=False)
+    scale: int
+    source: str
+
+    @property
+    def width(self) -> int:
+        return int(self.tensor.shape[3])
+
+    @property
+    def height(self) -> int:
+        return int(self.tensor.shape[2])
+
+
+def make_frame(
+    *, channels: int, scale: int, size: tuple[int, int] | None, image: Path | None = None, given: Path | None = None
+) -> Frame:
+    """The input of a network with ``channels`` (1 takes luma) that up-scales by ``scale``.
+
+    ``image`` is ground truth: cropped to a multiple of the scale, down-sampled, compared with the output. ``given`` is fed
+    as it is. Without either the reference photograph is the ground truth. ``size`` is (width, height) of the input; the
+    centre is taken, mirrored outwards where the image is smaller. Raises :class:`InputError` for an unusable image.
+    """
+    if image is not None and given is not None:
+        raise InputError("--image and --input exclude each other", where="options")
+    if channels not in (1, 3):
+        raise InputError(f"a network of {channels} input channels takes no image", where="input")
+    if given is not None:
+        pixels = images.load_image(given)
+        pixels = pixels if size is None else images.fit(pixels, *size)
+        return _frame(images.to_real(pixels), None, channels, scale, str(given))
+    truth = images.reference_photograph() if image is None else images.load_image(image)
+    truth = images.crop_to_multiple(truth, scale) if size is None else images.fit(truth, size[0] * scale, size[1] * scale)
+    real = images.to_real(truth)
+    low = degrade(real, scale) if scale > 1 else real
+    return _frame(low, real, channels, scale, "reference photograph" if image is None else str(image))
+
+
+def _frame(rgb: Reals, truth: Reals | None, channels: int, scale: int, source: str) -> Frame:
+    planes = images.luma(rgb)[None] if channels == 1 else rgb.transpose(2, 0, 1)
+    # Luma is rounded to 8 bits, as a video decoder would hand it over.
+    tensor = images.to_pixels(planes).astype(np.float32)[None] / np.float32(255.0)
+    return Frame(np.ascontiguousarray(tensor), rgb, truth, scale, source)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An output as an image, its PSNR against the truth, and the time the chroma took on the host."""
+
+    pixels: Pixels = field(repr=False)  # uint8[H, W, 3]
+    psnr_db: float | None
+    chroma_seconds: float
+
+
+def judge(frame: Frame, output: NDArray[np.float32]) -> Judged:
+    """Turn a network's output ``float32[1, C, H, W]`` into pixels and compare it.
+
+    A luma network's chroma is up-scaled bicubically on the host. PSNR is on luma for a luma network and on RGB
+    otherwise, ``scale`` pixels of border left out, output rounded to 8 bits.
+    """
+    began = time.perf_counter()
+    real = output[0].astype(np.float64)
+    luma_only = frame.tensor.shape[1] == 1
+    if luma_only:
+        chroma = images.resize(images.rgb_to_ycbcr(frame.rgb)[..., 1:], real.shape[2], real.shape[1])
+        rgb = images.ycbcr_to_rgb(np.concatenate([np.clip(real[0], 0.0, 1.0)[..., None], chroma], axis=2))
+    else:
+        rgb = real.transpose(1, 2, 0)
+    seconds = time.perf_counter() - began
+    quality: float | None = None
+    if frame.truth is not None and frame.truth.shape[:2] == real.shape[1:]:
+        pair = (real[0], images.luma(frame.truth)) if luma_only else (real.transpose(1, 2, 0), frame.truth)
+        if min(real.shape[1:]) > 2 * frame.scale:
+            quality = psnr(images.to_real(images.to_pixels(pair[0])), pair[1], shave=frame.scale)
+    return Judged(images.to_pixels(rgb), quality, seconds if luma_only else 0.0)
+
+
+def bicubic_baseline(frame: Frame) -> Judged:
+    """The frame up-scaled bicubically with mirrored borders: what every network must beat."""
+    height, width = frame.height * frame.scale, frame.width * frame.scale
+    planes = [images.resize(plane.astype(np.float64), width, height) for plane in frame.tensor[0]]
+    return judge(frame, np.stack(planes)[None].astype(np.float32))
+
+
+def calibration_frames(channels: int, scale: int, *, extra: Frame | None = None) -> list[NDArray[np.float32]]:
+    """Photographs that scikit-image carries, down-sampled like inputs: float32[1, C, 96, 96] crops in [0, 1]."""
+    from skimage import data
+
+    crops: list[NDArray[np.float32]] = []
+    for photograph in (data.astronaut(), data.coffee(), data.chelsea(), data.rocket()):
+        low = degrade(images.to_real(images.crop_to_multiple(photograph, scale)), scale) if scale > 1 else images.to_real(photograph)
+        for x, y in ((0.3, 0.3), (0.7, 0.6)):
+            top, left = (int(share * max(0, extent - 96)) for share, extent in ((y, low.shape[0]), (x, low.shape[1])))
+            crop = images.fit(low[top : top + 96, left : left + 96], 96, 96)
+            crops.append(_frame(crop, None, channels, scale, "").tensor)
+    if extra is not None:
+        crops.append(extra.tensor)
+    return crops

@@ -1,0 +1,292 @@
+"""The verbs of the toolkit as functions: find a network, compile it, run it, count."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from codesign import networks
+from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.frontend import ImportedModel, load_model
+from codesign.compile.integer import evaluate
+from codesign.compile.module import LoadedModule, export
+from codesign.compile.quantize import quantised_io
+from codesign.frames import Frame, Judged, calibration_frames, judge, make_frame
+from codesign.hw import reference, timing
+from codesign.hw.counters import Counters
+from codesign.hw.errors import InputError, UnsupportedError
+from codesign.hw.program import Program
+from codesign.hw.spec import AccelSpec, load_spec
+from codesign.sim.model import Dram
+from codesign.sim.run import run as run_rtl
+from numpy.typing import NDArray
+
+Backend = Literal["rtl", "reference"]
+Size = tuple[int, int]
+Say = Callable[[str], None]
+Tick = Callable[[int], None]
+
+DEFAULT_SIZE: Size = (64, 64)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user named: a reference network, a model file, or a torch module of their own."""
+
+    name: str
+    network: networks.Network | None
+    module: torch.nn.Module | None
+    path: Path | None
+    trained: bool
+
+    @property
+    def channels(self) -> int | None:
+        return None if self.network is None else self.network.channels
+
+    @property
+    def images_out(self) -> bool:
+        return self.network is not None
+
+
+def find(source: str | Path | torch.nn.Module, weights: str | Path | None = None) -> Source:
+    """A network by name (``sesr_m5_x2``), a model file (``.onnx``, ``.pt2``), or a torch module.
+
+    Raises :class:`InputError` for an unknown name, or weights given with a model that has its own.
+    """
+    if isinstance(source, torch.nn.Module):
+        return Source(type(source).__name__.lower(), None, source.eval(), None, True)
+    text = str(source)
+    if Path(text).suffix or "/" in text:
+        if weights is not None:
+            raise InputError("a model file has its weights inside", where="--weights", hint="Leave --weights out.")
+        return Source(Path(text).stem, None, None, Path(text), True)
+    network = networks.get(text)
+    module = networks.load(text, weights)
+    return Source(network.name, network, module, None, network.trained or weights is not None)
+
+
+def import_source(source: Source, size: Size) -> ImportedModel:
+    """The network as one Relax function for frames of ``size`` (width, height)."""
+    what = source.module if source.module is not None else source.path
+    assert what is not None
+    return load_model(what, width=size[0], height=size[1], channels=source.channels)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled network with the frame it was calibrated and will be judged with."""
+
+    source: Source
+    network: CompiledNetwork
+    frame: Frame
+    seconds: float
+
+
+def compile_source(
+    source: Source,
+    accel: str | AccelSpec = "base",
+    *,
+    size: Size | None = None,
+    image: Path | None = None,
+    given: Path | None = None,
+    method: Literal["minmax", "percentile", "mse"] = "percentile",
+    calibration: tuple[Path, ...] = (),
+    say: Say | None = None,
+) -> Compiled:
+    """Compile for an accelerator. ``size``: (width, height) of the input; without it the image's, or 64x64."""
+    began = time.perf_counter()
+    spec = load_spec(accel) if isinstance(accel, str) else accel
+    if size is None and image is None and given is None:
+        size = DEFAULT_SIZE
+    if say is not None:
+        say("import")
+    if source.network is not None:
+        frame = make_frame(
+            channels=source.network.channels, scale=source.network.scale, size=size, image=image, given=given
+        )
+        model = import_source(source, (frame.width, frame.height))
+    else:  # the model tells its channels and scale
+        probe = import_source(source, size or DEFAULT_SIZE)
+        scale = max(1, probe.output_shape[3] // probe.input_shape[3])
+        frame = make_frame(channels=probe.input_shape[1], scale=scale, size=size, image=image, given=given)
+        same = (frame.width, frame.height) == (size or DEFAULT_SIZE)
+        model = probe if same else import_source(source, (frame.width, frame.height))
+    frames = [make_frame(channels=frame.tensor.shape[1], scale=frame.scale, size=None, image=path).tensor
+              for path in calibration] or calibration_frames(frame.tensor.shape[1], frame.scale)  # fmt: skip
+    compiled = compile_network(
+        model, spec, calibration=frames, method=method, name=source.name, pixel_output=source.images_out, on_stage=say
+    )
+    return Compiled(source, compiled, frame, time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One frame on Scanline. ``evidence`` says where the cycles come from."""
+
+    network: str
+    accel: str
+    input_size: str
+    output_size: str
+    macs: int
+    evidence: Literal["rtl-measured", "modelled"]
+    counters: Counters
+    bit_exact: bool | None
+    mismatches: int | None
+    distinct_output_values: int
+    wall_seconds: float
+    simulated_seconds: float
+    quality_db: float | None
+    chroma_seconds: float
+    compulsory_bytes: int
+    host_mac_share: float
+    spec: AccelSpec = field(repr=False)
+    output: NDArray[np.float32] = field(repr=False)
+    judged: Judged = field(repr=False)
+    compiled: Compiled = field(repr=False)
+
+    @property
+    def mac_utilization(self) -> float:
+        """MACs of the user's operators over what the array could do in these cycles."""
+        return self.macs / (self.counters.cycles * self.spec.macs_per_cycle)
+
+    @property
+    def milliseconds(self) -> float:
+        return self.counters.cycles / self.spec.clock_hz * 1e3
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures for machines."""
+        speed = self.counters.cycles / self.simulated_seconds if self.simulated_seconds else None
+        return {
+            "network": self.network,
+            "accel": self.accel,
+            "input_size": self.input_size,
+            "output_size": self.output_size,
+            "macs": self.macs,
+            "cycles": self.counters.cycles,
+            "cycles_evidence": self.evidence,
+            "ms_per_frame": self.milliseconds,
+            "mac_utilization": self.mac_utilization,
+            "dram_read_bytes": self.counters.dram_read_bytes,
+            "dram_write_bytes": self.counters.dram_write_bytes,
+            "compulsory_bytes": self.compulsory_bytes,
+            "stalls": {"busy": self.counters.busy_cycles, **self.counters.stalls},
+            "bit_exact": self.bit_exact,
+            "mismatches": self.mismatches,
+            "distinct_output_values": self.distinct_output_values,
+            "wall_seconds": self.wall_seconds,
+            "sim_cycles_per_second": speed if self.evidence == "rtl-measured" else None,
+            "quality_db": self.quality_db,
+            "host_mac_share": self.host_mac_share,
+            "host_chroma_seconds": self.chroma_seconds,
+            "counters": dataclasses.asdict(self.counters),
+        }
+
+
+def simulate(
+    compiled: Compiled,
+    *,
+    backend: Backend = "rtl",
+    dram: Dram | None = None,
+    began: float | None = None,
+    say: Say | None = None,
+    tick: Tick | None = None,
+) -> Simulation:
+    """Run the compiled network's frame through its module, accelerator regions on ``backend``.
+
+    On ``rtl`` the output is compared, value by value, with the golden model's and with the integer evaluation of the
+    quantised graph; on ``reference`` cycles are modelled and nothing is compared.
+    """
+    began = time.perf_counter() if began is None else began
+    network, frame = compiled.network, compiled.frame
+    collected: list[Counters] = []
+    differing = 0
+    simulated = 0.0
+    dram = dram or Dram()
+
+    def execute(program: Program, inputs: dict[str, NDArray[np.int8]]) -> dict[str, NDArray[np.int8]]:
+        nonlocal differing, simulated
+        golden = reference.run(program, inputs, progress=tick if backend == "reference" else None)
+        if backend == "reference":
+            collected.append(timing.predict(program, timing.Memory.of(program.spec, dram.bytes_per_cycle, dram.latency_cycles)))
+            return golden
+        result = run_rtl(program, inputs, dram=dram, progress=tick, report=say)
+        differing += sum(int(np.count_nonzero(result.outputs[name] != golden[name])) for name in golden)
+        simulated += result.wall_seconds
+        collected.append(result.counters)
+        return result.outputs
+
+    with tempfile.TemporaryDirectory(prefix="codesign-") as folder:
+        path = Path(folder) / "module.so"
+        if say is not None:
+            say("build the host module")
+        export(network.executable(), path)
+        output = LoadedModule(path, execute).run(frame.tensor)
+    if not collected:
+        raise UnsupportedError(
+            "no operator runs on the accelerator", where=compiled.source.name, hint="See `compile` for the reasons."
+        )
+    exact: bool | None = None
+    if backend == "rtl":
+        wrong = _referee(network, frame, output)
+        exact = None if wrong is None else wrong + differing == 0
+        differing += wrong or 0
+    judged = judge(frame, output)
+    counters = _total(collected)
+    _, _, height, width = output.shape
+    return Simulation(
+        network=compiled.source.name,
+        accel=network.spec.name,
+        input_size=f"{frame.width}x{frame.height}",
+        output_size=f"{width}x{height}",
+        macs=network.macs,
+        evidence="rtl-measured" if backend == "rtl" else "modelled",
+        counters=counters,
+        bit_exact=exact,
+        mismatches=differing if backend == "rtl" else None,
+        distinct_output_values=len(np.unique(output)),
+        wall_seconds=time.perf_counter() - began,
+        simulated_seconds=simulated,
+        quality_db=judged.psnr_db if compiled.source.trained else None,
+        chroma_seconds=judged.chroma_seconds,
+        compulsory_bytes=network.compulsory_bytes,
+        host_mac_share=network.host_mac_share,
+        spec=network.spec,
+        output=output,
+        judged=judged,
+        compiled=compiled,
+    )
+
+
+def _referee(network: CompiledNetwork, frame: Frame, output: NDArray[np.float32]) -> int | None:
+    """Values that differ from the integer evaluation of the quantised graph; None when part of it is the host's."""
+    entry, leave = quantised_io(network.quantised)
+    codes = np.clip(np.rint(frame.tensor / np.float32(entry.scale)) + entry.zero_point, -128, 127).astype(np.int8)
+    try:
+        expected = evaluate(network.quantised, codes)
+    except UnsupportedError:
+        return None
+    got = np.rint(output / np.float32(leave.scale)).astype(np.int64) + leave.zero_point
+    return int(np.count_nonzero(got != expected))
+
+
+def _total(parts: list[Counters]) -> Counters:
+    """Regions run one after another: their events add up."""
+    return Counters(**{f.name: sum(getattr(part, f.name) for part in parts) for f in dataclasses.fields(Counters)})
+
+
+def run_float(compiled: Compiled) -> NDArray[np.float32]:
+    """The network in FP32 by torch, for its quality: ``float32[1, C, H, W]``.
+
+    Raises :class:`InputError` for a model file, which has no torch module.
+    """
+    if compiled.source.module is None:
+        raise InputError("FP32 quality needs a torch module", where=compiled.source.name)
+    with torch.no_grad():
+        return np.asarray(compiled.source.module(torch.from_numpy(compiled.frame.tensor)).numpy(), np.float32)
