@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from codesign import images
 from codesign.hw.errors import InputError
 from codesign.images import Pixels, Reals
 from codesign.metrics import degrade, psnr
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ def make_frame(
 ) -> Frame:
     """The input of a network with ``channels`` (1 takes luma) that up-scales by ``scale``.
 
-    ``image`` is ground truth: cropped to a multiple of the scale, down-sampled, compared with the output. ``given`` is fed
-    as it is. Without either the reference photograph is the ground truth. ``size`` is (width, height) of the input; the
+    ``image`` is ground truth: cropped to a multiple of the scale, down-sampled, compared with the output. ``given`` is
+    fed as it is. Without either the reference photograph is the ground truth. ``size`` is (width, height) of the input; the
     centre is taken, mirrored outwards where the image is smaller. Raises :class:`InputError` for an unusable image.
     """
     if image is not None and given is not None:
@@ -55,7 +56,9 @@ def make_frame(
         pixels = pixels if size is None else images.fit(pixels, *size)
         return _frame(images.to_real(pixels), None, channels, scale, str(given))
     truth = images.reference_photograph() if image is None else images.load_image(image)
-    truth = images.crop_to_multiple(truth, scale) if size is None else images.fit(truth, size[0] * scale, size[1] * scale)
+    truth = (
+        images.crop_to_multiple(truth, scale) if size is None else images.fit(truth, size[0] * scale, size[1] * scale)
+    )
     real = images.to_real(truth)
     low = degrade(real, scale) if scale > 1 else real
     return _frame(low, real, channels, scale, "reference photograph" if image is None else str(image))
@@ -113,7 +116,11 @@ def calibration_frames(channels: int, scale: int, *, extra: Frame | None = None)
 
     crops: list[NDArray[np.float32]] = []
     for photograph in (data.astronaut(), data.coffee(), data.chelsea(), data.rocket()):
-        low = degrade(images.to_real(images.crop_to_multiple(photograph, scale)), scale) if scale > 1 else images.to_real(photograph)
+        low = (
+            degrade(images.to_real(images.crop_to_multiple(photograph, scale)), scale)
+            if scale > 1
+            else images.to_real(photograph)
+        )
         for x, y in ((0.3, 0.3), (0.7, 0.6)):
             top, left = (int(share * max(0, extent - 96)) for share, extent in ((y, low.shape[0]), (x, low.shape[1])))
             crop = images.fit(low[top : top + 96, left : left + 96], 96, 96)

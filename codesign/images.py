@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from codesign.hw.errors import InputError
-from codesign.hw.files import replaced
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from codesign.hw.errors import InputError
+from codesign.hw.files import replaced
 
 Pixels = NDArray[np.uint8]
 Reals = NDArray[np.float64]
@@ -37,7 +38,9 @@ def load_image(path: str | Path) -> Pixels:
     except FileNotFoundError as error:
         raise InputError("no such image", where=str(path), hint="Check the path.") from error
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"is not a readable image ({error})", where=str(path), hint="Give a PNG or JPEG file.") from error
+        raise InputError(
+            f"is not a readable image ({error})", where=str(path), hint="Give a PNG or JPEG file."
+        ) from error
 
 
 def save_image(pixels: Pixels, path: str | Path) -> None:
@@ -49,7 +52,9 @@ def save_image(pixels: Pixels, path: str | Path) -> None:
 def check_size(width: int, height: int, *, where: str = "size") -> None:
     """Raise :class:`InputError` for a frame that has no pixels or too many."""
     if width < 1 or height < 1:
-        raise InputError(f"a frame of {width}x{height} has no pixels", where=where, hint="Give WIDTHxHEIGHT, both >= 1.")
+        raise InputError(
+            f"a frame of {width}x{height} has no pixels", where=where, hint="Give WIDTHxHEIGHT, both >= 1."
+        )
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise InputError(
             f"a frame of {width}x{height} is too large", where=where,
@@ -110,7 +115,9 @@ def resize_weights(size: int, target: int) -> Reals:
 def resize(image: Reals, width: int, height: int) -> Reals:
     """Bicubic resize of ``[H, W]`` or ``[H, W, C]`` as MATLAB's ``imresize`` does it."""
     rows, columns = resize_weights(image.shape[0], height), resize_weights(image.shape[1], width)
-    return np.asarray(np.einsum("yh,hw...->yw...", rows, np.einsum("xw,hw...->hx...", columns, image, optimize=True), optimize=True))
+    return np.asarray(
+        np.einsum("yh,hw...->yw...", rows, np.einsum("xw,hw...->hx...", columns, image, optimize=True), optimize=True)
+    )
 
 
 def crop_to_multiple(image: NDArray[Any], scale: int) -> NDArray[Any]:

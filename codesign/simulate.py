@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from codesign import networks
 from codesign.compile.driver import CompiledNetwork, compile_network
 from codesign.compile.frontend import ImportedModel, load_model
@@ -26,7 +28,6 @@ from codesign.hw.program import Program
 from codesign.hw.spec import AccelSpec, load_spec
 from codesign.sim.model import Dram
 from codesign.sim.run import run as run_rtl
-from numpy.typing import NDArray
 
 Backend = Literal["rtl", "reference"]
 Size = tuple[int, int]
@@ -214,7 +215,9 @@ def simulate(
         nonlocal differing, simulated
         golden = reference.run(program, inputs, progress=tick if backend == "reference" else None)
         if backend == "reference":
-            collected.append(timing.predict(program, timing.Memory.of(program.spec, dram.bytes_per_cycle, dram.latency_cycles)))
+            collected.append(
+                timing.predict(program, timing.Memory.of(program.spec, dram.bytes_per_cycle, dram.latency_cycles))
+            )
             return golden
         result = run_rtl(program, inputs, dram=dram, progress=tick, report=say)
         differing += sum(int(np.count_nonzero(result.outputs[name] != golden[name])) for name in golden)

@@ -169,9 +169,8 @@ class _Planner:
             for name in (*loads, *(graph.layers[index].output for index in convs))
         )
         words = max(
-            sum(b.rows * b.groups * words_per_row(spec, strip.columns[b.tensor][1] - strip.columns[b.tensor][0]) for b in buffers)
-            for strip in plan
-        )  # fmt: skip
+            sum(b.rows * b.groups * words_per_row(spec, strip.width(b.tensor)) for b in buffers) for strip in plan
+        )
         if words > spec.bank_words:
             return None
         return Cascade(

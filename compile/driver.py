@@ -99,9 +99,7 @@ def compile_network(
         if not calibration:
             raise InputError("a float model needs calibration images", where=model.name, hint="Give some images.")
         stage("quantise")
-        result = quantise_reported(
-            model.module, calibration, method, output_params=PIXELS if pixel_output else None
-        )
+        result = quantise_reported(model.module, calibration, method, output_params=PIXELS if pixel_output else None)
         quantised, codes = result.module, result.codes
     stage("partition")
     partitioned = partition(quantised)

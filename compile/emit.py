@@ -175,7 +175,7 @@ class _Emitter:
                         elements=elements,
                         address=blob_offset + at,
                         bytes=size,
-                    )  # fmt: skip
+                    )
                 )
             for index, strip in enumerate(cascade.strips):
                 if index:
@@ -211,7 +211,7 @@ class _Emitter:
                     loaded=buffer.loaded,
                     freed_by_store=buffer.freed_by_store,
                     freed_by_conv=buffer.freed_by_conv,
-                )  # fmt: skip
+                )
             )
             base += buffer.rows * buffer.groups * pitch
         commands.append(command(Opcode.LOOP, count=cascade.iterations))
@@ -235,7 +235,7 @@ class _Emitter:
                     channel_step=factor * target.channels,
                     x_first=first - strip.columns[store.tensor][0],
                     x_count=end - first,
-                )  # fmt: skip
+                )
             ] * store.repeat
         steps, fills, words = 0, 0, 0
         convs: list[Command] = []
@@ -272,9 +272,9 @@ class _Emitter:
         channel, count = 0, tensor.channels
         for plan in cascade.convs:  # the second operand of a split layer: its slice alone
             add = plan.layer.add
-            if add is not None and add.other == buffer.tensor and plan.layer.source != buffer.tensor:
-                if not add.broadcast and plan.layer.channels < tensor.channels:
-                    channel, count = plan.layer.first_channel, plan.layer.channels
+            sliced = add is not None and not add.broadcast and plan.layer.channels < tensor.channels
+            if sliced and add is not None and add.other == buffer.tensor != plan.layer.source:
+                channel, count = plan.layer.first_channel, plan.layer.channels
         start = first * tensor.channels + channel
         return command(
             Opcode.LOAD, buffer=index, address=offsets[buffer.tensor] + start, row_stride=row,

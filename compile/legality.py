@@ -43,7 +43,7 @@ def kernel_fits(call: relax.Call) -> bool:
 
 
 def transposed_is_exact(call: relax.Call) -> bool:
-    """A transposed convolution must up-scale by its stride exactly, the same in both directions, undilated, ungrouped."""
+    """A transposed convolution must up-scale by its stride exactly, alike in both directions, undilated, ungrouped."""
     strides = tuple(int(s) for s in call.attrs.strides)
     height, width = shape_of(call.args[0])[2:]
     return (
@@ -60,7 +60,7 @@ def operands_match(call: relax.Call) -> bool:
     batch, channels, height, width = shape_of(call)
     shapes = [shape_of(argument) for argument in call.args]
     allowed = ((batch, channels, height, width), (batch, 1, height, width))
-    return all(shape in allowed for shape in shapes) and shapes != [allowed[1]] * 2 or channels == 1
+    return (all(shape in allowed for shape in shapes) and shapes != [allowed[1]] * 2) or channels == 1
 
 
 def moves_channels(call: relax.Call) -> bool:

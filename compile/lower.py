@@ -125,7 +125,7 @@ class _Builder:
         self.layers: list[Conv | Shuffle] = []
         self._readers: dict[str, int] = {}  # of a tensor; being a result counts as several
 
-    # Following the function ---------------------------------------------------------------------------------------
+    # Following the function
 
     def follow(self, function: relax.Function, arguments: list[Any]) -> Any:
         values: dict[Any, Any] = dict(zip(function.params, arguments, strict=True))
@@ -186,7 +186,7 @@ class _Builder:
             return PendingTable(name, operands[0].tensor, op.removeprefix("nn."))
         raise UnsupportedError("is not an operator of the machine", where=f"{op} '{name}'")
 
-    # Opening and collecting -----------------------------------------------------------------------------------------
+    # Opening and collecting
 
     def _open(self, call: relax.Call, operands: list[Any]) -> Open | Weight:
         source, scale, zero_point = operands
@@ -285,7 +285,7 @@ class _Builder:
         picked = pick(np.arange(self.tensors[value.tensor].channels, dtype=np.int64))
         return PendingGather(name, value.tensor, tuple(int(channel) for channel in picked))
 
-    # Closing: one layer per rounding ----------------------------------------------------------------------------------
+    # Closing: one layer per rounding
 
     def _close(self, value: Any, scale: float, zero_point: int, call: relax.Call, var: relax.Var) -> str:
         _, channels, height, width = shape_of(call)
@@ -344,11 +344,24 @@ class _Builder:
         bias = np.zeros(outputs, np.int64) if pending.bias is None else pending.bias
         self.layers.append(
             Conv(
-                name=pending.name, source=pending.source, output=made.name, weights=np.ascontiguousarray(pending.weights),
-                bias=bias, stride=pending.stride, pad_top=pending.pad_top, pad_left=pending.pad_left,
-                multiplier=multiplier, negative_multiplier=negative, shift=shift, zero_point=target.zero_point,
-                qmin=qmin, qmax=qmax, table=None, add=None, macs=pending.macs,
-            )  # fmt: skip
+                name=pending.name,
+                source=pending.source,
+                output=made.name,
+                weights=np.ascontiguousarray(pending.weights),
+                bias=bias,
+                stride=pending.stride,
+                pad_top=pending.pad_top,
+                pad_left=pending.pad_left,
+                multiplier=multiplier,
+                negative_multiplier=negative,
+                shift=shift,
+                zero_point=target.zero_point,
+                qmin=qmin,
+                qmax=qmax,
+                table=None,
+                add=None,
+                macs=pending.macs,
+            )
         )
         if pending.shuffle > 1:
             self.layers.append(Shuffle(f"{pending.name}.shuffle", made.name, target.name, pending.shuffle))
@@ -382,9 +395,7 @@ class _Builder:
 
     def _close_table(self, pending: PendingTable, target: Tensor) -> None:
         source = self.tensors[pending.source]
-        table = numerics.lut_table(
-            pending.function, source.scale, source.zero_point, target.scale, target.zero_point
-        )
+        table = numerics.lut_table(pending.function, source.scale, source.zero_point, target.scale, target.zero_point)
         convs = self._plain_convs()
         if source.name in convs:
             layer = convs[source.name]

@@ -1,7 +1,7 @@
 """Channel order: a tensor that is stored shuffled keeps its channels sub-row by sub-row.
 
-Depth to space by f reads channel ``c f^2 + i f + j`` for pixel ``(f y + i, f x + j)``. Kept in the order ``(i, j, c)``, the
-channels of one output row are consecutive for every pixel, and the store engine shuffles by choosing a range of
+Depth to space by f reads channel ``c f^2 + i f + j`` for pixel ``(f y + i, f x + j)``. Kept in the order ``(i, j, c)``,
+the channels of one output row are consecutive for every pixel, and the store engine shuffles by choosing a range of
 channels. The order is free: it permutes the weights of the layers around the tensor.
 """
 

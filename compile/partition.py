@@ -73,9 +73,7 @@ def partition(module: tvm.IRModule) -> Partitioned:
         )
 
     patterns = [(f"{CODEGEN}.{name}", pattern, {}, check) for name, pattern in _patterns(tables)]
-    fused = MergeCompositeFunctions()(
-        FuseOpsByPattern(patterns, bind_constants=True, annotate_codegen=False)(module)
-    )
+    fused = MergeCompositeFunctions()(FuseOpsByPattern(patterns, bind_constants=True, annotate_codegen=False)(module))
     regions: list[tuple[str, relax.Function]] = []
     for variable, function in fused.functions_items():
         if isinstance(function, relax.Function) and function.attrs and function.attrs.get("Codegen") == CODEGEN:
@@ -86,7 +84,8 @@ def partition(module: tvm.IRModule) -> Partitioned:
             regions.append((symbol, function))
     for _, function in regions:
         placements += [
-            Placement(name, call.op.name.removeprefix("relax."), True, "", _macs(call)) for name, call in _calls(function)
+            Placement(name, call.op.name.removeprefix("relax."), True, "", _macs(call))
+            for name, call in _calls(function)
         ]
     for name, call in _calls(fused["main"]):
         if call.op.name not in _QUANTISATION:
@@ -150,8 +149,8 @@ def _calls(function: relax.Function) -> list[tuple[str, relax.Call]]:
             value = binding.value
             if isinstance(value, relax.Function):
                 found += _calls(value)
-            elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op) and not _is_bias(value):
-                if value.op.name not in _QUANTISATION:
+            elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op):
+                if not _is_bias(value) and value.op.name not in _QUANTISATION:
                     found.append((str(binding.var.name), value))
     return found
 

@@ -61,6 +61,10 @@ class Strip:
     columns: dict[str, tuple[int, int]]
     stored: dict[str, tuple[int, int]]
 
+    def width(self, tensor: str) -> int:
+        first, end = self.columns[tensor]
+        return end - first
+
 
 @dataclass(frozen=True)
 class Cascade:

@@ -77,9 +77,6 @@ def _rebuilt(members: dict[str, bytes], path: Path) -> bytes:
     for text in _strings(program, "expr_str"):
         if not _EXPRESSION.fullmatch(text):
             raise _refused(path, f"a size expression that is more than arithmetic: {text[:80]!r}")
-    for target in _strings(program, "target"):
-        if "nodes" in program and not isinstance(target, str):
-            raise _refused(path, "an operator without a name")
     _check_operators(program, path)
     kept = {
         "archive_format": members.get("archive_format", b"pt2"),

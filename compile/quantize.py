@@ -68,7 +68,7 @@ class Quantised:
 def quantise(
     module: tvm.IRModule,
     calibration: Sequence[NDArray[np.float32]],
-    method: Method = "minmax",
+    method: Method = "mse",
     *,
     percentile: float = 99.99,
     equalise: bool = True,
@@ -98,7 +98,7 @@ def quantise(
 def quantise_reported(
     module: tvm.IRModule,
     calibration: Sequence[NDArray[np.float32]],
-    method: Method = "minmax",
+    method: Method = "mse",
     *,
     percentile: float = 99.99,
     equalise: bool = True,

@@ -37,7 +37,7 @@ def kernel_rows(layer: Conv) -> int:
 def schedule_rows(
     graph: LayerGraph, convs: list[int], loads: list[str], stored: list[str], spare_rows: int
 ) -> RowSchedule:
-    """Schedule the layers ``convs`` (indices in execution order) with ``loads`` read from and ``stored`` written to memory."""
+    """Schedule the layers ``convs`` (indices in execution order); ``loads`` come from and ``stored`` go to memory."""
     layers: dict[int, Conv] = {index: layer for index in convs if isinstance(layer := graph.layers[index], Conv)}
 
     # Rows per iteration: one for the shortest tensor; a stride doubles it upstream.

@@ -53,8 +53,8 @@ def requantise(
 ) -> NDArray[np.int8]:
     """Psums (bias included) to int8: one multiplication, one rounding, zero point, clamp.
 
-    ``psum: int32[..., C]``; ``multiplier``, ``negative_multiplier``, ``shift``: ``[C]`` or scalar. A negative psum takes
-    ``negative_multiplier``: the same value for a linear layer, 0 for ReLU, slope x multiplier for LeakyReLU and
+    ``psum: int32[..., C]``; ``multiplier``, ``negative_multiplier``, ``shift``: ``[C]`` or scalar. A negative psum
+    takes ``negative_multiplier``: the same value for a linear layer, 0 for ReLU, slope x multiplier for LeakyReLU and
     PReLU; a clip is ``qmin``/``qmax``. So every piece-wise linear activation rounds exactly once.
     """
     psum = np.asarray(psum, dtype=np.int64)

@@ -67,32 +67,48 @@ class AccelSpec:
             "fill_words",
         ):
             value = getattr(self, field)
-            require(isinstance(value, int) and value >= 1 and value & (value - 1) == 0,
-                    f"{field} must be a power of two, not {value!r}")  # fmt: skip
+            require(
+                isinstance(value, int) and value >= 1 and value & (value - 1) == 0,
+                f"{field} must be a power of two, not {value!r}",
+            )
         require(self.channel_parts in (1, 2), f"channel_parts must be 1 or 2, not {self.channel_parts}")
         require(self.lane_groups in (1, 2, 4), f"lane_groups must be 1, 2 or 4, not {self.lane_groups}")
-        require(self.ci_lanes >= 2 * self.channel_parts or self.channel_parts == 1,
-                f"ci_lanes {self.ci_lanes} cannot be split in {self.channel_parts} parts")  # fmt: skip
+        require(
+            self.ci_lanes >= 2 * self.channel_parts or self.channel_parts == 1,
+            f"ci_lanes {self.ci_lanes} cannot be split in {self.channel_parts} parts",
+        )
         require(self.co_lanes >= self.ci_lanes, f"co_lanes {self.co_lanes} is less than ci_lanes {self.ci_lanes}")
-        require(self.co_lanes % self.lane_groups == 0,
-                f"co_lanes {self.co_lanes} is not a multiple of lane_groups {self.lane_groups}")  # fmt: skip
+        require(
+            self.co_lanes % self.lane_groups == 0,
+            f"co_lanes {self.co_lanes} is not a multiple of lane_groups {self.lane_groups}",
+        )
         require(self.ci_lanes <= 16, f"ci_lanes {self.ci_lanes} exceeds 16")
-        require(self.ci_lanes <= self.bus_bytes,
-                f"ci_lanes {self.ci_lanes} exceeds the bus width {self.bus_bytes}: a word must fit a beat")  # fmt: skip
+        require(
+            self.ci_lanes <= self.bus_bytes,
+            f"ci_lanes {self.ci_lanes} exceeds the bus width {self.bus_bytes}: a word must fit a beat",
+        )
         require(self.bus_bytes in (8, 16, 32), f"bus_bytes must be 8, 16 or 32, not {self.bus_bytes}")
-        require((self.ci_lanes * self.co_lanes) % self.bus_bytes == 0,
-                f"a weight word of {self.ci_lanes * self.co_lanes} bytes is not a whole number of {self.bus_bytes}-byte beats")  # fmt: skip
-        require(self.ci_lanes <= self.requantise_lanes <= self.ci_lanes * self.pixel_lanes,
-                f"requantise_lanes {self.requantise_lanes} must lie in {self.ci_lanes}..{self.ci_lanes * self.pixel_lanes}")  # fmt: skip
+        require(
+            (self.ci_lanes * self.co_lanes) % self.bus_bytes == 0,
+            f"a weight word of {self.ci_lanes * self.co_lanes} bytes is not whole {self.bus_bytes}-byte beats",
+        )
+        require(
+            self.ci_lanes <= self.requantise_lanes <= self.ci_lanes * self.pixel_lanes,
+            f"requantise_lanes {self.requantise_lanes} must lie in {self.ci_lanes}..{self.ci_lanes * self.pixel_lanes}",
+        )
         require(self.window_slots == 8, f"window_slots must be 8 (3-bit selectors), not {self.window_slots}")
         require(0 <= self.window_reach <= 7, f"window_reach must be 0..7, not {self.window_reach}")
-        require(self.scratchpad_bytes % (self.banks * self.ci_lanes) == 0,
-                f"scratchpad_bytes {self.scratchpad_bytes} is not a multiple of {self.banks} banks x {self.ci_lanes} bytes")  # fmt: skip
+        require(
+            self.scratchpad_bytes % (self.banks * self.ci_lanes) == 0,
+            f"scratchpad_bytes {self.scratchpad_bytes} is not a multiple of {self.banks} banks x {self.ci_lanes} bytes",
+        )
         require(2 <= self.bank_words <= 65536, f"bank depth {self.bank_words} is outside 2..65536")
         require(self.weight_words <= 65536, f"weight_words {self.weight_words} exceeds 65536")
         require(self.fill_words <= 65536, f"fill_words {self.fill_words} exceeds 65536")
-        require(self.parameter_channels % self.ci_lanes == 0,
-                f"parameter_channels {self.parameter_channels} is not a multiple of ci_lanes {self.ci_lanes}")  # fmt: skip
+        require(
+            self.parameter_channels % self.ci_lanes == 0,
+            f"parameter_channels {self.parameter_channels} is not a multiple of ci_lanes {self.ci_lanes}",
+        )
         require(4 <= self.buffers <= 64, f"buffers {self.buffers} is outside 4..64")
         require(self.look_up_tables <= 16, f"look_up_tables {self.look_up_tables} exceeds 16")
         require(self.load_fifo_beats >= 32, f"load_fifo_beats {self.load_fifo_beats} is less than two bursts (32)")
@@ -176,34 +192,82 @@ class AccelSpec:
 
 
 TINY = AccelSpec(
-    name="tiny", pixel_lanes=4, ci_lanes=4, co_lanes=4, channel_parts=2, lane_groups=2, requantise_lanes=8,
-    scratchpad_bytes=32 * 1024, weight_words=512, fill_words=512, parameter_channels=128, look_up_tables=2,
-    bus_bytes=8, load_fifo_beats=64, clock_hz=200e6,
-)  # fmt: skip
+    name="tiny",
+    pixel_lanes=4,
+    ci_lanes=4,
+    co_lanes=4,
+    channel_parts=2,
+    lane_groups=2,
+    requantise_lanes=8,
+    scratchpad_bytes=32 * 1024,
+    weight_words=512,
+    fill_words=512,
+    parameter_channels=128,
+    look_up_tables=2,
+    bus_bytes=8,
+    load_fifo_beats=64,
+    clock_hz=200e6,
+)
 
 EDGE = AccelSpec(
-    name="edge", pixel_lanes=4, ci_lanes=8, co_lanes=8, channel_parts=2, lane_groups=2, requantise_lanes=16,
-    scratchpad_bytes=192 * 1024, weight_words=1024, fill_words=1024, parameter_channels=256, look_up_tables=2,
-    bus_bytes=16, load_fifo_beats=128, clock_hz=500e6,
-)  # fmt: skip
+    name="edge",
+    pixel_lanes=4,
+    ci_lanes=8,
+    co_lanes=8,
+    channel_parts=2,
+    lane_groups=2,
+    requantise_lanes=16,
+    scratchpad_bytes=192 * 1024,
+    weight_words=1024,
+    fill_words=1024,
+    parameter_channels=256,
+    look_up_tables=2,
+    bus_bytes=16,
+    load_fifo_beats=128,
+    clock_hz=500e6,
+)
 
 BASE = AccelSpec(
-    name="base", pixel_lanes=16, ci_lanes=8, co_lanes=16, channel_parts=2, lane_groups=4, requantise_lanes=64,
-    scratchpad_bytes=640 * 1024, weight_words=2048, fill_words=2048, parameter_channels=512, look_up_tables=2,
-    bus_bytes=16, load_fifo_beats=128, clock_hz=1e9,
-)  # fmt: skip
+    name="base",
+    pixel_lanes=16,
+    ci_lanes=8,
+    co_lanes=16,
+    channel_parts=2,
+    lane_groups=4,
+    requantise_lanes=64,
+    scratchpad_bytes=640 * 1024,
+    weight_words=2048,
+    fill_words=2048,
+    parameter_channels=512,
+    look_up_tables=2,
+    bus_bytes=16,
+    load_fifo_beats=128,
+    clock_hz=1e9,
+)
 
 LARGE = AccelSpec(
-    name="large", pixel_lanes=16, ci_lanes=16, co_lanes=16, channel_parts=2, lane_groups=4, requantise_lanes=128,
-    scratchpad_bytes=1280 * 1024, weight_words=2048, fill_words=2048, parameter_channels=1024, look_up_tables=2,
-    bus_bytes=32, load_fifo_beats=128, clock_hz=1e9,
-)  # fmt: skip
+    name="large",
+    pixel_lanes=16,
+    ci_lanes=16,
+    co_lanes=16,
+    channel_parts=2,
+    lane_groups=4,
+    requantise_lanes=128,
+    scratchpad_bytes=1280 * 1024,
+    weight_words=2048,
+    fill_words=2048,
+    parameter_channels=1024,
+    look_up_tables=2,
+    bus_bytes=32,
+    load_fifo_beats=128,
+    clock_hz=1e9,
+)
 
 PRESETS: dict[str, AccelSpec] = {spec.name: spec for spec in (TINY, EDGE, BASE, LARGE)}
 
 
 def load_spec(name_or_path: str | Path) -> AccelSpec:
-    """A preset by name, or a specification from a TOML file (fields of :class:`AccelSpec`, optional ``extends = "base"``).
+    """A preset by name, or a TOML file with fields of :class:`AccelSpec` and perhaps ``extends = "base"``.
 
     Raises :class:`InputError` for an unknown preset or unreadable file, :class:`SpecError` for an inconsistent one.
     """

@@ -73,7 +73,7 @@ class _Model:
             ("commands", "weight_bytes", "load_bytes", "write_bytes", "read_words", "write_words", "values"), 0
         )
 
-    # Memory and queues ------------------------------------------------------------------------------------------------
+    # Memory and queues
 
     def _beats(self, first: int, end: int) -> int:
         bus = self.spec.bus_bytes
@@ -99,12 +99,12 @@ class _Model:
             beats = COMMAND_BYTES // self.spec.bus_bytes
             for number in range(self.fetched, index + 1):
                 first = START + self.memory.latency_cycles + 2
-                self.sequencer = max(self.sequencer, self._transfer(first + number, beats)) if number == index else (
-                    self.sequencer
+                self.sequencer = (
+                    max(self.sequencer, self._transfer(first + number, beats)) if number == index else (self.sequencer)
                 )
             self.fetched = index + 1
 
-    # Commands -----------------------------------------------------------------------------------------------------------
+    # Commands
 
     def execute(self, index: int, cmd: Command) -> None:
         self._fetch(index)

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from codesign.hw import isa
 from codesign.hw.counters import Counters
 from codesign.hw.errors import SimulationError
 from codesign.hw.program import Program
 from codesign.hw.spec import AccelSpec
 from codesign.sim.build import Report, library
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,10 @@ class Model:
         """Put a program's commands and weights into memory and its windows into the registers."""
         if program.memory_bytes > len(self.memory):
             raise SimulationError(f"the program needs {program.memory_bytes} bytes, the model has {len(self.memory)}")
-        for offset, data in ((program.commands_offset, program.encoded_commands()), (program.blob_offset, program.blob)):
+        for offset, data in (
+            (program.commands_offset, program.encoded_commands()),
+            (program.blob_offset, program.blob),
+        ):
             self.memory[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
         for name, value in (
             ("memory_base_low", 0),

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
-
 from codesign.hw import reference
 from codesign.hw.counters import Counters
 from codesign.hw.errors import SimulationError
 from codesign.hw.program import Program
 from codesign.sim.build import Report
 from codesign.sim.model import Dram, Model
+from numpy.typing import NDArray
 
 Int8 = NDArray[np.int8]
 
@@ -53,7 +52,9 @@ def run(
     with Model(program.spec, program.memory_bytes, dram=dram, report=report) as model:
         model.load(program)
         for slot in program.inputs:
-            model.memory[slot.offset : slot.offset + slot.size_bytes] = image[slot.offset : slot.offset + slot.size_bytes]
+            model.memory[slot.offset : slot.offset + slot.size_bytes] = image[
+                slot.offset : slot.offset + slot.size_bytes
+            ]
         started = time.perf_counter()
         first = model.cycle
         model.start()
@@ -71,6 +72,8 @@ def run(
         wall = time.perf_counter() - started
         failure = model.error()
         if failure is not None:
-            raise SimulationError(f"the machine stopped: {failure[0].name.lower().replace('_', ' ')} at {failure[1]:#x}")
+            raise SimulationError(
+                f"the machine stopped: {failure[0].name.lower().replace('_', ' ')} at {failure[1]:#x}"
+            )
         outputs = {slot.name: reference.read_tensor(model.memory, slot) for slot in program.outputs}
         return RunResult(outputs, model.counters(), wall)

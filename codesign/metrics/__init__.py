@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from codesign.hw.errors import InputError
 from codesign.images import Reals, crop_to_multiple, load_image, luma, resize, to_pixels, to_real
-from numpy.typing import NDArray
 
 Upscaler = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Luma ``float32[1, 1, H, W]`` in [0, 1] to the same at scale times the size."""

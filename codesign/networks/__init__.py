@@ -6,6 +6,7 @@ A name is a family and its scale: ``sesr_m5_x2``, ``espcn_x4``. Only this packag
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import re
 from collections.abc import Callable
@@ -16,11 +17,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
+
 from codesign.hw.errors import InputError
 from codesign.networks import deep, small
 from codesign.networks.published import translate
 from codesign.networks.sesr import Sesr
-from torch import nn
 
 Task = Literal["upscale", "denoise"]
 
@@ -92,10 +94,8 @@ def get(name: str) -> Network:
         pattern, scale = match[1], int(match[2])
         for family in _FAMILIES:
             if family.pattern == pattern and scale in family.scales:
-                make = family.make
-                return Network(
-                    name, pattern, family.task, scale, family.channels, family.reference, lambda: make(scale)
-                )
+                build = functools.partial(family.make, scale)
+                return Network(name, pattern, family.task, scale, family.channels, family.reference, build)
     known = [f"{family.pattern}_x{scale}" for family in _FAMILIES for scale in family.scales] + ["dncnn17"]
     near = difflib.get_close_matches(name, known, 3) or ["sesr_m5_x2"]
     raise InputError(
@@ -186,7 +186,9 @@ def _fill(module: nn.Module, network: Network, state: dict[str, torch.Tensor], w
     wanted = module.state_dict()
     for name, tensor in wanted.items():
         if name not in state:
-            raise InputError(f"lacks the tensor {name!r}", where=where, hint=f"These are not weights of {network.name}.")
+            raise InputError(
+                f"lacks the tensor {name!r}", where=where, hint=f"These are not weights of {network.name}."
+            )
         if state[name].shape != tensor.shape:
             raise InputError(
                 f"tensor {name!r} is {list(state[name].shape)}, {network.name} needs {list(tensor.shape)}", where=where

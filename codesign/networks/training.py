@@ -18,13 +18,14 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
 from codesign.hw.errors import InputError
 from codesign.hw.files import replaced
 from codesign.images import Reals, crop_to_multiple, load_image, luma, resize, to_real
 from codesign.metrics import degrade, set5
 from codesign.networks.sesr import Sesr, TrainableSesr
-from numpy.typing import NDArray
-from torch.nn import functional as F
 
 SCALE = 2
 LAYERS = 5
@@ -83,7 +84,7 @@ def batches(pairs: list[Pair], recipe: Recipe, start: int = 0) -> Iterator[tuple
 
 
 def train(pairs: list[Pair], recipe: Recipe, checkpoint: Path | None = None, data: Path | None = None) -> Sesr:
-    """Train and return the collapsed network. ``checkpoint`` is written now and then, and resumed from when it exists."""
+    """Train and return the collapsed network. ``checkpoint`` is written now and then, and resumed from if there."""
     torch.manual_seed(recipe.seed)
     model = TrainableSesr(LAYERS, SCALE, hidden=recipe.hidden)
     average = copy.deepcopy(model)

@@ -16,12 +16,14 @@ import tvm
 from codesign.compile.frontend import load_model
 from codesign.compile.integer import evaluate
 from codesign.compile.qdq_export import export_qdq
-from codesign.compile.quantize import quantise, quantised_io
+from codesign.compile.quantize import quantise, quantise_reported, quantised_io
 from codesign.hw.errors import InputError, UnsupportedError
 from hypothesis import assume, given, settings
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from random_networks import OPERATIONS, Draw, draws, quantised
 from torch import nn
+
+from codesign import networks
 
 
 def _by_onnx_runtime(path: Path, module: tvm.IRModule, codes: np.ndarray) -> np.ndarray:
@@ -196,3 +198,33 @@ def test_nothing_is_written_on_failure(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         export_qdq(quantise(float_module, [image]), tmp_path / "absent" / "net.onnx")
     assert path.read_bytes() == b"earlier"
+
+
+NETWORKS = (
+    *("bicubic_x2", "espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3"),
+    *("quicksrnet_m_x3", "edsr_f32b5_x2", "srvgg16_x4", "dncnn17"),
+)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_reference_networks(name: str, tmp_path: Path) -> None:
+    """Every reference network goes all the way: imported, quantised, evaluated, exported, imported again."""
+    network = networks.load(name)
+    channels = networks.get(name).channels
+    model = load_model(network, width=23, height=17)
+    rng = np.random.default_rng(9)
+    coarse = torch.from_numpy(rng.random((4, channels, 6, 6), dtype=np.float32))
+    images = F.interpolate(coarse, size=(48, 48), mode="bicubic").clamp(0, 1).numpy()
+    report = quantise_reported(model.module, [image[None] for image in images])
+    assert min(report.codes.values()) >= 32
+    codes = np.rint(images[:1, :, :17, :23] * 255 - 128).astype(np.int8)
+    own = evaluate(report.module, codes)
+    assert np.unique(own).size >= 32
+    _, result = quantised_io(report.module)
+    with torch.no_grad():
+        expected = network(torch.from_numpy((codes.astype(np.float32) + 128) / 255)).numpy()
+    error = (own.astype(np.float32) - result.zero_point) * result.scale - expected
+    assert np.sqrt(np.mean(error**2)) < 0.15 * expected.std()
+    export_qdq(report.module, tmp_path / "net.onnx")
+    again = load_model(tmp_path / "net.onnx", width=23, height=17)
+    np.testing.assert_array_equal(evaluate(again.module, codes), own)

@@ -1,0 +1,38 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A folder with images and weights for the tests that need them: make test DATA=DIR
+DATA ?=
+
+.PHONY: demo test lint pytest bench clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/python -m codesign compare sesr_m5_x2 --size 256x256 --report out/demo
+	@echo "The report is out/demo/report.html"
+
+test: $(VENV)/installed lint pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .lint && mkdir -p .lint/codesign
+	for path in codesign/*; do ln -s ../../$$path .lint/codesign/; done
+	for room in compile hw kernels sim; do ln -s ../../$$room .lint/codesign/$$room; done
+	$(BIN)/mypy
+	PYTHONPATH=.lint $(BIN)/lint-imports --no-cache
+
+pytest: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(if $(DATA),--data $(DATA))
+
+bench: $(VENV)/installed
+	$(BIN)/python -m pytest benchmarks --benchmark-only $(if $(DATA),--data $(DATA))
+
+clean:
+	rm -rf .lint build out .pytest_cache .mypy_cache .ruff_cache

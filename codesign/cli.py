@@ -1,0 +1,364 @@
+"""``python -m codesign``: networks, compile, simulate, compare."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from codesign.hw.errors import CodesignError, InputError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    help="What would an image network cost on a GPU, and on silicon of its own?",
+)  # fmt: skip
+
+# Figures go to standard output, everything else to standard error.
+_out = Console()
+_err = Console(stderr=True)
+
+Source = Annotated[str, typer.Argument(help="A network's name, or a .onnx or .pt2 file.", metavar="NET|FILE")]
+Accel = Annotated[str, typer.Option(help="Preset (tiny, edge, base, large) or a specification in TOML.")]
+SizeOption = Annotated[str | None, typer.Option(help="Input size, width first: 1280x720.", metavar="WxH")]
+Weights = Annotated[Path | None, typer.Option(help="Weights for a named network (.npz, .pt).")]
+ImageOption = Annotated[Path | None, typer.Option(help="Ground truth: down-sampled, restored, compared.")]
+InputOption = Annotated[Path | None, typer.Option("--input", help="An image fed as it is.")]
+Method = Annotated[str, typer.Option(help="Calibration: percentile, minmax or mse.")]
+Json = Annotated[str | None, typer.Option("--json", help="Write the figures as JSON to a file, or - for here.")]
+Bandwidth = Annotated[float | None, typer.Option(help="DRAM bytes per cycle; the bus width by default.")]
+Latency = Annotated[int, typer.Option(help="DRAM latency in cycles.")]
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """``1280x720`` as (1280, 720). Raises :class:`InputError` for anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text.strip().lower())
+    if match is None:
+        raise InputError(f"{text!r} is not a size", where="--size", hint="Write WIDTHxHEIGHT, for example 1280x720.")
+    from codesign.images import check_size
+
+    size = int(match[1]), int(match[2])
+    check_size(*size, where="--size")
+    return size
+
+
+def write_json(data: dict[str, Any], target: str) -> None:
+    """To a file, whole or not at all, or to standard output."""
+    from codesign.hw.files import write_text
+
+    text = json.dumps(data, indent=2)
+    if target == "-":
+        print(text)
+    else:
+        write_text(target, text + "\n")
+        _err.print(f"Wrote {target}", highlight=False)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
+    """A spinner on standard error: say what happens, tick with cycles."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
+    began = time.perf_counter()
+    with Progress(*columns, console=_err, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        stage = title
+
+        def say(text: str) -> None:
+            nonlocal stage
+            stage = text
+            bar.update(task, description=f"{title}: {text}")
+
+        def tick(cycles: int) -> None:
+            rate = cycles / (time.perf_counter() - began) / 1e3
+            bar.update(task, description=f"{title}: {cycles / 1e6:.2f} M cycles, {rate:.0f} thousand/s")
+
+        yield say, tick
+
+
+def _method(text: str) -> Any:
+    if text not in ("percentile", "minmax", "mse"):
+        raise InputError(f"unknown calibration {text!r}", where="--method", hint="percentile, minmax or mse.")
+    return text
+
+
+@app.command(epilog="Example: [bold]python -m codesign networks --size 1280x720[/]")
+def networks(size: SizeOption = "1280x720", json_to: Json = None) -> None:
+    """List the reference networks with parameters and MACs of one frame."""
+    from codesign import networks as library
+
+    width, height = parse_size(size) or (1280, 720)
+    rows = []
+    for network in library.catalogue():
+        module = network.build()
+        rows.append(
+            {
+                "network": network.name,
+                "task": network.task,
+                "scale": network.scale,
+                "channels": network.channels,
+                "parameters": library.parameters(module),
+                "macs": library.count_macs(module, width, height, network.channels),
+                "trained": network.trained,
+                "reference": network.reference,
+            }
+        )
+    if json_to is not None:
+        write_json({"input_size": f"{width}x{height}", "networks": rows}, json_to)
+        return
+    table = Table(title=f"One frame of {width}x{height}")
+    for heading in ("network", "input", "parameters", "GMAC", "weights", "from"):
+        table.add_column(heading, justify="right" if heading in ("parameters", "GMAC") else "left")
+    for row in rows:
+        table.add_row(
+            str(row["network"]), "luma" if row["channels"] == 1 else "RGB", f"{row['parameters']:,}",
+            f"{row['macs'] / 1e9:.2f}", "shipped" if row["trained"] else "seeded", str(row["reference"]),
+        )  # fmt: skip
+    _out.print(table)
+
+
+@app.command(
+    name="compile",
+    epilog="Example: [bold]python -m codesign compile sesr_m5_x2 --size 1280x720 --accel base -o sesr.so[/]",
+)
+def compile_command(
+    source: Source,
+    size: SizeOption = None,
+    accel: Accel = "base",
+    weights: Weights = None,
+    method: Method = "percentile",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The runnable module (.so).")] = None,
+    program: Annotated[Path | None, typer.Option(help="The first region's program file.")] = None,
+    export_qdq: Annotated[Path | None, typer.Option(help="The quantised network as ONNX.")] = None,
+    target: Annotated[str, typer.Option(help="scanline or cuda.")] = "scanline",
+    arch: Annotated[str, typer.Option(help="For cuda: sm_80, sm_86, sm_89, sm_90a.")] = "sm_90a",
+    json_to: Json = None,
+) -> None:
+    """Compile a network; print where every operator runs, and why."""
+    from codesign import simulate as verbs
+
+    found = verbs.find(source, weights)
+    if target not in ("scanline", "cuda"):
+        raise InputError(f"unknown target {target!r}", where="--target", hint="scanline or cuda.")
+    if target == "cuda":
+        _compile_cuda(found, parse_size(size) or verbs.DEFAULT_SIZE, arch, output, json_to)
+        return
+    with progress("Compiling") as (say, _):
+        compiled = verbs.compile_source(found, accel, size=parse_size(size), method=_method(method), say=say)
+    network = compiled.network
+    written = {}
+    if output is not None:
+        from codesign.compile.module import export
+
+        export(network.executable(), output)
+        written["module"] = str(output)
+    if program is not None:
+        if not network.regions:
+            raise InputError("nothing runs on the accelerator, so there is no program", where=source)
+        network.regions[0].program.save(program)
+        written["program"] = str(program)
+    if export_qdq is not None:
+        from codesign.compile.qdq_export import export_qdq as write_qdq
+
+        write_qdq(network.quantised, export_qdq)
+        written["qdq"] = str(export_qdq)
+    data = {
+        "network": network.name, "accel": network.spec.name,
+        "input_size": f"{compiled.frame.width}x{compiled.frame.height}", "macs": network.macs,
+        "host_mac_share": network.host_mac_share, "compile_seconds": compiled.seconds,
+        "cascades": [len(region.cascades) for region in network.regions],
+        "commands": [len(region.program.commands) for region in network.regions],
+        "operators": [vars(placement) for placement in network.placements], "written": written,
+    }  # fmt: skip
+    if json_to is not None:
+        write_json(data, json_to)
+    else:
+        table = Table(title=f"{network.name} on {network.spec.name}, input {data['input_size']}")
+        for heading in ("operator", "kind", "MMAC", "runs on", "why not on Scanline"):
+            table.add_column(heading, justify="right" if heading == "MMAC" else "left")
+        for placement in network.placements:
+            table.add_row(
+                placement.name, placement.operator, f"{placement.macs / 1e6:.1f}",
+                "Scanline" if placement.on_accelerator else "host", placement.reason,
+            )  # fmt: skip
+        _out.print(table)
+        for region in network.regions:
+            parts = ", ".join(
+                f"{region.graph.layers[c.first].name}…{len(c.convs)} layers in {len(c.strips)} strip(s)"
+                for c in region.cascades
+            )
+            _out.print(f"{len(region.cascades)} cascade(s): {parts}", highlight=False)
+        _out.print(f"Compiled in {compiled.seconds:.1f} s.", highlight=False)
+        for what, where in written.items():
+            _out.print(f"Wrote {what} {where}", highlight=False)
+    if network.host_mac_share > 0.01:
+        _err.print(f"[yellow]Warning:[/] {network.host_mac_share:.1%} of the MACs run on the host.")
+
+
+def _compile_cuda(found: Any, size: tuple[int, int], arch: str, output: Path | None, json_to: str | None) -> None:
+    from codesign import simulate as verbs
+    from codesign.compile.gpu import compile_cuda
+
+    with progress("Compiling for CUDA") as (say, _):
+        say("import")
+        model = verbs.import_source(found, size)
+        say("schedule and compile kernels")
+        module = compile_cuda(model.module, arch=arch)
+    if output is not None:
+        module.export(output)
+    data = {"network": found.name, "target": "cuda", "arch": arch, "input_size": f"{size[0]}x{size[1]}",
+            "kernels": len(module.kernels), "written": {"module": str(output)} if output else {}}  # fmt: skip
+    if json_to is not None:
+        write_json(data, json_to)
+    else:
+        _out.print(f"{found.name}: {len(module.kernels)} CUDA kernels compiled for {arch}.", highlight=False)
+        if output is not None:
+            _out.print(f"Wrote module {output}", highlight=False)
+
+
+@app.command(epilog="Example: [bold]python -m codesign simulate sesr_m5_x2 --accel base --size 64x64 --json -[/]")
+def simulate(
+    source: Source,
+    accel: Accel = "base",
+    size: SizeOption = None,
+    image: ImageOption = None,
+    given: InputOption = None,
+    backend: Annotated[str, typer.Option(help="rtl (cycle by cycle) or reference (golden model).")] = "rtl",
+    weights: Weights = None,
+    method: Method = "percentile",
+    dram_bandwidth: Bandwidth = None,
+    dram_latency: Latency = 100,
+    save: Annotated[Path | None, typer.Option(help="Write the restored image.")] = None,
+    json_to: Json = None,
+) -> None:
+    """Run one frame on the accelerator and compare every value."""
+    began = time.perf_counter()
+    from codesign import simulate as verbs
+    from codesign.images import save_image
+    from codesign.sim.model import Dram
+
+    if backend not in ("rtl", "reference"):
+        raise InputError(f"unknown backend {backend!r}", where="--backend", hint="rtl or reference.")
+    with progress("Simulating") as (say, tick):
+        compiled = verbs.compile_source(
+            verbs.find(source, weights), accel, size=parse_size(size), image=image, given=given,
+            method=_method(method), say=say,
+        )  # fmt: skip
+        result = verbs.simulate(
+            compiled, backend="rtl" if backend == "rtl" else "reference",
+            dram=Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency), began=began, say=say, tick=tick,
+        )  # fmt: skip
+    if save is not None:
+        save_image(result.judged.pixels, save)
+    data = result.to_json()
+    if json_to is not None:
+        write_json(data, json_to)
+    else:
+        _out.print(_simulation_table(data))
+    if result.bit_exact is False:
+        raise CodesignError(
+            f"{result.mismatches} values differ between RTL, golden model and integer graph", where=source,
+            hint="This is a defect of the toolkit; please report the command.",
+        )  # fmt: skip
+
+
+def _simulation_table(data: dict[str, Any]) -> Table:
+    table = Table(title=f"{data['network']} on {data['accel']}: {data['input_size']} to {data['output_size']}")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("evidence")
+    evidence = data["cycles_evidence"]
+    table.add_row("cycles", f"{data['cycles']:,}", evidence)
+    table.add_row("time per frame", f"{data['ms_per_frame']:.3f} ms", evidence)
+    table.add_row("MAC utilisation", f"{data['mac_utilization']:.1%}", evidence)
+    table.add_row("DRAM read, written", f"{data['dram_read_bytes']:,} B, {data['dram_write_bytes']:,} B", evidence)
+    table.add_row("compulsory", f"{data['compulsory_bytes']:,} B", "counted")
+    for cause, cycles in data["stalls"].items():
+        table.add_row(f"  {cause}", f"{cycles:,}", evidence)
+    exact = {True: "yes", False: f"no, {data['mismatches']} differ", None: "not compared"}[data["bit_exact"]]
+    table.add_row("bit-exact", exact, "RTL = golden model = integer graph")
+    table.add_row("distinct output values", str(data["distinct_output_values"]), "counted")
+    quality = data["quality_db"]
+    table.add_row("PSNR", "no trained weights or truth" if quality is None else f"{quality:.2f} dB", "measured")
+    if data["sim_cycles_per_second"]:
+        table.add_row("simulation", f"{data['sim_cycles_per_second'] / 1e3:.0f} thousand cycles/s", "measured")
+    return table
+
+
+@app.command(epilog="Example: [bold]python -m codesign compare sesr_m5_x2 --size 256x256 --report out[/]")
+def compare(
+    source: Source,
+    accel: Accel = "base",
+    size: SizeOption = None,
+    image: ImageOption = None,
+    weights: Weights = None,
+    backend: Annotated[str, typer.Option(help="rtl or reference.")] = "rtl",
+    gpu: Annotated[str, typer.Option(help="Comma-separated GPUs: H200, A100, RTX4090, Orin.")] = "H200",
+    report: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+    json_to: Json = None,
+) -> None:
+    """The same frame on Scanline and on GPUs: frames per second, joules, quality, evidence."""
+    began = time.perf_counter()
+    from codesign import simulate as verbs
+    from codesign.comparison import compare_targets
+    from codesign.report import terminal_table, to_json, write_report
+
+    if backend not in ("rtl", "reference"):
+        raise InputError(f"unknown backend {backend!r}", where="--backend", hint="rtl or reference.")
+    with progress("Comparing") as (say, tick):
+        compiled = verbs.compile_source(verbs.find(source, weights), accel, size=parse_size(size), image=image, say=say)
+        result = verbs.simulate(
+            compiled, backend="rtl" if backend == "rtl" else "reference", began=began, say=say, tick=tick
+        )
+        say("account")
+        comparison, pictures = compare_targets(result, [name.strip() for name in gpu.split(",")], command=_command())
+    if json_to is not None:
+        write_json(to_json(comparison), json_to)
+    else:
+        _out.print(terminal_table(comparison))
+    if report is not None:
+        report.mkdir(parents=True, exist_ok=True)
+        paths = write_report(comparison, report, pictures)
+        for what, path in paths.items():
+            _err.print(f"Wrote {what}: {path}", highlight=False)
+
+
+def _command() -> str:
+    return " ".join(["python -m codesign", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Run the command line; known errors become one message and exit code 1, ``--debug`` shows the traceback."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(args=arguments, prog_name="python -m codesign", standalone_mode=True)
+    except CodesignError as error:
+        if debug:
+            raise
+        _err.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        _err.print("interrupted; nothing was left half written")
+        raise SystemExit(130) from None
+    except OSError as error:
+        if debug:
+            raise
+        _err.print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        raise SystemExit(1) from None
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
