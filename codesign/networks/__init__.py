@@ -5,9 +5,9 @@ A name is a family and its scale: ``sesr_m5_x2``, ``espcn_x4``. Only this packag
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +20,10 @@ import torch
 from torch import nn
 
 from codesign.hw.errors import InputError
+from codesign.images import check_size
 from codesign.networks import deep, small
 from codesign.networks.published import translate
+from codesign.networks.seeds import seed
 from codesign.networks.sesr import Sesr
 
 Task = Literal["upscale", "denoise"]
@@ -116,7 +118,7 @@ def load(name: str, weights: str | Path | None = None) -> nn.Module:
     if weights is not None:
         _fill(module, network, _read(Path(weights)), str(weights))
     elif network.family != "bicubic":
-        _seed(module, name)
+        seed(module, name, network.channels)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     return module
@@ -127,11 +129,18 @@ def parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def count_macs(module: nn.Module, width: int, height: int, channels: int) -> int:
+def count_macs(module: nn.Module, width: int, height: int, channels: int | None = None) -> int:
     """Multiply-accumulates of one frame: every convolution's taps at every output, border taps included.
 
-    A transposed convolution counts its kernel at every input position.
+    A transposed convolution counts its kernel at every input position. ``width`` and ``height`` are the input's, in
+    pixels; ``channels`` are its planes, by default those of the first convolution. Nothing is computed and ``module``
+    is left as it was. Raises :class:`InputError` for a frame without pixels or a module without convolutions.
     """
+    check_size(width, height)
+    twin = copy.deepcopy(module).to("meta")
+    layers = [layer for layer in twin.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    if not layers:
+        raise InputError("has no convolution to count", where=type(module).__name__)
     total = 0
 
     def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -140,18 +149,10 @@ def count_macs(module: nn.Module, width: int, height: int, channels: int) -> int
         positions = (inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output).shape[2:].numel()
         total += positions * layer.weight.numel()
 
-    hooks = [
+    for layer in layers:
         layer.register_forward_hook(count)
-        for layer in module.modules()
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-    ]
-    try:
-        with torch.device("meta"):
-            frame = torch.zeros(1, channels, height, width)
-        module.to("meta")(frame)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad():
+        twin(torch.zeros(1, channels or layers[0].in_channels, height, width, device="meta"))
     return total
 
 
@@ -198,38 +199,6 @@ def _fill(module: nn.Module, network: Network, state: dict[str, torch.Tensor], w
     if extra := sorted(set(state) - set(wanted)):
         raise InputError(f"holds an unknown tensor {extra[0]!r}", where=where)
     module.load_state_dict(state)
-
-
-def _seed(module: nn.Module, name: str) -> None:
-    """Variance-preserving weights that are the same on every machine; an image stays an image.
-
-    Kernels are scaled by fan-in so that features keep their spread through the depth; the last layer is small, so that
-    a network with a skip returns something close to its input.
-    """
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    rng = np.random.Generator(np.random.PCG64(seed))
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
-    with torch.no_grad():
-        for layer in layers:
-            shape = tuple(layer.weight.shape)
-            fan_in = layer.weight.numel() // layer.out_channels
-            if isinstance(layer, nn.ConvTranspose2d):
-                fan_in //= layer.stride[0] * layer.stride[1]
-            spread = (1.5 / fan_in) ** 0.5
-            layer.weight.copy_(torch.from_numpy(rng.normal(0.0, spread, shape)))
-            if layer.bias is not None:
-                layer.bias.copy_(torch.from_numpy(rng.normal(0.0, 0.05, layer.out_channels)))
-        for act in module.modules():
-            if isinstance(act, nn.PReLU):
-                act.weight.copy_(torch.from_numpy(rng.uniform(0.1, 0.3, act.num_parameters)))
-        last = layers[-1]
-        last.weight.mul_(0.25)
-        if last.bias is not None:
-            last.bias.mul_(0.25).add_(0.0 if _has_image_skip(module) else 0.4)
-
-
-def _has_image_skip(module: nn.Module) -> bool:
-    return isinstance(module, Sesr | small.Abpn | deep.Srvgg | deep.DnCnn)
 
 
 __all__ = ["Network", "Task", "catalogue", "count_macs", "get", "load", "parameters"]

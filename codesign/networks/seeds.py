@@ -1,0 +1,142 @@
+"""Weights for networks that nobody trained here: the same on every machine, and lively enough to test a machine with.
+
+Random kernels alone would not do. Through a deep stack their features fade, blow up or lose all trace of where in the
+picture they are, and then a fault in the hardware hides behind flat numbers. So one pass over a synthetic picture sets
+every layer's scale and offset (Mishkin and Matas, "All you need is a good init", ICLR 2016), and a network that has no
+skip around it carries the picture through its first channels, so that its output is the picture with texture added.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from codesign.networks.deep import Edsr, ResidualBlock
+from codesign.networks.small import Espcn, Fsrcnn, QuickSrNet
+
+SPREAD = 0.25
+"""Standard deviation of a layer's result before its activation."""
+
+TEXTURE = 0.04
+"""Standard deviation of what the network adds to the picture."""
+
+_GRID = 256.0  # scales and offsets are rounded to this, so that the last bit of a machine's sums cannot show
+
+Conv = nn.Conv2d | nn.ConvTranspose2d
+
+
+def picture(channels: int, size: int = 32) -> NDArray[np.float64]:
+    """A synthetic picture in [0, 1] with edges, gradients, waves and grain: ``float64[1, channels, size, size]``."""
+    rng = np.random.Generator(np.random.PCG64(1))
+    y, x = np.mgrid[0:size, 0:size] / size
+    planes = []
+    for plane in range(channels):
+        image = 0.25 + 0.3 * x + 0.1 * np.sin(20.0 * (x + y) + plane) + 0.03 * rng.standard_normal((size, size))
+        image += 0.3 * ((x - 0.5) ** 2 + (y - 0.4) ** 2 < 0.07 + 0.02 * plane) - 0.2 * (y > 0.75)
+        planes.append(np.clip(image, 0.0, 1.0))
+    return np.stack(planes)[None]
+
+
+def seed(module: nn.Module, name: str, channels: int) -> None:
+    """Fill ``module`` in place with weights drawn from ``name``; ``channels`` are the planes of its input."""
+    rng = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")))
+    convs = [layer for layer in module.modules() if isinstance(layer, Conv)]
+    module.double()
+    with torch.no_grad():
+        for layer in convs:
+            fan_in = layer.weight.numel() // layer.out_channels
+            layer.weight.copy_(torch.from_numpy(rng.normal(0.0, fan_in**-0.5, tuple(layer.weight.shape))))
+        for act in module.modules():
+            if isinstance(act, nn.PReLU):
+                act.weight.copy_(torch.from_numpy(rng.uniform(0.1, 0.3, act.num_parameters)))
+        carried = _carry(module, channels)
+        hooks = [layer.register_forward_hook(_Calibrator(rng, carried.get(layer, 0))) for layer in convs[:-1]]
+        hooks.append(convs[-1].register_forward_hook(_Calibrator(rng, spread=TEXTURE, offset=0.0)))
+        module(torch.from_numpy(picture(channels)))
+        for hook in hooks:
+            hook.remove()
+        _show(module, convs[-1], channels)
+    module.float()
+
+
+class _Calibrator:
+    """A forward hook that rescales a layer so that what it returns has the wanted spread, channel by channel.
+
+    The first ``carried`` channels are left alone.
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, carried: int = 0, *, spread: float = SPREAD, offset: float = 0.25
+    ) -> None:
+        self.rng, self.carried, self.spread, self.offset = rng, carried, spread, offset
+
+    def __call__(self, layer: Conv, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        if layer.bias is None:  # a 1x1 layer: its kernels are made blind to the mean of its input instead
+            mean = inputs[0].mean(dim=(0, 2, 3))
+            kernels = layer.weight[:, :, 0, 0]
+            layer.weight[:, :, 0, 0] = kernels - torch.outer(kernels @ mean / (mean @ mean), mean)
+        else:
+            layer.bias.zero_()
+        output = layer.forward(inputs[0])
+        scale = self.spread / output.std(dim=(0, 2, 3)).clamp_min(1e-3)
+        scale[: self.carried] = 1.0
+        scale = torch.round(scale * _GRID).clamp_min(1.0) / _GRID
+        layer.weight.mul_(
+            scale[None, :, None, None] if isinstance(layer, nn.ConvTranspose2d) else scale[:, None, None, None]
+        )
+        if layer.bias is not None:
+            target = torch.from_numpy(self.rng.uniform(0.0, 1.0, layer.out_channels)) * self.offset
+            bias = target - output.mean(dim=(0, 2, 3)) * scale
+            bias[: self.carried] = 0.0
+            layer.bias.copy_(torch.round(bias * _GRID) / _GRID)
+        return layer.forward(inputs[0])
+
+
+def _carry(module: nn.Module, channels: int) -> dict[nn.Module, int]:
+    """Let the first features of a network without a skip be the picture; how many each layer so carries."""
+    carried: dict[nn.Module, int] = {}
+    if isinstance(module, Edsr):
+        _pass(module.head, channels)
+        for block in module.body:
+            assert isinstance(block, ResidualBlock)
+            _pass(block.conv2, channels, gain=0.0)  # the skips carry it
+            carried[block.conv2] = channels
+        _pass(module.body_end, channels, gain=0.0)
+        copies = module.up.out_channels // module.up.in_channels
+        _pass(module.up, channels, copies=copies)
+        return carried | {module.head: channels, module.body_end: channels, module.up: channels * copies}
+    chain: list[nn.Conv2d] = []
+    if isinstance(module, Espcn):
+        chain = [module.conv1, module.conv2]
+    elif isinstance(module, Fsrcnn):
+        chain = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d) and layer is not module.tail]
+    elif isinstance(module, QuickSrNet):
+        chain = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d) and layer is not module.last]
+    for layer in chain:
+        # Halved before the first tanh, where it is nearly straight; _show doubles it.
+        _pass(layer, channels, gain=0.5 if isinstance(module, Espcn) and layer is chain[0] else 1.0)
+        carried[layer] = channels
+    return carried
+
+
+def _pass(layer: nn.Conv2d, channels: int, *, gain: float = 1.0, copies: int = 1) -> None:
+    """Make the first outputs of ``layer`` repeat its first inputs, each ``copies`` times."""
+    middle = layer.kernel_size[0] // 2
+    layer.weight[: channels * copies] = 0.0
+    for output in range(channels * copies):
+        layer.weight[output, output // copies, middle, middle] = gain
+
+
+def _show(module: nn.Module, last: Conv, channels: int) -> None:
+    """Add the picture that the features carry to the output, as its nearest neighbours."""
+    if isinstance(last, nn.ConvTranspose2d):
+        first, stride = last.padding[0], last.stride[0]
+        last.weight[0, 0, first : first + stride, first : first + stride] += 1.0
+    elif isinstance(module, Edsr | Espcn | Fsrcnn | QuickSrNet):
+        middle, copies = last.kernel_size[0] // 2, last.out_channels // channels
+        for output in range(last.out_channels):
+            last.weight[output, output // copies, middle, middle] += 2.2 if isinstance(module, Espcn) else 1.0
