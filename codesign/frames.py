@@ -44,8 +44,8 @@ def make_frame(
     """The input of a network with ``channels`` (1 takes luma) that up-scales by ``scale``.
 
     ``image`` is ground truth: cropped to a multiple of the scale, down-sampled, compared with the output. ``given`` is
-    fed as it is. Without either the reference photograph is the ground truth. ``size`` is (width, height) of the input; the
-    centre is taken, mirrored outwards where the image is smaller. Raises :class:`InputError` for an unusable image.
+    fed as it is. Without either the reference photograph is the ground truth. ``size`` is (width, height) of the input;
+    the centre is taken, mirrored outwards where the image is smaller. Raises :class:`InputError` for an unusable image.
     """
     if image is not None and given is not None:
         raise InputError("--image and --input exclude each other", where="options")

@@ -149,9 +149,10 @@ def _calls(function: relax.Function) -> list[tuple[str, relax.Call]]:
             value = binding.value
             if isinstance(value, relax.Function):
                 found += _calls(value)
-            elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op):
-                if not _is_bias(value) and value.op.name not in _QUANTISATION:
-                    found.append((str(binding.var.name), value))
+                continue
+            is_operator = isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op)
+            if is_operator and not _is_bias(value) and value.op.name not in _QUANTISATION:
+                found.append((str(binding.var.name), value))
     return found
 
 
