@@ -310,7 +310,7 @@ def compare(
     """The same frame on Scanline and on GPUs: frames per second, joules, quality, evidence."""
     began = time.perf_counter()
     from codesign import simulate as verbs
-    from codesign.comparison import compare_targets
+    from codesign.compare import compare_targets
     from codesign.report import terminal_table, to_json, write_report
 
     if backend not in ("rtl", "reference"):

@@ -18,8 +18,8 @@ Method = Literal["minmax", "percentile", "mse"]
 Floats = NDArray[np.float32]
 
 SAMPLES_PER_IMAGE = 1 << 16
-MIN_SCALE = 1e-12
-"""Real scales below this mean a tensor that is constantly zero."""
+EMPTY = 1e-12
+"""A tensor whose values span less is constantly zero, and gets the scale of pixels, which suits any neighbour."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,9 @@ def _observation(value: NDArray[Any], name: str) -> Observation:
 def parameters(low: float, high: float) -> QuantParams:
     """The int8 scale and zero point that cover ``[low, high]`` and represent 0 exactly."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = float(np.float32(max((high - low) / (INT8_MAX - INT8_MIN), MIN_SCALE)))
+    if high - low < EMPTY:
+        return PIXELS
+    scale = float(np.float32((high - low) / (INT8_MAX - INT8_MIN)))
     zero_point = int(np.clip(np.rint(INT8_MIN - low / scale), INT8_MIN, INT8_MAX))
     return QuantParams(scale, zero_point)
 

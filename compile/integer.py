@@ -119,7 +119,7 @@ def evaluate(module: tvm.IRModule, x: Codes) -> Codes:
                 operands = [_operand(values, argument) for argument in value.args]
                 try:
                     values[binding.var] = _call(value, operands)
-                except _NoMeaningError as error:
+                except (_NoMeaningError, ValueError) as error:
                     name = value.op.name.removeprefix("relax.")
                     raise UnsupportedError(
                         f"no integer meaning here ({error})",

@@ -38,6 +38,16 @@ class Interval:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
+def engineering(value: float) -> str:
+    """A number to three digits with an SI prefix and a space: ``112 µ``, ``6.36 k``."""
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")):
+        if abs(value) >= factor:
+            scaled = value / factor
+            digits = 0 if scaled >= 100 else 1 if scaled >= 10 else 2
+            return f"{scaled:.{digits}f} {prefix}"
+    return f"{value:.3g} "
+
+
 def total(parts: list[Interval]) -> Interval:
     """The sum; bounds add up, as if all errors pointed the same way."""
     result = Interval.exact(0.0)

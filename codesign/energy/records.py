@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 import pint
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
 from codesign.energy.interval import Interval
 from codesign.hw.errors import InputError
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 _UNITS: pint.UnitRegistry = pint.UnitRegistry()
 

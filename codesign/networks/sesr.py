@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 
 class Sesr(nn.Module):
@@ -31,77 +30,23 @@ class Sesr(nn.Module):
         result: torch.Tensor = self.shuffle(self.last(h + skip) + x)
         return result
 
+    def start(self) -> None:
+        """Weights to train from: the body near identity, the output near the input's nearest neighbours.
 
-class LinearBlock(nn.Module):
-    """A k x k convolution to ``hidden`` features and a 1x1 one back, collapsed before every use.
-
-    The product of the two is one small kernel; training it through its factors reaches a better optimum, and collapsing
-    first makes a step as cheap as the small network's (section 3.3 of the paper).
-    """
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, hidden: int) -> None:
-        super().__init__()
-        self.expand = nn.Parameter(torch.empty(hidden, inputs, kernel, kernel))
-        self.project = nn.Parameter(torch.empty(outputs, hidden))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        nn.init.kaiming_normal_(self.expand, nonlinearity="linear")
-        nn.init.kaiming_normal_(self.project, nonlinearity="linear")
-        self.short_skip = inputs == outputs
-
-    def kernel(self) -> torch.Tensor:
-        """``[outputs, inputs, k, k]``, the short skip folded in as an identity tap."""
-        kernel = torch.einsum("oh,hiyx->oiyx", self.project, self.expand)
-        if self.short_skip:
-            middle = kernel.shape[-1] // 2
-            identity = torch.zeros_like(kernel)
-            index = torch.arange(kernel.shape[0])
-            identity[index, index, middle, middle] = 1.0
-            kernel = kernel + identity
-        return kernel
-
-
-class TrainableSesr(nn.Module):
-    """The over-parametrised network that is trained; :meth:`collapse` gives the :class:`Sesr` it equals."""
-
-    def __init__(self, layers: int, scale: int, features: int = 16, hidden: int = 128) -> None:
-        super().__init__()
-        self.layers, self.scale, self.features = layers, scale, features
-        sizes = [(1, features, 5), *[(features, features, 3)] * layers, (features, scale * scale, 5)]
-        self.blocks = nn.ModuleList(LinearBlock(i, o, k, hidden) for i, o, k in sizes)
-        self.slopes = nn.ParameterList(nn.Parameter(torch.full((features,), 0.1)) for _ in range(layers + 1))
-        with torch.no_grad():  # start as nearest-neighbour up-scaling
-            last = self.blocks[-1]
-            assert isinstance(last, LinearBlock)
-            last.project.mul_(0.1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        h = x
-        skip = x
-        for index, block in enumerate(self.blocks):
-            assert isinstance(block, LinearBlock)
-            kernel = block.kernel()
-            if index == len(self.blocks) - 1:
-                h = h + skip
-            h = F.conv2d(h, kernel, block.bias, padding=kernel.shape[-1] // 2)
-            if index < len(self.slopes):
-                h = F.prelu(h, self.slopes[index])
-            if index == 0:
-                skip = h
-        return F.pixel_shuffle(h + x, self.scale)
-
-    def collapse(self) -> Sesr:
-        """The same function as small convolutions."""
-        net = Sesr(self.layers, self.scale, self.features)
-        convs = [net.first, *net.body, net.last]
-        acts = [net.first_act, *net.body_act]
+        The identity taps are the short skips of the paper's linear blocks, which collapse into the kernels.
+        """
         with torch.no_grad():
-            for block, conv in zip(self.blocks, convs, strict=True):
-                assert isinstance(block, LinearBlock)
+            for conv in (self.first, *self.body, self.last):
                 assert isinstance(conv, nn.Conv2d)
                 assert conv.bias is not None
-                conv.weight.copy_(block.kernel())
-                conv.bias.copy_(block.bias)
-            for slope, act in zip(self.slopes, acts, strict=True):
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")
+                conv.bias.zero_()
+            for conv in self.body:
+                assert isinstance(conv, nn.Conv2d)
+                index = torch.arange(conv.out_channels)
+                conv.weight.mul_(0.7)
+                conv.weight[index, index, 1, 1] += 1.0
+            self.last.weight.mul_(0.05)
+            for act in (self.first_act, *self.body_act):
                 assert isinstance(act, nn.PReLU)
-                act.weight.copy_(slope)
-        return net.eval()
+                act.weight.fill_(0.1)

@@ -1,14 +1,18 @@
 """Trains SESR-M5 x2 on a folder of photographs: ``python -m codesign.networks.training --data DIR --out FILE``.
 
 ``DIR`` holds ``bsds/train/*.jpg`` and ``bsds/val/*.jpg`` (BSDS500; Arbelaez et al., TPAMI 2011) and, to be measured on,
-``set5/*.png``. The low-resolution patches are made as the evaluation makes its input. Adam on L1 with a cosine, then on
-L2, which is what PSNR measures; the weights kept are an exponential average.
+``set5/*.png``. The low-resolution patches are made as the evaluation makes its input. The loss is L1, then L2, which is
+what PSNR measures; the step falls along a cosine; the weights kept are an exponential average.
+
+The paper trains wide linear blocks with Adam and collapses them. Here the collapsed kernels are trained themselves, with
+SOAP: after 1000 steps it was where Adam on linear blocks was after 2000, at half the time a step.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +25,12 @@ import typer
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from codesign.hw.errors import InputError
+from codesign.hw.errors import CodesignError, InputError
 from codesign.hw.files import replaced
 from codesign.images import Reals, crop_to_multiple, load_image, luma, resize, to_real
 from codesign.metrics import degrade, set5
-from codesign.networks.sesr import Sesr, TrainableSesr
+from codesign.networks.sesr import Sesr
+from codesign.networks.soap import Soap
 
 SCALE = 2
 LAYERS = 5
@@ -35,15 +40,16 @@ LAYERS = 5
 class Recipe:
     """What a run does; the same recipe gives the same weights on the same machine."""
 
-    steps: int = 40_000
+    steps: int = 16_000
     batch: int = 16
     patch: int = 48  # low-resolution pixels a side
-    rate: float = 1.5e-3
-    final_rate: float = 1e-6
-    squared_from: float = 0.6  # share of the steps after which the loss is L2
+    rate: float = 3e-3
+    final_rate: float = 1e-5
+    warm_up: int = 200
+    squared_from: float = 0.6  # share of the training after which the loss is L2
     average: float = 0.999
-    hidden: int = 128
     seed: int = 7
+    minutes: float | None = None  # if set, training ends then at the latest, and the schedule follows the clock
 
 
 Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -83,74 +89,102 @@ def batches(pairs: list[Pair], recipe: Recipe, start: int = 0) -> Iterator[tuple
         yield torch.from_numpy(np.stack(lows)[:, None].copy()), torch.from_numpy(np.stack(highs)[:, None].copy())
 
 
-def train(pairs: list[Pair], recipe: Recipe, checkpoint: Path | None = None, data: Path | None = None) -> Sesr:
-    """Train and return the collapsed network. ``checkpoint`` is written now and then, and resumed from if there."""
+def train(
+    pairs: list[Pair], recipe: Recipe, *, checkpoint: Path | None = None, resume: bool = False, data: Path | None = None
+) -> Sesr:
+    """Train and return the network.
+
+    ``checkpoint`` is written every 500 steps, and continued from with ``resume``. With ``data``, the folder of
+    ``set5/*.png``, progress includes the quality on it. Raises :class:`InputError` for a checkpoint that cannot be read.
+    """
     torch.manual_seed(recipe.seed)
-    model = TrainableSesr(LAYERS, SCALE, hidden=recipe.hidden)
+    model = Sesr(LAYERS, SCALE)
+    model.start()
+    model.to(memory_format=torch.channels_last)
     average = copy.deepcopy(model)
-    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.rate)
-    first = 0
-    if checkpoint is not None and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = int(state["step"])
-    began = time.monotonic()
+    optimiser = Soap(model.parameters(), lr=recipe.rate)
+    first, spent = 0, 0.0
+    if checkpoint is not None and resume:
+        try:
+            state = torch.load(checkpoint, weights_only=True)
+            model.load_state_dict(state["model"])
+            average.load_state_dict(state["average"])
+            optimiser.load_state_dict(state["optimiser"])
+            first, spent = int(state["step"]), float(state["seconds"])
+        except FileNotFoundError as error:
+            raise InputError("no such checkpoint", where=str(checkpoint), hint="Start without --resume.") from error
+        except Exception as error:  # readers of foreign files raise anything
+            raise InputError("is not a checkpoint of this network", where=str(checkpoint)) from error
+    began = time.monotonic() - spent
     for step, (low, high) in enumerate(batches(pairs, recipe, first), start=first):
+        seconds = time.monotonic() - began
         phase = step / recipe.steps
+        if recipe.minutes is not None:
+            phase = max(phase, seconds / (60.0 * recipe.minutes))
+            if phase >= 1.0:
+                break
         rate = recipe.final_rate + (recipe.rate - recipe.final_rate) * 0.5 * (1.0 + math.cos(math.pi * phase))
         for group in optimiser.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 200)
+            group["lr"] = rate * min(1.0, (step + 1) / recipe.warm_up)
         output = model(low)
-        squared = phase >= recipe.squared_from
-        loss = F.mse_loss(output, high) * 30.0 if squared else F.l1_loss(output, high)
+        loss = F.mse_loss(output, high) if phase >= recipe.squared_from else F.l1_loss(output, high)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
         optimiser.step()
         keep = min(recipe.average, (step + 1) / (step + 10))
         with torch.no_grad():
             for mean, value in zip(average.parameters(), model.parameters(), strict=True):
                 mean.lerp_(value, 1.0 - keep)
-        if (step + 1) % 1000 == 0:
-            _report(step + 1, recipe, float(loss), time.monotonic() - began, average, data)
+        if (step + 1) % 500 == 0:
+            _report(step + 1, recipe, phase, loss.item(), seconds, average, data)
             if checkpoint is not None:
                 with replaced(checkpoint) as temporary:
                     torch.save(
                         {"model": model.state_dict(), "average": average.state_dict(),
-                         "optimiser": optimiser.state_dict(), "step": step + 1},
+                         "optimiser": optimiser.state_dict(), "step": step + 1, "seconds": seconds},
                         temporary,
                     )  # fmt: skip
-    return average.collapse()
+    return average.to(memory_format=torch.contiguous_format).eval()
 
 
-def _report(step: int, recipe: Recipe, loss: float, seconds: float, average: TrainableSesr, data: Path | None) -> None:
-    quality = ""
-    if data is not None and (data / "set5").is_dir():
-        net = average.collapse()
-        with torch.no_grad():
-            score = set5(lambda x: net(torch.from_numpy(x)).numpy(), data, SCALE)["mean"]
-        quality = f", Set5 Y-PSNR {score:.3f} dB"
-    print(f"step {step}/{recipe.steps}, loss {loss:.5f}, {seconds:.0f} s{quality}", flush=True)
+def _report(step: int, recipe: Recipe, phase: float, loss: float, seconds: float, net: Sesr, data: Path | None) -> None:
+    quality = f", Set5 Y-PSNR {quality_on_set5(net, data):.3f} dB" if data is not None else ""
+    print(f"step {step}/{recipe.steps} ({phase:.0%}), loss {loss:.5f}, {seconds:.0f} s{quality}", flush=True)
+
+
+def quality_on_set5(net: torch.nn.Module, data: Path, scale: int = SCALE) -> float:
+    """Mean Y-PSNR in dB of a luma network on ``data``/set5."""
+    with torch.no_grad():
+        return set5(lambda frame: net(torch.from_numpy(frame)).numpy(), data, scale)["mean"]
 
 
 def save_weights(net: Sesr, path: Path) -> None:
-    """Write the collapsed weights as ``.npz``, whole or not at all."""
+    """Write the weights as ``.npz``, float32, whole or not at all."""
     with replaced(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, **{name: value.numpy() for name, value in net.state_dict().items()})
+        np.savez(handle, **{name: value.contiguous().numpy() for name, value in net.state_dict().items()})
 
 
 def main(
-    data: Annotated[Path, typer.Option(help="Folder with bsds/ and set5/.")],
+    data: Annotated[Path, typer.Option(help="Folder with bsds/ and, to be measured on, set5/.")],
     out: Annotated[Path, typer.Option(help="The .npz to write.")],
-    steps: Annotated[int, typer.Option(help="Steps of training.")] = Recipe.steps,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = Recipe.steps,
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="Finish within this time instead.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint beside --out.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
 ) -> None:
-    """Train SESR-M5 x2 and write its collapsed weights."""
+    """Train SESR-M5 x2 and write its weights."""
     torch.set_num_threads(threads)
-    net = train(load_pairs(data), Recipe(steps=steps), checkpoint=out.with_suffix(".checkpoint"), data=data)
-    save_weights(net, out)
+    measured = data if (data / "set5").is_dir() else None
+    checkpoint = out.with_suffix(".checkpoint")
+    try:
+        recipe = Recipe(steps=steps, minutes=minutes)
+        net = train(load_pairs(data), recipe, checkpoint=checkpoint, resume=resume, data=measured)
+        save_weights(net, out)
+    except CodesignError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from error
+    if measured is not None:
+        print(f"Set5 x{SCALE}: {quality_on_set5(net, measured):.3f} dB")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def _in_float64(module: tvm.IRModule, codes: np.ndarray) -> np.ndarray:
     return np.rint(found / result.scale) + result.zero_point
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(draws, st.booleans())
 def test_agrees_with_real_arithmetic(draw: Draw, extreme: bool) -> None:
     module = quantised(draw)

@@ -64,6 +64,8 @@ def test_parameters_cover_and_hold_zero(first: float, second: float) -> None:
     low, high = min(first, second), max(first, second)
     params = parameters(low, high)
     assert params.low <= 0.0 <= params.high
+    if low == high == 0.0:
+        assert params == PIXELS
     assert params.high - params.low >= (max(high, 0) - min(low, 0)) * (1 - 1e-6)
     # The zero point is rounded, so either end may lie half a step outside.
     assert params.low <= min(low, 0) + 0.51 * params.scale
