@@ -30,21 +30,35 @@ _OFFSET = np.array([16.0, 128.0, 128.0]) / 255.0
 
 
 def load_image(path: str | Path) -> Pixels:
-    """Read an image as ``uint8[H, W, 3]``. Raises :class:`InputError` for a missing, corrupt or enormous file."""
+    """Read an image as ``uint8[H, W, 3]``; grey becomes RGB, transparency is dropped, 16 bits become 8.
+
+    Raises :class:`InputError` for a missing, corrupt or enormous file.
+    """
     try:
         with Image.open(path) as image:
             check_size(*image.size, where=str(path))
+            if image.mode.startswith("I"):  # Pillow would clip 16-bit grey to white
+                grey = np.clip(np.asarray(image, np.int64) // 257, 0, 255).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
             return np.asarray(image.convert("RGB"), np.uint8)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError("no such image", where=str(path), hint="Check the path.") from error
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of broken files raise anything
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(
-            f"is not a readable image ({error})", where=str(path), hint="Give a PNG or JPEG file."
+            f"is not a readable image ({reason})", where=str(path), hint="Give a PNG or JPEG file."
         ) from error
 
 
 def save_image(pixels: Pixels, path: str | Path) -> None:
-    """Write ``uint8[H, W]`` or ``uint8[H, W, 3]``, whole or not at all."""
+    """Write ``uint8[H, W]`` or ``uint8[H, W, 3]``, whole or not at all; the name's ending picks the format.
+
+    Raises :class:`InputError` for a folder that cannot be written, a full disk or an unknown ending.
+    """
+    if Path(path).suffix.lower() not in Image.registered_extensions():
+        raise InputError("is no image format that can be written", where=str(path), hint="End the name in .png.")
     with replaced(path) as temporary:
         Image.fromarray(pixels).save(temporary)
 
@@ -95,29 +109,38 @@ def _cubic(x: Reals) -> Reals:
     return np.where(x <= 1.0, near, np.where(x < 2.0, far, 0.0))
 
 
-def resize_weights(size: int, target: int) -> Reals:
-    """``[target, size]`` weights of one axis: bicubic, antialiased when it shrinks, mirrored at the border."""
+def _taps(size: int, target: int) -> tuple[NDArray[np.int64], Reals]:
+    """Sources and weights of one axis, ``[taps, target]`` both: antialiased when it shrinks, mirrored at the border."""
     scale = target / size
     stretch = min(scale, 1.0)
-    taps = math.ceil(4.0 / stretch) + 2
+    count = math.ceil(4.0 / stretch) + 2
     centre = (np.arange(target) + 0.5) / scale - 0.5
     first = np.floor(centre - 2.0 / stretch).astype(np.int64)
-    at = first[:, None] + np.arange(taps)[None]
-    weight = _cubic((centre[:, None] - at) * stretch)
-    weight /= weight.sum(axis=1, keepdims=True)
+    at = first + np.arange(count)[:, None]
+    weight = _cubic((centre - at) * stretch)
+    weight /= weight.sum(axis=0)
     mirrored = np.mod(at, 2 * size)
     mirrored = np.where(mirrored < size, mirrored, 2 * size - 1 - mirrored)
-    table = np.zeros((target, size))
-    np.add.at(table, (np.arange(target)[:, None], mirrored), weight)
-    return table
+    used = np.any(weight != 0.0, axis=1)
+    return mirrored[used], weight[used]
+
+
+def _resize_rows(image: Reals, target: int) -> Reals:
+    result = np.zeros((target, *image.shape[1:]))
+    shape = (target,) + (1,) * (image.ndim - 1)
+    for sources, weights in zip(*_taps(image.shape[0], target), strict=True):
+        result += weights.reshape(shape) * image[sources]
+    return result
 
 
 def resize(image: Reals, width: int, height: int) -> Reals:
-    """Bicubic resize of ``[H, W]`` or ``[H, W, C]`` as MATLAB's ``imresize`` does it."""
-    rows, columns = resize_weights(image.shape[0], height), resize_weights(image.shape[1], width)
-    return np.asarray(
-        np.einsum("yh,hw...->yw...", rows, np.einsum("xw,hw...->hx...", columns, image, optimize=True), optimize=True)
-    )
+    """Bicubic resize of ``[H, W]`` or ``[H, W, C]`` to ``width`` x ``height`` as MATLAB's ``imresize`` does it.
+
+    Not clipped. Raises :class:`InputError` for a target without pixels or with too many.
+    """
+    check_size(width, height)
+    rows = _resize_rows(image, height)
+    return np.ascontiguousarray(np.swapaxes(_resize_rows(np.swapaxes(rows, 0, 1), width), 0, 1))
 
 
 def crop_to_multiple(image: NDArray[Any], scale: int) -> NDArray[Any]:

@@ -11,8 +11,11 @@ State = dict[str, torch.Tensor]
 
 
 def translate(family: str, state: Mapping[str, torch.Tensor]) -> State:
-    """``state`` under this project's names; unchanged where it already has them or no layout is known."""
-    if family == "fsrcnn_subpixel1" and "f1" in state:
+    """``state`` under this project's names; unchanged where it already has them or no layout is known.
+
+    What a file lacks is left out, so that the caller sees which layer misses it.
+    """
+    if family == "fsrcnn_subpixel1" and any(re.fullmatch(r"f[1-8]", name) for name in state):
         return _fsrcnn(state)
     if family.startswith("srvgg") and any(name.startswith(("Conv_", "body.0")) for name in state):
         return _srvgg(state)
@@ -21,14 +24,21 @@ def translate(family: str, state: Mapping[str, torch.Tensor]) -> State:
 
 def _fsrcnn(state: Mapping[str, torch.Tensor]) -> State:
     """FSRCNN_Tensorflow: ``f1..f8`` are HWIO kernels, ``b1..b8`` biases, ``alpha1..alpha7`` slopes."""
-    layers = ["first", "shrink", *(f"body.{i}" for i in range(4)), "expand"]
+    layers = ["first", "shrink", *(f"body.{i}" for i in range(4)), "expand", "tail"]
     result: State = {}
     for index, layer in enumerate(layers, start=1):
-        result[f"{layer}.weight"] = state[f"f{index}"].permute(3, 2, 0, 1).contiguous()
-        result[f"{layer}.bias"] = state[f"b{index}"].reshape(-1)
-        result[f"acts.{index - 1}.weight"] = state[f"alpha{index}"].reshape(-1)
-    result["tail.weight"] = state["f8"].permute(3, 2, 0, 1).contiguous()
-    result["tail_bias"] = state["b8"].reshape(-1)
+        names = {
+            f"f{index}": f"{layer}.weight",
+            f"b{index}": f"{layer}.bias",
+            f"alpha{index}": f"acts.{index - 1}.weight",
+        }
+        if layer == "tail":
+            names[f"b{index}"] = "tail_bias"
+        for theirs, ours in names.items():
+            if theirs in state:
+                tensor = state[theirs]
+                kernel = theirs.startswith("f") and tensor.ndim == 4
+                result[ours] = tensor.permute(3, 2, 0, 1).contiguous() if kernel else tensor.reshape(-1)
     return result
 
 
