@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from codesign.energy.account import EnergyAccount, Evidence, account
-from codesign.energy.interval import Interval
+from codesign.energy.interval import Interval, engineering
 from codesign.energy.records import constant, devices
 from codesign.frames import bicubic_baseline, judge
 from codesign.hw.errors import InputError
@@ -85,12 +85,12 @@ class Comparison:
         """One sentence: joules against joules, as they are."""
         chip, *others = self.rows
         if not others:
-            return f"{chip.target} needs {_si(chip.j_per_frame.value)}J per frame."
+            return f"{chip.target} needs {engineering(chip.j_per_frame.value)}J per frame."
         best = min(others, key=lambda row: row.j_per_frame.value)
         ratio = best.j_per_frame / chip.j_per_frame
         return (
-            f"{self.network} at {self.input_size} takes {_si(chip.j_per_frame.value)}J a frame on {chip.target} and "
-            f"{_si(best.j_per_frame.value)}J on {best.target}: {ratio.value:.2g} times less "
+            f"{self.network} at {self.input_size} takes {engineering(chip.j_per_frame.value)}J a frame on {chip.target} and "
+            f"{engineering(best.j_per_frame.value)}J on {best.target}: {ratio.value:.2g} times less "
             f"({ratio.low:.2g} to {ratio.high:.2g}), as they are, not at one node."
         )
 
@@ -181,20 +181,14 @@ def gpu_row(result: Simulation, device_name: str, quality_db: float | None, resu
     seconds_band = Interval(ideal / share.value, ideal / share.high, ideal / share.low)
     dynamic = constant("gpu_flop_fp16_a100", "J") * (2.0 * macs) + constant(device.memory, "J") * (8.0 * moved)
     joules = dynamic + seconds_band * device.idle_w
+    bands = ((joules.low, seconds_band.low), (joules.value, seconds_band.value), (joules.high, seconds_band.high))
+    watts = [energy / seconds for energy, seconds in bands]
     return TargetRow(
         target=f"{device_name}, roofline",
         ms_per_frame=seconds_band * 1e3,
         j_per_frame=joules,
         chip_j_per_frame=None,
-        watts=Interval(
-            joules.value / seconds_band.value, joules.low / seconds_band.low, joules.high / seconds_band.high
-        )
-        if joules.low / seconds_band.low <= joules.value / seconds_band.value <= joules.high / seconds_band.high
-        else Interval(
-            joules.value / seconds_band.value,
-            min(joules.low / seconds_band.low, joules.value / seconds_band.value, joules.high / seconds_band.high),
-            max(joules.low / seconds_band.low, joules.value / seconds_band.value, joules.high / seconds_band.high),
-        ),
+        watts=Interval(watts[1], min(watts), max(watts)),
         precision="FP16",
         quality_db=quality_db,
         evidence=Evidence.MODEL,
@@ -245,11 +239,3 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "simulation": comparison.simulation,
         "command": comparison.command,
     }
-
-
-def _si(value: float) -> str:
-    """A number with an SI prefix, three digits."""
-    for factor, prefix in ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")):
-        if value >= factor:
-            return f"{value / factor:.3g} {prefix}"
-    return f"{value:.3g} "

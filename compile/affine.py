@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+
 from codesign.compile.graph import Array, Editor, Graph, Node
 
 CONVOLUTIONS = ("nn.conv2d", "nn.conv2d_transpose")

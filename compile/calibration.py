@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from codesign.compile.evaluate import size_free, trace
 from codesign.compile.graph import Graph
 from codesign.hw.errors import InputError
 from codesign.hw.numerics import INT8_MAX, INT8_MIN
-from numpy.typing import NDArray
 
 Method = Literal["minmax", "percentile", "mse"]
 Floats = NDArray[np.float32]

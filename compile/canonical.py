@@ -22,6 +22,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+
 from codesign.compile.affine import fold_affine, fold_padding, is_bias, standalone_affine
 from codesign.compile.evaluate import apply
 from codesign.compile.graph import COPY, Array, Editor, Graph, Node

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+
 from codesign.compile.layers import Conv, Int8, LayerGraph, Shuffle, sources
 from codesign.compile.mapping import Mapping, map_conv
 from codesign.compile.plan import (

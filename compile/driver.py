@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
+
 from codesign.compile.calibration import PIXELS, Method
 from codesign.compile.emit import compulsory_bytes, emit
 from codesign.compile.frontend import ImportedModel
@@ -20,7 +22,6 @@ from codesign.compile.quantize import quantise_reported
 from codesign.hw.errors import InputError
 from codesign.hw.program import Program
 from codesign.hw.spec import AccelSpec
-from numpy.typing import NDArray
 
 HOST_MACS_WARNING = 0.01
 """Share of the MACs on the host above which the user is warned."""

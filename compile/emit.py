@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from codesign.compile.cascade import plan_cascades, split_wide_layers
 from codesign.compile.layers import Conv, Int8, LayerGraph
 from codesign.compile.ordering import order_channels

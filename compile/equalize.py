@@ -13,10 +13,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from codesign.compile.evaluate import trace
 from codesign.compile.graph import Array, Graph, Node
 from codesign.compile.units import Kind, Unit, units
-from numpy.typing import NDArray
 
 MAX_FACTOR = 256.0
 """No channel is scaled by more: channels that are almost empty say little about their range."""

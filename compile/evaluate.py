@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 import torch.nn.functional as F
 import tvm
+from torch import Tensor
+from tvm import relax
+
 from codesign.compile.graph import Array, Graph, Node
 from codesign.compile.relax_form import to_module
 from codesign.hw.errors import UnsupportedError
-from torch import Tensor
-from tvm import relax
 
 Override = Callable[[Node, list[Tensor]], Tensor | None]
 

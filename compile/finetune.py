@@ -15,6 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tvm
+from numpy.typing import NDArray
+from torch import Tensor
+
 from codesign.compile.affine import CONVOLUTIONS, is_bias
 from codesign.compile.evaluate import per_axis, run
 from codesign.compile.graph import Array, Graph, Node
@@ -28,8 +31,6 @@ from codesign.compile.quantize import (
 )
 from codesign.compile.relax_form import to_module
 from codesign.hw.errors import InputError
-from numpy.typing import NDArray
-from torch import Tensor
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
 Loss = Literal["l1", "l2"]

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 import tvm
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
 from codesign.compile.canonical import canonicalise
 from codesign.compile.graph import Graph, Shape
 from codesign.compile.onnx_file import import_onnx
@@ -23,7 +25,6 @@ from codesign.compile.pt2_file import read_pt2
 from codesign.compile.qdq_import import is_quantised, normalise_qdq
 from codesign.compile.relax_form import from_module, to_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
-from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 MAX_SIDE = 65536
 MAX_PIXELS = 2**28

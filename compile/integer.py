@@ -31,11 +31,12 @@ from typing import Any
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
 from codesign.compile.integer_sums import BLOCK, Exact, correlated, scattered
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, UnsupportedError
-from numpy.typing import NDArray
-from tvm import relax
 
 Codes = NDArray[np.int8]
 Wide = NDArray[np.int64]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from codesign.compile.lower import shape_of
 from tvm import relax
+
+from codesign.compile.lower import shape_of
 
 MAX_ROWS, MAX_COLUMNS, MAX_PADDING, MAX_SIDE = 31, 128, 31, 65535
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
 from codesign.compile.layers import Add, Conv, Int8, Int64, LayerGraph, Shuffle, Tensor, sources
 from codesign.compile.ordering import copy_layer
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
-from numpy.typing import NDArray
-from tvm import relax
 
 Reals = NDArray[np.float64]
 

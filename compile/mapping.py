@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+
 from codesign.hw.isa import Fill, Selector, Step, encode_fill, encode_step
 from codesign.hw.spec import AccelSpec
-from numpy.typing import NDArray
 
 Int8 = NDArray[np.int8]
 

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import tvm
 import tvm_ffi
+from numpy.typing import NDArray
+from tvm import relax
+from tvm.runtime import vm
+
 from codesign.compile.partition import CODEGEN, Partitioned
 from codesign.compile.runnable import runnable
 from codesign.hw.errors import InputError
 from codesign.hw.files import replaced
 from codesign.hw.program import Program
-from numpy.typing import NDArray
-from tvm import relax
-from tvm.runtime import vm
 
 EXECUTE = "codesign.scanline.execute"
 

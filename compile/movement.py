@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+
 from codesign.compile.affine import CONVOLUTIONS, conv_attributes
 from codesign.compile.graph import Array, Editor, Graph, Node
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import onnx
 import tvm
+from tvm import relax
+from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
+
 from codesign.compile.graph import Graph
 from codesign.compile.onnx_fold import with_sizes_folded
 from codesign.compile.relax_form import from_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
-from tvm import relax
-from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 
 def import_onnx(path: Path, *, width: int, height: int, channels: int | None) -> Graph:

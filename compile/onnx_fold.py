@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-from codesign.compile.graph import Array
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
+
+from codesign.compile.graph import Array
 
 MAX_ELEMENTS = 1 << 16
 """Larger results are weights, which stay operators until the graph's own folding."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from codesign.compile.layers import Conv, Layer, LayerGraph, Shuffle, Tensor, sources
 from numpy.typing import NDArray
+
+from codesign.compile.layers import Conv, Layer, LayerGraph, Shuffle, Tensor, sources
 
 Order = NDArray[np.int64]
 

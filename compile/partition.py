@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import tvm
-from codesign.compile import legality
-from codesign.compile.lower import shape_of
-from codesign.hw import numerics
 from tvm import relax
 from tvm.relax.dpl import DFPattern, is_const, is_op, wildcard
 from tvm.relax.transform import FuseOpsByPattern, MergeCompositeFunctions, PatternCheckContext
+
+from codesign.compile import legality
+from codesign.compile.lower import shape_of
+from codesign.hw import numerics
 
 CODEGEN = "scanline"
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from codesign.hw.errors import InputError
 
 MAX_BYTES = 8 * 2**30

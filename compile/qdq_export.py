@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import onnx
 import tvm
+from onnx import TensorProto, helper, numpy_helper
+
 from codesign.compile.affine import CONVOLUTIONS, is_bias
 from codesign.compile.graph import Array, Graph, Node
 from codesign.compile.quantize import bias_scale, quantised_io, read_canonical, scalar_params
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.files import replaced
-from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 17
 _IR_VERSION = 9

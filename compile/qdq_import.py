@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from codesign.compile.affine import CONVOLUTIONS
 from codesign.compile.calibration import QuantParams
 from codesign.compile.graph import Array, Editor, Graph, Node

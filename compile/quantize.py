@@ -30,6 +30,8 @@ from types import MappingProxyType
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
+
 from codesign.compile.calibration import (
     PIXELS,
     Method,
@@ -46,7 +48,6 @@ from codesign.compile.movement import recognise_movement
 from codesign.compile.relax_form import from_module, to_module
 from codesign.compile.units import Kind, Unit, float_only, units
 from codesign.hw.errors import InputError, UnsupportedError
-from numpy.typing import NDArray
 
 MAX_BIAS = 2**22
 """Largest integer bias: below it the float32 constant names the integer without doubt."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import tvm
+from tvm import relax
+
 from codesign.compile.graph import COPY, Array, Graph, Node, Shape
 from codesign.hw.errors import UnsupportedError
-from tvm import relax
 
 
 def _plain(value: Any) -> Any:

@@ -102,7 +102,7 @@ def quantise_pair(first: float, second: float) -> tuple[int, int, int]:
         return 0, 0, 0
     _, exponent = math.frexp(largest)
     shift = min(MULTIPLIER_BITS - exponent, MAX_SHIFT)
-    limit = 2**MULTIPLIER_BITS - 1
+    limit: int = 2**MULTIPLIER_BITS - 1
 
     def scaled(value: float) -> int:
         return max(-limit, min(limit, round(math.ldexp(value, shift))))

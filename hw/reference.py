@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, ProgramError
 from codesign.hw.isa import Command, Opcode, WeightKind, decode_fill, decode_step
 from codesign.hw.program import Program, TensorSlot
 from codesign.hw.spec import FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
 from codesign.hw.tokens import ConvRow, Tokens
-from numpy.typing import NDArray
 
 Int8 = NDArray[np.int8]
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from codesign.hw import isa
 from codesign.hw.counters import Counters
 from codesign.hw.errors import SimulationError
 from codesign.hw.program import Program
 from codesign.hw.spec import AccelSpec
 from codesign.sim.build import Report, library
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
+
 from codesign.hw import reference
 from codesign.hw.counters import Counters
 from codesign.hw.errors import SimulationError
 from codesign.hw.program import Program
 from codesign.sim.build import Report
 from codesign.sim.model import Dram, Model
-from numpy.typing import NDArray
 
 Int8 = NDArray[np.int8]
 

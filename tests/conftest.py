@@ -1,4 +1,4 @@
-"""Options and fixtures of the whole suite."""
+"""What all tests share: the folder of third-party data, when there is one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--data", default=None, help="folder with images and weights for the tests that need them")
+    parser.addoption("--data", metavar="DIR", help="folder with set5/, bsds/ and weights/, for the tests that measure")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data_dir(request: pytest.FixtureRequest) -> Path:
-    """The folder given with ``--data``; skips without it, fails when it is given but empty."""
-    option = request.config.getoption("--data")
-    if option is None:
+    """The folder given as ``--data``. Without it the test is skipped; with one that holds nothing of use, it fails."""
+    given = request.config.getoption("--data")
+    if given is None:
         pytest.skip("needs --data DIR")
-    folder = Path(str(option))
-    if not folder.is_dir() or not any(folder.iterdir()):
-        pytest.fail(f"--data {folder} is missing or empty")
+    folder = Path(given)
+    if not any((folder / name).is_dir() for name in ("set5", "bsds", "weights")):
+        pytest.fail(f"--data {folder}: holds none of set5/, bsds/, weights/")
     return folder

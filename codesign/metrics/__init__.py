@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from codesign.hw.errors import InputError
 from codesign.images import Reals, crop_to_multiple, load_image, luma, resize, to_pixels, to_real
 
+SSIM_WINDOW = 11
+
 Upscaler = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """Luma ``float32[1, 1, H, W]`` in [0, 1] to the same at scale times the size."""
 
@@ -29,9 +31,17 @@ def psnr(image: Reals, truth: Reals, *, shave: int = 0, peak: float = 1.0) -> fl
 
 
 def ssim(image: Reals, truth: Reals, *, shave: int = 0) -> float:
-    """Structural similarity of ``[H, W]`` in [0, 1]: Gaussian window, sigma 1.5 (Wang et al., IEEE TIP 2004)."""
+    """Structural similarity of ``[H, W]`` in [0, 1]: Gaussian window, sigma 1.5 (Wang et al., IEEE TIP 2004).
+
+    Raises :class:`InputError` when shapes differ or less than the window is left.
+    """
     from skimage.metrics import structural_similarity
 
+    if image.shape != truth.shape or min(truth.shape) - 2 * shave < SSIM_WINDOW:
+        raise InputError(
+            f"cannot compare {image.shape} with {truth.shape} after shaving {shave}", where="ssim",
+            hint=f"At least {SSIM_WINDOW} pixels a side must be left.",
+        )  # fmt: skip
     inside = (slice(shave, truth.shape[0] - shave), slice(shave, truth.shape[1] - shave))
     return float(
         structural_similarity(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from codesign.compare import Comparison, to_json
-from codesign.energy.interval import Interval
+from codesign.energy.interval import Interval, engineering
 from codesign.hw.files import write_text
 from codesign.report.page import render_page
 from codesign.report.plot import draw
@@ -30,28 +30,27 @@ def terminal_table(comparison: Comparison) -> Table:
         caption=f"PSNR, measured on this frame: {shown}\n{comparison.verdict}",
     )
     table.add_column("target")
-    for heading in ("fps", "ms/frame", "J/frame", "W", "PSNR dB"):
-        table.add_column(heading, justify="right")
-    table.add_column("precision")
-    table.add_column("evidence: time; energy")
+    for heading in ("frames/s", "time/frame", "energy/frame", "power", "PSNR"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("evidence")
     for row in comparison.rows:
         table.add_row(
-            row.target,
-            _number(row.fps),
-            _number(row.ms_per_frame),
-            _number(row.j_per_frame),
-            _number(row.watts),
-            "-" if row.quality_db is None else f"{row.quality_db:.2f}",
-            row.precision,
-            f"{row.evidence}; {row.energy_evidence}",
+            f"{row.target}\n{row.precision}",
+            _number(row.fps, ""),
+            _number(row.ms_per_frame * 1e-3, "s"),
+            _number(row.j_per_frame, "J"),
+            _number(row.watts, "W"),
+            "-" if row.quality_db is None else f"{row.quality_db:.2f} dB",
+            f"time {row.evidence}\nenergy {row.energy_evidence}",
         )
     return table
 
 
-def _number(interval: Interval) -> str:
+def _number(interval: Interval, unit: str) -> str:
+    value = f"{engineering(interval.value)}{unit}"
     if interval.low == interval.high:
-        return f"{interval.value:.3g}"
-    return f"{interval.value:.3g} ({interval.low:.2g} to {interval.high:.2g})"
+        return value
+    return f"{value}\n{engineering(interval.low)}{unit} to\n{engineering(interval.high)}{unit}"
 
 
 def write_report(comparison: Comparison, folder: Path, pictures: Pictures | None = None) -> dict[str, Path]:

@@ -13,8 +13,10 @@ from PIL import Image
 from plotly.offline import get_plotlyjs
 
 from codesign.compare import Comparison
-from codesign.energy.interval import Interval
+from codesign.energy.interval import Interval, engineering
 from codesign.report.plot import COLOURS
+
+_CAUSES = (*COLOURS, "#56B4E9", "#999999", "#F0E442")
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --soft: #5a6572; --line: #d8dee4; --tag: #eef3f8; }
@@ -68,26 +70,27 @@ Figures are as they are, each at its own node; nothing is scaled to a common one
 """
 
 
-def _figure(interval: Interval) -> str:
+def _figure(interval: Interval, unit: str = "") -> str:
+    value = f"{engineering(interval.value)}{unit}"
     if interval.low == interval.high:
-        return f"{interval.value:.3g}"
-    return f"{interval.value:.3g}<small>{interval.low:.2g} to {interval.high:.2g}</small>"
+        return value
+    return f"{value}<small>{engineering(interval.low)}{unit} to {engineering(interval.high)}{unit}</small>"
 
 
 def _table(comparison: Comparison) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(row.target)}<small>{html.escape(row.notes)}</small></td>"
-        f'<td class="n">{_figure(row.fps)}</td><td class="n">{_figure(row.ms_per_frame)}</td>'
-        f'<td><span class="tag">{row.evidence}</span></td><td class="n">{_figure(row.j_per_frame)}</td>'
-        f'<td class="n">{"-" if row.chip_j_per_frame is None else _figure(row.chip_j_per_frame)}</td>'
-        f'<td class="n">{_figure(row.watts)}</td><td><span class="tag">{row.energy_evidence}</span></td>'
+        f'<td class="n">{_figure(row.fps)}</td><td class="n">{_figure(row.ms_per_frame * 1e-3, "s")}</td>'
+        f'<td><span class="tag">{row.evidence}</span></td><td class="n">{_figure(row.j_per_frame, "J")}</td>'
+        f'<td class="n">{"-" if row.chip_j_per_frame is None else _figure(row.chip_j_per_frame, "J")}</td>'
+        f'<td class="n">{_figure(row.watts, "W")}</td><td><span class="tag">{row.energy_evidence}</span></td>'
         f"<td>{row.precision}</td></tr>"
         for row in comparison.rows
     )
     return (
-        '<div class="wide"><table><thead><tr><th>target</th><th class="n">fps</th><th class="n">ms/frame</th>'
-        '<th>evidence</th><th class="n">J/frame</th><th class="n">chip only</th><th class="n">W</th><th>evidence</th>'
-        f"<th>precision</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        '<div class="wide"><table><thead><tr><th>target</th><th class="n">frames/s</th><th class="n">time/frame</th>'
+        '<th>evidence</th><th class="n">energy/frame</th><th class="n">chip only</th><th class="n">power</th>'
+        f"<th>evidence</th><th>precision</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
@@ -142,7 +145,7 @@ def _cycles(comparison: Comparison) -> go.Figure:
     figure = go.Figure()
     for index, (cause, cycles) in enumerate(stalls.items()):
         figure.add_bar(
-            x=[cycles], y=["cycles"], name=cause, orientation="h", marker={"color": (*COLOURS, "#56B4E9", "#999999", "#F0E442")[index]},
+            x=[cycles], y=["cycles"], name=cause, orientation="h", marker={"color": _CAUSES[index]},
             hovertemplate=f"{cause}: %{{x:,}}<extra></extra>",
         )  # fmt: skip
     figure.update_layout(barmode="stack", height=220)

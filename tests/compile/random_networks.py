@@ -8,11 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import tvm
+from hypothesis import strategies as st
+from torch import nn
+
 from codesign.compile.frontend import load_model
 from codesign.compile.quantize import quantise
 from codesign.compile.relax_form import from_module, to_module
-from hypothesis import strategies as st
-from torch import nn
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
 from codesign.compile.finetune import Batch, fine_tune
 from codesign.compile.frontend import load_model
 from codesign.compile.integer import evaluate
 from codesign.compile.quantize import quantise, quantise_reported, quantised_io
 from codesign.compile.relax_form import from_module
 from codesign.hw.errors import InputError
-from numpy.typing import NDArray
-from torch import nn
 
 
 class Small(nn.Module):

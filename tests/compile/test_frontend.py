@@ -11,14 +11,15 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
 from codesign.compile.evaluate import run
 from codesign.compile.frontend import ImportedModel, load_model
 from codesign.compile.quantize import read_canonical
 from codesign.compile.relax_form import from_module
 from codesign.compile.runnable import runnable
 from codesign.hw.errors import InputError, UnsupportedError
-from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
 WIDTH, HEIGHT = 11, 7
 

@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 import torch
 import tvm
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from random_networks import Draw, draws, quantised, rescaled
+from torch import nn
+
 from codesign.compile.evaluate import run
 from codesign.compile.frontend import load_model
 from codesign.compile.integer import evaluate
@@ -13,10 +18,6 @@ from codesign.compile.quantize import quantise, quantised_io
 from codesign.compile.relax_form import from_module
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, UnsupportedError
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from random_networks import Draw, draws, quantised, rescaled
-from torch import nn
 
 scales = st.floats(2.0**-13, 2.0**13, width=32)
 zero_points = st.integers(-128, 127)

@@ -13,17 +13,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 import tvm
-from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate
-from codesign.compile.qdq_export import export_qdq
-from codesign.compile.quantize import quantise, quantise_reported, quantised_io
-from codesign.hw.errors import InputError, UnsupportedError
 from hypothesis import assume, given, settings
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from random_networks import OPERATIONS, Draw, draws, quantised
 from torch import nn
 
 from codesign import networks
+from codesign.compile.frontend import load_model
+from codesign.compile.integer import evaluate
+from codesign.compile.qdq_export import export_qdq
+from codesign.compile.quantize import quantise, quantise_reported, quantised_io
+from codesign.hw.errors import InputError, UnsupportedError
 
 
 def _by_onnx_runtime(path: Path, module: tvm.IRModule, codes: np.ndarray) -> np.ndarray:

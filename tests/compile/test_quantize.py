@@ -9,6 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+from tvm import relax
+
 from codesign.compile.calibration import PIXELS, Observation, QuantParams, choose, fake_quantised, parameters
 from codesign.compile.evaluate import run
 from codesign.compile.frontend import load_model
@@ -17,11 +23,6 @@ from codesign.compile.quantize import quantise, quantise_reported, quantised_io,
 from codesign.compile.relax_form import from_module
 from codesign.compile.runnable import runnable
 from codesign.hw.errors import InputError, UnsupportedError
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from numpy.typing import NDArray
-from torch import nn
-from tvm import relax
 
 finite = st.floats(-1e6, 1e6, width=32)
 
