@@ -23,10 +23,10 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf .lint && mkdir -p .lint/codesign
-	for path in codesign/*; do ln -s ../../$$path .lint/codesign/; done
-	for room in compile hw kernels sim; do ln -s ../../$$room .lint/codesign/$$room; done
+	cp -a codesign/. .lint/codesign/
+	for room in compile hw kernels sim; do cp -a $$room .lint/codesign/$$room; done
 	$(BIN)/mypy
-	PYTHONPATH=.lint $(BIN)/lint-imports --no-cache
+	cd .lint && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 
 pytest: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(if $(DATA),--data $(DATA))

@@ -98,7 +98,7 @@ def networks(size: SizeOption = "1280x720", json_to: Json = None) -> None:
     from codesign import networks as library
 
     width, height = parse_size(size) or (1280, 720)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for network in library.catalogue():
         module = network.build()
         rows.append(

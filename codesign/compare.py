@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from codesign.energy.account import EnergyAccount, Evidence, account
@@ -15,7 +14,7 @@ from codesign.energy.interval import Interval, engineering
 from codesign.energy.records import constant, devices
 from codesign.frames import bicubic_baseline, judge
 from codesign.hw.errors import InputError
-from codesign.images import to_pixels
+from codesign.images import Pixels, to_pixels
 from codesign.simulate import Simulation, run_float
 
 RESULTS = Path("benchmarks/results/gpu")
@@ -88,16 +87,17 @@ class Comparison:
             return f"{chip.target} needs {engineering(chip.j_per_frame.value)}J per frame."
         best = min(others, key=lambda row: row.j_per_frame.value)
         ratio = best.j_per_frame / chip.j_per_frame
+        mine, theirs = engineering(chip.j_per_frame.value), engineering(best.j_per_frame.value)
         return (
-            f"{self.network} at {self.input_size} takes {engineering(chip.j_per_frame.value)}J a frame on {chip.target} and "
-            f"{engineering(best.j_per_frame.value)}J on {best.target}: {ratio.value:.2g} times less "
+            f"{self.network} at {self.input_size} takes {mine}J a frame on {chip.target} and "
+            f"{theirs}J on {best.target}: {ratio.value:.2g} times less "
             f"({ratio.low:.2g} to {ratio.high:.2g}), as they are, not at one node."
         )
 
 
 def compare_targets(
     result: Simulation, gpus: list[str], *, command: str, results: Path = RESULTS
-) -> tuple[Comparison, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+) -> tuple[Comparison, dict[str, Pixels]]:
     """Compare a simulated frame with ``gpus``; returns the comparison and pictures ``uint8[H, W, 3]`` by name."""
     bill = account(result.counters, result.spec)
     frame = result.compiled.frame

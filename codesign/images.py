@@ -83,7 +83,7 @@ def to_real(pixels: Pixels) -> Reals:
 
 def to_pixels(real: NDArray[Any]) -> Pixels:
     """Clip to [0, 1] and round to 8 bits, half up as MATLAB's ``im2uint8``."""
-    return np.floor(np.clip(real, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    return np.asarray(np.floor(np.clip(real, 0.0, 1.0) * 255.0 + 0.5), np.uint8)
 
 
 def rgb_to_ycbcr(rgb: Reals) -> Reals:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from codesign.compile.cascade import plan_cascades, split_wide_layers
-from codesign.compile.layers import Conv, Int8, LayerGraph
+from codesign.compile.layers import Conv, Int64, LayerGraph
 from codesign.compile.ordering import order_channels
-from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, Strip, consumers, words_per_row
+from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, Strip, words_per_row
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Command, Opcode, WeightKind, command
@@ -30,7 +30,7 @@ def emit(spec: AccelSpec, graph: LayerGraph) -> tuple[Program, tuple[Cascade, ..
     return program, cascades
 
 
-def folded_bias(layer: Conv, zero_point: int) -> np.ndarray:  # type: ignore[type-arg]
+def folded_bias(layer: Conv, zero_point: int) -> Int64:
     """Bias with the source's zero point folded in: ``b - z sum(w)``, so that the array multiplies raw codes."""
     return np.asarray(layer.bias - zero_point * layer.weights.astype(np.int64).sum(axis=(0, 1, 2)))
 
@@ -86,17 +86,18 @@ class _Emitter:
             if plan.layer.table is not None and (table := plan.layer.table.tobytes()) not in tables:
                 tables.append(table)
         loads: list[tuple[WeightKind, int, int, int, int]] = []
-        for kind, table, data, element in (
+        packed: tuple[tuple[WeightKind, int, bytes, int], ...] = (
             (WeightKind.FILLS, 0, bytes(fills), FILL_BYTES),
             (WeightKind.PARAMETERS, 0, bytes(parameters), 8),
-            *((WeightKind.TABLE, index, data, 1) for index, data in enumerate(tables)),
+            *((WeightKind.TABLE, number, table, 1) for number, table in enumerate(tables)),
             (WeightKind.STEPS, 0, bytes(steps), STEP_BYTES),
             (WeightKind.WEIGHTS, 0, bytes(words), spec.bus_bytes),
-        ):
+        )
+        for kind, index, data, element in packed:
             if data:
                 size = -(-len(data) // spec.bus_bytes) * spec.bus_bytes
                 at = self.blob.put(data + b"\0" * (size - len(data)))
-                loads.append((kind, table, at, len(data) // element, size))
+                loads.append((kind, index, at, len(data) // element, size))
         self.weights.append(loads)
         self.tables.append(tables)
 
@@ -331,6 +332,3 @@ def compulsory_bytes(graph: LayerGraph) -> int:
     return sum(t.height * t.width * t.channels for t in tensors) + sum(
         layer.weights.size for layer in graph.layers if isinstance(layer, Conv)
     )
-
-
-__all__ = ["Int8", "check_accumulator", "compulsory_bytes", "consumers", "emit", "folded_bias"]

@@ -93,7 +93,7 @@ def fine_tune(
         optimiser.zero_grad()
         with torch.enable_grad():
             error = measure(result, target)
-            error.backward()
+            error.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
         if on_step is not None:

@@ -306,14 +306,15 @@ class _Builder:
         elif isinstance(value, PendingGather):
             source = self.tensors[value.source]
             copy = copy_layer(value.name, source, target)
+            picked = list(value.channels)
             self.layers.append(
                 replace(
                     copy,
-                    weights=copy.weights[..., list(value.channels)],
-                    **{
-                        field: np.full(channels, getattr(copy, field)[0])
-                        for field in ("bias", "multiplier", "negative_multiplier", "shift")
-                    },
+                    weights=copy.weights[..., picked],
+                    bias=copy.bias[picked],
+                    multiplier=copy.multiplier[picked],
+                    negative_multiplier=copy.negative_multiplier[picked],
+                    shift=copy.shift[picked],
                 )
             )
         else:

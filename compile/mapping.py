@@ -59,7 +59,7 @@ def map_conv(spec: AccelSpec, weights: Int8, *, stride: int) -> Mapping:
     padded = np.zeros((rows, columns, parts * spec.part_lanes, cogs * per_cog), np.int8)
     padded[:, :, :inputs, :outputs] = weights
     blocks = padded.reshape(rows, columns, parts, spec.part_lanes, cogs, per_cog)
-    present = blocks.any(axis=(3, 5))  # [rows, columns, parts, cogs]
+    present = np.any(blocks, axis=(3, 5))  # [rows, columns, parts, cogs]
 
     def segment(unit: _Unit) -> tuple[int, int, int]:
         # At stride 2 a segment holds every second pixel, so each column is a segment of its own.

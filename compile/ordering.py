@@ -72,7 +72,7 @@ def _isolate_shuffles(graph: LayerGraph) -> LayerGraph:
                         for reader in readers[name])
         )  # fmt: skip
 
-    tensors, layers = dict(graph.tensors), []
+    tensors, layers = dict(graph.tensors), list[Layer]()
     for layer in graph.layers:
         if isinstance(layer, Shuffle):
             made = producer.get(layer.source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import tvm
 from tvm import relax
@@ -73,7 +74,7 @@ def partition(module: tvm.IRModule) -> Partitioned:
             if call.op.name not in _QUANTISATION and not _is_bias(call)
         )
 
-    patterns = [(f"{CODEGEN}.{name}", pattern, {}, check) for name, pattern in _patterns(tables)]
+    patterns: list[Any] = [(f"{CODEGEN}.{name}", pattern, {}, check) for name, pattern in _patterns(tables)]
     fused = MergeCompositeFunctions()(FuseOpsByPattern(patterns, bind_constants=True, annotate_codegen=False)(module))
     regions: list[tuple[str, relax.Function]] = []
     for variable, function in fused.functions_items():

@@ -75,7 +75,7 @@ class Model:
         self._handle: int | None = self._lib.scanline_new(memory_bytes)
         address = self._lib.scanline_memory(self._handle)
         buffer = (ctypes.c_uint8 * memory_bytes).from_address(address)
-        self.memory: NDArray[np.uint8] = np.frombuffer(buffer, np.uint8)
+        self.memory: NDArray[np.uint8] = np.ctypeslib.as_array(buffer)
         """The DRAM, ``uint8[memory_bytes]``, writable; valid until :meth:`close`."""
         self.set_dram(dram or Dram())
 

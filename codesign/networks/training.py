@@ -49,6 +49,7 @@ class Recipe:
     squared_from: float = 0.6  # share of the training after which the loss is L2
     average: float = 0.999
     seed: int = 7
+    report: int = 500  # steps between progress lines, and between checkpoints
     minutes: float | None = None  # if set, training ends then at the latest, and the schedule follows the clock
 
 
@@ -94,7 +95,7 @@ def train(
 ) -> Sesr:
     """Train and return the network.
 
-    ``checkpoint`` is written every 500 steps, and continued from with ``resume``. With ``data``, the folder of
+    ``checkpoint`` is written at every report, and continued from with ``resume``. With ``data``, the folder of
     ``set5/*.png``, progress includes the quality on it. Raises :class:`InputError` for an unreadable checkpoint.
     """
     torch.manual_seed(recipe.seed)
@@ -135,7 +136,7 @@ def train(
         with torch.no_grad():
             for mean, value in zip(average.parameters(), model.parameters(), strict=True):
                 mean.lerp_(value, 1.0 - keep)
-        if (step + 1) % 500 == 0:
+        if (step + 1) % recipe.report == 0:
             _report(step + 1, recipe, phase, loss.item(), seconds, average, data)
             if checkpoint is not None:
                 with replaced(checkpoint) as temporary:
@@ -164,6 +165,10 @@ def save_weights(net: Sesr, path: Path) -> None:
         np.savez(handle, **{name: value.contiguous().numpy() for name, value in net.state_dict().items()})
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     data: Annotated[Path, typer.Option(help="Folder with bsds/ and, to be measured on, set5/.")],
     out: Annotated[Path, typer.Option(help="The .npz to write.")],
@@ -188,4 +193,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -1,0 +1,240 @@
+"""The reference networks: counts, export, weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from codesign import images, networks
+from codesign.hw.errors import InputError
+from codesign.metrics import degrade, luma_psnr, psnr, set5
+
+COMMAND_LINE = [
+    "bicubic_x2", "espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3", "quicksrnet_m_x3", "edsr_f32b5_x2", "srvgg16_x4",
+    "dncnn17",
+]  # fmt: skip
+
+# Thousands of parameters, and GMAC at a size, of the definitions as their papers give them.
+COUNTS = [
+    ("espcn_x4", 24.8, 22.7, (1280, 720)),
+    ("sesr_m5_x2", 13.6, 12.5, (1280, 720)),
+    ("sesr_m5_x4", 18.4, 16.9, (1280, 720)),
+    ("sesr_m11_x2", 27.5, 25.2, (1280, 720)),
+    ("sesr_m11_x4", 32.4, 29.6, (1280, 720)),
+    ("abpn_x3", 42.5, 39.0, (1280, 720)),
+    ("quicksrnet_s_x3", 27.0, 25.0, (1280, 720)),
+    ("quicksrnet_m_x3", 55.0, 50.0, (1280, 720)),
+    ("quicksrnet_l_x3", 424.0, 390.0, (1280, 720)),
+    ("edsr_f32b5_x2", 141.0, 73.9, (960, 540)),
+    ("srvgg16_x4", 621.424, 571.0, (1280, 720)),
+    ("srvgg32_x4", 1213.0, 1114.0, (1280, 720)),
+    ("dncnn17", 556.0, 512.0, (1280, 720)),
+]
+
+OPERATORS = {
+    "conv2d", "conv_transpose2d", "prelu", "relu", "clamp", "tanh", "add", "sub", "pixel_shuffle", "repeat",
+    "repeat_interleave",
+}  # fmt: skip
+
+
+def frame(name: str, width: int = 64, height: int = 64) -> torch.Tensor:
+    """A piece of the photograph as the network takes it."""
+    real = images.to_real(images.fit(images.reference_photograph(), width, height))
+    planes = images.luma(real)[None] if networks.get(name).channels == 1 else real.transpose(2, 0, 1)
+    return torch.from_numpy(planes[None].astype(np.float32))
+
+
+def photograph_psnr(name: str, photograph: np.ndarray) -> float:
+    truth = images.luma(images.to_real(images.crop_to_multiple(photograph, 2)))
+    low = torch.from_numpy(degrade(truth, 2).astype(np.float32)[None, None])
+    return luma_psnr(networks.load(name)(low)[0, 0].double().numpy(), truth, 2)
+
+
+@pytest.mark.parametrize(("name", "thousands", "gmac", "size"), COUNTS)
+def test_counts(name: str, thousands: float, gmac: float, size: tuple[int, int]) -> None:
+    network = networks.get(name)
+    module = network.build()
+    assert networks.parameters(module) / 1e3 == pytest.approx(thousands, rel=0.012)
+    assert networks.count_macs(module, *size, network.channels) / 1e9 == pytest.approx(gmac, rel=0.01)
+
+
+def test_fsrcnn_has_the_weights_of_its_paper() -> None:
+    """The paper's 12,464 are the kernels; biases and slopes come on top."""
+    module = networks.get("fsrcnn_x2").build()
+    kernels = sum(
+        layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    )
+    assert kernels == 12_464
+    assert networks.count_macs(module, 1280, 720) / 1e9 == pytest.approx(11.5, rel=0.01)
+
+
+def test_counting_leaves_the_network_alone() -> None:
+    module = networks.load("sesr_m5_x2")
+    before = module(frame("sesr_m5_x2"))
+    assert networks.count_macs(module, 8, 6) == 48 * 13_520
+    assert torch.equal(module(frame("sesr_m5_x2")), before)
+
+
+def test_macs_of_single_layers() -> None:
+    assert networks.count_macs(nn.Conv2d(4, 6, 3, padding=1, groups=2), 5, 7) == 5 * 7 * 9 * 4 * 6 // 2
+    assert networks.count_macs(nn.Conv2d(4, 6, 3, stride=2, padding=1), 5, 7) == 3 * 4 * 9 * 4 * 6
+    assert networks.count_macs(nn.ConvTranspose2d(4, 1, 9, stride=2, padding=4), 5, 7) == 5 * 7 * 81 * 4
+    with pytest.raises(InputError):
+        networks.count_macs(nn.ReLU(), 5, 7)
+    with pytest.raises(InputError):
+        networks.count_macs(nn.Conv2d(1, 1, 1), 0, 7)
+
+
+def test_the_catalogue_names_itself() -> None:
+    names = [network.name for network in networks.catalogue()]
+    assert len(names) == len(set(names))
+    assert set(COMMAND_LINE) <= set(names)
+    for network in networks.catalogue():
+        assert networks.get(network.name).reference == network.reference
+    assert {network.name for network in networks.catalogue() if network.trained} == {"bicubic_x2", "sesr_m5_x2"}
+
+
+@pytest.mark.parametrize("name", ["sesr_m5", "sesr_m6_x2", "espcn_x9", "edsr_x2", "", "dncnn17_x2", "../weights"])
+def test_unknown_names_get_a_suggestion(name: str) -> None:
+    with pytest.raises(InputError, match="Did you mean"):
+        networks.get(name)
+
+
+def test_the_suggestion_is_near() -> None:
+    with pytest.raises(InputError, match="espcn_x4"):
+        networks.load("epscn_x4")
+
+
+@pytest.mark.parametrize("name", [*COMMAND_LINE, "fsrcnn_x2_subpixel1", "espcn_x4", "abpn_x2", "edsr_f32b5_x3"])
+def test_export_gives_a_clean_static_graph(name: str) -> None:
+    network = networks.get(name)
+    example = frame(name, 19, 13)
+    exported = torch.export.export(networks.load(name), (example,))
+    calls = [str(node.target).split(".")[1] for node in exported.graph.nodes if node.op == "call_function"]
+    assert set(calls) <= OPERATORS
+    shape = (1, network.channels, 13 * network.scale, 19 * network.scale)
+    assert exported.module()(example).shape == shape
+
+
+@pytest.mark.parametrize(
+    "network", [n for n in networks.catalogue() if not n.trained], ids=lambda network: network.name
+)
+def test_seeded_networks_are_repeatable_and_keep_the_picture(network: networks.Network) -> None:
+    module = networks.load(network.name)
+    for ours, again in zip(module.parameters(), networks.load(network.name).parameters(), strict=True):
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, again)
+    spreads: list[float] = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.register_forward_hook(lambda _layer, _inputs, out: spreads.append(float(out.std(dim=(2, 3)).mean())))
+    given = frame(network.name)
+    output = module(given)
+    assert min(spreads[:-1]) > 0.1  # over the picture, channel by channel
+    assert max(spreads) < 0.5
+    assert -0.5 < output.min() < output.max() < 1.5
+    near = nn.functional.interpolate(given, scale_factor=network.scale)
+    assert psnr(output[0, 0].double().numpy(), near[0, 0].double().numpy()) > 18.0
+
+
+def test_seeds_differ_by_name() -> None:
+    first, second = (networks.load(name).first.weight for name in ("sesr_m5_x3", "sesr_m5_x4"))
+    assert not torch.equal(first, second)
+
+
+def test_bicubic_equals_the_resize_inside() -> None:
+    for scale in (2, 3, 4):
+        given = frame("bicubic_x2", 20, 15)
+        whole = images.resize(given[0, 0].double().numpy(), 20 * scale, 15 * scale)
+        ours = networks.load(f"bicubic_x{scale}")(given)[0, 0].double().numpy()
+        inside = slice(2 * scale, -2 * scale)
+        np.testing.assert_allclose(ours[inside, inside], whole[inside, inside], atol=1e-6)
+
+
+def test_the_trained_network_beats_bicubic_on_photographs() -> None:
+    from skimage import data
+
+    for photograph in (images.reference_photograph(), np.asarray(data.coffee()), np.asarray(data.chelsea())):
+        assert photograph_psnr("sesr_m5_x2", photograph) > photograph_psnr("bicubic_x2", photograph) + 1.0
+
+
+def test_the_trained_network_on_set5(data_dir: Path) -> None:
+    module = networks.load("sesr_m5_x2")
+    assert set5(lambda low: module(torch.from_numpy(low)).numpy(), data_dir, 2)["mean"] >= 37.2
+
+
+def test_published_fsrcnn(data_dir: Path) -> None:
+    module = networks.load("fsrcnn_x2_subpixel1", data_dir / "weights" / "fsrcnn_x2.npz")
+    mean = set5(lambda low: module(torch.from_numpy(low)).numpy(), data_dir, 2)["mean"]
+    assert mean == pytest.approx(34.82, abs=0.03)
+
+
+def test_published_srvgg(data_dir: Path) -> None:
+    module = networks.load("srvgg16_x4", data_dir / "weights" / "realesr_animevideov3_x4.npz")
+    truth = images.to_real(images.reference_photograph()[100:228, 150:278])
+    low = degrade(truth, 4).transpose(2, 0, 1)[None].astype(np.float32)
+    output = module(torch.from_numpy(low))[0].permute(1, 2, 0).double().numpy()
+    assert psnr(output, truth) > 20.0
+
+
+def test_weights_come_back_from_files(tmp_path: Path) -> None:
+    module = networks.load("espcn_x2")
+    state = {name: tensor * 0.5 for name, tensor in module.state_dict().items()}
+    torch.save(state, tmp_path / "a.pt")
+    torch.save({"params": state}, tmp_path / "nested.pth")
+    np.savez(tmp_path / "a.npz", **{name: tensor.numpy() for name, tensor in state.items()})
+    for name in ("a.pt", "nested.pth", "a.npz"):
+        loaded = networks.load("espcn_x2", tmp_path / name)
+        assert not loaded.training
+        assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.state_dict().items())
+
+
+def test_wrong_weights_name_the_tensor(tmp_path: Path) -> None:
+    def saved(**changes: torch.Tensor | None) -> Path:
+        state = networks.load("espcn_x2").state_dict() | {key.replace("__", "."): new for key, new in changes.items()}
+        torch.save({key: tensor for key, tensor in state.items() if tensor is not None}, tmp_path / "a.pt")
+        return tmp_path / "a.pt"
+
+    with pytest.raises(InputError, match=r"conv2\.bias"):
+        networks.load("espcn_x2", saved(conv2__bias=None))
+    with pytest.raises(InputError, match=r"conv2\.bias.*\[31\].*\[32\]"):
+        networks.load("espcn_x2", saved(conv2__bias=torch.zeros(31)))
+    with pytest.raises(InputError, match="finite"):
+        networks.load("espcn_x2", saved(conv2__bias=torch.full((32,), torch.nan)))
+    with pytest.raises(InputError, match="extra"):
+        networks.load("espcn_x2", saved(extra=torch.zeros(1)))
+    np.savez(tmp_path / "f.npz", f1=np.zeros((5, 5, 1, 56)))
+    with pytest.raises(InputError, match="lacks the tensor"):
+        networks.load("fsrcnn_x2_subpixel1", tmp_path / "f.npz")
+
+
+class Rogue:
+    """Runs code when it is unpickled without care."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (open, (str(self.path), "w"))
+
+
+def test_unreadable_weights_run_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such"):
+        networks.load("espcn_x2", tmp_path / "absent.npz")
+    for name in ("a.npz", "a.pt"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04 but not for long")
+        with pytest.raises(InputError, match="not a readable weights file"):
+            networks.load("espcn_x2", tmp_path / name)
+    torch.save({"conv1.weight": Rogue(tmp_path / "ran")}, tmp_path / "rogue.pt")
+    np.savez(tmp_path / "rogue.npz", a=np.array([Rogue(tmp_path / "ran")], object))
+    for name in ("rogue.pt", "rogue.npz"):
+        with pytest.raises(InputError):
+            networks.load("espcn_x2", tmp_path / name)
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(InputError, match="state dictionary"):
+        networks.load("espcn_x2", tmp_path / "list.pt")
+    assert not (tmp_path / "ran").exists()
