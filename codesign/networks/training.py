@@ -73,7 +73,15 @@ def load_pairs(data: Path) -> list[Pair]:
 
 
 def batches(pairs: list[Pair], recipe: Recipe, start: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Patches, flipped and turned; batch ``n`` is the same whether or not training was interrupted before it."""
+    """Patches, flipped and turned; batch ``n`` is the same whether or not training was interrupted before it.
+
+    Images smaller than a patch are left out; raises :class:`InputError` when none is left.
+    """
+    pairs = [(low, high) for low, high in pairs if min(low.shape) >= recipe.patch]
+    if not pairs:
+        raise InputError(
+            f"every image is smaller than a patch of {SCALE * recipe.patch} pixels", hint="Give larger photographs."
+        )
     sizes = np.array([low.size for low, _ in pairs], np.float64)
     for step in range(start, recipe.steps):
         rng = np.random.default_rng((recipe.seed, step))
