@@ -134,7 +134,7 @@ def _pass(layer: nn.Conv2d, channels: int, *, gain: float = 1.0, copies: int = 1
 def _show(module: nn.Module, last: Conv, channels: int) -> None:
     """Add the picture that the features carry to the output, as its nearest neighbours."""
     if isinstance(last, nn.ConvTranspose2d):
-        first, stride = last.padding[0], last.stride[0]
+        first, stride = int(last.padding[0]), last.stride[0]
         last.weight[0, 0, first : first + stride, first : first + stride] += 1.0
     elif isinstance(module, Edsr | Espcn | Fsrcnn | QuickSrNet):
         middle, copies = last.kernel_size[0] // 2, last.out_channels // channels

@@ -109,7 +109,7 @@ def train(
     torch.manual_seed(recipe.seed)
     model = Sesr(LAYERS, SCALE)
     model.start()
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model)
     optimiser = Soap(model.parameters(), lr=recipe.rate)
     first, spent = 0, 0.0
@@ -153,7 +153,8 @@ def train(
                          "optimiser": optimiser.state_dict(), "step": step + 1, "seconds": seconds},
                         temporary,
                     )  # fmt: skip
-    return average.to(memory_format=torch.contiguous_format).eval()
+    average.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return average.eval()
 
 
 def _report(step: int, recipe: Recipe, phase: float, loss: float, seconds: float, net: Sesr, data: Path | None) -> None:
