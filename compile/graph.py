@@ -18,7 +18,7 @@ Array = NDArray[Any]
 Attributes = Mapping[str, Any]
 Shape = tuple[int, ...]
 NO_ATTRIBUTES: Attributes = MappingProxyType({})
-COPY = "#"
+COPY = "_copy"
 """Stands between a name and the number that makes it unique."""
 
 
