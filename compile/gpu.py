@@ -7,7 +7,7 @@ with TVM's runtime, and a kernel that does not compile fails the build.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,9 @@ import tvm
 from tvm import relax
 from tvm.s_tir import dlight
 
+from codesign.compile.affine import CONVOLUTIONS
+from codesign.compile.graph import Node
+from codesign.compile.relax_form import from_module, to_module
 from codesign.compile.runnable import runnable
 from codesign.hw.errors import CodesignError, InputError
 from codesign.hw.files import replaced
@@ -53,8 +56,9 @@ class CudaModule:
 def compile_cuda(module: tvm.IRModule, *, arch: str = "sm_90a", precision: Precision = "fp16") -> CudaModule:
     """Compile a float Relax ``module`` (NCHW, static shapes, batch 1) for ``arch``.
 
-    ``precision`` fp16 computes convolutions in FP16 with FP32 at the network's ends. Raises :class:`InputError` for an
-    unknown architecture and :class:`CodesignError`, naming the kernel, for one that does not compile.
+    With ``precision`` fp16 the module takes and returns float16, and sums its products in FP32. Raises
+    :class:`InputError` for an unknown architecture and :class:`CodesignError`, naming the kernel, for one that does not
+    compile.
     """
     if arch not in ARCHITECTURES:
         raise InputError(f"unknown GPU architecture {arch!r}", where="--arch", hint=", ".join(ARCHITECTURES))
@@ -68,9 +72,7 @@ def compile_cuda(module: tvm.IRModule, *, arch: str = "sm_90a", precision: Preci
             "max_num_threads": 1024,
         }
     )
-    prepared = runnable(module)
-    if precision == "fp16":
-        prepared = relax.transform.ToMixedPrecision(out_dtype="float16")(prepared)
+    prepared = runnable(halved(module) if precision == "fp16" else module)
     passes = tvm.transform.Sequential(
         [
             relax.transform.LegalizeOps(),
@@ -88,6 +90,23 @@ def compile_cuda(module: tvm.IRModule, *, arch: str = "sm_90a", precision: Preci
         executable = relax.build(passes(prepared), target=target)
     source = cuda_source(executable)
     return CudaModule(arch, precision, compile_kernels(source, arch), source, executable)
+
+
+def halved(module: tvm.IRModule) -> tvm.IRModule:
+    """``module`` with float16 tensors and constants; convolutions accumulate in float32 and are rounded after."""
+    graph = from_module(module)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.op in CONVOLUTIONS:
+            wide = f"{node.name}.fp32"
+            nodes.append(replace(node, name=wide, attributes={**node.attributes, "out_dtype": "float32"}))
+            nodes.append(Node(node.name, "astype", (wide,), {"dtype": "float16"}, node.shape, "float16"))
+        else:
+            nodes.append(replace(node, dtype="float16"))
+    constants = {
+        name: value.astype("float16") if value.dtype == "float32" else value for name, value in graph.constants.items()
+    }
+    return to_module(replace(graph, nodes=tuple(nodes), constants=constants, input_dtype="float16"))
 
 
 def cuda_source(executable: Any) -> str:
@@ -129,7 +148,8 @@ def compile_kernels(source: str, arch: str) -> tuple[Kernel, ...]:
     return tuple(
         Kernel(name, int(registers), int(stores) + int(loads))
         for name, stores, loads, registers in re.findall(
-            r"Function properties for (\w+)\s.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+            r"Function properties for (\w+)\s.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
+            r".*?Used (\d+) registers",
             text,
             re.DOTALL,
         )
