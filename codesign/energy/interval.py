@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the bounds it lies in; quantities here are never negative."""
+    """A value with the bounds it lies in; quantities here are finite and never negative.
+
+    Arithmetic takes bound with bound, as if all errors pointed the same way: wider than statistics would give, and
+    never too narrow. Raises :class:`ValueError` where ``0 <= low <= value <= high`` does not hold.
+    """
 
     value: float
     low: float
     high: float
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.low <= self.value <= self.high:
+        if not 0.0 <= self.low <= self.value <= self.high < math.inf:
             raise ValueError(f"not an interval: {self.low} <= {self.value} <= {self.high}")
 
     @staticmethod
@@ -34,22 +40,27 @@ class Interval:
             return Interval(self.value / other.value, self.low / other.high, self.high / other.low)
         return Interval(self.value / other, self.low / other, self.high / other)
 
+    @property
+    def is_exact(self) -> bool:
+        return self.low == self.high
+
     def to_json(self) -> dict[str, float]:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
 def engineering(value: float) -> str:
-    """A number to three digits with an SI prefix and a space: ``112 µ``, ``6.36 k``."""
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")):
-        if abs(value) >= factor:
+    """A number to three digits with an SI prefix and a space: ``112 µ``, ``6.36 k``; the unit follows."""
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p")):
+        # 999.9 would be printed as 1000: the next prefix takes over where rounding does.
+        if abs(value) >= 0.9995 * factor:
             scaled = value / factor
-            digits = 0 if scaled >= 100 else 1 if scaled >= 10 else 2
+            digits = 0 if abs(scaled) >= 99.95 else 1 if abs(scaled) >= 9.995 else 2
             return f"{scaled:.{digits}f} {prefix}"
     return f"{value:.3g} "
 
 
-def total(parts: list[Interval]) -> Interval:
-    """The sum; bounds add up, as if all errors pointed the same way."""
+def total(parts: Iterable[Interval]) -> Interval:
+    """The sum."""
     result = Interval.exact(0.0)
     for part in parts:
         result = result + part

@@ -129,13 +129,20 @@ def test_seeded_networks_are_repeatable_and_keep_the_picture(network: networks.N
         assert ours.dtype == torch.float32
         assert torch.equal(ours, again)
     spreads: list[float] = []
+    codes: list[int] = []
+
+    def watch(_layer: nn.Module, _inputs: object, out: torch.Tensor) -> None:
+        spreads.append(float(out.std(dim=(2, 3)).mean()))
+        codes.append(len(torch.unique(torch.round((out - out.min()) / (out.max() - out.min()) * 255.0))))
+
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            layer.register_forward_hook(lambda _layer, _inputs, out: spreads.append(float(out.std(dim=(2, 3)).mean())))
+            layer.register_forward_hook(watch)
     given = frame(network.name)
     output = module(given)
     assert min(spreads[:-1]) > 0.1  # over the picture, channel by channel
     assert max(spreads) < 0.5
+    assert min(codes) >= 32
     assert -0.5 < output.min() < output.max() < 1.5
     near = nn.functional.interpolate(given, scale_factor=network.scale)
     assert psnr(output[0, 0].double().numpy(), near[0, 0].double().numpy()) > 18.0

@@ -1,0 +1,210 @@
+"""Random layer graphs, and what they mean computed straight from the definition: a third opinion beside model and RTL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from codesign.compile.layers import Add, Conv, Layer, LayerGraph, Shuffle, Tensor
+from codesign.hw import numerics
+
+Int8 = NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class LayerDraw:
+    """What Hypothesis chooses of one layer; everything else follows from the graph's seed."""
+
+    kernel: int
+    stride: int
+    channels: int
+    activation: str
+    add: str
+    padded: bool
+    loud: bool  # weights at their limits and sums that saturate
+    back: int  # how many tensors before the last one the source is
+    shuffle: int  # factor of a pixel shuffle after the layer; 1 is none
+
+
+@dataclass(frozen=True)
+class GraphDraw:
+    height: int
+    width: int
+    channels: int
+    layers: tuple[LayerDraw, ...]
+    seed: int
+
+
+ACTIVATIONS = ("linear", "relu", "prelu", "clip", "table")
+ADDS = ("none", "none", "same", "broadcast")
+ZERO_POINTS = (-128, 127, 0, -1, 3)
+
+
+def graph_draws(*, side: int = 24, channels: int = 20, layers: int = 4) -> st.SearchStrategy[GraphDraw]:
+    """Graphs of up to ``layers`` convolutions on frames of up to ``side`` x ``side``."""
+    layer = st.builds(
+        LayerDraw,
+        kernel=st.sampled_from([1, 3, 5, 7]),
+        stride=st.sampled_from([1, 1, 1, 2]),
+        channels=st.integers(1, channels),
+        activation=st.sampled_from(ACTIVATIONS),
+        add=st.sampled_from(ADDS),
+        padded=st.sampled_from([True, True, True, False]),
+        loud=st.booleans(),
+        back=st.sampled_from([0, 0, 0, 1, 2]),
+        shuffle=st.sampled_from([1, 1, 1, 2, 3]),
+    )
+    return st.builds(
+        GraphDraw,
+        height=st.integers(1, side),
+        width=st.integers(1, side),
+        channels=st.integers(1, channels),
+        layers=st.lists(layer, min_size=1, max_size=layers).map(tuple),
+        seed=st.integers(0, 2**16),
+    )
+
+
+def build(draw: GraphDraw) -> LayerGraph:
+    """The graph of a draw; where a choice is impossible (nothing to add, too small for the kernel) it is left out."""
+    rng = np.random.default_rng(draw.seed)
+    tensors: dict[str, Tensor] = {}
+    layers: list[Layer] = []
+    order: list[str] = []
+    read: set[str] = set()
+
+    def tensor(height: int, width: int, channels: int, zero_point: int | None = None) -> Tensor:
+        zero = int(rng.choice([*ZERO_POINTS, int(rng.integers(-128, 128))])) if zero_point is None else zero_point
+        made = Tensor(f"t{len(order)}", height, width, channels, 0.1, zero)
+        tensors[made.name] = made
+        order.append(made.name)
+        return made
+
+    tensor(draw.height, draw.width, draw.channels)
+    for index, want in enumerate(draw.layers):
+        source = tensors[order[max(0, len(order) - 1 - want.back)]]
+        kernel = want.kernel
+        pad = kernel // 2 if want.padded or min(source.height, source.width) < kernel else 0
+        height = (source.height + 2 * pad - kernel) // want.stride + 1
+        width = (source.width + 2 * pad - kernel) // want.stride + 1
+        channels = want.channels * want.shuffle**2 if want.shuffle > 1 and want.channels <= 4 else want.channels
+        candidates = [
+            t for t in tensors.values() if (t.height, t.width) == (height, width) and t.channels in (1, channels)
+        ]
+        other = None
+        if want.add == "same":
+            other = next((t for t in candidates if t.channels == channels), None)
+        elif want.add == "broadcast":
+            other = next((t for t in candidates if t.channels == 1), None)
+            if other is None and channels > 1:  # make a layer that supplies one
+                other = tensor(height, width, 1)
+                layers.append(_conv(rng, f"mask{index}", source, other, replace(want, channels=1), kernel, pad, None))
+        output = tensor(height, width, channels)
+        layers.append(_conv(rng, f"conv{index}", source, output, want, kernel, pad, other))
+        read |= {source.name} | ({other.name} if other else set())
+        if channels != want.channels:
+            factor = want.shuffle
+            shuffled = tensor(height * factor, width * factor, want.channels, output.zero_point)
+            layers.append(Shuffle(f"shuffle{index}", output.name, shuffled.name, factor))
+            read.add(output.name)
+    outputs = tuple(name for name in order[1:] if name not in read)
+    return LayerGraph("random", tensors, tuple(layers), (order[0],), outputs)
+
+
+def _conv(
+    rng: np.random.Generator, name: str, source: Tensor, output: Tensor, want: LayerDraw, kernel: int, pad: int,
+    other: Tensor | None,
+) -> Conv:  # fmt: skip
+    shape = (kernel, kernel, source.channels, output.channels)
+    fan = kernel * kernel * source.channels
+    if want.loud:
+        weights = rng.choice(np.array([-128, -127, 127], np.int8), shape)
+        gain = rng.uniform(1.0, 8.0, output.channels)
+    else:
+        weights = rng.integers(-127, 128, shape).astype(np.int8)
+        gain = rng.uniform(0.3, 1.2, output.channels)
+    real = gain / (74.0 * np.sqrt(fan))
+    slope = {"relu": np.zeros(output.channels), "prelu": rng.uniform(-0.5, 1.5, output.channels)}.get(
+        want.activation, np.ones(output.channels)
+    )
+    pairs = [numerics.quantise_pair(float(r), float(r * a)) for r, a in zip(real, slope, strict=True)]
+    multiplier, negative, shift = np.array(pairs, np.int64).T
+    low, high = sorted(int(v) for v in rng.integers(-128, 128, 2)) if want.activation == "clip" else (-128, 127)
+    zero_point = output.zero_point
+    if want.activation == "relu":
+        low = zero_point
+    add = None
+    if other is not None:
+        factors = numerics.quantise_pair(float(rng.uniform(0.2, 1.5)), float(rng.uniform(-1.5, 1.5)))
+        add = Add(other.name, other.channels == 1 and output.channels > 1, *factors, output.zero_point, -128, 127)
+        zero_point = int(rng.integers(-128, 128))
+    table = rng.integers(-128, 128, 256).astype(np.int8) if want.activation == "table" else None
+    bias = rng.integers(-3000 * kernel, 3000 * kernel + 1, output.channels).astype(np.int64)
+    macs = output.height * output.width * weights.size
+    return Conv(name, source.name, output.name, weights, bias, want.stride, pad, pad, multiplier, negative, shift,
+                zero_point, low, high, table, add, macs)  # fmt: skip
+
+
+def evaluate(graph: LayerGraph, x: Int8) -> dict[str, Int8]:
+    """Every tensor of ``graph``, by sums over taps in int64. ``x: int8[H, W, C]``."""
+    values = {graph.inputs[0]: x}
+    for layer in graph.layers:
+        source, output = graph.tensors[layer.source], graph.tensors[layer.output]
+        if isinstance(layer, Shuffle):
+            f = layer.factor
+            split = values[layer.source].reshape(source.height, source.width, output.channels, f, f)
+            values[layer.output] = split.transpose(0, 3, 1, 4, 2).reshape(output.height, output.width, output.channels)
+            continue
+        rows, columns = layer.weights.shape[:2]
+        s = layer.stride
+        frame = np.zeros((output.height * s + rows + source.height, output.width * s + columns + source.width,
+                          source.channels), np.int64)  # fmt: skip
+        inside = values[layer.source].astype(np.int64) - source.zero_point
+        frame[layer.pad_top : layer.pad_top + source.height, layer.pad_left : layer.pad_left + source.width] = inside
+        psum = np.tile(layer.bias, (output.height, output.width, 1))
+        for y in range(rows):
+            for x_tap in range(columns):
+                taps = frame[y : y + output.height * s : s, x_tap : x_tap + output.width * s : s]
+                psum += taps @ layer.weights[y, x_tap].astype(np.int64)
+        assert np.abs(psum).max() < 2**31
+        q = numerics.requantise(
+            psum, multiplier=layer.multiplier, negative_multiplier=layer.negative_multiplier, shift=layer.shift,
+            zero_point=layer.zero_point, qmin=layer.qmin, qmax=layer.qmax,
+        )  # fmt: skip
+        if layer.table is not None:
+            q = numerics.look_up(q, layer.table)
+        if (add := layer.add) is not None:
+            q = numerics.add_requantised(
+                q, values[add.other], zero_point=layer.zero_point,
+                other_zero_point=graph.tensors[add.other].zero_point, multiplier=add.multiplier,
+                other_multiplier=add.other_multiplier, shift=add.shift, output_zero_point=add.zero_point,
+                qmin=add.qmin, qmax=add.qmax,
+            )  # fmt: skip
+        values[layer.output] = q
+    return values
+
+
+def random_input(graph: LayerGraph, seed: int) -> Int8:
+    """Codes for the graph's input, both extremes among them."""
+    tensor = graph.tensors[graph.inputs[0]]
+    rng = np.random.default_rng(seed)
+    shape = (tensor.height, tensor.width, tensor.channels)
+    return np.where(rng.random(shape) < 0.1, rng.choice([-128, 127], shape), rng.integers(-128, 128, shape)).astype(
+        np.int8
+    )
+
+
+SMALL = GraphDraw(
+    height=7,
+    width=9,
+    channels=3,
+    layers=(
+        LayerDraw(3, 1, 6, "prelu", "none", True, False, 0, 1),
+        LayerDraw(3, 1, 6, "relu", "same", True, False, 0, 1),
+        LayerDraw(1, 1, 1, "linear", "none", True, False, 0, 2),
+    ),
+    seed=3,
+)
+"""Small, and with a residual, a PReLU and a pixel shuffle in it."""
