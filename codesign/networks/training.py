@@ -1,9 +1,9 @@
 """Trains SESR-M5 x2 on a folder of photographs: ``python -m codesign.networks.training --data DIR --out FILE``.
 
 ``DIR`` holds ``bsds/train/*.jpg`` and ``bsds/val/*.jpg`` (BSDS500; Arbelaez et al., TPAMI 2011) and, to be measured on,
-``set5/*.png``. The low-resolution patches are made as the evaluation makes its input. The loss is L1, then the mean over
-patches of the squared error in dB, as quality is averaged over images; the step falls along a cosine; the weights kept
-are an exponential average. Patches are large: of one of 48 pixels a side, the network sees most through the zeros
+``set5/*.png``. The low-resolution patches are made as the evaluation makes its input. The loss is L1, then the mean
+over patches of the squared error in dB, as quality is averaged over images; the step falls along a cosine; the weights
+kept are an exponential average. Patches are large: of one of 48 pixels a side, the network sees most through the zeros
 beyond its border, which photographs have little of, and it learns too much about them.
 
 The paper trains wide linear blocks with Adam and collapses them. Here the collapsed kernels are trained themselves,
