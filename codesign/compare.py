@@ -2,58 +2,48 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from codesign.energy.account import EnergyAccount, Evidence, account
+from codesign.compile.driver import CompiledNetwork
+from codesign.compile.layers import Conv, sources
+from codesign.energy.account import DRAMS, EnergyAccount, Evidence, account
+from codesign.energy.gpu import Layer, Workload, on_gpu
 from codesign.energy.interval import Interval, engineering
-from codesign.energy.records import constant, devices
 from codesign.frames import bicubic_baseline, judge
-from codesign.hw.errors import InputError
+from codesign.hw.counters import Counters
+from codesign.hw.spec import AccelSpec
 from codesign.images import Pixels, to_pixels
 from codesign.simulate import Simulation, run_float
 
-RESULTS = Path("benchmarks/results/gpu")
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "gpu"
+"""Where a source tree keeps its GPU measurements; an installed package has none of its own."""
 
-
-class Recorded(BaseModel):
-    """A measurement on a real GPU with its whole provenance."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    network: str
-    input_size: str
-    device: str
-    precision: str
-    batch: int
-    ms_per_frame: float
-    j_per_frame: float
-    idle_w: float
-    software: str
-    driver: str
-    clock_mhz: float
-    method: str
-    date: str
-    commit: str
+_DRAM_NAMES = {"dram_lpddr4": "LPDDR4", "dram_lpddr5": "LPDDR5"}
 
 
 @dataclass(frozen=True)
 class TargetRow:
-    """One target's figures for one frame. ``chip_j_per_frame`` leaves out DRAM and regulator."""
+    """One target's figures for one frame, and where each comes from.
+
+    ``chip_j_per_frame`` leaves out DRAM and regulator; ``j_above_idle`` leaves out a GPU's idle power. Both are None
+    where the figure does not exist. ``records`` names energy records, or the file of a measurement.
+    """
 
     target: str
+    kind: Literal["asic", "gpu"]
     ms_per_frame: Interval
     j_per_frame: Interval
     chip_j_per_frame: Interval | None
+    j_above_idle: Interval | None
     watts: Interval
     precision: str
     quality_db: float | None
     evidence: Evidence  # of the time
     energy_evidence: Evidence
+    quality_evidence: Evidence
     boundary: str
     notes: str
     records: tuple[str, ...]
@@ -61,13 +51,23 @@ class TargetRow:
     @property
     def fps(self) -> Interval:
         """Frames per second."""
-        ms = self.ms_per_frame
-        return Interval(1e3 / ms.value, 1e3 / ms.high, 1e3 / ms.low)
+        return Interval.exact(1e3) / self.ms_per_frame
+
+    @property
+    def evidence_by_figure(self) -> dict[str, Evidence | None]:
+        """The class of every figure by its name."""
+        return {
+            "fps": self.evidence,
+            "ms_per_frame": self.evidence,
+            "j_per_frame": self.energy_evidence,
+            "watts": self.energy_evidence,
+            "quality_db": None if self.quality_db is None else self.quality_evidence,
+        }
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything the table, the JSON and the report show."""
+    """Everything the table, the JSON and the report show; the first row is Scanline's."""
 
     network: str
     input_size: str
@@ -80,35 +80,92 @@ class Comparison:
     command: str
 
     @property
+    def best_other(self) -> TargetRow | None:
+        """The target beside Scanline that takes the least energy."""
+        return min(self.rows[1:], key=lambda row: row.j_per_frame.value, default=None)
+
+    @property
+    def ratio(self) -> Interval | None:
+        """Joules of the best other target over Scanline's, each as it is."""
+        best = self.best_other
+        return None if best is None else best.j_per_frame / self.rows[0].j_per_frame
+
+    @property
+    def ratio_at_7nm(self) -> Interval | None:
+        """The same with Scanline's chip estimated at 7 nm, nearer to the GPUs' own nodes."""
+        best = self.best_other
+        return None if best is None else best.j_per_frame / self.account.at_7nm_j
+
+    @property
     def verdict(self) -> str:
-        """One sentence: joules against joules, as they are."""
-        chip, *others = self.rows
-        if not others:
-            return f"{chip.target} needs {engineering(chip.j_per_frame.value)}J per frame."
-        best = min(others, key=lambda row: row.j_per_frame.value)
-        ratio = best.j_per_frame / chip.j_per_frame
-        mine, theirs = engineering(chip.j_per_frame.value), engineering(best.j_per_frame.value)
+        """Joules against joules, as they are, with the band; what the band does not show is not claimed."""
+        chip, best, ratio = self.rows[0], self.best_other, self.ratio
+        mine = f"{engineering(chip.j_per_frame.value)}J"
+        if best is None or ratio is None:
+            return f"{self.network} at {self.input_size} takes {mine} a frame on {chip.target}."
+        less = ratio.value >= 1.0
+        shown = ratio if less else chip.j_per_frame / best.j_per_frame
+        doubt = "" if shown.low >= 1.0 else "; the band does not exclude the opposite"
+        theirs = f"{engineering(best.j_per_frame.value)}J"
         return (
-            f"{self.network} at {self.input_size} takes {mine}J a frame on {chip.target} and "
-            f"{theirs}J on {best.target}: {ratio.value:.2g} times less "
-            f"({ratio.low:.2g} to {ratio.high:.2g}), as they are, not at one node."
+            f"{self.network} at {self.input_size} takes {mine} a frame on {chip.target} and {theirs} on {best.target} "
+            f"({best.energy_evidence}): {times(shown.value)} times {'less' if less else 'more'} "
+            f"({times(shown.low)} to {times(shown.high)}){doubt}."
         )
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must know beside the verdict."""
+        chip, at_7nm = self.rows[0], self.ratio_at_7nm
+        texts = ["Ratios compare each target at its own node and voltage."]
+        if at_7nm is not None:
+            texts.append(
+                f"Were Scanline made at 7 nm, its chip scaled as an int8 MAC is and its DRAM unchanged, the ratio would "
+                f"be {times(at_7nm.value)} ({times(at_7nm.low)} to {times(at_7nm.high)}): modelled."
+            )
+        texts.append(
+            f"With DRAM at 20 pJ per bit Scanline would take {engineering(self.account.costly_dram_j)}J a frame "
+            f"instead of {engineering(chip.j_per_frame.value)}J."
+        )
+        if any(row.kind == "gpu" and row.evidence is Evidence.MODEL for row in self.rows):
+            texts.append(
+                "A roofline flatters its GPU: no launch overhead, frames enough to fill it, feature maps kept on chip. "
+                "It has no picture of its own; the PSNR beside it is the network's in FP32."
+            )
+        return tuple(texts)
+
+
+def times(ratio: float) -> str:
+    """A ratio to two digits or whole: ``3.8``, ``11``, ``1200``."""
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 0.95 else f"{ratio:.2f}"
 
 
 def compare_targets(
-    result: Simulation, gpus: list[str], *, command: str, results: Path = RESULTS
+    result: Simulation,
+    gpus: Sequence[str],
+    *,
+    command: str,
+    results: Path = RESULTS,
+    dram: str = DRAMS[0],
 ) -> tuple[Comparison, dict[str, Pixels]]:
-    """Compare a simulated frame with ``gpus``; returns the comparison and pictures ``uint8[H, W, 3]`` by name."""
-    bill = account(result.counters, result.spec)
+    """Compare a simulated frame with ``gpus``; returns the comparison and pictures ``uint8[H, W, 3]`` by name.
+
+    ``results``: folder of GPU measurements; ``dram``: the record of Scanline's memory. Raises :class:`InputError` for
+    an unknown GPU or DRAM and for a broken measurement.
+    """
     frame = result.compiled.frame
-    quality: dict[str, float | None] = {"int8": result.quality_db}
     bicubic = bicubic_baseline(frame)
-    quality["bicubic"] = bicubic.psnr_db
-    quality["fp32"] = None
+    quality: dict[str, float | None] = {"bicubic": bicubic.psnr_db, "fp32": None, "int8": result.quality_db}
     if result.compiled.source.module is not None and result.compiled.source.trained:
         quality["fp32"] = judge(frame, run_float(result.compiled)).psnr_db
-    rows = [scanline_row(result, bill)]
-    rows += [gpu_row(result, name, quality["fp32"], results) for name in gpus if name]
+    bill = account(result.counters, result.spec, dram=dram)
+    chip = scanline_row(
+        result.counters, result.spec, bill, evidence=Evidence(result.evidence), quality_db=result.quality_db,
+        apart=host_work(result.host_mac_share, result.chroma_seconds),
+    )  # fmt: skip
+    work = workload(result)
+    recorded = sorted(results.glob("*.json")) if results.is_dir() else []
+    others = [gpu_row(work, name, quality_db=quality["fp32"], recorded=recorded) for name in gpus if name]
     pictures = {"bicubic": bicubic.pixels, "restored": result.judged.pixels}
     if frame.truth is not None:
         pictures["truth"] = to_pixels(frame.truth)
@@ -117,7 +174,7 @@ def compare_targets(
         input_size=result.input_size,
         output_size=result.output_size,
         macs=result.macs,
-        rows=tuple(rows),
+        rows=(chip, *others),
         quality_db=quality,
         account=bill,
         simulation=result.to_json(),
@@ -126,116 +183,92 @@ def compare_targets(
     return comparison, pictures
 
 
-def scanline_row(result: Simulation, bill: EnergyAccount) -> TargetRow:
-    """Scanline as an ASIC at 28 nm: cycles as simulated, energy accounted for."""
+def host_work(mac_share: float, chroma_seconds: float) -> str:
+    """What of the frame the host did: neither its time nor its energy is in Scanline's figures."""
+    texts = []
+    if mac_share > 0.0:
+        texts.append(f"{mac_share:.1%} of the MACs")
+    if chroma_seconds > 0.0:
+        texts.append(f"chroma ({engineering(chroma_seconds)}s)")
+    return f"; on the host and not in the figures: {' and '.join(texts)}" if texts else ""
+
+
+def scanline_row(
+    counters: Counters, spec: AccelSpec, bill: EnergyAccount, *, evidence: Evidence, quality_db: float | None,
+    apart: str = "",
+) -> TargetRow:  # fmt: skip
+    """Scanline as an ASIC: cycles over the specification's clock, energy as accounted in ``bill``.
+
+    ``evidence`` is the cycles'; ``apart`` is added to the notes.
+    """
     return TargetRow(
-        target=f"Scanline {result.spec.name} (28 nm, {result.spec.clock_hz / 1e9:g} GHz)",
-        ms_per_frame=Interval.exact(result.milliseconds),
+        target=f"Scanline {spec.name} ({bill.node.removesuffix('nm')} nm, {spec.clock_hz / 1e9:g} GHz)",
+        kind="asic",
+        ms_per_frame=Interval.exact(counters.cycles / spec.clock_hz * 1e3),
         j_per_frame=bill.system_j,
         chip_j_per_frame=bill.chip_j,
+        j_above_idle=None,
         watts=bill.watts,
         precision="INT8",
-        quality_db=result.quality_db,
-        evidence=Evidence(result.evidence),
-        energy_evidence=Evidence.MODEL,
-        boundary="die, DRAM with interface, leakage, regulator",
-        notes="node 28 nm; energy from counted events and published constants",
-        records=tuple(sorted({name for part in bill.components for name in part.records})),
-    )
-
-
-def gpu_row(result: Simulation, device_name: str, quality_db: float | None, results: Path) -> TargetRow:
-    """A recorded measurement when one fits, else a roofline labelled as modelled.
-
-    Raises :class:`InputError` for an unknown device or a broken record.
-    """
-    table = devices()
-    if device_name not in table:
-        raise InputError(f"unknown GPU {device_name!r}", where="--gpu", hint=f"Known: {', '.join(table)}.")
-    for path in sorted(results.glob("*.json")) if results.is_dir() else []:
-        try:
-            record = Recorded.model_validate(json.loads(path.read_text(encoding="utf-8")))
-        except (ValidationError, json.JSONDecodeError) as error:
-            raise InputError(f"is not a GPU measurement ({error})", where=str(path)) from error
-        if (record.network, record.input_size, record.device) == (result.network, result.input_size, device_name):
-            seconds = record.ms_per_frame / 1e3
-            return TargetRow(
-                target=f"{device_name}, measured",
-                ms_per_frame=Interval.exact(record.ms_per_frame),
-                j_per_frame=Interval.exact(record.j_per_frame),
-                chip_j_per_frame=None,
-                watts=Interval.exact(record.j_per_frame / seconds),
-                precision=record.precision,
-                quality_db=quality_db,
-                evidence=Evidence.HARDWARE,
-                energy_evidence=Evidence.HARDWARE,
-                boundary="GPU board with memory, idle included",
-                notes=f"{record.software}; {record.method}; {record.date}; {path.name}",
-                records=(str(path),),
-            )
-    device = table[device_name]
-    # Best software keeps light networks' features on chip: input, output and FP16 weights must move.
-    macs, moved = result.macs, 2.0 * result.compulsory_bytes
-    ideal = max(2.0 * macs / (device.peak_fp16_tflops * 1e12), moved / (device.bandwidth_gb_s * 1e9))
-    share = constant("gpu_peak_share", "dimensionless")
-    seconds_band = Interval(ideal / share.value, ideal / share.high, ideal / share.low)
-    dynamic = constant("gpu_flop_fp16_a100", "J") * (2.0 * macs) + constant(device.memory, "J") * (8.0 * moved)
-    joules = dynamic + seconds_band * device.idle_w
-    bands = ((joules.low, seconds_band.low), (joules.value, seconds_band.value), (joules.high, seconds_band.high))
-    watts = [energy / seconds for energy, seconds in bands]
-    return TargetRow(
-        target=f"{device_name}, roofline",
-        ms_per_frame=seconds_band * 1e3,
-        j_per_frame=joules,
-        chip_j_per_frame=None,
-        watts=Interval(watts[1], min(watts), max(watts)),
-        precision="FP16",
         quality_db=quality_db,
-        evidence=Evidence.MODEL,
+        evidence=evidence,
         energy_evidence=Evidence.MODEL,
-        boundary="GPU board with memory, idle included",
-        notes=f"{share.low:.0%} to {share.high:.0%} of the roofline; pJ per FLOP and per bit from the literature",
-        records=("gpu_peak_share", "gpu_flop_fp16_a100", device.memory),
+        quality_evidence=evidence,
+        boundary=f"die, {_DRAM_NAMES[bill.dram]} with interface, leakage, regulator",
+        notes=f"cycles at the specification's clock, not yet timed on a netlist; energy from counted events{apart}",
+        records=bill.records,
     )
 
 
-def to_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison for machines; intervals are ``{value, low, high}``."""
-    return {
-        "network": comparison.network,
-        "input_size": comparison.input_size,
-        "output_size": comparison.output_size,
-        "macs": comparison.macs,
-        "verdict": comparison.verdict,
-        "quality_db": comparison.quality_db,
-        "targets": [
-            {
-                "target": row.target,
-                "fps": row.fps.value,
-                "fps_interval": row.fps.to_json(),
-                "ms_per_frame": row.ms_per_frame.value,
-                "ms_per_frame_interval": row.ms_per_frame.to_json(),
-                "j_per_frame": row.j_per_frame.to_json(),
-                "chip_j_per_frame": None if row.chip_j_per_frame is None else row.chip_j_per_frame.to_json(),
-                "watts": row.watts.to_json(),
-                "precision": row.precision,
-                "quality_db": row.quality_db,
-                "evidence": {"time": row.evidence, "energy": row.energy_evidence, "quality": "measured"},
-                "boundary": row.boundary,
-                "notes": row.notes,
-                "records": list(row.records),
-            }
-            for row in comparison.rows
-        ],
-        "energy": [
-            {
-                "component": part.name,
-                "joules": part.joules.to_json(),
-                "on_chip": part.on_chip,
-                "records": list(part.records),
-            }
-            for part in comparison.account.components
-        ],
-        "simulation": comparison.simulation,
-        "command": comparison.command,
-    }
+def gpu_row(work: Workload, device: str, *, quality_db: float | None, recorded: Sequence[Path] = ()) -> TargetRow:
+    """A GPU's row: the best fitting measurement, else a roofline labelled as modelled.
+
+    ``quality_db`` is the network's in FP32, for want of the device's own. Raises as :func:`codesign.energy.gpu.on_gpu`.
+    """
+    figures = on_gpu(work, device, recorded)
+    measured = figures.evidence is Evidence.HARDWARE
+    own = figures.quality_db is not None
+    return TargetRow(
+        target=f"{device}, {'measured' if measured else 'roofline'}",
+        kind="gpu",
+        ms_per_frame=figures.seconds * 1e3,
+        j_per_frame=figures.joules,
+        chip_j_per_frame=None,
+        j_above_idle=figures.joules_above_idle,
+        watts=figures.watts,
+        precision=figures.precision,
+        quality_db=figures.quality_db if own else quality_db,
+        evidence=figures.evidence,
+        energy_evidence=figures.evidence,
+        quality_evidence=Evidence.HARDWARE if own else Evidence.MODEL,
+        boundary="GPU board with memory, idle included",
+        notes=figures.notes,
+        records=figures.records,
+    )
+
+
+def workload(result: Simulation) -> Workload:
+    """What a GPU would have to compute and move for the same frame."""
+    return Workload(
+        network=result.network,
+        input_size=result.input_size,
+        output_size=result.output_size,
+        macs=result.macs,
+        compulsory_values=result.compulsory_bytes,  # int8: a value is a byte
+        layers=gpu_layers(result.compiled.network),
+    )
+
+
+def gpu_layers(network: CompiledNetwork) -> tuple[Layer, ...]:
+    """The convolutions of the offloaded regions, each with its activation and residual add: what GPU software fuses."""
+    layers = []
+    for region in network.regions:
+        tensors = region.graph.tensors
+        for layer in region.graph.layers:
+            if isinstance(layer, Conv):
+                touched = [tensors[name] for name in sources(layer)]
+                values = sum(t.height * t.width * t.channels for t in touched)
+                out = tensors[layer.output]
+                values += out.height * out.width * layer.channels
+                layers.append(Layer(values, layer.weights.size))
+    return tuple(layers)

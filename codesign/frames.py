@@ -111,7 +111,7 @@ def bicubic_baseline(frame: Frame) -> Judged:
 
 
 def calibration_frames(channels: int, scale: int, *, extra: Frame | None = None) -> list[NDArray[np.float32]]:
-    """Photographs that scikit-image carries, down-sampled like inputs: float32[1, C, 96, 96] crops in [0, 1]."""
+    """Photographs that scikit-image carries, down-sampled like inputs: float32[1, C, 48, 48] crops in [0, 1]."""
     from skimage import data
 
     crops: list[NDArray[np.float32]] = []
@@ -122,8 +122,8 @@ def calibration_frames(channels: int, scale: int, *, extra: Frame | None = None)
             else images.to_real(photograph)
         )
         for x, y in ((0.3, 0.3), (0.7, 0.6)):
-            top, left = (int(share * max(0, extent - 96)) for share, extent in ((y, low.shape[0]), (x, low.shape[1])))
-            crop = images.fit(low[top : top + 96, left : left + 96], 96, 96)
+            top, left = (int(share * max(0, extent - 48)) for share, extent in ((y, low.shape[0]), (x, low.shape[1])))
+            crop = images.fit(low[top : top + 48, left : left + 48], 48, 48)
             crops.append(_frame(crop, None, channels, scale, "").tensor)
     if extra is not None:
         crops.append(extra.tensor)

@@ -77,6 +77,16 @@ class EnergyAccount:
         return (self.chip_j.value + dram_j) / constant("regulator_efficiency", "dimensionless").value
 
     @property
+    def at_7nm_j(self) -> Interval:
+        """The system were its chip made at 7 nm: chip energy scaled as an int8 MAC's, DRAM as it is. An estimate.
+
+        Formula: (chip x ``mac_energy_7nm_over_28nm`` + DRAM) / regulator efficiency.
+        """
+        chip_j = self.chip_j * constant(f"mac_energy_7nm_over_{self.node}", "dimensionless")
+        delivered_j = chip_j + constant(self.dram, "J") * self.dram_bits
+        return delivered_j + _regulator_loss(delivered_j).joules
+
+    @property
     def records(self) -> tuple[str, ...]:
         """Names of all constants used."""
         return tuple(sorted({name for part in self.components for name in part.records}))

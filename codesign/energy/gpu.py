@@ -1,0 +1,207 @@
+"""A frame on a GPU: recorded on hardware when there is a record, else a roofline labelled as modelled.
+
+The roofline flatters the GPU on purpose, so that what is claimed against it stands: no launch overhead, a batch that
+fills the machine, dense FP16 peaks, and (but for the high bound of energy) feature maps that never leave the chip.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from codesign.energy.account import Evidence
+from codesign.energy.interval import Interval
+from codesign.energy.records import Band, Device, Positive, Text, constant, devices
+from codesign.hw.errors import InputError
+
+FP16_BYTES = 2
+MINIMUM_SECONDS = 10.0
+"""Shortest loop worth recording: the driver's energy counter moves about ten times a second."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer reads and writes, in values: its inputs and outputs, and its weights."""
+
+    feature_values: int
+    weight_values: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network at one size. Sizes are ``WIDTHxHEIGHT``; MACs are those of the user's operators."""
+
+    network: str
+    input_size: str
+    output_size: str
+    macs: int
+    compulsory_values: int
+    """Values that any machine moves: inputs, outputs and weights."""
+    layers: tuple[Layer, ...] = ()
+
+    def moved_bytes(self, l2_bytes: int) -> Interval:
+        """FP16 bytes to and from the board's memory.
+
+        Low and central: the compulsory ones, once each. High: layer by layer, where a layer whose feature maps exceed
+        ``l2_bytes`` reads and writes them in memory.
+        """
+        least = float(FP16_BYTES * self.compulsory_values)
+        spilled = sum(
+            FP16_BYTES * layer.feature_values for layer in self.layers if FP16_BYTES * layer.feature_values > l2_bytes
+        )
+        return Interval(least, least, least + spilled)
+
+
+@dataclass(frozen=True)
+class GpuFigures:
+    """One frame on a GPU: the board's energy with idle, and without."""
+
+    device: Device
+    seconds: Interval
+    joules: Interval
+    joules_above_idle: Interval
+    watts: Interval
+    precision: str
+    evidence: Evidence
+    quality_db: float | None
+    notes: str
+    records: tuple[str, ...]
+
+
+class Recorded(BaseModel):
+    """A measurement on a real GPU with its whole provenance: one JSON file (see ``docs/energy.md``).
+
+    Bands are the median and the extremes of repeated loops. Energy is the board's, idle included, by the driver's
+    energy counter, and per frame: a batch's, divided by its frames.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    network: Text
+    input_size: Annotated[str, Field(pattern=r"^\d+x\d+$")]
+    output_size: Annotated[str, Field(pattern=r"^\d+x\d+$")]
+    device: Text
+    """Key of the device table, such as ``H200``."""
+    device_name: Text
+    """As the driver reports it."""
+    precision: Text
+    batch: int = Field(gt=0, strict=True)
+    ms_per_frame: Band
+    j_per_frame: Band
+    idle_w: Positive
+    loop_seconds: float = Field(ge=MINIMUM_SECONDS, allow_inf_nan=False)
+    loops: int = Field(ge=1, strict=True)
+    sm_clock_mhz: Positive
+    memory_clock_mhz: Positive
+    temperature_c: Positive
+    driver: Text
+    cuda: Text
+    software: Text
+    """What ran, with versions: ``torch 2.13.0, torch.compile max-autotune, channels-last, CUDA graphs``."""
+    method: Text
+    """How time and energy were taken."""
+    command: Text
+    """The command that reproduces it."""
+    date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{7,40}$")]
+    quality_db: float | None = Field(default=None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Recorded:
+        if min(self.ms_per_frame.low, self.j_per_frame.low) <= 0.0:
+            raise ValueError("time and energy of a frame must be positive")
+        return self
+
+
+def load_recorded(path: Path) -> Recorded:
+    """Read one measurement. Raises :class:`InputError`, naming the field, for anything incomplete."""
+    try:
+        return Recorded.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        what = " ".join(filter(None, (place, problem["msg"])))
+    except (OSError, ValueError) as error:
+        what = str(error)
+    raise InputError(f"is not a GPU measurement ({what})", where=str(path), hint="docs/energy.md has the fields.")
+
+
+def find_device(name: str) -> Device:
+    """A GPU of the table. Raises :class:`InputError` for an unknown one."""
+    table = devices()
+    if name not in table:
+        raise InputError(f"unknown GPU {name!r}", where="--gpu", hint=f"Known: {', '.join(table)}.")
+    return table[name]
+
+
+def on_gpu(workload: Workload, device_name: str, recorded: Sequence[Path] = ()) -> GpuFigures:
+    """``workload`` on a device: the fitting measurement of least energy (the best software wins), else the roofline.
+
+    ``recorded``: measurement files to look through. Raises :class:`InputError` for an unknown device or a broken file.
+    """
+    device = find_device(device_name)
+    fitting = [
+        (record, path)
+        for path in recorded
+        if (record := load_recorded(path)).network == workload.network
+        and (record.input_size, record.output_size) == (workload.input_size, workload.output_size)
+        and record.device == device_name
+    ]
+    if not fitting:
+        return roofline(workload, device)
+    record, path = min(fitting, key=lambda pair: pair[0].j_per_frame.value)
+    seconds, joules = record.ms_per_frame.interval * 1e-3, record.j_per_frame.interval
+    reached = 2e-12 * workload.macs / seconds.value / device.peak_fp16_tflops
+    return GpuFigures(
+        device=device,
+        seconds=seconds,
+        joules=joules,
+        joules_above_idle=_above_idle(joules, record.idle_w * seconds.value),
+        # Power's extremes are not recorded apart; the loops' energies and times lie close together.
+        watts=Interval.exact(joules.value / seconds.value),
+        precision=record.precision,
+        evidence=Evidence.HARDWARE,
+        quality_db=record.quality_db,
+        notes=f"{record.software}; batch {record.batch}; {reached:.1%} of the FP16 peak; {record.method}; {record.date}",
+        records=(path.name,),
+    )
+
+
+def _above_idle(joules: Interval, idle_j: float) -> Interval:
+    return Interval(*(max(0.0, bound - idle_j) for bound in (joules.value, joules.low, joules.high)))
+
+
+def roofline(workload: Workload, device: Device) -> GpuFigures:
+    """Time: the longer of computing at peak and moving the compulsory bytes, over the share of it software reaches.
+
+    Energy: FLOPs and bits at their energies, plus idle power x time. Bounds go together: the fastest run is the one
+    with the least energy.
+    """
+    share = constant("gpu_peak_share", "dimensionless")
+    moved = workload.moved_bytes(device.l2_bytes)
+    flops = 2.0 * workload.macs
+    ideal = max(flops / (device.peak_fp16_tflops * 1e12), moved.value / (device.bandwidth_gb_s * 1e9))
+    seconds = Interval(ideal / share.value, ideal / share.high, ideal / share.low)
+    above_idle = constant(device.flop, "J") * flops + constant(device.memory, "J") * (moved * 8.0)
+    joules = above_idle + device.idle_w.interval * seconds
+    watts = sorted(
+        energy / time
+        for energy, time in ((joules.low, seconds.low), (joules.value, seconds.value), (joules.high, seconds.high))
+    )
+    return GpuFigures(
+        device=device,
+        seconds=seconds,
+        joules=joules,
+        joules_above_idle=above_idle,
+        watts=Interval(joules.value / seconds.value, watts[0], watts[-1]),
+        precision="FP16",
+        evidence=Evidence.MODEL,
+        quality_db=None,
+        notes=f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of the roofline; no launch overhead",
+        records=("gpu_peak_share", device.flop, device.memory),
+    )

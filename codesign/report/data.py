@@ -1,0 +1,76 @@
+"""A comparison for machines. ``docs/report.md`` documents the fields; :data:`SCHEMA` changes when one of them does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codesign.compare import Comparison, TargetRow
+from codesign.energy.interval import Interval
+from codesign.energy.records import records
+
+SCHEMA = "codesign.comparison/1"
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as JSON values; intervals are ``{value, low, high}``, units are in the names."""
+    used = {name for row in comparison.rows for name in row.records}
+    return {
+        "schema": SCHEMA,
+        "command": comparison.command,
+        "network": comparison.network,
+        "input_size": comparison.input_size,
+        "output_size": comparison.output_size,
+        "macs": comparison.macs,
+        "verdict": comparison.verdict,
+        "remarks": list(comparison.remarks),
+        "j_ratio": _interval(comparison.ratio),
+        "j_ratio_at_7nm": _interval(comparison.ratio_at_7nm),
+        "quality_db": comparison.quality_db,
+        "targets": [_target(row) for row in comparison.rows],
+        "energy": {
+            "node": comparison.account.node,
+            "dram": comparison.account.dram,
+            "chip_j": comparison.account.chip_j.to_json(),
+            "system_j": comparison.account.system_j.to_json(),
+            "system_j_with_dram_at_20_pj_per_bit": comparison.account.costly_dram_j,
+            "components": [
+                {
+                    "component": part.name,
+                    "joules": part.joules.to_json(),
+                    "on_chip": part.on_chip,
+                    "records": list(part.records),
+                }
+                for part in comparison.account.components
+            ],
+        },
+        "records": {name: record.model_dump(exclude_none=True) for name, record in records().items() if name in used},
+        "simulation": comparison.simulation,
+    }
+
+
+def _interval(interval: Interval | None) -> dict[str, float] | None:
+    return None if interval is None else interval.to_json()
+
+
+def _target(row: TargetRow) -> dict[str, Any]:
+    return {
+        "target": row.target,
+        "kind": row.kind,
+        "fps": row.fps.value,
+        "fps_interval": row.fps.to_json(),
+        "ms_per_frame": row.ms_per_frame.value,
+        "ms_per_frame_interval": row.ms_per_frame.to_json(),
+        "j_per_frame": row.j_per_frame.to_json(),
+        "chip_j_per_frame": _interval(row.chip_j_per_frame),
+        "j_above_idle_per_frame": _interval(row.j_above_idle),
+        "watts": row.watts.to_json(),
+        "precision": row.precision,
+        "quality_db": row.quality_db,
+        "evidence": row.evidence.value,
+        "evidence_by_figure": {
+            name: None if evidence is None else evidence.value for name, evidence in row.evidence_by_figure.items()
+        },
+        "boundary": row.boundary,
+        "notes": row.notes,
+        "records": list(row.records),
+    }
