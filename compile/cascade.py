@@ -236,7 +236,7 @@ class _Planner:
         layer = readers[0]
         unfold = min(layer.weights.shape[1], self.spec.ci_lanes)
         others = [other for other in layers if other.add is not None and other.add.other == name]
-        if any(other.add is not None and not other.add.broadcast and other.channels > 1 for other in others):
+        if any(other.add is not None and not other.add.broadcast for other in others):
             return Conversion()
         same_width = self.graph.tensors[layer.output].width == self.graph.tensors[name].width
         if layer.stride != 1 or unfold < 2 or unfold <= layer.pad_left or not same_width:

@@ -385,7 +385,7 @@ class _Builder:
         qmin, qmax = numerics.clip_bounds(pending.low, pending.high, target.scale, target.zero_point)
         add = Add(
             other=other.name,
-            broadcast=other.channels == 1 and target.channels > 1,
+            broadcast=other.channels == 1,
             multiplier=multiplier,
             other_multiplier=other_multiplier,
             shift=shift,

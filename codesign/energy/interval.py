@@ -50,7 +50,16 @@ class Interval:
 
 def engineering(value: float) -> str:
     """A number to three digits with an SI prefix and a space: ``112 µ``, ``6.36 k``; the unit follows."""
-    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p")):
+    for factor, prefix in (
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+        (1.0, ""),
+        (1e-3, "m"),
+        (1e-6, "µ"),
+        (1e-9, "n"),
+        (1e-12, "p"),
+    ):
         # 999.9 would be printed as 1000: the next prefix takes over where rounding does.
         if abs(value) >= 0.9995 * factor:
             scaled = value / factor
@@ -65,3 +74,10 @@ def total(parts: Iterable[Interval]) -> Interval:
     for part in parts:
         result = result + part
     return result
+
+
+def span(interval: Interval, unit: str) -> str:
+    """The bounds as text, the prefix once where both share it: ``50.4 to 170 µJ``, ``425 mW to 1.4 W``."""
+    low, high = engineering(interval.low), engineering(interval.high)
+    same = low.split(" ")[1] == high.split(" ")[1]
+    return f"{low.split(' ')[0] if same else low + unit} to {high}{unit}".rstrip()

@@ -2,36 +2,61 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from codesign.compare import Comparison
 from codesign.hw.files import replaced
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito: safe for colour-blind readers
+# Okabe and Ito: told apart by colour-blind readers; the shapes tell them apart in print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_SHAPES = "osD^vP"
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Write a PNG; bars are the intervals, both axes logarithmic."""
-    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(7.2, 4.4), dpi=160, layout="constrained")
+    """Write a PNG: bars are the bounds, both axes logarithmic, grey lines join points of equal power."""
+    style = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888"}
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(7.2, 5.2), dpi=160, layout="constrained")
         axes = figure.add_subplot()
+        axes.set(xscale="log", yscale="log", xlabel="energy per frame, whole system", ylabel="frames per second")
         for index, row in enumerate(comparison.rows):
             joules, fps = row.j_per_frame, row.fps
-            colour = COLOURS[index % len(COLOURS)]
             axes.errorbar(
                 joules.value, fps.value, xerr=[[joules.value - joules.low], [joules.high - joules.value]],
-                yerr=[[fps.value - fps.low], [fps.high - fps.value]], fmt="o", color=colour, capsize=3, markersize=8,
+                yerr=[[fps.value - fps.low], [fps.high - fps.value]], fmt=_SHAPES[index % len(_SHAPES)],
+                color=COLOURS[index % len(COLOURS)], capsize=3, markersize=8, elinewidth=1.4, zorder=3,
+                label=f"{row.target}, {row.precision}\ntime {row.evidence}, energy {row.energy_evidence}",
             )  # fmt: skip
-            axes.annotate(
-                f"{row.target}\n{row.precision}; {row.evidence}", (joules.value, fps.value), xytext=(9, 9),
-                textcoords="offset points", color=colour, fontsize=9,
-            )  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel="joules per frame (system)", ylabel="frames per second")
-        axes.margins(x=0.35, y=0.3)
-        axes.grid(which="major", color="#dddddd", linewidth=0.6)
+        axes.margins(x=0.12, y=0.12)
+        for axis, unit in ((axes.xaxis, "J"), (axes.yaxis, "")):
+            axis.set_major_formatter(EngFormatter(unit=unit))
+            axis.set_minor_formatter(NullFormatter())
+        axes.grid(which="major", color="#e4e4e4", linewidth=0.6)
+        _equal_power(axes)
         axes.set_title(f"{comparison.network}, {comparison.input_size} to {comparison.output_size}", loc="left")
+        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=8.5, handletextpad=0.4)
         with replaced(path) as temporary:
             figure.savefig(temporary, format="png")
+
+
+def _equal_power(axes: Axes) -> None:
+    """Diagonals frames/s = W / (J per frame) for whole decades of power, named where they leave the frame."""
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    name = EngFormatter(unit="W")
+    for decade in range(math.ceil(math.log10(x0 * y0)), math.floor(math.log10(x1 * y1)) + 1):
+        watts = 10.0**decade
+        axes.plot([x0, x1], [watts / x0, watts / x1], color="#bbbbbb", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        # A name belongs on the line: at the top edge, or at the left one for lines that start below it.
+        x = max(x0, watts / y1)
+        if math.log(x1 / x) > 0.1 * math.log(x1 / x0) and math.log(watts / x / y0) > 0.1 * math.log(y1 / y0):
+            axes.annotate(
+                name(watts), (x, watts / x), xytext=(5, -2), textcoords="offset points", color="#888888",
+                fontsize=8, va="top",
+            )  # fmt: skip
+    axes.set(xlim=(x0, x1), ylim=(y0, y1))

@@ -90,9 +90,7 @@ def build(draw: GraphDraw) -> LayerGraph:
         height = (source.height + 2 * pad - kernel) // want.stride + 1
         width = (source.width + 2 * pad - kernel) // want.stride + 1
         channels = want.channels * want.shuffle**2 if want.shuffle > 1 and want.channels <= 4 else want.channels
-        candidates = [
-            t for t in tensors.values() if (t.height, t.width) == (height, width) and t.channels in (1, channels)
-        ]
+        candidates = [t for t in tensors.values() if (t.height, t.width) == (height, width) and t is not source]
         other = None
         if want.add == "same":
             other = next((t for t in candidates if t.channels == channels), None)
