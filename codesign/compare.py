@@ -120,8 +120,8 @@ class Comparison:
         texts = ["Ratios compare each target at its own node and voltage."]
         if at_7nm is not None:
             texts.append(
-                f"Were Scanline made at 7 nm, its chip scaled as an int8 MAC is and its DRAM unchanged, the ratio would "
-                f"be {times(at_7nm.value)} ({times(at_7nm.low)} to {times(at_7nm.high)}): modelled."
+                f"Were Scanline made at 7 nm, its chip scaled as an int8 MAC is and its DRAM unchanged, the ratio "
+                f"would be {times(at_7nm.value)} ({times(at_7nm.low)} to {times(at_7nm.high)}): modelled."
             )
         texts.append(
             f"With DRAM at 20 pJ per bit Scanline would take {engineering(self.account.costly_dram_j)}J a frame "

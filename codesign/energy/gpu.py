@@ -167,7 +167,8 @@ def on_gpu(workload: Workload, device_name: str, recorded: Sequence[Path] = ()) 
         precision=record.precision,
         evidence=Evidence.HARDWARE,
         quality_db=record.quality_db,
-        notes=f"{record.software}; batch {record.batch}; {reached:.1%} of the FP16 peak; {record.method}; {record.date}",
+        notes=f"{record.software}; batch {record.batch}; {reached:.1%} of the FP16 peak; {record.method}; "
+        f"{record.date}",
         records=(path.name,),
     )
 

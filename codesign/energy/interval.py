@@ -79,5 +79,6 @@ def total(parts: Iterable[Interval]) -> Interval:
 def span(interval: Interval, unit: str) -> str:
     """The bounds as text, the prefix once where both share it: ``50.4 to 170 µJ``, ``425 mW to 1.4 W``."""
     low, high = engineering(interval.low), engineering(interval.high)
-    same = low.split(" ")[1] == high.split(" ")[1]
-    return f"{low.split(' ')[0] if same else low + unit} to {high}{unit}".rstrip()
+    if unit and low.split(" ")[1] == high.split(" ")[1]:
+        return f"{low.split(' ')[0]} to {high}{unit}"
+    return f"{(low + unit).rstrip()} to {(high + unit).rstrip()}"

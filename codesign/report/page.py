@@ -83,7 +83,7 @@ def _table(comparison: Comparison) -> str:
             _figure(row.j_per_frame, "J", row.energy_evidence, _above_idle(row)),
             "" if row.chip_j_per_frame is None else _figure(row.chip_j_per_frame, "J", row.energy_evidence),
             _figure(row.watts, "W", row.energy_evidence),
-            "" if row.quality_db is None else f"<span>{row.quality_db:.2f} dB</span><br>{_tag(row.quality_evidence)}",
+            "" if row.quality_db is None else f"<div>{row.quality_db:.2f} dB</div>{_tag(row.quality_evidence)}",
         )
         filled = "".join(
             f'<td class="n" data-name="{name}">{cell}</td>' if cell else '<td class="n"></td>'
@@ -133,7 +133,8 @@ def _sources(comparison: Comparison) -> str:
     rows = "".join(
         f"<tr><td><code>{name}</code></td><td>{record.value:g} ({record.low:g} to {record.high:g}) "
         f"{html.escape(record.unit)}</td><td>{html.escape(record.what)}; node {html.escape(record.node)}, "
-        f'{record.voltage:g} V</td><td>{html.escape(record.source)} <span class="tag">{record.confidence}</span></td></tr>'
+        f"{record.voltage:g} V</td><td>{html.escape(record.source)} "
+        f'<span class="tag">{record.confidence}</span></td></tr>'
         for name in used
         for record in (records()[name],)
     )

@@ -56,7 +56,7 @@ def _equal_power(axes: Axes) -> None:
         x = max(x0, watts / y1)
         if math.log(x1 / x) > 0.1 * math.log(x1 / x0) and math.log(watts / x / y0) > 0.1 * math.log(y1 / y0):
             axes.annotate(
-                name(watts), (x, watts / x), xytext=(5, -2), textcoords="offset points", color="#888888",
+                name(watts), (x, watts / x), xytext=(4, -9), textcoords="offset points", color="#777777",
                 fontsize=8, va="top",
             )  # fmt: skip
     axes.set(xlim=(x0, x1), ylim=(y0, y1))
