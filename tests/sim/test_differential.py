@@ -1,0 +1,135 @@
+"""Random networks three ways: summed straight from the definition, by the golden model, by the RTL."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from layer_graphs import SMALL, GraphDraw, LayerDraw, build, evaluate, graph_draws, random_input
+
+from codesign.compile.emit import emit
+from codesign.compile.layers import LayerGraph
+from codesign.hw import reference
+from codesign.hw.program import Program
+from codesign.hw.spec import BASE, TINY, AccelSpec
+from codesign.sim import run as simulation
+from codesign.sim.model import Dram
+
+quick = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+drams = st.builds(
+    Dram,
+    bytes_per_cycle=st.sampled_from([None, 0.5, 2.0, 7.0, 64.0]),
+    latency_cycles=st.sampled_from([1, 2, 17, 100, 700]),
+    stall_probability=st.sampled_from([0.0, 0.1, 0.6]),
+    seed=st.integers(1, 1000),
+)
+
+STRIPPED = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=2048)
+"""So small that frames are computed in vertical strips."""
+
+
+@pytest.fixture(autouse=True)
+def fail_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still is reported after a fraction of the time a user would grant it."""
+    monkeypatch.setattr(simulation, "_HANG_CYCLES", 100_000)
+
+
+@cache
+def compiled(spec: AccelSpec, draw: GraphDraw) -> tuple[LayerGraph, Program, int]:
+    graph = build(draw)
+    program, cascades = emit(spec, graph)
+    return graph, program, max(len(cascade.strips) for cascade in cascades)
+
+
+def check_reference(spec: AccelSpec, draw: GraphDraw) -> dict[str, np.ndarray]:
+    graph, program, _ = compiled(spec, draw)
+    x = random_input(graph, draw.seed)
+    wanted = evaluate(graph, x)
+    found = reference.run(program, {graph.inputs[0]: x})
+    assert set(found) == set(graph.outputs)
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, wanted[name], err_msg=name)
+    return found
+
+
+def check_rtl(spec: AccelSpec, draw: GraphDraw, dram: Dram) -> None:
+    golden = check_reference(spec, draw)
+    graph, program, _ = compiled(spec, draw)
+    result = simulation.run(program, {graph.inputs[0]: random_input(graph, draw.seed)}, dram=dram)
+    for name, values in golden.items():
+        np.testing.assert_array_equal(result.outputs[name], values, err_msg=name)
+    counters = result.counters
+    assert counters.busy_cycles + sum(counters.stalls.values()) == counters.cycles
+    assert counters.busy_cycles * spec.macs_per_cycle >= graph.macs
+    stored = sum(slot.size_bytes for slot in program.outputs)
+    assert counters.dram_write_bytes >= stored
+
+
+@quick
+@given(graph_draws(side=20, channels=14, layers=3), drams)
+@example(SMALL, Dram())
+def test_tiny_agrees_with_the_definition(draw: GraphDraw, dram: Dram) -> None:
+    check_rtl(TINY, draw, dram)
+
+
+@quick
+@given(graph_draws(side=40, channels=40, layers=4), drams)
+@example(SMALL, Dram(bytes_per_cycle=0.5, latency_cycles=700, stall_probability=0.6))
+def test_base_agrees_with_the_definition(draw: GraphDraw, dram: Dram) -> None:
+    check_rtl(BASE, draw, dram)
+
+
+@settings(quick, max_examples=60)
+@given(graph_draws(side=24, channels=24, layers=5), st.sampled_from([TINY, BASE]))
+def test_the_golden_model_agrees_with_the_definition(draw: GraphDraw, spec: AccelSpec) -> None:
+    check_reference(spec, draw)
+
+
+WIDE = LayerDraw(3, 1, 8, "prelu", "none", True, False, 0, 1)
+
+
+@pytest.mark.parametrize("loud", [False, True], ids=["quiet", "loud"])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (WIDE, dataclasses.replace(WIDE, kernel=5, add="broadcast"), dataclasses.replace(WIDE, channels=4)),
+        (dataclasses.replace(WIDE, kernel=7), dataclasses.replace(WIDE, stride=2), dataclasses.replace(WIDE, kernel=1)),
+        (WIDE, WIDE, dataclasses.replace(WIDE, add="same"), dataclasses.replace(WIDE, channels=1, shuffle=2)),
+    ],
+    ids=["mask", "strided", "residual"],
+)
+def test_strips_agree_with_the_definition(layers: tuple[LayerDraw, ...], loud: bool) -> None:
+    """Frames wider than the scratchpad holds: seams between strips leave no trace."""
+    made = tuple(dataclasses.replace(layer, loud=loud) for layer in layers)
+    for width in (61, 97):
+        draw = GraphDraw(height=9, width=width, channels=3, layers=made, seed=width)
+        assert compiled(STRIPPED, draw)[2] > 1, "the frame was not cut into strips"
+        check_reference(STRIPPED, draw)
+
+
+def test_strips_on_the_rtl() -> None:
+    """On the machine as built: a frame too wide for tiny's scratchpad."""
+    draw = GraphDraw(height=6, width=620, channels=4, layers=(WIDE, replace_channels(WIDE, 12), WIDE), seed=11)
+    assert compiled(TINY, draw)[2] > 1, "the frame was not cut into strips"
+    check_rtl(TINY, draw, Dram())
+
+
+def test_split_wide_layers_on_the_rtl() -> None:
+    """More output channels than tiny's weight memory holds at once: the layer runs in parts."""
+    layers = (replace_channels(WIDE, 90), replace_channels(dataclasses.replace(WIDE, kernel=1), 3))
+    check_rtl(TINY, GraphDraw(height=5, width=6, channels=40, layers=layers, seed=7), Dram())
+
+
+def replace_channels(layer: LayerDraw, channels: int) -> LayerDraw:
+    return dataclasses.replace(layer, channels=channels)
