@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
 from codesign.compare import Comparison
+from codesign.energy.interval import Interval
 from codesign.hw.files import replaced
 
 # Okabe and Ito: told apart by colour-blind readers; the shapes tell them apart in print.
@@ -33,7 +34,8 @@ def draw(comparison: Comparison, path: Path) -> None:
                 color=COLOURS[index % len(COLOURS)], capsize=3, markersize=8, elinewidth=1.4, zorder=3,
                 label=f"{row.target}, {row.precision}\ntime {row.evidence}, energy {row.energy_evidence}",
             )  # fmt: skip
-        axes.margins(x=0.12, y=0.12)
+        axes.set_xlim(_limits([row.j_per_frame for row in comparison.rows]))
+        axes.set_ylim(_limits([row.fps for row in comparison.rows]))
         for axis, unit in ((axes.xaxis, "J"), (axes.yaxis, "")):
             axis.set_major_formatter(EngFormatter(unit=unit))
             axis.set_minor_formatter(NullFormatter())
@@ -43,6 +45,13 @@ def draw(comparison: Comparison, path: Path) -> None:
         figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=8.5, handletextpad=0.4)
         with replaced(path) as temporary:
             figure.savefig(temporary, format="png")
+
+
+def _limits(shown: list[Interval]) -> tuple[float, float]:
+    """Ends of a logarithmic axis with room around ``shown``, a single point included."""
+    low, high = min(interval.low for interval in shown), max(interval.high for interval in shown)
+    room = max(3.0, (high / low) ** 0.12)
+    return low / room, high * room
 
 
 def _equal_power(axes: Axes) -> None:

@@ -15,11 +15,11 @@ def terminal_table(comparison: Comparison) -> RenderableType:
     """One row a target, the verdict and what to know beside it."""
     table = Table(
         title=f"{comparison.network}, {comparison.input_size} to {comparison.output_size}",
-        box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False,
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("target")
     for heading in ("frames/s", "energy/frame", "PSNR"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for index, row in enumerate(comparison.rows):
         if index:
             table.add_row()
