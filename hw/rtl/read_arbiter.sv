@@ -21,14 +21,16 @@ module read_arbiter
     input  logic [1:0] r_resp_i,
     input  logic r_last_i
 );
-  // A request, once offered on AXI, stays until it is taken.
+  // A request, once offered on AXI, stays until it is taken, even when its reader is stopped meanwhile.
   logic held_q, held_who_q, who;
+  logic [39:0] held_addr_q;
+  logic [7:0] held_len_q;
   assign who = held_q ? held_who_q : !valid_i[0];
   logic order_ready, order_valid, order_who;
   logic [5:0] order_count;
-  assign ar_valid_o = valid_i[who] && order_ready;
-  assign ar_addr_o = memory_base_i + 40'(offset_i[who]);
-  assign ar_len_o = len_i[who];
+  assign ar_valid_o = held_q || (valid_i[who] && order_ready);
+  assign ar_addr_o = held_q ? held_addr_q : memory_base_i + 40'(offset_i[who]);
+  assign ar_len_o = held_q ? held_len_q : len_i[who];
   always_comb begin
     ready_o = '0;
     ready_o[who] = ar_ready_i && order_ready;
@@ -51,7 +53,7 @@ module read_arbiter
     data_valid_o = '0;
     data_valid_o[order_who] = r_valid_i && order_valid;
   end
-  assign idle_o  = order_count == '0;
+  assign idle_o  = (order_count == '0) && !ar_valid_o;
   assign error_o = r_valid_i && (r_resp_i != 2'b00);
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
@@ -62,5 +64,9 @@ module read_arbiter
       held_q <= ar_valid_o && !ar_ready_i;
       held_who_q <= who;
     end
+  end
+  always_ff @(posedge clk_i) begin
+    held_addr_q <= ar_addr_o;
+    held_len_q  <= ar_len_o;
   end
 endmodule

@@ -80,7 +80,9 @@ module store_engine
     if (burst_end > aw_end_q) burst_end = aw_end_q;
     burst_beats = (burst_end - aw_next_q) >> BusShift;
   end
-  assign aw_valid_o = (aw_next_q != aw_end_q) && len_ready && !stop_i;
+  // Once offered, a transfer stays as it is until it is taken, even when the machine stops meanwhile.
+  logic aw_held_q, w_held_q, beat_shown;
+  assign aw_valid_o = (aw_next_q != aw_end_q) && len_ready && (!stop_i || aw_held_q);
   assign aw_offset_o = aw_next_q;
   assign aw_len_o = 8'(burst_beats - 32'd1);
   stream_fifo #(
@@ -102,6 +104,7 @@ module store_engine
   logic beat_push, beat_ready, beat_valid;
   logic [BusBits-1:0] beat_data;
   logic [BusBytes-1:0] beat_strobe;
+  logic [BusBits-1:0] fifo_data;
   logic [BusBytes-1:0] fifo_strobe;
   logic [FifoBits-1:0] beat_count;
   logic [7:0] sent_q;
@@ -116,12 +119,14 @@ module store_engine
       .data_i({beat_strobe, beat_data}),
       .valid_o(beat_valid),
       .ready_i(w_valid_o && w_ready_i),
-      .data_o({fifo_strobe, w_data_o}),
+      .data_o({fifo_strobe, fifo_data}),
       .count_o(beat_count)
   );
   // A machine that stops with an error completes its bursts with beats that write nothing.
   assign w_valid_o = len_valid && (beat_valid || stop_i);
-  assign w_strobe_o = (beat_valid && !stop_i) ? fifo_strobe : '0;
+  assign beat_shown = beat_valid && (!stop_i || w_held_q);
+  assign w_data_o = beat_shown ? fifo_data : '0;
+  assign w_strobe_o = beat_shown ? fifo_strobe : '0;
   assign w_last_o = sent_q == len_data;
   assign len_pop = w_valid_o && w_ready_i && w_last_o;
 
@@ -185,7 +190,11 @@ module store_engine
       pos_q <= '0;
       gap_q <= '0;
       outstanding_q <= '0;
+      aw_held_q <= 1'b0;
+      w_held_q <= 1'b0;
     end else begin
+      aw_held_q <= aw_valid_o && !aw_ready_i;
+      w_held_q  <= w_valid_o && !w_ready_i && beat_shown;
       unique case (state_q)
         Idle: if (cmd_valid_i) state_q <= Check;
         Check: if (skip_row) state_q <= Idle;
@@ -278,6 +287,7 @@ module store_engine
 
   assign free_o = (state_q == NextSub) && (sub_q + 4'd1 == cmd_q.sub_rows);
   assign free_to_o = row_after_q;
-  assign busy_o = (state_q != Idle) || (!stop_i && (aw_next_q != aw_end_q)) || beat_valid || (outstanding_q != '0) ||
-      (len_count != '0);
+  // After a stop nobody wants the beats of bursts that were never offered; the next start clears them.
+  assign busy_o = (state_q != Idle) || (!stop_i && ((aw_next_q != aw_end_q) || beat_valid)) || aw_valid_o ||
+      (outstanding_q != '0) || (len_count != '0);
 endmodule

@@ -1,4 +1,4 @@
-"""Random layer graphs, and what they mean computed straight from the definition: a third opinion beside model and RTL."""
+"""Random layer graphs, and their meaning summed from the definition: a third opinion beside model and RTL."""
 
 from __future__ import annotations
 
@@ -200,7 +200,8 @@ SMALL = GraphDraw(
     channels=3,
     layers=(
         LayerDraw(3, 1, 6, "prelu", "none", True, False, 0, 1),
-        LayerDraw(3, 1, 6, "relu", "same", True, False, 0, 1),
+        LayerDraw(3, 1, 6, "relu", "none", True, False, 0, 1),
+        LayerDraw(3, 1, 6, "table", "same", True, False, 0, 1),
         LayerDraw(1, 1, 1, "linear", "none", True, False, 0, 2),
     ),
     seed=3,
