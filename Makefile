@@ -32,7 +32,8 @@ pytest: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(if $(DATA),--data $(DATA))
 
 bench: $(VENV)/installed
-	$(BIN)/python -m pytest benchmarks --benchmark-only $(if $(DATA),--data $(DATA))
+	mkdir -p out
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json out/bench.json $(if $(DATA),--data $(DATA))
 
 clean:
 	rm -rf .lint build out .pytest_cache .mypy_cache .ruff_cache

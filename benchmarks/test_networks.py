@@ -1,4 +1,4 @@
-"""What compiling and simulating cost, and what the machine reaches: ``make bench`` (``make bench DATA=DIR`` for quality).
+"""What compiling and simulating cost, and what the machine reaches: ``make bench``, with ``DATA=DIR`` also quality.
 
 Each benchmark runs once and keeps its figures in ``extra_info``; compare them within one run only.
 """

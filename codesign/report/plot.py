@@ -22,7 +22,12 @@ _SHAPES = "osD^vP"
 
 def draw(comparison: Comparison, path: Path) -> None:
     """Write a PNG: bars are the bounds, both axes logarithmic, grey lines join points of equal power."""
-    style: dict[Any, Any] = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888"}
+    style: dict[Any, Any] = {
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": "#888888",
+    }
     with mpl.rc_context(style):
         figure = Figure(figsize=(7.2, 5.2), dpi=160, layout="constrained")
         axes = figure.add_subplot()
