@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from codesign.hw.errors import InputError, ProgramError
+from codesign.hw.errors import InputError, ProgramError, SpecError
 from codesign.hw.files import write_bytes
 from codesign.hw.isa import MAX_LOOP_DEPTH, Command, Opcode, WeightKind, decode, encode
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
@@ -125,7 +125,7 @@ class Program:
                 macs=header["macs"],
                 sections=tuple((name, index) for name, index in header["sections"]),
             )
-        except (KeyError, TypeError, ValueError, ProgramError) as error:
+        except (KeyError, TypeError, ValueError, ProgramError, SpecError) as error:
             raise broken from error
 
     def save(self, path: str | Path) -> None:

@@ -197,6 +197,7 @@ class _Machine:
             (step_x * stride, step_row, step_x, step_channel),
         )
         psum = (patches.reshape(width, -1) @ kernel.matrix).astype(np.int64) + kernel.bias
+        psum = psum.astype(np.int32)  # accumulators have 32 bits and wrap; the compiler proves that they never do
         result = numerics.requantise(
             psum, multiplier=kernel.multiplier, negative_multiplier=kernel.negative_multiplier, shift=kernel.shift,
             zero_point=cmd["zero_point"], qmin=cmd["qmin"], qmax=cmd["qmax"],

@@ -1,0 +1,103 @@
+"""The fixed-point rule against exact rational arithmetic."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from codesign.hw import numerics
+from codesign.hw.numerics import INT8_MAX, INT8_MIN, INT32_MAX, INT32_MIN, MAX_SHIFT
+
+int32 = st.integers(INT32_MIN, INT32_MAX)
+int8 = st.integers(INT8_MIN, INT8_MAX)
+multipliers = st.integers(-INT32_MAX, INT32_MAX)
+shifts = st.integers(0, MAX_SHIFT)
+factors = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+def clipped(value: Fraction, zero_point: int, low: int = INT8_MIN, high: int = INT8_MAX) -> int:
+    """Python rounds a fraction half to even, as the rule demands."""
+    return min(max(round(value) + zero_point, low), high)
+
+
+@given(int32, multipliers, multipliers, shifts, int8, st.tuples(int8, int8).map(sorted))
+@example(INT32_MIN, INT32_MAX, INT32_MAX, 0, 0, [-128, 127])
+@example(INT32_MIN, -INT32_MAX, -INT32_MAX, MAX_SHIFT, 127, [-128, 127])
+@example(3, 1, 1, 1, 0, [-128, 127])
+@example(5, 1, 1, 1, 0, [-128, 127])
+@example(-3, 1, 1, 1, 0, [-128, 127])
+def test_requantise(psum: int, positive: int, negative: int, shift: int, zero_point: int, clip: list[int]) -> None:
+    found = numerics.requantise(
+        np.array([psum]), multiplier=np.array([positive]), negative_multiplier=np.array([negative]),
+        shift=np.array([shift]), zero_point=zero_point, qmin=clip[0], qmax=clip[1],
+    )  # fmt: skip
+    factor = negative if psum < 0 else positive
+    assert found.dtype == np.int8
+    assert int(found[0]) == clipped(Fraction(psum * factor, 1 << shift), zero_point, *clip)
+
+
+@given(int8, int8, int8, int8, multipliers, multipliers, shifts, int8)
+def test_add(q: int, other: int, z: int, other_z: int, m: int, other_m: int, shift: int, out_z: int) -> None:
+    found = numerics.add_requantised(
+        np.array([q], np.int8), np.array([other], np.int8), zero_point=z, other_zero_point=other_z, multiplier=m,
+        other_multiplier=other_m, shift=shift, output_zero_point=out_z,
+    )  # fmt: skip
+    exact = Fraction((q - z) * m + (other - other_z) * other_m, 1 << shift)
+    assert int(found[0]) == clipped(exact, out_z)
+
+
+@given(factors, factors)
+@example(0.0, 0.0)
+@example(1.0, -1.0)
+@example(2.0**-40, 2.0**-70)
+def test_pairs_are_close(first: float, second: float) -> None:
+    m, other, shift = numerics.quantise_pair(first, second)
+    assert 0 <= shift <= MAX_SHIFT
+    assert max(abs(m), abs(other)) <= INT32_MAX
+    unit = Fraction(1, 1 << shift)
+    for real, integer in ((first, m), (second, other)):
+        assert abs(Fraction(real) - integer * unit) <= unit
+    largest = max(abs(first), abs(second))
+    if largest >= 2.0**-31:  # the full 31 bits are used
+        assert max(abs(m), abs(other)) >= 1 << 30
+
+
+@pytest.mark.parametrize("real", [2.0**31, math.inf, -math.inf, math.nan])
+def test_factors_beyond_the_machine(real: float) -> None:
+    with pytest.raises(ValueError, match="outside the machine's range"):
+        numerics.quantise_multiplier(real)
+
+
+@given(st.floats(-300, 300), st.floats(0, 300), st.floats(0.001, 4), int8)
+def test_clip_bounds(low: float, extent: float, scale: float, zero_point: int) -> None:
+    qmin, qmax = numerics.clip_bounds(low, low + extent, scale, zero_point)
+    assert INT8_MIN <= qmin <= qmax <= INT8_MAX
+    if INT8_MIN < qmin < INT8_MAX:
+        assert abs((qmin - zero_point) * scale - low) <= scale / 2 * (1 + 1e-9)
+    assert numerics.clip_bounds(-math.inf, math.inf, scale, zero_point) == (INT8_MIN, INT8_MAX)
+
+
+def test_biases_round_half_to_even_and_must_fit() -> None:
+    assert numerics.bias_integers(np.array([0.5, 1.5, -2.5]), 1.0, np.ones(3)).tolist() == [0, 2, -2]
+    with pytest.raises(OverflowError, match="32 bits"):
+        numerics.bias_integers(np.array([1.0]), 1e-6, np.array([1e-6]))
+
+
+@pytest.mark.parametrize("name", numerics.LOOK_UPS)
+def test_tables(name: str) -> None:
+    table = numerics.lut_table(name, 0.05, 3, 0.02, -7)
+    assert table.shape == (256,)
+    for q in (-128, -1, 3, 4, 127):
+        y = numerics.LOOK_UPS[name]((q - 3) * 0.05)
+        wanted = np.clip(np.rint(y / 0.02) - 7, -128, 127)
+        assert numerics.look_up(np.array([q], np.int8), table)[0] == wanted
+
+
+@pytest.mark.parametrize("x", [-1e4, -3.0, 0.0, 2.5, 1e4])
+def test_sigmoid_never_overflows(x: float) -> None:
+    assert numerics.LOOK_UPS["sigmoid"](x) == pytest.approx(0.5 * (1 + math.tanh(x / 2)))

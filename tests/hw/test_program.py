@@ -1,0 +1,163 @@
+"""Programs: what ``verify`` lets pass and what it refuses, and the file format."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hw_programs import (
+    BUFFERS,
+    COMMANDS,
+    END,
+    HALT,
+    HEIGHT,
+    INPUT_AT,
+    LOOP,
+    MEMORY,
+    OUTPUT_AT,
+    RESULT,
+    SOURCE,
+    STEPS,
+    SYNC,
+    WEIGHTS,
+    WIDTH,
+    buffer,
+    conv,
+    frame,
+    load,
+    program,
+    store,
+    weights,
+)  # fmt: skip
+
+from codesign.hw import reference
+from codesign.hw.errors import InputError, ProgramError
+from codesign.hw.isa import Command, Opcode, WeightKind, command
+from codesign.hw.program import Program
+from codesign.hw.spec import TINY
+
+
+def test_the_copying_program_copies() -> None:
+    made = program()
+    made.verify()
+    np.testing.assert_array_equal(reference.run(made, {"x": frame()})["y"], frame())
+
+
+def replaced(old: Command, new: Command) -> tuple[Command, ...]:
+    assert old in COMMANDS
+    return tuple(new if cmd == old else cmd for cmd in COMMANDS)
+
+
+BROKEN: dict[str, tuple[tuple[Command, ...], str]] = {
+    "no HALT": (COMMANDS[:-1], "ends without HALT"),
+    "END alone": ((END, HALT), "END without LOOP"),
+    "HALT in a loop": ((LOOP, HALT, END), "HALT inside a loop"),
+    "nothing to repeat": ((command(Opcode.LOOP, count=0), END, HALT), "zero times"),
+    "five loops": ((*[command(Opcode.LOOP, count=1)] * 5, *[END] * 5, HALT), "nest too deeply"),
+    "long body": ((LOOP, *[SYNC] * TINY.command_slots, END, HALT), "loop body"),
+    "buffer id": (replaced(BUFFERS[0], buffer(40, 0)), "buffer 40 of 32"),
+    "buffer empty": (replaced(BUFFERS[0], buffer(SOURCE, 0, rows=0)), "empty"),
+    "buffer beyond the bank": (replaced(BUFFERS[1], buffer(RESULT, TINY.bank_words - 1)), "ends at word"),
+    "buffers overlap": (replaced(BUFFERS[1], buffer(RESULT, 1)), "overlap"),
+    "rows too short": (replaced(BUFFERS[0], buffer(SOURCE, 0, width=TINY.banks + 1)), "do not hold its pixels"),
+    "unaligned weights": (replaced(WEIGHTS, weights(WeightKind.WEIGHTS, 81, 2, 16)), "aligned"),
+    "weights outside": (replaced(WEIGHTS, weights(WeightKind.WEIGHTS, MEMORY, 2, 16)), "outside the program's memory"),
+    "too many steps": (
+        replaced(STEPS, weights(WeightKind.STEPS, 72, 1, 8, destination=TINY.weight_words)),
+        "beyond the memory",
+    ),
+    "load outside": (replaced(load(), load(address=MEMORY - WIDTH)), "read outside"),
+    "load too wide": (replaced(load(), load(pixel_bytes=9, pixel_pitch=9)), "do not fit"),
+    "conv without weights": (replaced(conv(), conv(weights_needed=5)), "needs 5 LOADWs"),
+    "conv of no rows": (replaced(conv(), conv(source=7)), "buffer 7 is not configured"),
+    "conv of future rows": (replaced(conv(), conv(kernel_rows=2)), "would wait for ever for row 1"),
+    "conv never frees": (replaced(conv(), conv(free_source=0)), "free row"),
+    "conv too wide": (replaced(conv(), conv(words=2)), "2 output groups"),
+    "conv stride": (replaced(conv(), conv(x_stride=3)), "stride"),
+    "conv reserved": (replaced(conv(), conv(shuffle=1)), "shuffle"),
+    "conv table": (replaced(conv(), conv(table_enable=1, table=2)), "table 2 of 2"),
+    "store outside the window": (replaced(store(), store(address=INPUT_AT)), "outside the write window"),
+    "store too many columns": (replaced(store(), store(x_count=WIDTH + 1)), "columns"),
+    "store overlapping pixels": (replaced(store(), store(pixel_bytes=2)), "overlap"),
+    "store absent channels": (replaced(store(), store(channel=4)), "channel 4"),
+    "store before conv": ((*COMMANDS[:8], load(), store(), conv(), END, HALT), "would wait for ever for row 0"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_verify_refuses(case: str) -> None:
+    commands, message = BROKEN[case]
+    with pytest.raises(ProgramError, match=message):
+        program(*commands).verify()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"memory_bytes": OUTPUT_AT}, "lie outside"),
+        ({"commands_offset": 32}, "aligned to 64"),
+        ({"write_end": MEMORY + 1}, "write window"),
+        ({"blob_offset": MEMORY}, "weights lie outside"),
+    ],
+)
+def test_verify_refuses_fields(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ProgramError, match=message):
+        program(**changes).verify()
+
+
+def test_delayed_commands_are_left_out_until_their_turn() -> None:
+    """A delay of two: the command runs from the third execution of its loop on."""
+    commands = (command(Opcode.LOOP, count=4), load(), load(delay=2), END, HALT)
+    order = [index for index, _ in program(*commands).walk()]
+    assert order == [1, 1, 1, 2, 1, 2, 4]
+
+
+def test_more_executions_than_rows_do_nothing() -> None:
+    commands = replaced(LOOP, command(Opcode.LOOP, count=HEIGHT + 5))
+    made = program(*commands)
+    made.verify()
+    np.testing.assert_array_equal(reference.run(made, {"x": frame(1)})["y"], frame(1))
+
+
+def test_files_survive(tmp_path: Path) -> None:
+    made = program(sections=(("copy", 1),))
+    made.save(tmp_path / "copy.scanline")
+    assert Program.load(tmp_path / "copy.scanline") == made
+
+
+def test_every_truncation_and_flipped_bit_is_noticed() -> None:
+    data = program().to_bytes()
+    for size in range(0, len(data), 97):
+        with pytest.raises(InputError, match="not a complete Scanline program"):
+            Program.from_bytes(data[:size])
+    for at in range(0, len(data), 89):
+        broken = bytearray(data)
+        broken[at] ^= 1 << (at % 8)
+        with pytest.raises(InputError, match="not a complete Scanline program"):
+            Program.from_bytes(bytes(broken))
+
+
+@pytest.mark.parametrize("header", [b"{}", b"[]", b"not JSON", b"\xff"])
+def test_sealed_nonsense_is_refused(header: bytes) -> None:
+    body = b"SCANLINE\x01" + len(header).to_bytes(4, "little") + header
+    with pytest.raises(InputError, match="not a complete Scanline program"):
+        Program.from_bytes(body + hashlib.sha256(body).digest())
+
+
+def test_inconsistent_spec_in_a_file_is_refused() -> None:
+    data = program().to_bytes()[:-32].replace(b'"pixel_lanes": 4', b'"pixel_lanes": 3')
+    with pytest.raises(InputError):
+        Program.from_bytes(data + hashlib.sha256(data).digest())
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read the program"):
+        Program.load(tmp_path / "absent.scanline")
+
+
+@pytest.mark.parametrize("x", [np.zeros((HEIGHT, WIDTH), np.int8), np.zeros((HEIGHT, WIDTH, 1), np.uint8), None])
+def test_wrong_inputs(x: np.ndarray | None) -> None:
+    with pytest.raises(InputError, match="input 'x' must be int8"):
+        reference.run(program(), {} if x is None else {"x": x})
