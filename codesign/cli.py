@@ -34,6 +34,8 @@ Weights = Annotated[Path | None, typer.Option(help="Weights for a named network 
 ImageOption = Annotated[Path | None, typer.Option(help="Ground truth: down-sampled, restored, compared.")]
 InputOption = Annotated[Path | None, typer.Option("--input", help="An image fed as it is.")]
 Method = Annotated[str, typer.Option(help="Calibration: percentile, minmax or mse.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of photographs to calibrate and fine-tune with.")]
+Finetune = Annotated[int, typer.Option(help="Steps of quantisation-aware fine-tuning.", min=0, metavar="STEPS")]
 Json = Annotated[str | None, typer.Option("--json", help="Write the figures as JSON to a file, or - for here.")]
 Bandwidth = Annotated[float | None, typer.Option(help="DRAM bytes per cycle; the bus width by default.")]
 Latency = Annotated[int, typer.Option(help="DRAM latency in cycles.")]
@@ -137,6 +139,8 @@ def compile_command(
     accel: Accel = "base",
     weights: Weights = None,
     method: Method = "percentile",
+    images: Images = None,
+    finetune: Finetune = 0,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The runnable module (.so).")] = None,
     program: Annotated[Path | None, typer.Option(help="The first region's program file.")] = None,
     export_qdq: Annotated[Path | None, typer.Option(help="The quantised network as ONNX.")] = None,
@@ -154,7 +158,10 @@ def compile_command(
         _compile_cuda(found, parse_size(size) or verbs.DEFAULT_SIZE, arch, output, json_to)
         return
     with progress("Compiling") as (say, _):
-        compiled = verbs.compile_source(found, accel, size=parse_size(size), method=_method(method), say=say)
+        compiled = verbs.compile_source(
+            found, accel, size=parse_size(size), method=_method(method), images=images, finetune_steps=finetune,
+            say=say,
+        )  # fmt: skip
     network = compiled.network
     written = {}
     if output is not None:
@@ -236,6 +243,8 @@ def simulate(
     backend: Annotated[str, typer.Option(help="rtl (cycle by cycle) or reference (golden model).")] = "rtl",
     weights: Weights = None,
     method: Method = "percentile",
+    images: Images = None,
+    finetune: Finetune = 0,
     dram_bandwidth: Bandwidth = None,
     dram_latency: Latency = 100,
     save: Annotated[Path | None, typer.Option(help="Write the restored image.")] = None,
@@ -252,7 +261,7 @@ def simulate(
     with progress("Simulating") as (say, tick):
         compiled = verbs.compile_source(
             verbs.find(source, weights), accel, size=parse_size(size), image=image, given=given,
-            method=_method(method), say=say,
+            method=_method(method), images=images, finetune_steps=finetune, say=say,
         )  # fmt: skip
         result = verbs.simulate(
             compiled, backend="rtl" if backend == "rtl" else "reference",
@@ -302,6 +311,9 @@ def compare(
     size: SizeOption = None,
     image: ImageOption = None,
     weights: Weights = None,
+    method: Method = "percentile",
+    images: Images = None,
+    finetune: Finetune = 0,
     backend: Annotated[str, typer.Option(help="rtl or reference.")] = "rtl",
     gpu: Annotated[str, typer.Option(help="Comma-separated GPUs: H200, A100, RTX4090, Orin.")] = "H200",
     report: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
@@ -316,7 +328,10 @@ def compare(
     if backend not in ("rtl", "reference"):
         raise InputError(f"unknown backend {backend!r}", where="--backend", hint="rtl or reference.")
     with progress("Comparing") as (say, tick):
-        compiled = verbs.compile_source(verbs.find(source, weights), accel, size=parse_size(size), image=image, say=say)
+        compiled = verbs.compile_source(
+            verbs.find(source, weights), accel, size=parse_size(size), image=image, method=_method(method),
+            images=images, finetune_steps=finetune, say=say,
+        )  # fmt: skip
         result = verbs.simulate(
             compiled, backend="rtl" if backend == "rtl" else "reference", began=began, say=say, tick=tick
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,21 +111,46 @@ def bicubic_baseline(frame: Frame) -> Judged:
     return judge(frame, np.stack(planes)[None].astype(np.float32))
 
 
-def calibration_frames(channels: int, scale: int, *, extra: Frame | None = None) -> list[NDArray[np.float32]]:
-    """Photographs that scikit-image carries, down-sampled like inputs: float32[1, C, 48, 48] crops in [0, 1]."""
-    from skimage import data
+CROP = 48
+"""Side of a calibration crop, in pixels of the input: small, so that deep networks calibrate in seconds."""
 
+CALIBRATION_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS = 16, 200
+"""At most so many of a folder's images are used, spread evenly over it."""
+
+
+def photographs(channels: int, scale: int, *, folder: Path | None = None, limit: int) -> list[NDArray[np.float32]]:
+    """Images down-sampled like inputs, float32[1, C, H, W] in [0, 1]: those of ``folder``, or scikit-image's four.
+
+    Raises :class:`InputError` for a folder that is missing or holds no image, or a broken image in it.
+    """
+    if folder is None:
+        from skimage import data
+
+        found = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+    else:
+        paths = images.image_files(folder)
+        count = min(len(paths), limit)
+        found = [images.load_image(paths[i * len(paths) // count]) for i in range(count)]
+    return [_input(image, channels, scale) for image in found]
+
+
+def _input(photograph: Pixels, channels: int, scale: int) -> NDArray[np.float32]:
+    real = images.to_real(images.crop_to_multiple(photograph, scale))
+    return _frame(degrade(real, scale) if scale > 1 else real, None, channels, scale, "").tensor
+
+
+def calibration_crops(inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Two crops of each input, float32[1, C, 48, 48]; smaller inputs are mirrored outwards."""
     crops: list[NDArray[np.float32]] = []
-    for photograph in (data.astronaut(), data.coffee(), data.chelsea(), data.rocket()):
-        low = (
-            degrade(images.to_real(images.crop_to_multiple(photograph, scale)), scale)
-            if scale > 1
-            else images.to_real(photograph)
-        )
-        for x, y in ((0.3, 0.3), (0.7, 0.6)):
-            top, left = (int(share * max(0, extent - 48)) for share, extent in ((y, low.shape[0]), (x, low.shape[1])))
-            crop = images.fit(low[top : top + 48, left : left + 48], 48, 48)
-            crops.append(_frame(crop, None, channels, scale, "").tensor)
-    if extra is not None:
-        crops.append(extra.tensor)
+    for tensor in inputs:
+        for across, down in ((0.3, 0.3), (0.7, 0.6)):
+            height, width = tensor.shape[2:]
+            top, left = int(down * max(0, height - CROP)), int(across * max(0, width - CROP))
+            crop = tensor[0, :, top : top + CROP, left : left + CROP].transpose(1, 2, 0)
+            crops.append(np.ascontiguousarray(images.fit(crop, CROP, CROP).transpose(2, 0, 1))[None])
     return crops
+
+
+def calibration_frames(channels: int, scale: int, folder: Path | None = None) -> list[NDArray[np.float32]]:
+    """The crops that quantisation is calibrated on."""
+    return calibration_crops(photographs(channels, scale, folder=folder, limit=CALIBRATION_PHOTOGRAPHS))

@@ -52,6 +52,23 @@ def load_image(path: str | Path) -> Pixels:
         ) from error
 
 
+def image_files(folder: str | Path) -> list[Path]:
+    """The images in ``folder`` and below it, in the order of their names.
+
+    Raises :class:`InputError` for a missing folder or one without images.
+    """
+    known = Image.registered_extensions()
+    try:
+        found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in known and path.is_file())
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", where=str(folder)) from error
+    if not found:
+        raise InputError(
+            "is no folder with images in it", where=str(folder), hint="Give a folder of PNG or JPEG files."
+        )
+    return found
+
+
 def save_image(pixels: Pixels, path: str | Path) -> None:
     """Write ``uint8[H, W]`` or ``uint8[H, W, 3]``, whole or not at all; the name's ending picks the format.
 

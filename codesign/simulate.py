@@ -20,7 +20,7 @@ from codesign.compile.frontend import ImportedModel, load_model
 from codesign.compile.integer import evaluate
 from codesign.compile.module import LoadedModule, export
 from codesign.compile.quantize import quantised_io
-from codesign.frames import Frame, Judged, calibration_frames, judge, make_frame
+from codesign.frames import TRAINING_PHOTOGRAPHS, Frame, Judged, calibration_frames, judge, make_frame, photographs
 from codesign.hw import reference, timing
 from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError, UnsupportedError
@@ -99,10 +99,14 @@ def compile_source(
     image: Path | None = None,
     given: Path | None = None,
     method: Literal["minmax", "percentile", "mse"] = "percentile",
-    calibration: tuple[Path, ...] = (),
+    images: Path | None = None,
+    finetune_steps: int = 0,
     say: Say | None = None,
 ) -> Compiled:
-    """Compile for an accelerator. ``size``: (width, height) of the input; without it the image's, or 64x64."""
+    """Compile for an accelerator. ``size``: (width, height) of the input; without it the image's, or 64x64.
+
+    ``images``: a folder of photographs to calibrate and fine-tune with, instead of scikit-image's.
+    """
     began = time.perf_counter()
     spec = load_spec(accel) if isinstance(accel, str) else accel
     if size is None and image is None and given is None:
@@ -120,11 +124,16 @@ def compile_source(
         frame = make_frame(channels=probe.input_shape[1], scale=scale, size=size, image=image, given=given)
         same = (frame.width, frame.height) == (size or DEFAULT_SIZE)
         model = probe if same else import_source(source, (frame.width, frame.height))
-    frames = [make_frame(channels=frame.tensor.shape[1], scale=frame.scale, size=None, image=path).tensor
-              for path in calibration] or calibration_frames(frame.tensor.shape[1], frame.scale)  # fmt: skip
+    channels = frame.tensor.shape[1]
+    training = ()
+    if finetune_steps:
+        if say is not None:
+            say("read the images")
+        training = tuple(photographs(channels, frame.scale, folder=images, limit=TRAINING_PHOTOGRAPHS))
     compiled = compile_network(
-        model, spec, calibration=frames, method=method, name=source.name, pixel_output=source.images_out, on_stage=say
-    )
+        model, spec, calibration=calibration_frames(channels, frame.scale, images), method=method, name=source.name,
+        pixel_output=source.images_out, finetune_steps=finetune_steps, finetune_images=training, on_stage=say,
+    )  # fmt: skip
     return Compiled(source, compiled, frame, time.perf_counter() - began)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from codesign.compile.calibration import PIXELS, Method
 from codesign.compile.emit import compulsory_bytes, emit
+from codesign.compile.finetune import fine_tune, teach
 from codesign.compile.frontend import ImportedModel
 from codesign.compile.layers import LayerGraph
 from codesign.compile.lower import lower
@@ -80,13 +81,17 @@ def compile_network(
     method: Method = "percentile",
     name: str | None = None,
     pixel_output: bool = False,
+    finetune_steps: int = 0,
+    finetune_images: Sequence[NDArray[np.float32]] = (),
     on_stage: Callable[[str], None] | None = None,
 ) -> CompiledNetwork:
     """Quantise (unless ``model`` came quantised), partition, lower, plan and emit.
 
     ``calibration``: images ``float32[1, C, H, W]``. ``pixel_output``: the output is an image in [0, 1] and keeps the
-    scale of 8-bit pixels. ``on_stage`` is told each stage's name as it begins. Raises :class:`InputError` without
-    calibration images for a float model, :class:`UnsupportedError` for a layer that ``spec`` cannot hold.
+    scale of 8-bit pixels. ``finetune_steps`` of quantisation-aware training bring the quantised network nearer to its
+    float original on ``finetune_images`` (the calibration's, when there are none). ``on_stage`` is told each stage's
+    name as it begins. Raises :class:`InputError` for a float model without calibration images and for a quantised one
+    that is to be fine-tuned, :class:`UnsupportedError` for a layer that ``spec`` cannot hold.
     """
 
     def stage(text: str) -> None:
@@ -95,6 +100,12 @@ def compile_network(
 
     codes: dict[str, int] = {}
     if model.quantised:
+        if finetune_steps:
+            raise InputError(
+                "the model came quantised, its float original is unknown",
+                where=model.name,
+                hint="Fine-tune the float model.",
+            )
         quantised = model.module
     else:
         if not calibration:
@@ -102,6 +113,15 @@ def compile_network(
         stage("quantise")
         result = quantise_reported(model.module, calibration, method, output_params=PIXELS if pixel_output else None)
         quantised, codes = result.module, result.codes
+        if finetune_steps:
+            quantised = fine_tune(
+                quantised,
+                teach(result.source, finetune_images or calibration),
+                steps=finetune_steps,
+                loss="l2",
+                start=result.source,
+                on_step=lambda step, _: stage(f"fine-tune, step {step + 1} of {finetune_steps}"),
+            )
     stage("partition")
     partitioned = partition(quantised)
     regions = []

@@ -7,7 +7,7 @@ learn; activations keep their scales, and a weight's scales follow its largest v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -99,6 +99,31 @@ def fine_tune(
         if on_step is not None:
             on_step(step, float(error.detach()))
     return to_module(_with(graph, learned))
+
+
+def teach(
+    module: tvm.IRModule, images: Sequence[NDArray[np.float32]], *, patch: int = 48, batch: int = 16, seed: int = 0
+) -> Iterator[Batch]:
+    """Endless batches for :func:`fine_tune`: random patches of ``images`` and what the float ``module`` makes of them.
+
+    The network itself is the teacher, so no ground truth is needed; on a trained network this also loses less than
+    training towards the truth (SESR-M5: ``docs/decisions/fine-tuning.md``). ``images``: float32[1, C, H, W] of any
+    sizes; patches are ``patch`` pixels square, or as large as the smallest image.
+    """
+    graph = read_canonical(module)
+    side = min(patch, *(min(image.shape[2:]) for image in images))
+    rng = np.random.default_rng(seed)
+
+    def cut() -> NDArray[np.float32]:
+        image = images[rng.integers(len(images))]
+        top, left = (int(rng.integers(extent - side + 1)) for extent in image.shape[2:])
+        return image[:, :, top : top + side, left : left + side]
+
+    while True:
+        x = np.concatenate([cut() for _ in range(batch)])
+        with torch.no_grad():
+            target = run(graph, torch.from_numpy(x)).numpy()
+        yield x, target
 
 
 def _parameters(graph: Graph, start: Graph | None) -> _Parameters:

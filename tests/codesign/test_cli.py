@@ -36,11 +36,11 @@ def run(monkeypatch, capsys):
 
 
 def documented() -> list[str]:
-    text = "\n".join((ROOT / name).read_text() for name in ("README.md",))
+    text = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))))
     return re.findall(r"^\.venv/bin/python -m codesign (.+)$", text, re.MULTILINE)
 
 
-def test_the_readme_has_commands():
+def test_the_documents_have_commands():
     assert len(documented()) >= 5
 
 
@@ -117,6 +117,28 @@ def test_a_pt2_file_and_its_qdq_export_agree(run, tmp_path):
     assert results[0]["cycles"] == results[1]["cycles"]
 
 
+def test_own_images_calibrate_and_fine_tune(run, tmp_path):
+    """Fine-tuning changes the network, leaves it bit-exact and its quality what it was."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    for index, size in enumerate(((40, 60, 3), (90, 130, 3))):
+        noise = Image.fromarray(rng.integers(0, 255, size, dtype=np.uint8))
+        noise.resize((4 * size[1], 4 * size[0]), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+    results = {}
+    for steps in (0, 5):
+        exported = tmp_path / f"{steps}.onnx"
+        arguments = ("--size", "24x16", "--accel", "tiny", "--images", str(folder), "--finetune", str(steps))
+        code, _, err = run("compile", "sesr_m5_x2", *arguments, "--export-qdq", str(exported))
+        assert code == 0, err
+        code, out, err = run("simulate", "sesr_m5_x2", *arguments, "--json", "-")
+        assert code == 0, err
+        results[steps] = (exported.read_bytes(), json.loads(out))
+    assert results[0][0] != results[5][0]
+    assert results[5][1]["bit_exact"] is True
+    assert results[5][1]["quality_db"] > results[0][1]["quality_db"] - 0.5
+
+
 BAD = [
     (["simulate", "sesr_m6_x2"], "unknown network"),
     (["simulate", "bicubic_x2", "--size", "0x4"], "no pixels"),
@@ -129,6 +151,8 @@ BAD = [
     (["simulate", "sesr_m5_x2", "--weights", "absent.npz"], "no such weights"),
     (["compile", "bicubic_x2", "-o", "/nonexistent/net.so"], "cannot write here"),
     (["compile", "bicubic_x2", "--target", "tpu"], "unknown target"),
+    (["compile", "bicubic_x2", "--images", "absent"], "no folder with images"),
+    (["compile", "bicubic_x2", "--method", "best"], "unknown calibration"),
 ]
 
 

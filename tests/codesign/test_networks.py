@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,12 @@ import torch
 from torch import nn
 
 from codesign import images, networks
+from codesign.compile.calibration import PIXELS
+from codesign.compile.evaluate import run
+from codesign.compile.finetune import fine_tune, teach
+from codesign.compile.frontend import load_model
+from codesign.compile.quantize import quantise_reported, read_canonical
+from codesign.frames import calibration_frames, photographs
 from codesign.hw.errors import InputError
 from codesign.metrics import degrade, luma_psnr, psnr, set5
 
@@ -172,6 +179,25 @@ def test_the_trained_network_beats_bicubic_on_photographs() -> None:
 def test_the_trained_network_on_set5(data_dir: Path) -> None:
     module = networks.load("sesr_m5_x2")
     assert set5(lambda low: module(torch.from_numpy(low)).numpy(), data_dir, 2)["mean"] >= 37.2
+
+
+@pytest.mark.timeout(900)
+def test_int8_loses_little_on_set5(data_dir: Path) -> None:
+    """The project's bounds: 0.25 dB after calibration, 0.15 dB after fine-tuning."""
+    module = networks.load("sesr_m5_x2")
+    model = load_model(module, width=64, height=64, channels=1)
+    result = quantise_reported(model.module, calibration_frames(1, 2), "percentile", output_params=PIXELS)
+    patches = photographs(1, 2, limit=200, folder=data_dir / "bsds" / "train")
+    tuned = fine_tune(result.module, teach(result.source, patches), steps=300, loss="l2", start=result.source)
+
+    def quality(quantised: Any) -> float:
+        graph = read_canonical(quantised)
+        return set5(lambda low: run(graph, torch.from_numpy(low)).numpy(), data_dir, 2)["mean"]
+
+    with torch.no_grad():
+        full = set5(lambda low: module(torch.from_numpy(low)).numpy(), data_dir, 2)["mean"]
+        assert full - quality(result.module) <= 0.25
+        assert full - quality(tuned) <= 0.15
 
 
 def test_published_fsrcnn(data_dir: Path) -> None:

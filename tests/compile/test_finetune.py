@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from codesign.compile.finetune import Batch, fine_tune
+from codesign.compile.finetune import Batch, fine_tune, teach
 from codesign.compile.frontend import load_model
 from codesign.compile.integer import evaluate
 from codesign.compile.quantize import quantise, quantise_reported, quantised_io
@@ -86,6 +86,23 @@ def test_the_loss_falls(network: nn.Module) -> None:
     assert quantised_io(tuned) == (source, result)
     shapes = [(node.op, node.shape) for node in from_module(quantised).nodes]
     assert [(node.op, node.shape) for node in from_module(tuned).nodes] == shapes
+
+
+def test_the_teacher_is_the_network_itself(network: nn.Module) -> None:
+    module = load_model(network, width=14, height=12).module
+    images = [np.random.default_rng(i).random((1, 1, 20 + i, 11 + i), dtype=np.float32) for i in range(3)]
+    supply = teach(module, images, patch=16, batch=5, seed=2)
+    x, target = next(supply)
+    assert x.shape == (5, 1, 11, 11), "patches shrink to the smallest image"
+    assert all(any(_contains(image[0, 0], patch[0]) for image in images) for patch in x)
+    with torch.no_grad():
+        np.testing.assert_allclose(target, network(torch.from_numpy(x)).numpy(), atol=1e-5)
+    assert not np.array_equal(next(supply)[0], x)
+
+
+def _contains(image: NDArray[np.float32], patch: NDArray[np.float32]) -> bool:
+    windows = np.lib.stride_tricks.sliding_window_view(image, patch.shape)
+    return bool((windows == patch).all(axis=(2, 3)).any())
 
 
 def test_no_steps_change_nothing(network: nn.Module) -> None:
