@@ -34,6 +34,7 @@ pytest: $(VENV)/installed
 bench: $(VENV)/installed
 	mkdir -p out
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json out/bench.json $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/record.py out/bench.json benchmarks/results/spine.json
 
 clean:
 	rm -rf .lint build out .pytest_cache .mypy_cache .ruff_cache

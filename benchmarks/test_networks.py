@@ -99,7 +99,7 @@ def test_set5_quality(benchmark, data_dir):
 
     net = networks.load("sesr_m5_x2")
     model = load_model(net, width=64, height=64, channels=1)
-    graph = read_canonical(quantise(model.module, calibration_frames(1, 2), output_params=PIXELS))
+    graph = read_canonical(quantise(model.module, calibration_frames(1, 2), "percentile", output_params=PIXELS))
 
     def judge() -> tuple[float, float]:
         with torch.no_grad():

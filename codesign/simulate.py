@@ -125,11 +125,11 @@ def compile_source(
         same = (frame.width, frame.height) == (size or DEFAULT_SIZE)
         model = probe if same else import_source(source, (frame.width, frame.height))
     channels = frame.tensor.shape[1]
-    training = ()
+    training: list[NDArray[np.float32]] = []
     if finetune_steps:
         if say is not None:
             say("read the images")
-        training = tuple(photographs(channels, frame.scale, folder=images, limit=TRAINING_PHOTOGRAPHS))
+        training = photographs(channels, frame.scale, folder=images, limit=TRAINING_PHOTOGRAPHS)
     compiled = compile_network(
         model, spec, calibration=calibration_frames(channels, frame.scale, images), method=method, name=source.name,
         pixel_output=source.images_out, finetune_steps=finetune_steps, finetune_images=training, on_stage=say,

@@ -115,7 +115,7 @@ def teach(
     rng = np.random.default_rng(seed)
 
     def cut() -> NDArray[np.float32]:
-        image = images[rng.integers(len(images))]
+        image = images[int(rng.integers(len(images)))]
         top, left = (int(rng.integers(extent - side + 1)) for extent in image.shape[2:])
         return image[:, :, top : top + side, left : left + side]
 
