@@ -27,6 +27,9 @@ module buffer_table
     input  logic conv_done_i,
     input  logic [BufferBits-1:0] conv_done_id_i,
     // consumers free rows: every row below the given one
+    input  logic front_free_i,
+    input  logic [BufferBits-1:0] front_free_id_i,
+    input  logic [15:0] front_free_to_i,
     input  logic free_source_i,
     input  logic [BufferBits-1:0] free_source_id_i,
     input  logic [15:0] free_source_to_i,
@@ -91,6 +94,7 @@ module buffer_table
     end
     if (load_done_i) done_q[load_done_id_i] <= done_q[load_done_id_i] + 16'd1;
     if (conv_done_i) done_q[conv_done_id_i] <= done_q[conv_done_id_i] + 16'd1;
+    if (front_free_i) freed_conv_q[front_free_id_i] <= front_free_to_i;
     if (free_source_i) freed_conv_q[free_source_id_i] <= free_source_to_i;
     if (free_add_i) freed_conv_q[free_add_id_i] <= free_add_to_i;
     if (store_claim_i) stored_q[store_id_i] <= stored_q[store_id_i] + 16'd1;

@@ -24,7 +24,7 @@ module conv_array
     input  step_word_t step_word_i,
     // psums of PixelLanes pixels for one set of output channels, to the requantiser
     output logic psum_valid_o,
-    input  logic psum_free_i,   // the requantiser holds no psums, or lets them go in this cycle
+    input  logic psum_free_i,   // psums of a last step issued from now on find their place empty
     output logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum_o,
     // state, for the counters
     output logic busy_o,

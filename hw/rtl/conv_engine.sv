@@ -19,6 +19,9 @@ module conv_engine
     output logic claim_o,
     output logic done_o,
     output logic [BufferBits-1:0] done_id_o,
+    output logic front_free_o,
+    output logic [BufferBits-1:0] front_free_id_o,
+    output logic [15:0] front_free_to_o,
     output logic free_source_o,
     output logic [BufferBits-1:0] free_source_id_o,
     output logic [15:0] free_source_to_o,
@@ -152,10 +155,27 @@ module conv_engine
   end
 
   // Front, array, requantiser ------------------------------------------------------------------------------------------
-  logic row_valid, row_ready, array_row_ready, drain_row_ready, drain_row_valid, drain_row_take;
-  row_t row, drain_row;
+  // The front runs ahead of the array by up to two rows, the array of the requantiser.
+  logic row_valid, row_ready;
+  logic array_row_ready, array_row_valid, array_row_take, drain_row_ready, drain_row_valid, drain_row_take;
+  row_t row, array_row, drain_row;
+  logic [1:0] array_rows;
   logic [2:0] drain_rows;
   assign row_ready = array_row_ready && drain_row_ready;
+  stream_fifo #(
+      .Width($bits(row_t)),
+      .Depth(2)
+  ) u_array_rows (
+      .clk_i,
+      .rst_ni,
+      .valid_i(row_valid && row_ready),
+      .ready_o(array_row_ready),
+      .data_i(row),
+      .valid_o(array_row_valid),
+      .ready_i(array_row_take),
+      .data_o(array_row),
+      .count_o(array_rows)
+  );
   stream_fifo #(
       .Width($bits(row_t)),
       .Depth(4)
@@ -209,6 +229,9 @@ module conv_engine
       .row_valid_o(row_valid),
       .row_ready_i(row_ready),
       .row_o(row),
+      .free_o(front_free_o),
+      .free_id_o(front_free_id_o),
+      .free_to_o(front_free_to_o),
       .fill_read_o(fill_read),
       .fill_addr_o(fill_addr),
       .fill_word_i(fill_raw[$bits(fill_word_t)-1:0]),
@@ -221,14 +244,14 @@ module conv_engine
       .wait_o(front_wait_o)
   );
 
-  logic psum_valid, psum_free;
+  logic psum_valid, psum_free, array_busy;
   logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum;
   conv_array u_array (
       .clk_i,
       .rst_ni,
-      .row_valid_i(row_valid && drain_row_ready),
-      .row_ready_o(array_row_ready),
-      .row_i(row),
+      .row_valid_i(array_row_valid),
+      .row_ready_o(array_row_take),
+      .row_i(array_row),
       .segment_valid_i(segment_arrives_q),
       .segment_x2_i(segment_x2_q),
       .segment_data_i,
@@ -241,11 +264,13 @@ module conv_engine
       .psum_valid_o(psum_valid),
       .psum_free_i(psum_free),
       .psum_o(psum),
-      .busy_o(array_busy_o),
+      .busy_o(array_busy),
       .issue_o,
       .wait_segment_o,
       .wait_psum_o
   );
+
+  assign array_busy_o = array_busy || (array_rows != '0);
 
   logic requantiser_busy;
   requantiser u_requantiser (

@@ -23,6 +23,10 @@ module conv_front
     output logic row_valid_o,
     input  logic row_ready_i,
     output row_t row_o,
+    // source rows that this row was the last to read, when no load writes them
+    output logic free_o,
+    output logic [BufferBits-1:0] free_id_o,
+    output logic [15:0] free_to_o,
     // fill memory
     output logic fill_read_o,
     output logic [FillAddrBits-1:0] fill_addr_o,
@@ -113,6 +117,13 @@ module conv_front
   assign fill_read_o = (state_q == Fill) && walk_q && word_advance;
   assign fill_addr_o = FillAddrBits'(cmd_q.fills_base + 16'(fill_q));
 
+  // Convolutions write in order, so what overwrites this row's source comes after its last read: the rows are free
+  // then. A load would come sooner; rows it writes are freed when this row's second operand has been read as well.
+  logic free_early_q;
+  assign free_o = (state_q == Finish) && !word_valid_q && !request_valid_q && free_early_q;
+  assign free_id_o = row_q.source;
+  assign free_to_o = row_q.free_source_to;
+
   // Stage 1: where the segment is.
   logic signed [19:0] word_row;
   logic [15:0] word_slot;
@@ -124,7 +135,8 @@ module conv_front
     word_request.address = source_i.cfg.base + 16'(word_slot * source_i.cfg.row_pitch) +
         16'(16'(fill_word_i.group) * source_i.cfg.group_pitch);
     word_request.x = word_x_q + 18'(fill_word_i.column);
-    word_request.width = source_i.cfg.width;
+    word_request.width = segment_end(word_request.x, segment_x2_o ? 18'(2 * PixelLanes) : 18'(SegmentPixels),
+                                     source_i.cfg.width);
     word_request.zero_point = source_i.cfg.zero_point;
   end
 
@@ -208,7 +220,8 @@ module conv_front
           16'(16'(cmd_q.group) * destination_i.cfg.group_pitch);
       row_q.group_pitch <= destination_i.cfg.group_pitch;
       row_q.width <= destination_i.cfg.width;
-      row_q.free_source <= cmd_q.free_source;
+      row_q.free_source <= cmd_q.free_source && source_i.cfg.loaded;
+      free_early_q <= cmd_q.free_source && !source_i.cfg.loaded;
       row_q.free_source_to <= freed_to[15:0];
       row_q.add_enable <= cmd_q.add_enable;
       row_q.add_buffer <= add_id_o;

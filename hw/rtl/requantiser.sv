@@ -11,7 +11,7 @@ module requantiser
     input  row_t row_i,
     // psums
     input  logic psum_valid_i,
-    output logic psum_free_o,
+    output logic psum_free_o,   // psums that come three cycles later find their place empty
     input  logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum_i,
     // parameters of CiLanes channels, one cycle after the read
     output logic parameter_read_o,
@@ -76,7 +76,7 @@ module requantiser
 
   // Walk: pixel group, word, chunk.
   row_t row_q;
-  logic active_q, psum_held_q, parameter_valid_q, add_valid_q, add_pending_q;
+  logic active_q, psum_held_q, psum_let_go_q, parameter_valid_q;
   logic [15:0] group_q;
   logic [11:0] word_q, cog_word_q;
   logic [ChunkBits-1:0] chunk_q;
@@ -90,8 +90,18 @@ module requantiser
   assign last_word = word_q + 12'd1 == row_q.words;
   assign last_of_cog = last_word || (cog_word_q + 12'd1 == words_per_cog);
   assign last_group = group_q + 16'd1 == row_q.pixel_groups;
-  assign issue = active_q && psum_held_q && parameter_valid_q && (add_valid_q || !row_q.add_enable);
-  assign psum_free_o = issue && last_chunk && last_of_cog;
+  logic add_valid;
+  assign issue = active_q && (psum_held_q || psum_valid_i) && parameter_valid_q && (add_valid || !row_q.add_enable);
+
+  // New psums arrive three cycles after they are asked for, so the array may finish its next set while the last three
+  // chunks of this one leave. They leave one a cycle, unless a word among them still waits for its second operand.
+  logic [11:0] words_left, chunks_left;
+  logic psum_ends;
+  assign words_left = (word_q + words_per_cog - cog_word_q > row_q.words) ? row_q.words - word_q - 12'd1
+                                                                         : words_per_cog - cog_word_q - 12'd1;
+  assign chunks_left = 12'(32'(words_left) * RequantChunks + (RequantChunks - 1 - 32'(chunk_q)));
+  assign psum_ends = issue && last_chunk && last_of_cog;
+  assign psum_free_o = issue && !psum_let_go_q && (chunks_left <= 12'd2) && (!row_q.add_enable || last_of_cog);
   assign row_ready_o = !active_q || (issue && last_chunk && last_word && last_group);
 
   // Parameters of the next word are read while the last chunk of this one leaves.
@@ -102,19 +112,27 @@ module requantiser
   assign parameter_addr_o = row_q.parameters_base +
       (word_ends ? (last_word ? '0 : ParameterAddrBits'(word_q + 12'd1)) : ParameterAddrBits'(word_q));
 
-  // Second operand of this word.
-  logic [15:0] group_x;
+  // Second operands are fetched ahead: two words wait here.
+  logic [15:0] group_x, add_group_q, add_group_x;
+  logic [11:0] add_word_q;
+  logic add_more_q, add_pending_q, add_head_q, add_tail_q, add_last_word, add_last_group, add_pop;
+  logic [1:0] add_count_q;
   assign group_x = group_q * 16'(PixelLanes);
-  assign segment_read_o = active_q && row_q.add_enable && !add_valid_q && !add_pending_q;
+  assign add_group_x = add_group_q * 16'(PixelLanes);
+  assign add_last_word = add_word_q + 12'd1 == row_q.words;
+  assign add_last_group = add_group_q + 16'd1 == row_q.pixel_groups;
+  assign add_valid = add_count_q != '0;
+  assign add_pop = word_ends && row_q.add_enable;
+  assign segment_read_o = active_q && row_q.add_enable && add_more_q && (add_count_q + 2'(add_pending_q) < 2'd2);
   always_comb begin
     segment_o.address = row_q.add_row_address +
-        (row_q.add_broadcast ? '0 : 16'(16'(word_q) * row_q.add_group_pitch));
-    segment_o.x = signed'({2'b0, group_x}) + 18'(row_q.add_x_offset);
-    segment_o.width = row_q.add_width;
+        (row_q.add_broadcast ? '0 : 16'(16'(add_word_q) * row_q.add_group_pitch));
+    segment_o.x = signed'({2'b0, add_group_x}) + 18'(row_q.add_x_offset);
+    segment_o.width = segment_end(segment_o.x, 18'(PixelLanes), row_q.add_width);
     segment_o.row_valid = 1'b1;
     segment_o.zero_point = row_q.add_operand_zero_point;
   end
-  logic [PixelLanes-1:0][CiLanes-1:0][7:0] add_q, add_arriving;
+  logic [PixelLanes-1:0][CiLanes-1:0][7:0] add_q[2], add_arriving;
   always_comb begin
     for (int unsigned p = 0; p < PixelLanes; p++) begin
       logic [CiLanes-1:0][7:0] word;
@@ -129,22 +147,39 @@ module requantiser
     if (!rst_ni) begin
       active_q <= 1'b0;
       psum_held_q <= 1'b0;
+      psum_let_go_q <= 1'b0;
       parameter_valid_q <= 1'b0;
-      add_valid_q <= 1'b0;
+      add_more_q <= 1'b0;
       add_pending_q <= 1'b0;
+      add_head_q <= 1'b0;
+      add_tail_q <= 1'b0;
+      add_count_q <= '0;
+      add_group_q <= '0;
+      add_word_q <= '0;
       group_q <= '0;
       word_q <= '0;
       cog_word_q <= '0;
       chunk_q <= '0;
     end else begin
       if (row_ready_o) active_q <= row_valid_i;
-      if (psum_valid_i) psum_held_q <= 1'b1;
-      else if (psum_free_o) psum_held_q <= 1'b0;
+      if (psum_ends) psum_held_q <= 1'b0;
+      else if (psum_valid_i) psum_held_q <= 1'b1;
+      if (psum_ends) psum_let_go_q <= 1'b0;
+      else if (psum_free_o) psum_let_go_q <= 1'b1;
       if (parameter_read_o) parameter_valid_q <= 1'b1;
       else if (row_ends) parameter_valid_q <= 1'b0;
       add_pending_q <= segment_grant_i;
-      if (add_pending_q) add_valid_q <= 1'b1;
-      if (word_ends) add_valid_q <= 1'b0;
+      add_count_q <= add_count_q + 2'(add_pending_q) - 2'(add_pop);
+      if (add_pending_q) add_tail_q <= !add_tail_q;
+      if (add_pop) add_head_q <= !add_head_q;
+      if (row_ready_o) add_more_q <= row_valid_i;
+      if (segment_grant_i) begin
+        add_word_q <= add_last_word ? '0 : add_word_q + 12'd1;
+        if (add_last_word) begin
+          add_group_q <= add_last_group ? '0 : add_group_q + 16'd1;
+          if (add_last_group) add_more_q <= 1'b0;
+        end
+      end
       if (issue) begin
         chunk_q <= last_chunk ? '0 : chunk_q + 1'b1;
         if (last_chunk) begin
@@ -158,7 +193,7 @@ module requantiser
 
   always_ff @(posedge clk_i) begin
     if (row_ready_o && row_valid_i) row_q <= row_i;
-    if (add_pending_q) add_q <= add_arriving;
+    if (add_pending_q) add_q[add_tail_q] <= add_arriving;
   end
 
   // Stage 0: a chunk of RequantPixels x CiLanes psums with its parameters.
@@ -211,7 +246,7 @@ module requantiser
       for (int unsigned p = 0; p < RequantPixels; p++) begin
         for (int unsigned j = 0; j < CiLanes; j++) begin
           psum0_q[p][j] <= psum_i[32'(chunk_q)*RequantPixels+p][32'(cog_word_q)*CiLanes+j];
-          add0_q[p][j] <= add_q[32'(chunk_q)*RequantPixels+p][j];
+          add0_q[p][j] <= add_q[add_head_q][32'(chunk_q)*RequantPixels+p][j];
         end
       end
     end

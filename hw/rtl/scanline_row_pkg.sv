@@ -73,6 +73,15 @@ package scanline_row_pkg;
     logic signed [7:0] zero_point;
   } segment_request_t;
 
+  // The end of a read of `count` pixels from `x` in a row of `width` pixels: banks beyond it are left alone.
+  function automatic logic [15:0] segment_end(input logic signed [17:0] x, input logic signed [17:0] count,
+                                              input logic [15:0] width);
+    logic signed [17:0] last;
+    last = x + count;
+    if (last < 0) return '0;
+    return (last < signed'({2'b0, width})) ? last[15:0] : width;
+  endfunction
+
   // Why the front of the convolution engine waits.
   typedef enum logic [2:0] {
     WaitNone,

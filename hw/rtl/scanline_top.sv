@@ -264,9 +264,9 @@ module scanline_top
   // Buffers --------------------------------------------------------------------------------------------------------------
   logic [BufferBits-1:0] load_id, source_id, destination_id, add_id, store_id;
   buffer_view_t load_view, source_view, destination_view, add_view, store_view;
-  logic load_claim, load_done, conv_claim, conv_done, store_claim, store_free, free_source, free_add;
-  logic [BufferBits-1:0] load_done_id, conv_done_id, free_source_id, free_add_id;
-  logic [15:0] free_source_to, free_add_to, store_free_to;
+  logic load_claim, load_done, conv_claim, conv_done, store_claim, store_free, front_free, free_source, free_add;
+  logic [BufferBits-1:0] load_done_id, conv_done_id, front_free_id, free_source_id, free_add_id;
+  logic [15:0] front_free_to, free_source_to, free_add_to, store_free_to;
   buffer_table u_buffers (
       .clk_i,
       .set_i(set_buffer),
@@ -288,6 +288,9 @@ module scanline_top
       .load_done_id_i(load_done_id),
       .conv_done_i(conv_done),
       .conv_done_id_i(conv_done_id),
+      .front_free_i(front_free),
+      .front_free_id_i(front_free_id),
+      .front_free_to_i(front_free_to),
       .free_source_i(free_source),
       .free_source_id_i(free_source_id),
       .free_source_to_i(free_source_to),
@@ -301,9 +304,9 @@ module scanline_top
 
   // Scratchpad -----------------------------------------------------------------------------------------------------------
   logic store_read, segment_read, segment_grant, drain_write, load_write, load_grant;
-  logic [15:0] store_address, store_x, drain_address, drain_x, load_address, load_x;
-  logic [WordBits-1:0] store_word, load_word;
-  segment_request_t segment;
+  logic [15:0] drain_address, drain_x, load_address, load_x;
+  logic [WordBits-1:0] load_word;
+  segment_request_t segment, store_segment;
   logic [Banks-1:0][WordBits-1:0] segment_data;
   logic [RequantPixels-1:0] drain_mask;
   logic [RequantPixels-1:0][WordBits-1:0] drain_data;
@@ -312,12 +315,10 @@ module scanline_top
       .clk_i,
       .rst_ni(engine_rst_nq),
       .store_read_i(store_read),
-      .store_address_i(store_address),
-      .store_x_i(store_x),
-      .store_data_o(store_word),
-      .segment_read_i(segment_read),
-      .segment_i(segment),
-      .segment_grant_o(segment_grant),
+      .store_segment_i(store_segment),
+      .conv_read_i(segment_read),
+      .conv_segment_i(segment),
+      .conv_grant_o(segment_grant),
       .segment_data_o(segment_data),
       .drain_write_i(drain_write),
       .drain_address_i(drain_address),
@@ -415,6 +416,9 @@ module scanline_top
       .claim_o(conv_claim),
       .done_o(conv_done),
       .done_id_o(conv_done_id),
+      .front_free_o(front_free),
+      .front_free_id_o(front_free_id),
+      .front_free_to_o(front_free_to),
       .free_source_o(free_source),
       .free_source_id_o(free_source_id),
       .free_source_to_o(free_source_to),
@@ -462,9 +466,8 @@ module scanline_top
       .free_o(store_free),
       .free_to_o(store_free_to),
       .read_o(store_read),
-      .read_address_o(store_address),
-      .read_x_o(store_x),
-      .read_data_i(store_word),
+      .segment_o(store_segment),
+      .segment_data_i(segment_data),
       .aw_valid_o(m_axi_awvalid),
       .aw_ready_i(m_axi_awready),
       .aw_offset_o(aw_offset),

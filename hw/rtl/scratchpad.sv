@@ -1,23 +1,20 @@
 // The rolling buffers' memory: pixel x of a row lives in bank x mod Banks, a word holds CiLanes channels.
 //
-// Reads: a single word for the store engine, which goes first, or a segment of Banks consecutive pixels for the
-// convolution engine. Writes: the requantiser's aligned pixels, which go first, or the load engine's single word, which
-// waits only while its own bank is taken.
+// Reads: a segment of up to Banks consecutive pixels, for one engine at a time. Writes: the requantiser's aligned
+// pixels, which go first, or the load engine's single word, which waits only while its own bank is taken.
 module scratchpad
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
     input  logic clk_i,
     input  logic rst_ni,
-    // store engine: one word
+    // A segment, rotated so that element i is pixel x + i; beyond the row it reads the zero point. The store engine,
+    // which reads seldom, goes before the convolution engine.
     input  logic store_read_i,
-    input  logic [15:0] store_address_i,
-    input  logic [15:0] store_x_i,
-    output logic [WordBits-1:0] store_data_o,
-    // convolution engine: a segment, rotated so that element i is pixel x + i; beyond the row it reads the zero point
-    input  logic segment_read_i,
-    input  segment_request_t segment_i,
-    output logic segment_grant_o,
+    input  segment_request_t store_segment_i,
+    input  logic conv_read_i,
+    input  segment_request_t conv_segment_i,
+    output logic conv_grant_o,
     output logic [Banks-1:0][WordBits-1:0] segment_data_o,
     // requantiser: RequantPixels pixels from an aligned x
     input  logic drain_write_i,
@@ -41,13 +38,17 @@ module scratchpad
   logic [WordBits-1:0] write_data[Banks];
   logic [Banks-1:0][WordBits-1:0] read_data;
 
-  assign segment_grant_o = segment_read_i && !store_read_i;
+  logic read;
+  segment_request_t segment;
+  assign conv_grant_o = conv_read_i && !store_read_i;
+  assign read = conv_read_i || store_read_i;
+  assign segment = store_read_i ? store_segment_i : conv_segment_i;
 
   // Reads. Bank b holds pixel x + ((b - x) mod Banks) of a segment that starts at x.
   logic [BankBits-1:0] first_bank;
   logic signed [17:0] first_word;
-  assign first_bank = segment_i.x[BankBits-1:0];
-  assign first_word = segment_i.x >>> BankBits;
+  assign first_bank = segment.x[BankBits-1:0];
+  assign first_word = segment.x >>> BankBits;
 
   always_comb begin
     for (int unsigned b = 0; b < Banks; b++) begin
@@ -56,14 +57,9 @@ module scratchpad
       wrapped = BankBits'(b) < first_bank;
       word = first_word + 18'(wrapped);
       pixel = (word <<< BankBits) + 18'(b);
-      bank_valid[b] = segment_i.row_valid && (pixel >= 0) && (pixel < $signed({2'b0, segment_i.width}));
-      if (store_read_i) begin
-        bank_read[b] = store_x_i[BankBits-1:0] == BankBits'(b);
-        read_addr[b] = BankAddrBits'(store_address_i + (store_x_i >> BankBits));
-      end else begin
-        bank_read[b] = segment_read_i && bank_valid[b];
-        read_addr[b] = BankAddrBits'(18'(segment_i.address) + word);
-      end
+      bank_valid[b] = segment.row_valid && (pixel >= 0) && (pixel < $signed({2'b0, segment.width}));
+      bank_read[b] = read && bank_valid[b];
+      read_addr[b] = BankAddrBits'(18'(segment.address) + word);
     end
   end
 
@@ -109,22 +105,20 @@ module scratchpad
 
   // The cycle after a read: zero point where there was no pixel, then rotate.
   logic [Banks-1:0] valid_q;
-  logic [BankBits-1:0] first_bank_q, store_bank_q;
+  logic [BankBits-1:0] first_bank_q;
   logic signed [7:0] zero_point_q;
   always_ff @(posedge clk_i) begin
-    if (segment_grant_o) begin
+    if (read) begin
       valid_q <= bank_valid;
       first_bank_q <= first_bank;
-      zero_point_q <= segment_i.zero_point;
+      zero_point_q <= segment.zero_point;
     end
-    if (store_read_i) store_bank_q <= store_x_i[BankBits-1:0];
   end
 
   always_comb begin
     logic [Banks-1:0][WordBits-1:0] masked;
     for (int unsigned b = 0; b < Banks; b++) masked[b] = valid_q[b] ? read_data[b] : {CiLanes{zero_point_q}};
     for (int unsigned i = 0; i < Banks; i++) segment_data_o[i] = masked[BankBits'(i)+first_bank_q];
-    store_data_o = read_data[store_bank_q];
   end
 
   // Events, counted one cycle late to keep them off the access path.

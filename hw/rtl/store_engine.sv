@@ -17,11 +17,10 @@ module store_engine
     output logic claim_o,
     output logic free_o,
     output logic [15:0] free_to_o,
-    // scratchpad: a word, one cycle after the read
+    // scratchpad: a segment, one cycle after the read
     output logic read_o,
-    output logic [15:0] read_address_o,
-    output logic [15:0] read_x_o,
-    input  logic [WordBits-1:0] read_data_i,
+    output segment_request_t segment_o,
+    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
     // bus writes
     output logic aw_valid_o,
     input  logic aw_ready_i,
@@ -40,12 +39,13 @@ module store_engine
 );
   localparam int unsigned FifoBits = $clog2(StoreFifoBeats) + 1;
 
-  typedef enum logic [2:0] {
+  typedef enum logic [3:0] {
     Idle,
     Check,
     Multiply,
     SubRow,
     Range,
+    Fetch,
     Pixels,
     Flush,
     NextSub
@@ -130,19 +130,49 @@ module store_engine
   assign w_last_o = sent_q == len_data;
   assign len_pop = w_valid_o && w_ready_i && w_last_o;
 
-  // Reading: pixel by pixel, group by group. Dense pixels stream; gaps wait for the packer to step over them.
+  // Reading: a batch of words is fetched segment by segment, one channel group each, so that the scratchpad is seldom
+  // taken from the array; then the batch goes out pixel by pixel, group by group. With many groups a batch is a part
+  // of one pixel.
+  logic [Banks-1:0][WordBits-1:0] batch_q;
+  logic [BankBits:0] batch_groups_q, batch_pixels_q, fetch_q;
+  logic [BankBits-1:0] pixel_shift_q;  // log2 of the batch's pixels
+  logic fetch_valid_q;                 // a segment arrives in this cycle
+  logic [BankBits-1:0] fetch_at_q;
+  logic [15:0] batch_x_q, batch_group_q;  // the batch's first pixel and group
   logic [15:0] x_q, group_q;
   logic [15:0] word_address_q;
-  logic read, read_valid_q, last_group_now, last_x_now, dense, packer_idle, room;
+  logic read, read_valid_q, last_group_now, last_x_now, dense, packer_idle, room, batch_ends;
   logic first_word_q, pixel_last_q;
+  logic [WordBits-1:0] word_q;
+  logic [BankBits-1:0] word_at;
   assign dense = cmd_q.pixel_pitch == cmd_q.pixel_bytes;
   assign room = beat_count < FifoBits'(StoreFifoBeats - 4);
   assign last_group_now = group_q == last_group_q;
   assign last_x_now = x_q + 16'd1 == cmd_q.x_first + cmd_q.x_count;
   assign read = (state_q == Pixels) && room && (dense || (packer_idle && !read_valid_q));
-  assign read_o = read;
-  assign read_address_o = word_address_q;
-  assign read_x_o = x_q;
+  assign word_at = BankBits'((32'(group_q - batch_group_q) << pixel_shift_q) + 32'(x_q - batch_x_q));
+  assign batch_ends = (last_group_now || (16'(group_q - batch_group_q) + 16'd1 == 16'(batch_groups_q))) &&
+      ((16'(x_q - batch_x_q) + 16'd1 == 16'(batch_pixels_q)) || last_x_now);
+
+  assign read_o = (state_q == Fetch) && (fetch_q != batch_groups_q);
+  always_comb begin
+    segment_o.address = word_address_q;
+    segment_o.x = signed'({2'b0, batch_x_q});
+    segment_o.width = segment_end(segment_o.x, 18'(batch_pixels_q), cmd_q.x_first + cmd_q.x_count);
+    segment_o.row_valid = 1'b1;
+    segment_o.zero_point = '0;
+  end
+
+  // The largest power of two of pixels whose words of all groups fit a batch.
+  logic [15:0] groups;
+  logic [BankBits-1:0] pixel_shift;
+  assign groups = last_group_q - first_group_q + 16'd1;
+  always_comb begin
+    pixel_shift = '0;
+    for (int unsigned k = 1; k <= BankBits; k++) begin
+      if (32'(groups) <= (Banks >> k)) pixel_shift = BankBits'(k);
+    end
+  end
 
   // Packing: bytes low..high of a word go to the current beat at position pos_q.
   logic [BusBits-1:0] beat_q;
@@ -164,7 +194,7 @@ module store_engine
     placed = {{BusBits{1'b0}}, beat_q};
     placed_strobe = {{BusBytes{1'b0}}, strobe_q};
     taken_strobe = CiLanes'((32'd1 << bytes) - 32'd1);
-    taken = read_data_i >> (8 * low);
+    taken = word_q >> (8 * low);
     for (int unsigned j = 0; j < CiLanes; j++) if (!taken_strobe[j]) taken[8*j+:8] = '0;
     if (read_valid_q) begin
       placed = placed | ((2 * BusBits)'(taken) << (8 * pos_q));
@@ -185,6 +215,7 @@ module store_engine
       aw_end_q <= '0;
       sent_q <= '0;
       read_valid_q <= 1'b0;
+      fetch_valid_q <= 1'b0;
       strobe_q <= '0;
       beat_q <= '0;
       pos_q <= '0;
@@ -202,8 +233,11 @@ module store_engine
         Multiply: state_q <= SubRow;
         SubRow: state_q <= Range;
         Range: if (window_bad) state_q <= Idle;
-        else if (aw_next_q == aw_end_q) state_q <= Pixels;
-        Pixels: if (read && last_group_now && last_x_now) state_q <= Flush;
+        else if (aw_next_q == aw_end_q) state_q <= Fetch;
+        Fetch: if (fetch_q == batch_groups_q && !fetch_valid_q) state_q <= Pixels;
+        Pixels:
+        if (read && last_group_now && last_x_now) state_q <= Flush;
+        else if (read && batch_ends) state_q <= Fetch;
         Flush: if (!read_valid_q && packer_idle && ((strobe_q == '0) || beat_ready)) state_q <= NextSub;
         NextSub: state_q <= (sub_q + 4'd1 == cmd_q.sub_rows) ? Idle : SubRow;
         default: state_q <= Idle;
@@ -239,12 +273,26 @@ module store_engine
         end
       end
       read_valid_q <= read;
+      fetch_valid_q <= read_o;
       if (w_valid_o && w_ready_i) sent_q <= w_last_o ? '0 : sent_q + 8'd1;
       outstanding_q <= outstanding_q + 16'(aw_valid_o && aw_ready_i) - 16'(b_valid_i);
     end
   end
 
+  logic [15:0] next_groups;  // of the batch to come
+  always_comb begin
+    next_groups = last_group_now ? groups : last_group_q - group_q;
+    if (next_groups > 16'(Banks)) next_groups = 16'(Banks);
+  end
+
   always_ff @(posedge clk_i) begin
+    fetch_at_q <= BankBits'(32'(fetch_q) << pixel_shift_q);
+    if (fetch_valid_q) begin
+      for (int unsigned i = 0; i < Banks; i++) begin
+        if (i >= 32'(fetch_at_q)) batch_q[i] <= segment_data_i[BankBits'(i)-fetch_at_q];
+      end
+    end
+    if (read) word_q <= batch_q[word_at];
     unique case (state_q)
       Idle: cmd_q <= cmd_i;
       Multiply: begin
@@ -265,14 +313,31 @@ module store_engine
       Range: begin
         x_q <= cmd_q.x_first;
         group_q <= first_group_q;
+        batch_x_q <= cmd_q.x_first;
+        batch_group_q <= first_group_q;
+        batch_groups_q <= (groups < 16'(Banks)) ? (BankBits + 1)'(groups) : (BankBits + 1)'(Banks);
+        pixel_shift_q <= pixel_shift;
+        batch_pixels_q <= (BankBits + 1)'(1) << pixel_shift;
+        fetch_q <= '0;
         word_address_q <= row_address_q + 16'(first_group_q * buffer_i.cfg.group_pitch);
+      end
+      Fetch:
+      if (read_o) begin
+        fetch_q <= fetch_q + 1'b1;
+        word_address_q <= word_address_q + buffer_i.cfg.group_pitch;
       end
       Pixels:
       if (read) begin
         group_q <= last_group_now ? first_group_q : group_q + 16'd1;
-        word_address_q <= last_group_now ? row_address_q + 16'(first_group_q * buffer_i.cfg.group_pitch)
-                                         : word_address_q + buffer_i.cfg.group_pitch;
         if (last_group_now) x_q <= x_q + 16'd1;
+        if (batch_ends) begin
+          fetch_q <= '0;
+          // On with the next pixels, or with the next groups of this one.
+          batch_x_q <= last_group_now ? x_q + 16'd1 : x_q;
+          batch_group_q <= last_group_now ? first_group_q : group_q + 16'd1;
+          batch_groups_q <= (BankBits + 1)'(next_groups);
+          if (last_group_now) word_address_q <= row_address_q + 16'(first_group_q * buffer_i.cfg.group_pitch);
+        end
       end
       NextSub: begin
         sub_q <= sub_q + 4'd1;
