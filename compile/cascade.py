@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from dataclasses import dataclass
 
 import numpy as np
 
+from codesign.compile.cost import Cost, estimate
 from codesign.compile.layers import Conv, Int8, LayerGraph, Shuffle, sources
 from codesign.compile.mapping import Mapping, map_conv
 from codesign.compile.plan import (
@@ -22,7 +25,10 @@ from codesign.compile.schedule import RowSchedule, schedule_rows
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.spec import AccelSpec
 
-MAX_STRIPS = 64
+MAX_STRIPS, STRIPS_TRIED = 64, 3
+
+MAX_LAYERS = 32
+"""A cascade this long gains nothing from another layer, and its loop would not fit the command slots."""
 
 
 def split_wide_layers(spec: AccelSpec, graph: LayerGraph) -> LayerGraph:
@@ -77,39 +83,102 @@ def fits_memories(spec: AccelSpec, mappings: list[Mapping]) -> bool:
     )
 
 
-def plan_cascades(spec: AccelSpec, graph: LayerGraph) -> tuple[Cascade, ...]:
-    """Cut ``graph`` (after :func:`split_wide_layers`): each cascade is grown while it fits without more strips.
+def plan_cascades(
+    spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float | None = None
+) -> tuple[tuple[Cascade, ...], tuple[Cost, ...]]:
+    """Cut ``graph`` (after :func:`split_wide_layers`) where that costs least, with the estimated costs.
 
-    Raises :class:`UnsupportedError` when a layer does not fit even in the narrowest strips.
+    Every stretch of layers that fits in some number of strips is a candidate; the cheapest sequence of stretches is
+    found by dynamic programming over the layers. Raises :class:`UnsupportedError` when a layer does not fit even in
+    the narrowest strips.
     """
-    planner = _Planner(spec, graph)
+    planner = _Planner(spec, graph, bytes_per_cycle or spec.bus_bytes)
+    count = len(graph.layers)
+    # reached[i]: cost of the cheapest way to have computed the first i layers, and its last cascade.
+    reached: list[tuple[float, Cascade | None, Cost | None]] = [(0.0, None, None)]
+    reached += [(math.inf, None, None)] * count
+    for first in range(count):
+        so_far = reached[first][0]
+        if math.isinf(so_far):
+            continue
+        for end in range(first + 1, count + 1):
+            found = planner.best(first, end)
+            if found is None:
+                if planner.hopeless(first, end):
+                    break
+                continue
+            cascade, cost = found
+            if so_far + cost.cycles < reached[end][0]:
+                reached[end] = (so_far + cost.cycles, cascade, cost)
+        if all(math.isinf(cost) for cost, _, _ in reached[first + 1 :]):
+            layer = graph.layers[first]
+            raise UnsupportedError(
+                f"a row of {layer.source} does not fit the {spec.scratchpad_bytes // 1024} KiB scratchpad",
+                where=layer.name,
+                hint="Choose a larger accelerator or a smaller frame.",
+            )
     cascades: list[Cascade] = []
-    at = 0
-    while at < len(graph.layers):
-        best: Cascade | None = None
-        strips = 1
-        while best is None:
-            best = planner.plan(at, at + 1, strips)
-            if best is None and (strips := strips * 2) > MAX_STRIPS:
-                layer = graph.layers[at]
-                raise UnsupportedError(
-                    f"a row of {layer.source} does not fit the {spec.scratchpad_bytes // 1024} KiB scratchpad",
-                    where=layer.name,
-                    hint="Choose a larger accelerator or a smaller frame.",
-                )
-        end = at + 1
-        while end < len(graph.layers) and (longer := planner.plan(at, end + 1, strips)) is not None:
-            best, end = longer, end + 1
-        cascades.append(best)
-        at = end
-    return tuple(cascades)
+    costs: list[Cost] = []
+    at = count
+    while at:
+        _, last, price = reached[at]
+        assert last is not None
+        assert price is not None
+        cascades.insert(0, last)
+        costs.insert(0, price)
+        at = last.first
+    return tuple(cascades), tuple(costs)
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Layers [first, end) as one cascade, before it is divided into strips."""
+
+    convs: list[int]
+    loads: list[str]
+    leaving: list[tuple[str, str, int]]
+    conversions: dict[str, Conversion]
+    mappings: dict[int, Mapping]
+    rows: RowSchedule
 
 
 class _Planner:
-    def __init__(self, spec: AccelSpec, graph: LayerGraph) -> None:
-        self.spec, self.graph = spec, graph
+    def __init__(self, spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float) -> None:
+        self.spec, self.graph, self.bytes_per_cycle = spec, graph, bytes_per_cycle
         self.consumers = consumers(graph)
         self._mappings: dict[tuple[int, Conversion], Mapping] = {}
+
+    def best(self, first: int, end: int) -> tuple[Cascade, Cost] | None:
+        """The cheapest division into strips of layers [first, end), or None when none fits."""
+        stretch = self.stretch(first, end)
+        if stretch is None:
+            return None
+        best: tuple[Cascade, Cost] | None = None
+        tried = 0
+        strips = 0
+        while strips < MAX_STRIPS and tried < STRIPS_TRIED:
+            strips += 1
+            cascade = self.divide(first, end, stretch, strips)
+            if cascade is None:
+                break
+            if cascade.scratchpad_words > self.spec.bank_words:
+                # Rows shrink less than strips multiply, so this many are needed at least.
+                strips = max(strips, strips * cascade.scratchpad_words // self.spec.bank_words - 1)
+                continue
+            tried += 1  # further strips only add halo; a few more may divide the width more evenly
+            cost = estimate(self.spec, self.graph, cascade, self.bytes_per_cycle)
+            if best is None or cost.cycles < best[1].cycles:
+                best = cascade, cost
+        return best
+
+    def hopeless(self, first: int, end: int) -> bool:
+        """Whether no longer stretch from ``first`` can be a cascade when [first, end) is none."""
+        convs = [index for index in range(first, end) if isinstance(self.graph.layers[index], Conv)]
+        return (
+            not fits_memories(self.spec, [self.mapping(index, Conversion()) for index in convs])
+            or any(self._is_slice(layer) for index in convs if isinstance(layer := self.graph.layers[index], Conv))
+            or end - first > MAX_LAYERS
+        )
 
     def mapping(self, index: int, conversion: Conversion) -> Mapping:
         key = (index, conversion)
@@ -120,8 +189,8 @@ class _Planner:
             self._mappings[key] = map_conv(self.spec, weights, stride=layer.stride)
         return self._mappings[key]
 
-    def plan(self, first: int, end: int, strips: int) -> Cascade | None:
-        """Layers [first, end) as one cascade in ``strips`` strips, or None when that is impossible or does not fit."""
+    def stretch(self, first: int, end: int) -> _Stretch | None:
+        """Layers [first, end) as one cascade, or None when that is impossible however narrow its strips."""
         graph, spec = self.graph, self.spec
         inside = graph.layers[first:end]
         convs = [index for index in range(first, end) if isinstance(graph.layers[index], Conv)]
@@ -154,6 +223,18 @@ class _Planner:
             spec.command_slots - 2
         ):
             return None
+        return _Stretch(convs, loads, leaving, conversions, mappings, rows)
+
+    def divide(self, first: int, end: int, stretch: _Stretch, strips: int) -> Cascade | None:
+        """``stretch`` in ``strips`` strips, or None when the frame is too narrow for so many.
+
+        Whether its buffers fit the scratchpad, the caller checks.
+        """
+        graph, spec = self.graph, self.spec
+        convs, loads, rows = stretch.convs, stretch.loads, stretch.rows
+        leaving, conversions, mappings = stretch.leaving, stretch.conversions, stretch.mappings
+        made = {graph.layers[index].output for index in convs}
+        stored = {source for source, _, _ in leaving}
         plan = self._strips(convs, leaving, conversions, strips)
         if plan is None:
             return None
@@ -172,8 +253,6 @@ class _Planner:
         words = max(
             sum(b.rows * b.groups * words_per_row(spec, strip.width(b.tensor)) for b in buffers) for strip in plan
         )
-        if words > spec.bank_words:
-            return None
         return Cascade(
             first=first,
             end=end,

@@ -11,6 +11,7 @@ import tvm
 from numpy.typing import NDArray
 
 from codesign.compile.calibration import PIXELS, Method
+from codesign.compile.cost import Cost
 from codesign.compile.emit import compulsory_bytes, emit
 from codesign.compile.finetune import fine_tune, teach
 from codesign.compile.frontend import ImportedModel
@@ -35,6 +36,8 @@ class Region:
     symbol: str
     graph: LayerGraph = field(repr=False)
     cascades: tuple[Cascade, ...] = field(repr=False)
+    costs: tuple[Cost, ...] = field(repr=False)
+    """What the planner expected of each cascade."""
     program: Program = field(repr=False)
 
 
@@ -81,6 +84,7 @@ def compile_network(
     method: Method = "percentile",
     name: str | None = None,
     pixel_output: bool = False,
+    dram_bytes_per_cycle: float | None = None,
     finetune_steps: int = 0,
     finetune_images: Sequence[NDArray[np.float32]] = (),
     on_stage: Callable[[str], None] | None = None,
@@ -88,7 +92,8 @@ def compile_network(
     """Quantise (unless ``model`` came quantised), partition, lower, plan and emit.
 
     ``calibration``: images ``float32[1, C, H, W]``. ``pixel_output``: the output is an image in [0, 1] and keeps the
-    scale of 8-bit pixels. ``finetune_steps`` of quantisation-aware training bring the quantised network nearer to its
+    scale of 8-bit pixels. ``dram_bytes_per_cycle``: the bandwidth that the plan is made for; the bus width by default.
+    ``finetune_steps`` of quantisation-aware training bring the quantised network nearer to its
     float original on ``finetune_images`` (the calibration's, when there are none). ``on_stage`` is told each stage's
     name as it begins. Raises :class:`InputError` for a float model without calibration images and for a quantised one
     that is to be fine-tuned, :class:`UnsupportedError` for a layer that ``spec`` cannot hold.
@@ -128,8 +133,8 @@ def compile_network(
     for symbol, function in partitioned.regions:
         stage(f"lower and plan {symbol}")
         graph = lower(function, name or model.name)
-        program, cascades = emit(spec, graph)
-        regions.append(Region(symbol, graph, cascades, program))
+        program, cascades, costs = emit(spec, graph, dram_bytes_per_cycle)
+        regions.append(Region(symbol, graph, cascades, costs, program))
     return CompiledNetwork(
         name=name or model.name,
         spec=spec,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from codesign.compile.cascade import plan_cascades, split_wide_layers
+from codesign.compile.cost import Cost
 from codesign.compile.layers import Conv, Int64, LayerGraph
 from codesign.compile.ordering import order_channels
 from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, Strip, words_per_row
@@ -18,16 +19,22 @@ _ALIGNMENT = 64
 _PAGE = 4096
 
 
-def emit(spec: AccelSpec, graph: LayerGraph) -> tuple[Program, tuple[Cascade, ...]]:
-    """Order channels, split, plan, and write out ``graph`` for ``spec``. The program is verified before it returns."""
+def emit(
+    spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float | None = None
+) -> tuple[Program, tuple[Cascade, ...], tuple[Cost, ...]]:
+    """Order channels, split, plan, and write out ``graph`` for ``spec``, with the planner's costs.
+
+    ``bytes_per_cycle``: the DRAM's bandwidth that the plan is made for; the bus width by default. The program is
+    verified before it returns.
+    """
     graph = split_wide_layers(spec, order_channels(graph))
     for layer in graph.layers:
         if isinstance(layer, Conv):
             check_accumulator(layer, graph.tensors[layer.source].zero_point)
-    cascades = plan_cascades(spec, graph)
+    cascades, costs = plan_cascades(spec, graph, bytes_per_cycle)
     program = _Emitter(spec, graph, cascades).program()
     program.verify()
-    return program, cascades
+    return program, cascades, costs
 
 
 def folded_bias(layer: Conv, zero_point: int) -> Int64:

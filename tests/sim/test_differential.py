@@ -48,7 +48,7 @@ def fail_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @cache
 def compiled(spec: AccelSpec, draw: GraphDraw) -> tuple[LayerGraph, Program, int]:
     graph = build(draw)
-    program, cascades = emit(spec, graph)
+    program, cascades, _ = emit(spec, graph)
     return graph, program, max(len(cascade.strips) for cascade in cascades)
 
 
