@@ -94,7 +94,7 @@ def plan_cascades(
     """
     planner = _Planner(spec, graph, bytes_per_cycle or spec.bus_bytes)
     count = len(graph.layers)
-    # reached[i]: cost of the cheapest way to have computed the first i layers, and its last cascade.
+    # reached[i]: price of the cheapest way to have computed the first i layers, and its last cascade.
     reached: list[tuple[float, Cascade | None, Cost | None]] = [(0.0, None, None)]
     reached += [(math.inf, None, None)] * count
     for first in range(count):
@@ -108,9 +108,9 @@ def plan_cascades(
                     break
                 continue
             cascade, cost = found
-            if so_far + cost.cycles < reached[end][0]:
-                reached[end] = (so_far + cost.cycles, cascade, cost)
-        if all(math.isinf(cost) for cost, _, _ in reached[first + 1 :]):
+            if so_far + cost.price < reached[end][0]:
+                reached[end] = (so_far + cost.price, cascade, cost)
+        if all(math.isinf(price) for price, _, _ in reached[first + 1 :]):
             layer = graph.layers[first]
             raise UnsupportedError(
                 f"a row of {layer.source} does not fit the {spec.scratchpad_bytes // 1024} KiB scratchpad",
@@ -167,7 +167,7 @@ class _Planner:
                 continue
             tried += 1  # further strips only add halo; a few more may divide the width more evenly
             cost = estimate(self.spec, self.graph, cascade, self.bytes_per_cycle)
-            if best is None or cost.cycles < best[1].cycles:
+            if best is None or cost.price < best[1].price:
                 best = cascade, cost
         return best
 

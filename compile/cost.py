@@ -14,6 +14,12 @@ from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BY
 LATENCY_CYCLES = 100
 """DRAM latency that the planner assumes: it only weighs the start of a strip."""
 
+DRAM_BYTE_MACS = 160
+"""Multiply-accumulates that take as much energy as a byte from DRAM: 64 pJ (LPDDR4, 8 pJ per bit) over 0.4 pJ."""
+
+ENERGY_WEIGHT = 0.5
+"""How much DRAM energy counts against time: frames per second first, joules second."""
+
 ROW_CYCLES = 4
 """What the array loses between two rows, at most."""
 
@@ -29,6 +35,12 @@ class Cost:
     start: float  # until the array has its first rows, strip by strip, and the last rows' way out
     halo: float  # share of the computing that strips do twice
     dram_bytes: int
+    byte_cycles: float  # what a byte from DRAM is priced at
+
+    @property
+    def price(self) -> float:
+        """What the planner minimises: time and DRAM energy, in cycles of a full array."""
+        return self.cycles + self.dram_bytes * self.byte_cycles
 
     @property
     def cycles(self) -> float:
@@ -92,6 +104,7 @@ def estimate(spec: AccelSpec, graph: LayerGraph, cascade: Cascade, bytes_per_cyc
         start=start,
         halo=compute / whole - 1.0 if whole and len(cascade.strips) > 1 else 0.0,
         dram_bytes=int(moved),
+        byte_cycles=ENERGY_WEIGHT * DRAM_BYTE_MACS / spec.macs_per_cycle,
     )
 
 

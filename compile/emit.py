@@ -9,6 +9,7 @@ from codesign.compile.cost import Cost
 from codesign.compile.layers import Conv, Int64, LayerGraph
 from codesign.compile.ordering import order_channels
 from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, Strip, words_per_row
+from codesign.compile.subpixel import fold_shuffles
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Command, Opcode, WeightKind, command
@@ -27,11 +28,25 @@ def emit(
     ``bytes_per_cycle``: the DRAM's bandwidth that the plan is made for; the bus width by default. The program is
     verified before it returns.
     """
-    graph = split_wide_layers(spec, order_channels(graph))
+    folded = fold_shuffles(graph)
+    best: tuple[LayerGraph, tuple[Cascade, ...], tuple[Cost, ...]] | None = None
+    failure: UnsupportedError | None = None
+    for candidate in (graph,) if folded is graph else (graph, folded):
+        try:
+            made = split_wide_layers(spec, order_channels(candidate))
+            cascades, costs = plan_cascades(spec, made, bytes_per_cycle)
+        except UnsupportedError as error:
+            failure = error
+            continue
+        if best is None or sum(cost.price for cost in costs) < sum(cost.price for cost in best[2]):
+            best = made, cascades, costs
+    if best is None:
+        assert failure is not None
+        raise failure
+    graph, cascades, costs = best
     for layer in graph.layers:
         if isinstance(layer, Conv):
             check_accumulator(layer, graph.tensors[layer.source].zero_point)
-    cascades, costs = plan_cascades(spec, graph, bytes_per_cycle)
     program = _Emitter(spec, graph, cascades).program()
     program.verify()
     return program, cascades, costs

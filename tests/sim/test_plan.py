@@ -1,0 +1,118 @@
+"""The planner: rewriting behind pixel shuffles keeps every value; cuts and strips follow the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layer_graphs import GraphDraw, LayerDraw, build, evaluate, random_input
+
+from codesign.compile.emit import emit
+from codesign.compile.layers import Conv, LayerGraph, Shuffle
+from codesign.compile.subpixel import fold_shuffles
+from codesign.hw import reference
+from codesign.hw.spec import BASE, TINY, AccelSpec
+
+up_scaling = st.builds(
+    GraphDraw,
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    channels=st.integers(1, 6),
+    layers=st.lists(
+        st.builds(
+            LayerDraw,
+            kernel=st.sampled_from([1, 3, 3, 5]),
+            stride=st.sampled_from([1, 1, 1, 1, 1, 2]),
+            channels=st.integers(1, 5),
+            activation=st.sampled_from(["linear", "prelu", "table"]),
+            add=st.sampled_from(["none", "none", "same", "broadcast"]),
+            padded=st.sampled_from([True, True, True, False]),
+            loud=st.booleans(),
+            back=st.sampled_from([0, 0, 0, 1, 2]),
+            shuffle=st.sampled_from([1, 2, 2, 3]),
+        ),
+        min_size=2,
+        max_size=4,
+    ).map(tuple),
+    seed=st.integers(0, 2**16),
+)
+
+
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
+@given(up_scaling)
+def test_layers_behind_a_shuffle_keep_their_values(draw: GraphDraw) -> None:
+    graph = build(draw)
+    x = random_input(graph, draw.seed)
+    wanted = evaluate(graph, x)
+    rewritten = fold_shuffles(graph)
+    found = evaluate(rewritten, x)
+    for name in graph.outputs:
+        np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+    assert rewritten.macs == graph.macs
+
+
+BODY = LayerDraw(3, 1, 4, "prelu", "none", True, False, 0, 1)
+UP = dataclasses.replace(BODY, channels=4, shuffle=2)
+
+
+def test_what_follows_a_shuffle_stays_on_chip() -> None:
+    """Up-scaling inside the network: one cascade, and on the golden model the same values."""
+    graph = build(GraphDraw(12, 20, 3, (BODY, UP, BODY, dataclasses.replace(BODY, channels=1)), 3))
+    program, cascades, _ = emit(BASE, graph)
+    assert len(cascades) == 1
+    x = random_input(graph, 1)
+    (name,) = graph.outputs
+    np.testing.assert_array_equal(reference.run(program, {graph.inputs[0]: x})[name], evaluate(graph, x)[name])
+
+
+def test_two_shuffles_become_one() -> None:
+    folded = fold_shuffles(build(GraphDraw(5, 6, 3, (UP, UP, dataclasses.replace(BODY, channels=1)), 3)))
+    assert [layer.factor for layer in folded.layers if isinstance(layer, Shuffle)] == [4]
+    assert all(layer.weights.shape[1] == 3 for layer in folded.layers if isinstance(layer, Conv))
+
+
+def chain(width: int, height: int = 60, layers: int = 6, channels: int = 32) -> LayerGraph:
+    wide = dataclasses.replace(BODY, channels=channels)
+    return build(GraphDraw(height, width, 3, (wide,) * layers, 5))
+
+
+def shape(
+    graph: LayerGraph, spec: AccelSpec = BASE, bytes_per_cycle: float | None = None
+) -> tuple[int, int, int, float]:
+    """Cascades, most strips, DRAM bytes, predicted cycles."""
+    _, cascades, costs = emit(spec, graph, bytes_per_cycle)
+    strips = max(len(cascade.strips) for cascade in cascades)
+    return len(cascades), strips, sum(c.dram_bytes for c in costs), sum(c.cycles for c in costs)
+
+
+def test_a_smaller_scratchpad_means_more_pieces() -> None:
+    graph = chain(640)
+    roomy, tight = shape(graph), shape(graph, dataclasses.replace(BASE, scratchpad_bytes=128 * 1024))
+    assert roomy[:2] == (1, 1)
+    assert tight[0] * tight[1] > 1
+    assert tight[3] > roomy[3]
+
+
+def test_a_wider_frame_means_more_pieces() -> None:
+    assert shape(chain(640))[:2] == (1, 1)
+    assert np.prod(shape(chain(2560))[:2]) > 1
+
+
+def test_a_slower_memory_means_fewer_bytes() -> None:
+    """With a fast DRAM a cut is cheap; with a slow one the planner computes halo twice instead."""
+    graph = chain(960, layers=14)
+    spec = dataclasses.replace(BASE, scratchpad_bytes=320 * 1024)
+    fast, slow = shape(graph, spec, 16.0), shape(graph, spec, 1.0)
+    assert slow[2] < fast[2]
+    assert slow[0] < fast[0] or slow[1] > fast[1]
+
+
+def test_the_estimate_is_near_the_model() -> None:
+    from codesign.hw import timing
+
+    for spec, graph in ((BASE, chain(320)), (TINY, chain(64, channels=8))):
+        program, _, costs = emit(spec, graph)
+        cycles = timing.predict(program).cycles
+        assert abs(sum(cost.cycles for cost in costs) / cycles - 1.0) < 0.1
