@@ -96,7 +96,7 @@ module load_engine
   assign skip_row = buffer_i.next_row >= buffer_i.cfg.height;
   assign space = 16'(buffer_i.next_row - buffer_i.freed) < buffer_i.cfg.rows;
   assign claim_o = (state_q == Issue) && job_ready && !is_weights_q;
-  assign wait_store_o = (state_q == Check) && !is_weights_q && !skip_row && !space;
+  assign wait_store_o = (state_q == Check) && !is_weights_q && !skip_row && !space && buffer_i.cfg.freed_by_store;
 
   // Bytes wanted of a row: from the first pixel to the last, as far as they exist.
   logic signed [32:0] wanted_first, wanted_end;
