@@ -38,8 +38,8 @@ NEXT_JOB = 3  # last word of a LOAD to the first of the next, when its beats wai
 STORE_BEGIN = 2  # passed check of a STORE to its first sub-row
 SUB_ROW = 2  # begin of a sub-row to its first fetch
 FETCH = 2  # of a batch, besides a cycle per group
-SUB_ROW_END = 4  # last word of a sub-row to the begin of the next
-RESPONSE = -2  # end of a row to its last response, besides the memory's latency
+SUB_ROW_END = 3  # last word of a sub-row to the begin of the next
+RESPONSE = -1  # end of a row to its last response, besides the memory's latency
 SETTLE = 2  # last step until the array counts as idle
 END = 3  # HALT executed to done
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from codesign.hw import timing
 from codesign.simulate import compile_source, find, simulate
 
 NETWORKS = (
@@ -37,3 +38,6 @@ def test_rtl_is_bit_exact(name, accel, size):
     assert counters.busy_cycles + sum(counters.stalls.values()) == counters.cycles
     assert 0.0 < result.mac_utilization <= 1.0
     assert (result.quality_db is not None) == compiled.source.trained
+    # The cycle model: one percent of a network, a little more where a frame is all start and end.
+    predicted = sum(timing.predict(region.program).cycles for region in compiled.network.regions)
+    assert abs(predicted - counters.cycles) <= 0.01 * counters.cycles + 20
