@@ -150,7 +150,11 @@ class _Planner:
 
     def best(self, first: int, end: int) -> tuple[Cascade, Cost] | None:
         """The cheapest division into strips of layers [first, end), or None when none fits."""
-        stretch = self.stretch(first, end)
+        found = [self._cheapest(first, end, eager) for eager in (False, True)]
+        return min((one for one in found if one is not None), key=lambda one: one[1].price, default=None)
+
+    def _cheapest(self, first: int, end: int, eager: bool) -> tuple[Cascade, Cost] | None:
+        stretch = self.stretch(first, end, eager)
         if stretch is None:
             return None
         best: tuple[Cascade, Cost] | None = None
@@ -189,7 +193,7 @@ class _Planner:
             self._mappings[key] = map_conv(self.spec, weights, stride=layer.stride)
         return self._mappings[key]
 
-    def stretch(self, first: int, end: int) -> _Stretch | None:
+    def stretch(self, first: int, end: int, eager: bool) -> _Stretch | None:
         """Layers [first, end) as one cascade, or None when that is impossible however narrow its strips."""
         graph, spec = self.graph, self.spec
         inside = graph.layers[first:end]
@@ -218,7 +222,7 @@ class _Planner:
         tables = {layer.table.tobytes() for layer in inside if isinstance(layer, Conv) and layer.table is not None}
         if not fits_memories(spec, list(mappings.values())) or len(tables) > spec.look_up_tables:
             return None
-        rows = schedule_rows(graph, convs, loads, stored, spare_rows=1)
+        rows = schedule_rows(graph, convs, loads, stored, spare_rows=1, eager=eager)
         if 4 + sum(rows.loads.values()) + sum(rows.conv_repeat.values()) + sum(rows.store_repeat.values()) > (
             spec.command_slots - 2
         ):
@@ -271,6 +275,7 @@ class _Planner:
                 for source, target, factor in leaving
             ),
             iterations=rows.iterations,
+            eager=rows.eager,
             strips=plan,
             weight_words=sum(len(m.steps) for m in mappings.values()),
             fill_words=sum(len(m.fills) for m in mappings.values()),

@@ -20,8 +20,8 @@ DRAM_BYTE_MACS = 160
 ENERGY_WEIGHT = 0.5
 """How much DRAM energy counts against time: frames per second first, joules second."""
 
-ROW_CYCLES = 4
-"""What the array loses between two rows, at most."""
+ROW_CYCLES, EAGER_ROW_CYCLES = 1, 24
+"""What the array loses between two rows; eagerly, when a row follows the one it reads."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def estimate(spec: AccelSpec, graph: LayerGraph, cascade: Cascade, bytes_per_cyc
     moved = _weight_bytes(spec, cascade)
     weight_cycles = moved / min(spec.bus_bytes, bytes_per_cycle)
     repeats = dict(cascade.loads)
+    row_cycles = EAGER_ROW_CYCLES if cascade.eager and len(cascade.convs) > 1 else ROW_CYCLES
     for number, strip in enumerate(cascade.strips):
         for plan in cascade.convs:
             layer, mapping = plan.layer, plan.mapping
@@ -72,7 +73,7 @@ def estimate(spec: AccelSpec, graph: LayerGraph, cascade: Cascade, bytes_per_cyc
                 len(mapping.steps), len(mapping.fills) * mapping.passes, drain_cycles(spec, mapping.output_words)
             )
             width = strip.width(layer.output)
-            compute += rows * (-(-width // spec.pixel_lanes) * group + ROW_CYCLES)
+            compute += rows * (-(-width // spec.pixel_lanes) * group + row_cycles)
             whole += rows * graph.tensors[layer.output].width / spec.pixel_lanes * group / len(cascade.strips)
         first_rows = 0.0
         for buffer in cascade.buffers:

@@ -8,7 +8,7 @@ from codesign.compile.cascade import plan_cascades, split_wide_layers
 from codesign.compile.cost import Cost
 from codesign.compile.layers import Conv, Int64, LayerGraph
 from codesign.compile.ordering import order_channels
-from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, Strip, words_per_row
+from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, StorePlan, Strip, words_per_row
 from codesign.compile.subpixel import fold_shuffles
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
@@ -239,41 +239,52 @@ class _Emitter:
             )
             base += buffer.rows * buffer.groups * pitch
         commands.append(command(Opcode.LOOP, count=cascade.iterations))
-        for store in cascade.stores:
-            tensor, target = graph.tensors[store.tensor], graph.tensors[store.target]
-            first, end = strip.stored[store.tensor]
-            factor = store.factor
-            channels = self._stored_channels(cascade, store.tensor)
-            row = target.width * target.channels
-            commands += [
-                command(
-                    Opcode.STORE,
-                    buffer=ids[store.tensor],
-                    delay=store.delay,
-                    address=offsets[store.target] + first * factor * target.channels + store.first_channel,
-                    row_stride=row,
-                    sub_rows=factor,
-                    pixel_bytes=factor * target.channels if factor > 1 else channels,
-                    pixel_pitch=factor * target.channels if factor > 1 else tensor.channels,
-                    channel=0,
-                    channel_step=factor * target.channels,
-                    x_first=first - strip.columns[store.tensor][0],
-                    x_count=end - first,
-                )
-            ] * store.repeat
+        stores = [self._store_commands(cascade, store, strip, ids, offsets) for store in cascade.stores]
+        convs = self._conv_commands(cascade, strip, ids, plans, tables, weights_needed)
+        loads = [[self._load(cascade, plans[name], strip, offsets)] * repeat for name, repeat in cascade.loads]
+        order = [*loads, *convs, *stores] if cascade.eager else [*stores, *reversed(convs), *loads]
+        commands += [cmd for group in order for cmd in group]
+        commands.append(command(Opcode.END))
+        return commands
+
+    def _store_commands(
+        self, cascade: Cascade, store: StorePlan, strip: Strip, ids: dict[str, int], offsets: dict[str, int]
+    ) -> list[Command]:
+        tensor, target = self.graph.tensors[store.tensor], self.graph.tensors[store.target]
+        first, end = strip.stored[store.tensor]
+        factor = store.factor
+        stored = self._stored_channels(cascade, store.tensor)
+        return [
+            command(
+                Opcode.STORE,
+                buffer=ids[store.tensor],
+                delay=store.delay,
+                address=offsets[store.target] + first * factor * target.channels + store.first_channel,
+                row_stride=target.width * target.channels,
+                sub_rows=factor,
+                pixel_bytes=factor * target.channels if factor > 1 else stored,
+                pixel_pitch=factor * target.channels if factor > 1 else tensor.channels,
+                channel=0,
+                channel_step=factor * target.channels,
+                x_first=first - strip.columns[store.tensor][0],
+                x_count=end - first,
+            )
+        ] * store.repeat
+
+    def _conv_commands(
+        self, cascade: Cascade, strip: Strip, ids: dict[str, int], plans: dict[str, BufferPlan], tables: list[bytes],
+        weights_needed: int,
+    ) -> list[list[Command]]:  # fmt: skip
+        """Per layer, in execution order, one command for each of its rows in an iteration."""
         steps, fills, words = 0, 0, 0
-        convs: list[Command] = []
+        convs: list[list[Command]] = []
         for plan in cascade.convs:
-            convs.append(self._conv(plan, strip, ids, plans, tables, weights_needed, (steps, fills, words)))
+            cmd = self._conv(plan, strip, ids, plans, tables, weights_needed, (steps, fills, words))
+            convs.append([cmd] * plan.repeat)
             steps += len(plan.mapping.steps)
             fills += len(plan.mapping.fills)
             words += plan.mapping.output_words
-        for plan, cmd in zip(reversed(cascade.convs), reversed(convs), strict=True):
-            commands += [cmd] * plan.repeat
-        for name, repeat in cascade.loads:
-            commands += [self._load(cascade, plans[name], strip, offsets)] * repeat
-        commands.append(command(Opcode.END))
-        return commands
+        return convs
 
     def _stored_channels(self, cascade: Cascade, name: str) -> int:
         for plan in cascade.convs:

@@ -77,6 +77,7 @@ class Cascade:
     convs: tuple[ConvPlan, ...]
     stores: tuple[StorePlan, ...]
     iterations: int
+    eager: bool  # producers before consumers within an iteration
     strips: tuple[Strip, ...]
     weight_words: int
     fill_words: int

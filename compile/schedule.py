@@ -1,8 +1,10 @@
 """Row schedules: when each command of a cascade's loop starts, and how many rows every buffer must hold.
 
-A loop iteration runs stores first, then convolutions from the last to the first, then loads: each works on rows of
-earlier iterations, so nothing waits for a pipeline to drain. An operator that produces ``repeat`` rows an iteration
-appears ``repeat`` times; one that starts ``delay`` iterations late is skipped until then.
+Two orders of a loop iteration. *Relaxed*: stores first, then convolutions from the last to the first, then loads; each
+works on rows of earlier iterations, so nothing waits for a pipeline to drain. *Eager*: the other way round, each works
+on the row that has just been made; a row waits for its predecessor's last value, but rows live half as long, which is
+what residuals and dense blocks need. An operator that produces ``repeat`` rows an iteration appears ``repeat`` times;
+one that starts ``delay`` iterations late is skipped until then.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class RowSchedule:
     iterations: int
     rows: dict[str, int]  # tensor -> rows of its buffer
     freeing: dict[str, tuple[int, bool] | None]  # tensor -> (layer, as its second operand) that frees it
+    eager: bool
 
 
 def kernel_rows(layer: Conv) -> int:
@@ -35,7 +38,7 @@ def kernel_rows(layer: Conv) -> int:
 
 
 def schedule_rows(
-    graph: LayerGraph, convs: list[int], loads: list[str], stored: list[str], spare_rows: int
+    graph: LayerGraph, convs: list[int], loads: list[str], stored: list[str], spare_rows: int, *, eager: bool = False
 ) -> RowSchedule:
     """Schedule the layers ``convs`` (indices in execution order); ``loads`` come from and ``stored`` go to memory."""
     layers: dict[int, Conv] = {index: layer for index in convs if isinstance(layer := graph.layers[index], Conv)}
@@ -54,14 +57,15 @@ def schedule_rows(
     for name in loads:
         rate.setdefault(name, 1)
 
-    # A row is there once its producer has run in an earlier iteration.
+    # A row is there once its producer has run: in an earlier iteration, or eagerly in this one.
+    later = 0 if eager else 1
     start: dict[str, int] = dict.fromkeys(loads, 0)
     delays: dict[int, int] = {}
 
     def earliest(source: str, last_row: Callable[[int], int], repeat: int) -> int:
         height = graph.tensors[source].height
         return max(
-            start[source] + 1 + max(0, min(last_row(y), height - 1)) // rate[source] - y // repeat
+            start[source] + later + max(0, min(last_row(y), height - 1)) // rate[source] - y // repeat
             for y in range(max(repeat, 8))
         )
 
@@ -81,8 +85,8 @@ def schedule_rows(
                 delay = max(delay, earliest(layer.add.other, lambda y: y, repeat))
             delays[index] = max(delay, 0) + put_off.get(index, 0)
             start[layer.output] = delays[index]
-        store_delay = {name: start[name] + 1 for name in stored}
-        rows, freeing, contested = _buffer_rows(graph, layers, convs, loads, stored, rate, delays, store_delay)
+        store_delay = {name: start[name] + later for name in stored}
+        rows, freeing, contested = _buffer_rows(graph, layers, convs, loads, stored, rate, delays, store_delay, eager)
         if contested is None:
             break
         put_off[contested] = put_off.get(contested, 0) + 1
@@ -101,12 +105,13 @@ def schedule_rows(
         iterations=max(finish),
         rows=rows,
         freeing=freeing,
+        eager=eager,
     )
 
 
 def _buffer_rows(
     graph: LayerGraph, layers: dict[int, Conv], convs: list[int], loads: list[str], stored: list[str],
-    rate: dict[str, int], delays: dict[int, int], store_delay: dict[str, int],
+    rate: dict[str, int], delays: dict[int, int], store_delay: dict[str, int], eager: bool,
 ) -> tuple[dict[str, int], dict[str, tuple[int, bool] | None], int | None]:  # fmt: skip
     """Walk the loop over a frame of at most ``SIMULATED_ROWS`` rows and watch how many rows are alive.
 
@@ -148,32 +153,48 @@ def _buffer_rows(
         + [store_delay[n] + -(-height[n] // rate[n]) for n in stored]
         + [-(-height[n] // rate[n]) for n in loads]
     )
-    for t in range(iterations):
+
+    def run_stores(t: int) -> None:
         for name in stored:
             for _ in range(rate[name]):
                 if t >= store_delay[name] and taken[name] < height[name]:
                     taken[name] += 1
                     note(name, None)
-        for index in reversed(convs):
-            layer = layers[index]
-            for _ in range(rate[layer.output]):
-                y = produced[layer.output]
-                if t < delays[index] or y >= height[layer.output]:
-                    continue
-                produced[layer.output] = y + 1
-                note(layer.output, y)
-                last = y + 1 == height[layer.output]
-                top = (y + 1) * layer.stride - layer.pad_top
-                done[index, False] = height[layer.source] if last else min(max(top, 0), height[layer.source])
-                note(layer.source, None)
-                if layer.add is not None:
-                    done[index, True] = y + 1
-                    note(layer.add.other, None)
+
+    def run_conv(t: int, index: int) -> None:
+        layer = layers[index]
+        for _ in range(rate[layer.output]):
+            y = produced[layer.output]
+            if t < delays[index] or y >= height[layer.output]:
+                continue
+            produced[layer.output] = y + 1
+            note(layer.output, y)
+            last = y + 1 == height[layer.output]
+            top = (y + 1) * layer.stride - layer.pad_top
+            done[index, False] = height[layer.source] if last else min(max(top, 0), height[layer.source])
+            note(layer.source, None)
+            if layer.add is not None:
+                done[index, True] = y + 1
+                note(layer.add.other, None)
+
+    def run_loads() -> None:
         for name in loads:
             for _ in range(rate[name]):
                 if produced[name] < height[name]:
                     note(name, produced[name])
                     produced[name] += 1
+
+    for t in range(iterations):
+        if eager:
+            run_loads()
+            for index in convs:
+                run_conv(t, index)
+            run_stores(t)
+        else:
+            run_stores(t)
+            for index in reversed(convs):
+                run_conv(t, index)
+            run_loads()
     freeing: dict[str, tuple[int, bool] | None] = {}
     for name in names:
         slow = [key for key, count in behind[name].items() if count == 0]
