@@ -21,7 +21,7 @@ from codesign.compile.plan import (
     consumers,
     words_per_row,
 )
-from codesign.compile.schedule import RowSchedule, schedule_rows
+from codesign.compile.schedule import OPERAND, Reading, RowSchedule, schedule_rows
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.spec import AccelSpec
 
@@ -45,7 +45,8 @@ def split_wide_layers(spec: AccelSpec, graph: LayerGraph) -> LayerGraph:
         while True:
             share = -(-layer.channels // parts)
             share = -(-share // spec.co_lanes) * spec.co_lanes if parts > 1 else layer.channels
-            mappings = [map_conv(spec, layer.weights[..., :share], stride=layer.stride)]
+            channels = source_channels(graph, layer)
+            mappings = [map_conv(spec, layer.weights[..., :share], stride=layer.stride, sources=channels)]
             if fits_memories(spec, mappings):
                 break
             if share <= spec.co_lanes:
@@ -190,7 +191,9 @@ class _Planner:
             layer = self.graph.layers[index]
             assert isinstance(layer, Conv)
             weights = unfolded_weights(layer, conversion)
-            self._mappings[key] = map_conv(self.spec, weights, stride=layer.stride)
+            self._mappings[key] = map_conv(
+                self.spec, weights, stride=layer.stride, sources=source_channels(self.graph, layer)
+            )
         return self._mappings[key]
 
     def stretch(self, first: int, end: int, eager: bool) -> _Stretch | None:
@@ -223,6 +226,8 @@ class _Planner:
         if not fits_memories(spec, list(mappings.values())) or len(tables) > spec.look_up_tables:
             return None
         rows = schedule_rows(graph, convs, loads, stored, spare_rows=1, eager=eager)
+        if any(self._freed_too_early(name, rows, convs) for name in loads):
+            return None
         if 4 + sum(rows.loads.values()) + sum(rows.conv_repeat.values()) + sum(rows.store_repeat.values()) > (
             spec.command_slots - 2
         ):
@@ -283,6 +288,15 @@ class _Planner:
             scratchpad_words=words,
         )
 
+    def _freed_too_early(self, name: str, rows: RowSchedule, convs: list[int]) -> bool:
+        """Whether a load might overwrite rows of which a second operand is still to be read.
+
+        The machine frees a first source's rows when that is done, a further source's as soon as they are convolved.
+        """
+        freeing = rows.freeing[name]
+        adds = [layer.add for i in convs if isinstance(layer := self.graph.layers[i], Conv) and layer.add is not None]
+        return freeing is not None and freeing.which > 0 and any(add.other == name for add in adds)
+
     def _is_slice(self, layer: Conv) -> bool:
         return layer.channels != self.graph.tensors[layer.output].channels
 
@@ -314,8 +328,8 @@ class _Planner:
     def _conversion(self, name: str, convs: list[int], stored: list[str]) -> Conversion:
         """A one-channel tensor read by one convolution is loaded with a pixel's neighbours as its channels."""
         layers = [layer for i in convs if isinstance(layer := self.graph.layers[i], Conv)]
-        readers = [layer for layer in layers if layer.source == name]
-        if self.graph.tensors[name].channels != 1 or name in stored or len(readers) != 1:
+        readers = [layer for layer in layers if name in layer.convolved]
+        if self.graph.tensors[name].channels != 1 or name in stored or len(readers) != 1 or readers[0].more:
             return Conversion()
         layer = readers[0]
         unfold = min(layer.weights.shape[1], self.spec.ci_lanes)
@@ -335,8 +349,8 @@ class _Planner:
             mapping=mapping,
             delay=rows.conv_delay[index],
             repeat=rows.conv_repeat[index],
-            free_source=rows.freeing[layer.source] == (index, False),
-            free_add=layer.add is not None and rows.freeing[layer.add.other] == (index, True),
+            frees=tuple(rows.freeing[name] == Reading(index, k) for k, name in enumerate(layer.convolved)),
+            free_add=layer.add is not None and rows.freeing[layer.add.other] == Reading(index, OPERAND),
         )
 
     def _strips(
@@ -377,7 +391,8 @@ class _Planner:
                     need(layer.source, first, end + (layer.weights.shape[1] - 1) // unfold * unfold)
                 else:
                     low = first * layer.stride - layer.pad_left
-                    need(layer.source, low, (end - 1) * layer.stride - layer.pad_left + layer.weights.shape[1])
+                    for name in layer.convolved:
+                        need(name, low, (end - 1) * layer.stride - layer.pad_left + layer.weights.shape[1])
                 if layer.add is not None:
                     need(layer.add.other, first, end)
             for name, (first, end) in columns.items():
@@ -388,6 +403,11 @@ class _Planner:
                     )
             plans.append(Strip(columns=columns, stored=stored))
         return tuple(plans)
+
+
+def source_channels(graph: LayerGraph, layer: Conv) -> tuple[int, ...]:
+    """Input channels by source."""
+    return tuple(graph.tensors[name].channels for name in layer.convolved)
 
 
 def unfolded_weights(layer: Conv, conversion: Conversion) -> Int8:

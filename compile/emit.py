@@ -308,7 +308,7 @@ class _Emitter:
         for plan in cascade.convs:  # the second operand of a split layer: its slice alone
             add = plan.layer.add
             sliced = add is not None and not add.broadcast and plan.layer.channels < tensor.channels
-            if sliced and add is not None and add.other == buffer.tensor != plan.layer.source:
+            if sliced and add is not None and add.other == buffer.tensor and buffer.tensor not in plan.layer.convolved:
                 channel, count = plan.layer.first_channel, plan.layer.channels
         start = first * tensor.channels + channel
         return command(
@@ -343,6 +343,9 @@ class _Emitter:
                 "add_qmin": layer.add.qmin,
                 "add_qmax": layer.add.qmax,
             }
+        for number, name in enumerate(layer.more, start=1):
+            delta = source_first - strip.columns[name][0]
+            fields |= {f"source_{number}": ids[name], f"x_delta_{number}": delta, f"free_{number}": plan.frees[number]}
         if layer.table is not None:
             fields |= {"table_enable": 1, "table": tables.index(layer.table.tobytes())}
         return command(
@@ -351,7 +354,8 @@ class _Emitter:
             fills_count=len(mapping.fills), fills_repeat=mapping.passes, kernel_rows=layer.weights.shape[0],
             stride_rows=layer.stride, pad_rows=layer.pad_top, x_offset=x_offset, x_stride=layer.stride,
             lane_groups_log2=mapping.lane_groups_log2, words=mapping.output_words, parameters_base=words,
-            qmin=layer.qmin, qmax=layer.qmax, zero_point=layer.zero_point, free_source=plan.free_source, **fields,
+            qmin=layer.qmin, qmax=layer.qmax, zero_point=layer.zero_point, free_source=plan.frees[0],
+            more_sources=len(layer.more), **fields,
         )  # fmt: skip
 
 

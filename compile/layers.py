@@ -59,11 +59,17 @@ class Conv:
     add: Add | None
     macs: int  # of the user's operator
     first_channel: int = 0  # of the output tensor that this layer computes (wide layers are split)
+    more: tuple[str, ...] = ()  # further sources, whose channels follow the first one's: a concatenation
 
     @property
     def channels(self) -> int:
         """Output channels this layer computes."""
         return int(self.weights.shape[3])
+
+    @property
+    def convolved(self) -> tuple[str, ...]:
+        """The tensors whose channels the weights are for, in order."""
+        return (self.source, *self.more)
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,17 @@ class Shuffle:
     factor: int
 
 
+@dataclass(frozen=True)
+class Concat:
+    """The channels of several tensors of one scale and zero point, in order."""
+
+    name: str
+    parts: tuple[str, ...]
+    output: str
+
+
 Layer = Conv | Shuffle
+"""What is planned: concatenations have become further sources of the layers that read them."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,6 @@ class LayerGraph:
 
 def sources(layer: Layer) -> tuple[str, ...]:
     """The tensors a layer reads."""
-    if isinstance(layer, Conv) and layer.add is not None:
-        return (layer.source, layer.add.other)
-    return (layer.source,)
+    if isinstance(layer, Shuffle):
+        return (layer.source,)
+    return (*layer.convolved, layer.add.other) if layer.add is not None else layer.convolved

@@ -76,6 +76,11 @@ def moves_channels(call: relax.Call) -> bool:
             return [int(axis.value) for axis in call.args[1].fields] == [1]
 
 
+def concatenates_channels(call: relax.Call) -> bool:
+    """Only channels may be concatenated, of frames of one size."""
+    return call.attrs.axis is not None and int(call.attrs.axis) == 1
+
+
 def shuffle_fits(call: relax.Call) -> bool:
     """Pixels may be shuffled by a factor of at most 8."""
     return 1 <= int(call.attrs.upscale_factor) <= 8
@@ -98,6 +103,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "relax.subtract": (batch_is_one, operands_match),
     "relax.multiply": (factor_is_scalar,),
     "relax.nn.pixel_shuffle": (batch_is_one, frame_fits, shuffle_fits),
+    "relax.concat": (batch_is_one, concatenates_channels),
     "relax.repeat": (moves_channels,),
     "relax.tile": (moves_channels,),
     "relax.strided_slice": (moves_channels,),

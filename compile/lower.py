@@ -17,7 +17,8 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from codesign.compile.layers import Add, Conv, Int8, Int64, LayerGraph, Shuffle, Tensor, sources
+from codesign.compile.concat import fold_concats
+from codesign.compile.layers import Add, Concat, Conv, Int8, Int64, LayerGraph, Shuffle, Tensor, sources
 from codesign.compile.ordering import copy_layer
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
@@ -88,6 +89,14 @@ class PendingShuffle:
 
 
 @dataclass(frozen=True)
+class PendingConcat:
+    """The channels of several tensors, in order."""
+
+    name: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PendingGather:
     """Channels of the source in a new order, with repetition."""
 
@@ -123,7 +132,7 @@ class _Builder:
         self.name = name
         self.inputs: dict[str, tuple[int, int, int]] = {}
         self.tensors: dict[str, Tensor] = {}
-        self.layers: list[Conv | Shuffle] = []
+        self.layers: list[Conv | Shuffle | Concat] = []
         self._readers: dict[str, int] = {}  # of a tensor; being a result counts as several
 
     # Following the function
@@ -177,6 +186,7 @@ class _Builder:
             "nn.prelu": lambda: self._sloped(name, operands[0], np.asarray(operands[1], np.float64).reshape(-1)),
             "clip": lambda: self._clipped(name, operands[0], float(operands[1]), float(operands[2])),
             "nn.pixel_shuffle": lambda: PendingShuffle(name, operands[0].tensor, int(call.attrs.upscale_factor)),
+            "concat": lambda: PendingConcat(name, tuple(part.tensor for part in operands[0])),
             "repeat": lambda: self._gather(name, operands[0], lambda c: np.repeat(c, int(call.attrs.repeats))),
             "tile": lambda: self._gather(name, operands[0], lambda c: np.tile(c, int(call.attrs.repeats[1]))),
             "strided_slice": lambda: self._gather(name, operands[0], lambda c: _sliced(c, operands)),
@@ -303,6 +313,8 @@ class _Builder:
             self._close_table(value, target)
         elif isinstance(value, PendingShuffle):
             self.layers.append(Shuffle(value.name, value.source, name, value.factor))
+        elif isinstance(value, PendingConcat):
+            self.layers.append(Concat(value.name, tuple(self._rescaled(part, target) for part in value.parts), name))
         elif isinstance(value, PendingGather):
             source = self.tensors[value.source]
             copy = copy_layer(value.name, source, target)
@@ -321,6 +333,16 @@ class _Builder:
             raise UnsupportedError("quantises what no layer produces", where=f"quantize '{name}'")
         self.tensors[name] = target
         return name
+
+    def _rescaled(self, name: str, target: Tensor) -> str:
+        """``name`` with the scale and zero point of ``target``: itself, or a copy that is rounded anew."""
+        tensor = self.tensors[name]
+        if (tensor.scale, tensor.zero_point) == (target.scale, target.zero_point):
+            return name
+        copy = replace(tensor, name=self._fresh(f"{name}.rescaled"), scale=target.scale, zero_point=target.zero_point)
+        self.tensors[copy.name] = copy
+        self._close_conv(self._identity(copy.name, Open(name)), copy)
+        return copy.name
 
     def _fresh(self, name: str) -> str:
         count, candidate = 1, name
@@ -416,11 +438,12 @@ class _Builder:
         }  # fmt: skip
 
     def graph(self, results: tuple[str, ...]) -> LayerGraph:
-        used = {name for layer in self.layers for name in (*sources(layer), layer.output)} | set(results)
+        layers, tensors = fold_concats(self.layers, self.tensors, results)
+        used = {name for layer in layers for name in (*sources(layer), layer.output)} | set(results)
         return LayerGraph(
             name=self.name,
-            tensors={name: tensor for name, tensor in self.tensors.items() if name in used},
-            layers=tuple(self.layers),
+            tensors={name: tensor for name, tensor in tensors.items() if name in used},
+            layers=layers,
             inputs=tuple(name for name in self.inputs if name in used),
             outputs=tuple(dict.fromkeys(results)),
         )

@@ -45,8 +45,13 @@ class _Unit:
     part: int
 
 
-def map_conv(spec: AccelSpec, weights: Int8, *, stride: int) -> Mapping:
-    """Map ``weights: int8[KY, KX, Cin, Cout]`` (channels in their order in the scratchpad) at column stride 1 or 2."""
+def map_conv(spec: AccelSpec, weights: Int8, *, stride: int, sources: tuple[int, ...] = ()) -> Mapping:
+    """Map ``weights: int8[KY, KX, Cin, Cout]`` (channels in their order in the scratchpad) at column stride 1 or 2.
+
+    ``sources``: how many of the input channels each source has, when there are several; a source begins with a group
+    of its own.
+    """
+    weights, first_groups = _by_source(spec, weights, sources)
     rows, columns, inputs, outputs = weights.shape
     groups_log2 = 0
     while (2 << groups_log2) <= spec.lane_groups and outputs <= spec.co_lanes >> (groups_log2 + 1):
@@ -123,8 +128,26 @@ def map_conv(spec: AccelSpec, weights: Int8, *, stride: int) -> Mapping:
     return Mapping(
         words=words,
         steps=tuple(steps),
-        fills=tuple(Fill(row, column, group) for row, column, group in order),
+        fills=tuple(_fill(row, column, group, first_groups) for row, column, group in order),
         passes=passes,
         lane_groups_log2=groups_log2,
         output_words=-(-outputs // spec.ci_lanes),
     )
+
+
+def _by_source(spec: AccelSpec, weights: Int8, sources: tuple[int, ...]) -> tuple[Int8, tuple[int, ...]]:
+    """Weights with every source's channels padded to whole groups, and the first group of each source."""
+    if len(sources) < 2:
+        return weights, (0,)
+    parts, groups, at = [], [0], 0
+    for count in sources:
+        share = weights[:, :, at : at + count]
+        parts.append(np.pad(share, ((0, 0), (0, 0), (0, -count % spec.ci_lanes), (0, 0))))
+        groups.append(groups[-1] - (-count // spec.ci_lanes))
+        at += count
+    return np.concatenate(parts, axis=2), tuple(groups[:-1])
+
+
+def _fill(row: int, column: int, group: int, first_groups: tuple[int, ...]) -> Fill:
+    source = max(index for index, first in enumerate(first_groups) if first <= group)
+    return Fill(row, column, group - first_groups[source], source)

@@ -33,14 +33,20 @@ def order_channels(graph: LayerGraph) -> LayerGraph:
     for layer in graph.layers:
         if isinstance(layer, Conv) and layer.output in orders and layer.add is not None and not layer.add.broadcast:
             orders[layer.add.other] = orders[layer.output]
-    return dataclasses.replace(graph, layers=tuple(_reorder(layer, orders) for layer in graph.layers))
+    return dataclasses.replace(graph, layers=tuple(_reorder(graph, layer, orders) for layer in graph.layers))
 
 
-def _reorder(layer: Layer, orders: dict[str, Order]) -> Layer:
+def _reorder(graph: LayerGraph, layer: Layer, orders: dict[str, Order]) -> Layer:
     if isinstance(layer, Shuffle):
         return layer
-    if (inner := orders.get(layer.source)) is not None:
-        layer = dataclasses.replace(layer, weights=layer.weights[:, :, inner, :])
+    at = 0
+    for name in layer.convolved:
+        count = graph.tensors[name].channels
+        if (inner := orders.get(name)) is not None:
+            weights = layer.weights.copy()
+            weights[:, :, at : at + count] = layer.weights[:, :, at + inner]
+            layer = dataclasses.replace(layer, weights=weights)
+        at += count
     if (outer := orders.get(layer.output)) is not None:
         layer = dataclasses.replace(
             layer,

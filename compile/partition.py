@@ -7,7 +7,7 @@ from typing import Any
 
 import tvm
 from tvm import relax
-from tvm.relax.dpl import DFPattern, is_const, is_op, wildcard
+from tvm.relax.dpl import DFPattern, is_const, is_op, is_tuple, wildcard
 from tvm.relax.transform import FuseOpsByPattern, MergeCompositeFunctions, PatternCheckContext
 
 from codesign.compile import legality
@@ -15,6 +15,9 @@ from codesign.compile.lower import shape_of
 from codesign.hw import numerics
 
 CODEGEN = "scanline"
+
+MAX_CONCAT = 16
+"""A concatenation of more tensors stays on the host."""
 
 _QUANTISATION = ("relax.quantize", "relax.dequantize")
 
@@ -134,6 +137,10 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         ("sum", closed(clipped(total))),
         ("scale", closed(activated(scaled))),
         ("movement", closed(moved)),
+        *(
+            (f"concat{count}", closed(is_op("relax.concat")(is_tuple([opened() for _ in range(count)]))))
+            for count in range(2, MAX_CONCAT + 1)
+        ),
         ("table", closed(table)),
         ("activation", closed(activated(opened()))),
     ]

@@ -38,7 +38,7 @@ class ConvPlan:
     mapping: Mapping = field(repr=False)
     delay: int  # iterations before its first row
     repeat: int  # rows per iteration
-    free_source: bool
+    frees: tuple[bool, ...]  # by source: its rows are free when this layer has read them
     free_add: bool
 
 

@@ -11,11 +11,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from codesign.compile.layers import Conv, LayerGraph, sources
 
 SIMULATED_ROWS = 96
 """A schedule is periodic long before this many rows, so taller frames need no more of the walk."""
+
+
+class Reading(NamedTuple):
+    """A layer's use of a tensor: as its ``which``-th source, or (``OPERAND``) as its second operand."""
+
+    layer: int
+    which: int
+
+
+OPERAND = -1
+
+
+def readings(index: int, layer: Conv) -> dict[Reading, str]:
+    """The tensors that a layer reads."""
+    found = {Reading(index, which): name for which, name in enumerate(layer.convolved)}
+    if layer.add is not None:
+        found[Reading(index, OPERAND)] = layer.add.other
+    return found
 
 
 @dataclass(frozen=True)
@@ -29,7 +48,7 @@ class RowSchedule:
     store_repeat: dict[str, int]
     iterations: int
     rows: dict[str, int]  # tensor -> rows of its buffer
-    freeing: dict[str, tuple[int, bool] | None]  # tensor -> (layer, as its second operand) that frees it
+    freeing: dict[str, Reading | None]  # tensor -> the reading that frees it
     eager: bool
 
 
@@ -49,7 +68,7 @@ def schedule_rows(
         layer = layers[index]
         rate.setdefault(layer.output, 1)
         for name in sources(layer):
-            wanted = rate[layer.output] * (layer.stride if name == layer.source else 1)
+            wanted = rate[layer.output] * (layer.stride if name in layer.convolved else 1)
             rate[name] = max(rate.get(name, 1), wanted)
     for index in convs:  # side branches follow their operands
         layer = layers[index]
@@ -80,7 +99,7 @@ def schedule_rows(
             def bottom(y: int, layer: Conv = layer) -> int:
                 return y * layer.stride - layer.pad_top + kernel_rows(layer) - 1
 
-            delay = earliest(layer.source, bottom, repeat)
+            delay = max(earliest(name, bottom, repeat) for name in layer.convolved)
             if layer.add is not None:
                 delay = max(delay, earliest(layer.add.other, lambda y: y, repeat))
             delays[index] = max(delay, 0) + put_off.get(index, 0)
@@ -112,7 +131,7 @@ def schedule_rows(
 def _buffer_rows(
     graph: LayerGraph, layers: dict[int, Conv], convs: list[int], loads: list[str], stored: list[str],
     rate: dict[str, int], delays: dict[int, int], store_delay: dict[str, int], eager: bool,
-) -> tuple[dict[str, int], dict[str, tuple[int, bool] | None], int | None]:  # fmt: skip
+) -> tuple[dict[str, int], dict[str, Reading | None], int | None]:  # fmt: skip
     """Walk the loop over a frame of at most ``SIMULATED_ROWS`` rows and watch how many rows are alive.
 
     Returns rows and freeing consumer of every tensor, and a layer to put off when a tensor has no such consumer.
@@ -126,17 +145,15 @@ def _buffer_rows(
 
     produced = dict.fromkeys(names, 0)
     taken = dict.fromkeys(stored, 0)
-    reader: dict[str, list[tuple[int, bool]]] = {name: [] for name in names}
+    reader: dict[str, list[Reading]] = {name: [] for name in names}
     for index in convs:
-        layer = layers[index]
-        reader[layer.source].append((index, False))
-        if layer.add is not None:
-            reader[layer.add.other].append((index, True))
-    done: dict[tuple[int, bool], int] = {key: 0 for keys in reader.values() for key in keys}
+        for reading, name in readings(index, layers[index]).items():
+            reader[name].append(reading)
+    done: dict[Reading, int] = {key: 0 for keys in reader.values() for key in keys}
 
     # The consumer that lags most frees for all: the one whose first needed row is never above another's.
     peaks = dict.fromkeys(names, 1)
-    behind: dict[str, dict[tuple[int, bool], int]] = {name: dict.fromkeys(reader[name], 0) for name in names}
+    behind: dict[str, dict[Reading, int]] = {name: dict.fromkeys(reader[name], 0) for name in names}
 
     def note(name: str, row: int | None) -> None:
         lowest = {key: done[key] for key in reader[name]}
@@ -171,11 +188,12 @@ def _buffer_rows(
             note(layer.output, y)
             last = y + 1 == height[layer.output]
             top = (y + 1) * layer.stride - layer.pad_top
-            done[index, False] = height[layer.source] if last else min(max(top, 0), height[layer.source])
-            note(layer.source, None)
-            if layer.add is not None:
-                done[index, True] = y + 1
-                note(layer.add.other, None)
+            for reading, name in readings(index, layer).items():
+                if reading.which == OPERAND:
+                    done[reading] = y + 1
+                else:
+                    done[reading] = height[name] if last else min(max(top, 0), height[name])
+                note(name, None)
 
     def run_loads() -> None:
         for name in loads:
@@ -195,7 +213,7 @@ def _buffer_rows(
             for index in reversed(convs):
                 run_conv(t, index)
             run_loads()
-    freeing: dict[str, tuple[int, bool] | None] = {}
+    freeing: dict[str, Reading | None] = {}
     for name in names:
         slow = [key for key, count in behind[name].items() if count == 0]
         if reader[name] and not slow:

@@ -86,6 +86,9 @@ BUFFER_FIELDS = (
     Field("planes", 1),  # 0: 8-bit; 1: high and low byte planes, reserved
 )
 
+MORE_SOURCES = 4
+"""A convolution reads at most so many buffers besides its first: concatenations are never copied."""
+
 LOOP_FIELDS = (Field("count", 24),)
 
 LOADW_FIELDS = (
@@ -147,6 +150,10 @@ CONV_FIELDS = (
     Field("add_qmin", 8, True),
     Field("add_qmax", 8, True),
     Field("shuffle", 3),  # reserved: pixel shuffle into the destination buffer
+    Field("more_sources", 3),  # further sources, of the same height and zero point, for the fills that name them
+    *(Field(f"source_{k}", 6) for k in range(1, MORE_SOURCES + 1)),
+    *(Field(f"x_delta_{k}", 8, True) for k in range(1, MORE_SOURCES + 1)),  # added to x_offset
+    *(Field(f"free_{k}", 1) for k in range(1, MORE_SOURCES + 1)),
 )
 
 STORE_FIELDS = (
@@ -259,14 +266,15 @@ class Step(NamedTuple):
 
 
 class Fill(NamedTuple):
-    """One row segment brought into the window: kernel row, column offset, channel group."""
+    """One row segment brought into the window: kernel row, column offset, channel group of a source."""
 
     row: int
     column: int
     group: int
+    source: int = 0  # 0: the CONV's first, k: its source_k
 
 
-FILL_FIELDS = (Field("row", 5), Field("column", 9, True), Field("group", 12))
+FILL_FIELDS = (Field("row", 5), Field("column", 9, True), Field("group", 12), Field("source", 3))
 
 
 def encode_step(step: Step) -> int:

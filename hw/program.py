@@ -11,7 +11,7 @@ from typing import Any
 
 from codesign.hw.errors import InputError, ProgramError, SpecError
 from codesign.hw.files import write_bytes
-from codesign.hw.isa import MAX_LOOP_DEPTH, Command, Opcode, WeightKind, decode, encode
+from codesign.hw.isa import MAX_LOOP_DEPTH, MORE_SOURCES, Command, Opcode, WeightKind, decode, encode
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
 from codesign.hw.tokens import Buffer, Tokens
 
@@ -289,6 +289,8 @@ def _check_conv(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
         raise ProgramError("parameters lie outside their memory")
     if cmd["x_stride"] not in (1, 2) or (1 << cmd["lane_groups_log2"]) > spec.lane_groups or cmd["shuffle"]:
         raise ProgramError("stride, lane groups or shuffle are not the machine's")
+    if cmd["more_sources"] > MORE_SOURCES:
+        raise ProgramError(f"{cmd['more_sources']} further sources, the machine reads {MORE_SOURCES}")
     if cmd["table_enable"] and cmd["table"] >= spec.look_up_tables:
         raise ProgramError(f"table {cmd['table']} of {spec.look_up_tables}")
     if cmd["add_enable"] and cmd["add_channel"] >= spec.ci_lanes:

@@ -30,7 +30,7 @@ class Kernel:
     rows: tuple[int, ...]  # kernel rows that appear
     first_column: int
     columns: int
-    channels: int  # input channels, whole groups
+    channels: tuple[int, ...]  # of each source, whole groups
     matrix: NDArray[Any]  # float[rows x columns x channels, outputs], exact
     bias: NDArray[np.int64]
     multiplier: NDArray[np.int64]
@@ -56,7 +56,8 @@ def decode_kernel(
     slots_out = max(per_cog, spec.ci_lanes)
     outputs = cmd["words"] * spec.ci_lanes
     lanes_of_group = spec.co_lanes // spec.lane_groups
-    taps: dict[tuple[int, int, int], NDArray[np.int64]] = {}  # (row, column, first channel) -> [part lanes, outputs]
+    # (row, column, source, first channel) -> [part lanes, outputs]
+    taps: dict[tuple[int, int, int, int], NDArray[np.int64]] = {}
     oldest, base = 0, 0
     for index in range(cmd["steps_base"], cmd["steps_base"] + cmd["steps_count"]):
         step = decode_step(int(steps[index]), spec)
@@ -68,6 +69,7 @@ def decode_kernel(
             key = (
                 fill.row,
                 fill.column + selector.shift * cmd["x_stride"],
+                fill.source,
                 fill.group * spec.ci_lanes + selector.part * spec.part_lanes,
             )
             tap = taps.setdefault(key, np.zeros((spec.part_lanes, outputs), np.int64))
@@ -85,10 +87,17 @@ def decode_kernel(
     rows = tuple(sorted({key[0] for key in taps}))
     first = min(key[1] for key in taps)
     columns = max(key[1] for key in taps) - first + 1
-    channels = -(-(max(key[2] for key in taps) + spec.part_lanes) // spec.ci_lanes) * spec.ci_lanes
-    dense = np.zeros((len(rows), columns, channels, outputs), np.int64)
-    for (row, column, channel), tap in taps.items():
-        dense[rows.index(row), column - first, channel : channel + spec.part_lanes] += tap
+    if max(key[2] for key in taps) > cmd["more_sources"]:
+        raise ProgramError("a fill names a source that the command does not have")
+    channels = tuple(
+        -(-max((key[3] + spec.part_lanes for key in taps if key[2] == source), default=0) // spec.ci_lanes)
+        * spec.ci_lanes
+        for source in range(cmd["more_sources"] + 1)
+    )
+    dense = np.zeros((len(rows), columns, sum(channels), outputs), np.int64)
+    for (row, column, source, channel), tap in taps.items():
+        at = sum(channels[:source]) + channel
+        dense[rows.index(row), column - first, at : at + spec.part_lanes] += tap
     matrix = dense.reshape(-1, outputs)
     exact = np.float32 if int(np.abs(matrix).sum(axis=0).max()) * 128 < 2**24 else np.float64
     fields = np.frombuffer(parameters, np.dtype([("bias", "<i4"), ("m", "<i4"), ("n", "<i4"), ("shift", "<u4")]))[
@@ -168,7 +177,7 @@ class _Machine:
 
     def _kernel(self, cmd: Command) -> Kernel:
         names = ("steps_base", "steps_count", "fills_base", "fills_count", "fills_repeat", "words", "parameters_base",
-                 "lane_groups_log2", "x_stride")  # fmt: skip
+                 "lane_groups_log2", "x_stride", "more_sources")  # fmt: skip
         key = tuple(cmd[name] for name in names)
         if key not in self.kernels:
             self.kernels[key] = decode_kernel(
@@ -183,17 +192,26 @@ class _Machine:
         # Columns first .. first + span of the source, zero point where there is no pixel.
         first = cmd["x_offset"] + kernel.first_column
         span = (width - 1) * stride + kernel.columns
-        lines = np.full((len(kernel.rows), span, kernel.channels), source.zero_point, kernel.matrix.dtype)
-        low, high = max(first, 0), min(first + span, source.width)
-        for index, row in enumerate(kernel.rows):
-            y = at.top + row
-            if 0 <= y < source.height and high > low:
-                held = self.data[cmd["source"]][y % source.rows]
-                lines[index, low - first : high - first] = held[low:high, : kernel.channels]
+        lines = np.empty((len(kernel.rows), span, sum(kernel.channels)), kernel.matrix.dtype)
+        channel = 0
+        for number, channels in enumerate(kernel.channels):
+            buffer_id = cmd[f"source_{number}"] if number else cmd["source"]
+            delta = cmd[f"x_delta_{number}"] if number else 0
+            buffer = self.tokens.buffer(buffer_id)
+            part = lines[:, :, channel : channel + channels]
+            part[:] = buffer.zero_point
+            start = first + delta
+            low, high = max(start, 0), min(start + span, buffer.width)
+            for index, row in enumerate(kernel.rows):
+                y = at.top + row
+                if 0 <= y < source.height and high > low:
+                    held = self.data[buffer_id][y % buffer.rows]
+                    part[index, low - start : high - start] = held[low:high, :channels]
+            channel += channels
         step_row, step_x, step_channel = lines.strides
         patches = np.lib.stride_tricks.as_strided(
             lines,
-            (width, len(kernel.rows), kernel.columns, kernel.channels),
+            (width, len(kernel.rows), kernel.columns, sum(kernel.channels)),
             (step_x * stride, step_row, step_x, step_channel),
         )
         psum = (patches.reshape(width, -1) @ kernel.matrix).astype(np.int64) + kernel.bias

@@ -72,6 +72,7 @@ def render_package(spec: AccelSpec) -> str:
         ("CommandBits", 8 * COMMAND_BYTES),
         ("TableBytes", TABLE_BYTES),
         ("LoopDepth", isa.MAX_LOOP_DEPTH),
+        ("Sources", 1 + isa.MORE_SOURCES),
         ("Counters", len(isa.COUNTER_NAMES)),
         ("CountersBase", isa.COUNTERS_BASE),
     ]

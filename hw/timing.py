@@ -21,7 +21,7 @@ from codesign.hw.isa import Command, Opcode, WeightKind, decode_fill, decode_ste
 from codesign.hw.program import Program
 from codesign.hw.row_timing import RowCommand, RowTiming, row_timing
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, AccelSpec
-from codesign.hw.tokens import Buffer, ConvRow, Tokens
+from codesign.hw.tokens import Buffer, ConvRow, Tokens, more_sources
 
 # Latencies in cycles, as the RTL has them.
 START = -1  # start write to the first command request
@@ -300,7 +300,7 @@ class _Model:
             return
         checked = taken + TAKE
         waits = self._waits(cmd, at, source, destination)
-        ready = max(checked, *(time for time, _ in waits)) if waits else checked
+        ready = max(checked + len(more_sources(cmd)), *(time for time, _ in waits))
         # Rows are handed over through a queue of two: the row before the last must have begun.
         start = max(ready, self.begun[0])
         shape = self._shape(cmd, source, destination)
@@ -321,7 +321,7 @@ class _Model:
         self.chunks_since_load += timing.drain
         self.array = end
         last_grant = max(granted + shape.fills - 1, end - 1 - timing.last_grant)
-        self.front = last_grant + FINISH
+        self.front = last_grant + FINISH + len(more_sources(cmd))
         self.drain = max(end - 1 + timing.tail, self.drain + gap + timing.drain - 1)
         self._finish_row(cmd, at, source, destination, shape, last_grant)
 
@@ -331,9 +331,10 @@ class _Model:
         if cmd["weights_needed"]:
             waits.append((self.weights[cmd["weights_needed"] - 1], "weights"))
         last = min(at.top + cmd["kernel_rows"], source.height) - 1
-        if last >= 0:
-            cause = "load" if source.command["loaded"] else "drain"
-            waits.append((self.rows[cmd["source"]].done[last], cause))
+        for number, index in enumerate((cmd["source"], *(index for index, _ in more_sources(cmd)))):
+            cause = "load" if self.tokens.buffer(index).command["loaded"] else "drain"
+            # Sources are looked at one a cycle.
+            waits.append((self.rows[index].done[last] + number if last >= 0 else 0.0, cause))
         if cmd["add_enable"]:
             other = self.tokens.buffer(cmd["add_buffer"])
             cause = "load" if other.command["loaded"] else "drain"
@@ -362,6 +363,9 @@ class _Model:
         if cmd["free_source"]:
             freed = reported if source.command["loaded"] else last_grant + 2
             _free_to(self.rows[cmd["source"]].by_conv, source.freed_conv, freed)
+        for number, (index, free) in enumerate(more_sources(cmd)):
+            if free:
+                _free_to(self.rows[index].by_conv, self.tokens.buffer(index).freed_conv, last_grant + 3 + number)
         if cmd["add_enable"] and cmd["add_free"]:
             _free_to(self.rows[cmd["add_buffer"]].by_conv, at.y + 1, reported)
         self.events["values"] += destination.width * cmd["words"] * self.spec.ci_lanes
@@ -372,7 +376,8 @@ class _Model:
 
     def _shape(self, cmd: Command, source: Buffer, destination: Buffer) -> _ConvShape:
         names = ("steps_base", "steps_count", "fills_base", "fills_count", "fills_repeat", "words", "lane_groups_log2",
-                 "x_stride", "x_offset", "add_enable", "add_broadcast", "add_buffer", "add_x_offset")  # fmt: skip
+                 "x_stride", "x_offset", "source", "more_sources", "source_1", "source_2", "source_3", "source_4",
+                 "add_enable", "add_broadcast", "add_buffer", "add_x_offset")  # fmt: skip
         key = (source.width, destination.width, *(cmd[name] for name in names))
         if key not in self.shapes:
             self.shapes[key] = self._new_shape(cmd, source, destination)
@@ -394,7 +399,10 @@ class _Model:
         words = [0] * cmd["kernel_rows"]
         for index in range(cmd["fills_count"]):
             fill = decode_fill(int(self.fills[cmd["fills_base"] + index]))
-            words[fill.row] += cmd["fills_repeat"] * _pixels(x + fill.column, reach, source.width)
+            index, delta = (cmd[f"source_{fill.source}"], cmd[f"x_delta_{fill.source}"]) if fill.source else (
+                cmd["source"], 0)  # fmt: skip
+            width = self.tokens.buffer(index).width
+            words[fill.row] += cmd["fills_repeat"] * _pixels(x + fill.column + delta, reach, width)
         add_words = 0
         if cmd["add_enable"]:
             other = self.tokens.buffer(cmd["add_buffer"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from codesign.hw.errors import ProgramError
-from codesign.hw.isa import Command
+from codesign.hw.isa import MORE_SOURCES, Command
 
 
 @dataclass
@@ -43,6 +43,12 @@ class ConvRow(NamedTuple):
 
     y: int
     top: int
+
+
+def more_sources(cmd: Command) -> list[tuple[int, bool]]:
+    """The further sources of a CONV: buffer, and whether it frees their rows."""
+    count = min(cmd["more_sources"], MORE_SOURCES)
+    return [(cmd[f"source_{k}"], bool(cmd[f"free_{k}"])) for k in range(1, count + 1)]
 
 
 class Tokens:
@@ -85,14 +91,23 @@ class Tokens:
         if self.weights_loaded < cmd["weights_needed"]:
             raise ProgramError(f"needs {cmd['weights_needed']} LOADWs, {self.weights_loaded} came before it")
         top = y * cmd["stride_rows"] - cmd["pad_rows"]
-        self._need(source, cmd["source"], max(top, 0), min(top + cmd["kernel_rows"], source.height))
+        first, end = max(top, 0), min(top + cmd["kernel_rows"], source.height)
+        self._need(source, cmd["source"], first, end)
+        for index, _ in more_sources(cmd):
+            if self.buffer(index).height != source.height:
+                raise ProgramError(f"sources {cmd['source']} and {index} differ in height")
+            self._need(self.buffer(index), index, first, end)
         other = self.buffer(cmd["add_buffer"]) if cmd["add_enable"] else None
         if other is not None:
             self._need(other, cmd["add_buffer"], y, y + 1)
         self._produce(destination, cmd["destination"])
+        last = y + 1 == destination.height
+        freed = source.height if last else min(max(top + cmd["stride_rows"], 0), source.height)
         if cmd["free_source"]:
-            last = y + 1 == destination.height
-            source.freed_conv = source.height if last else min(max(top + cmd["stride_rows"], 0), source.height)
+            source.freed_conv = freed
+        for index, free in more_sources(cmd):
+            if free:
+                self.buffer(index).freed_conv = freed
         if other is not None and cmd["add_free"]:
             other.freed_conv = y + 1
         return ConvRow(y, top)

@@ -51,7 +51,26 @@ module conv_front
   state_e state_q;
 
   conv_cmd_t cmd_q;
-  assign source_id_o = BufferBits'(cmd_q.source);
+  logic free_early_q;  // the first source's rows are free when this row has been read
+
+  // Sources are looked at one after another; in the end, freed likewise.
+  localparam int unsigned SourceBits = $clog2(Sources);
+  logic [SourceBits-1:0] which_q;
+  logic [Sources-1:0][BufferBits-1:0] source_ids;
+  logic [Sources-1:0] source_frees;
+  logic signed [Sources-1:0][7:0] source_deltas;
+  logic last_source;
+  assign source_ids = {
+    BufferBits'(cmd_q.source_4),
+    BufferBits'(cmd_q.source_3),
+    BufferBits'(cmd_q.source_2),
+    BufferBits'(cmd_q.source_1),
+    BufferBits'(cmd_q.source)
+  };
+  assign source_frees = {cmd_q.free_4, cmd_q.free_3, cmd_q.free_2, cmd_q.free_1, free_early_q};
+  assign source_deltas = {cmd_q.x_delta_4, cmd_q.x_delta_3, cmd_q.x_delta_2, cmd_q.x_delta_1, 8'd0};
+  assign last_source = which_q == SourceBits'(cmd_q.more_sources);
+  assign source_id_o = source_ids[which_q];
   assign destination_id_o = BufferBits'(cmd_q.destination);
   assign add_id_o = BufferBits'(cmd_q.add_buffer);
 
@@ -77,14 +96,26 @@ module conv_front
     if (state_q == Check && !finished) begin
       if (!weights_ready) wait_o = WaitWeights;
       else if (!source_ready) wait_o = source_i.cfg.loaded ? WaitLoad : WaitDrain;
+      else if (!last_source) wait_o = WaitNone;
       else if (!add_ready) wait_o = add_i.cfg.loaded ? WaitLoad : WaitDrain;
       else if (!space_ready) wait_o = destination_i.cfg.freed_by_store ? WaitStore : WaitDrain;
     end
   end
 
   // Row state.
-  logic signed [19:0] top_q;
-  logic [15:0] source_next_row_q, source_next_slot_q;
+  logic signed [19:0] top_q, source_height_q;
+  typedef struct packed {
+    logic [15:0] next_row;
+    logic [15:0] next_slot;
+    logic [15:0] base;
+    logic [15:0] rows;
+    logic [15:0] row_pitch;
+    logic [15:0] group_pitch;
+    logic [15:0] width;
+    logic signed [7:0] zero_point;
+    logic signed [7:0] x_delta;
+  } reading_t;
+  reading_t reading_q[Sources];
   row_t row_q;
   assign row_o = row_q;
   assign row_valid_o = state_q == Start;
@@ -119,25 +150,26 @@ module conv_front
 
   // Convolutions write in order, so what overwrites this row's source comes after its last read: the rows are free
   // then. A load would come sooner; rows it writes are freed when this row's second operand has been read as well.
-  logic free_early_q;
-  assign free_o = (state_q == Finish) && !word_valid_q && !request_valid_q && free_early_q;
-  assign free_id_o = row_q.source;
+  assign free_o = (state_q == Finish) && !word_valid_q && !request_valid_q && source_frees[which_q];
+  assign free_id_o = source_id_o;
   assign free_to_o = row_q.free_source_to;
 
   // Stage 1: where the segment is.
   logic signed [19:0] word_row;
   logic [15:0] word_slot;
+  reading_t reading;
   segment_request_t word_request;
   always_comb begin
     word_row = top_q + signed'({15'b0, fill_word_i.row});
-    word_slot = slot_of(word_row[15:0], source_next_row_q, source_next_slot_q, source_i.cfg.rows);
-    word_request.row_valid = (word_row >= 0) && (word_row < source_height);
-    word_request.address = source_i.cfg.base + 16'(word_slot * source_i.cfg.row_pitch) +
-        16'(16'(fill_word_i.group) * source_i.cfg.group_pitch);
-    word_request.x = word_x_q + 18'(fill_word_i.column);
+    reading = reading_q[(32'(fill_word_i.source)<Sources)?SourceBits'(fill_word_i.source):'0];
+    word_slot = slot_of(word_row[15:0], reading.next_row, reading.next_slot, reading.rows);
+    word_request.row_valid = (word_row >= 0) && (word_row < source_height_q);
+    word_request.address = reading.base + 16'(word_slot * reading.row_pitch) +
+        16'(16'(fill_word_i.group) * reading.group_pitch);
+    word_request.x = word_x_q + 18'(fill_word_i.column) + 18'(reading.x_delta);
     word_request.width = segment_end(word_request.x, segment_x2_o ? 18'(2 * PixelLanes) : 18'(SegmentPixels),
-                                     source_i.cfg.width);
-    word_request.zero_point = source_i.cfg.zero_point;
+                                     reading.width);
+    word_request.zero_point = reading.zero_point;
   end
 
   // A request goes out only when the window has a slot for it.
@@ -161,16 +193,24 @@ module conv_front
       group_q <= '0;
       fill_q <= '0;
       pass_q <= '0;
+      which_q <= '0;
     end else begin
       unique case (state_q)
-        Idle: if (cmd_valid_i) state_q <= Check;
+        Idle: begin
+          which_q <= '0;
+          if (cmd_valid_i) state_q <= Check;
+        end
         Check:
         if (finished) state_q <= Idle;
-        else if (weights_ready && source_ready && add_ready && space_ready) state_q <= Start;
+        else if (weights_ready && source_ready) begin
+          if (!last_source) which_q <= which_q + 1'b1;
+          else if (add_ready && space_ready) state_q <= Start;
+        end
         Start:
         if (row_ready_i) begin
           state_q <= Fill;
           walk_q  <= 1'b1;
+          which_q <= '0;
         end
         Fill: begin
           if (fill_read_o) begin
@@ -188,7 +228,11 @@ module conv_front
           end
         end
         // The last requests leave before another row may change what they refer to.
-        Finish: if (!word_valid_q && !request_valid_q) state_q <= Idle;
+        Finish:
+        if (!word_valid_q && !request_valid_q) begin
+          which_q <= which_q + 1'b1;
+          if (last_source) state_q <= Idle;
+        end
         default: state_q <= Idle;
       endcase
       if (word_advance) word_valid_q <= fill_read_o;
@@ -200,11 +244,18 @@ module conv_front
     if (cmd_ready_o && cmd_valid_i) cmd_q <= cmd_i;
     if (state_q == Check) begin
       top_q <= top;
-      source_next_row_q <= source_i.next_row;
-      source_next_slot_q <= source_i.next_slot;
+      reading_q[which_q].next_row <= source_i.next_row;
+      reading_q[which_q].next_slot <= source_i.next_slot;
+      reading_q[which_q].base <= source_i.cfg.base;
+      reading_q[which_q].rows <= source_i.cfg.rows;
+      reading_q[which_q].row_pitch <= source_i.cfg.row_pitch;
+      reading_q[which_q].group_pitch <= source_i.cfg.group_pitch;
+      reading_q[which_q].width <= source_i.cfg.width;
+      reading_q[which_q].zero_point <= source_i.cfg.zero_point;
+      reading_q[which_q].x_delta <= source_deltas[which_q];
       group_x_q <= 18'(cmd_q.x_offset);
       row_q.destination <= destination_id_o;
-      row_q.source <= source_id_o;
+      row_q.source <= source_ids[0];
       row_q.pixel_groups <= 16'((17'(destination_i.cfg.width) + 17'(PixelLanes - 1)) / 17'(PixelLanes));
       row_q.steps_base <= WeightAddrBits'(cmd_q.steps_base);
       row_q.steps_count <= cmd_q.steps_count;
@@ -220,8 +271,11 @@ module conv_front
           16'(16'(cmd_q.group) * destination_i.cfg.group_pitch);
       row_q.group_pitch <= destination_i.cfg.group_pitch;
       row_q.width <= destination_i.cfg.width;
-      row_q.free_source <= cmd_q.free_source && source_i.cfg.loaded;
-      free_early_q <= cmd_q.free_source && !source_i.cfg.loaded;
+      if (which_q == '0) begin
+        row_q.free_source <= cmd_q.free_source && source_i.cfg.loaded;
+        free_early_q <= cmd_q.free_source && !source_i.cfg.loaded;
+        source_height_q <= source_height;
+      end
       row_q.free_source_to <= freed_to[15:0];
       row_q.add_enable <= cmd_q.add_enable;
       row_q.add_buffer <= add_id_o;

@@ -159,7 +159,7 @@ module sequencer
       end
       OpLoadw, OpLoad: advance = delayed || load_ready_i;
       OpConv: begin
-        illegal = conv_cmd_o.shuffle != '0;
+        illegal = (conv_cmd_o.shuffle != '0) || (32'(conv_cmd_o.more_sources) >= Sources);
         advance = !illegal && (delayed || conv_ready_i);
       end
       OpStore: advance = delayed || store_ready_i;

@@ -40,6 +40,7 @@ package scanline_pkg;
   localparam int unsigned CommandBits = 512;
   localparam int unsigned TableBytes = 256;
   localparam int unsigned LoopDepth = 4;
+  localparam int unsigned Sources = 5;
   localparam int unsigned Counters = 17;
   localparam int unsigned CountersBase = 128;
 
@@ -138,6 +139,19 @@ package scanline_pkg;
   } load_cmd_t;
 
   typedef struct packed {
+    logic free_4;
+    logic free_3;
+    logic free_2;
+    logic free_1;
+    logic signed [7:0] x_delta_4;
+    logic signed [7:0] x_delta_3;
+    logic signed [7:0] x_delta_2;
+    logic signed [7:0] x_delta_1;
+    logic [5:0] source_4;
+    logic [5:0] source_3;
+    logic [5:0] source_2;
+    logic [5:0] source_1;
+    logic [2:0] more_sources;
     logic [2:0] shuffle;
     logic signed [7:0] add_qmax;
     logic signed [7:0] add_qmin;
@@ -192,6 +206,7 @@ package scanline_pkg;
   } store_cmd_t;
 
   typedef struct packed {
+    logic [2:0] source;
     logic [11:0] group;
     logic signed [8:0] column;
     logic [4:0] row;
