@@ -226,7 +226,7 @@ class _Planner:
         if not fits_memories(spec, list(mappings.values())) or len(tables) > spec.look_up_tables:
             return None
         rows = schedule_rows(graph, convs, loads, stored, spare_rows=1, eager=eager)
-        if any(self._freed_too_early(name, rows, convs) for name in loads):
+        if rows is None:
             return None
         if 4 + sum(rows.loads.values()) + sum(rows.conv_repeat.values()) + sum(rows.store_repeat.values()) > (
             spec.command_slots - 2
@@ -287,15 +287,6 @@ class _Planner:
             parameter_words=sum(m.output_words for m in mappings.values()),
             scratchpad_words=words,
         )
-
-    def _freed_too_early(self, name: str, rows: RowSchedule, convs: list[int]) -> bool:
-        """Whether a load might overwrite rows of which a second operand is still to be read.
-
-        The machine frees a first source's rows when that is done, a further source's as soon as they are convolved.
-        """
-        freeing = rows.freeing[name]
-        adds = [layer.add for i in convs if isinstance(layer := self.graph.layers[i], Conv) and layer.add is not None]
-        return freeing is not None and freeing.which > 0 and any(add.other == name for add in adds)
 
     def _is_slice(self, layer: Conv) -> bool:
         return layer.channels != self.graph.tensors[layer.output].channels

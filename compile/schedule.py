@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from codesign.compile.layers import Conv, LayerGraph, sources
 
+MOST_PUT_OFF = 64
+"""Layers whose readers overtake each other for longer than this have no schedule."""
+
 SIMULATED_ROWS = 96
 """A schedule is periodic long before this many rows, so taller frames need no more of the walk."""
 
@@ -58,7 +61,7 @@ def kernel_rows(layer: Conv) -> int:
 
 def schedule_rows(
     graph: LayerGraph, convs: list[int], loads: list[str], stored: list[str], spare_rows: int, *, eager: bool = False
-) -> RowSchedule:
+) -> RowSchedule | None:
     """Schedule the layers ``convs`` (indices in execution order); ``loads`` come from and ``stored`` go to memory."""
     layers: dict[int, Conv] = {index: layer for index in convs if isinstance(layer := graph.layers[index], Conv)}
 
@@ -91,7 +94,7 @@ def schedule_rows(
     # One consumer of a tensor frees its rows for all, so one of them must lag behind all others at every moment. Where
     # two keep overtaking each other, the later one is put off by an iteration.
     put_off: dict[int, int] = {}
-    while True:
+    for _ in range(MOST_PUT_OFF):
         for index in convs:
             layer = layers[index]
             repeat = rate[layer.output]
@@ -109,6 +112,8 @@ def schedule_rows(
         if contested is None:
             break
         put_off[contested] = put_off.get(contested, 0) + 1
+    else:
+        return None
     heights = {name: graph.tensors[name].height for name in rate}
     finish = [start[name] + -(-heights[name] // rate[name]) for name in rate if name in start]
     finish += [store_delay[name] + -(-heights[name] // rate[name]) for name in stored]
@@ -193,6 +198,7 @@ def _buffer_rows(
                     done[reading] = y + 1
                 else:
                     done[reading] = height[name] if last else min(max(top, 0), height[name])
+            for name in dict.fromkeys(readings(index, layer).values()):
                 note(name, None)
 
     def run_loads() -> None:

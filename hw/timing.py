@@ -363,9 +363,15 @@ class _Model:
         if cmd["free_source"]:
             freed = reported if source.command["loaded"] else last_grant + 2
             _free_to(self.rows[cmd["source"]].by_conv, source.freed_conv, freed)
-        for number, (index, free) in enumerate(more_sources(cmd)):
+        at_hand = last_grant + 3
+        for index, free in more_sources(cmd):
             if free:
-                _free_to(self.rows[index].by_conv, self.tokens.buffer(index).freed_conv, last_grant + 3 + number)
+                buffer = self.tokens.buffer(index)
+                if buffer.command["loaded"]:  # not before nothing is under way
+                    at_hand = max(at_hand, reported)
+                _free_to(self.rows[index].by_conv, buffer.freed_conv, at_hand)
+            at_hand += 1
+        self.front = max(self.front, at_hand - 1)
         if cmd["add_enable"] and cmd["add_free"]:
             _free_to(self.rows[cmd["add_buffer"]].by_conv, at.y + 1, reported)
         self.events["values"] += destination.width * cmd["words"] * self.spec.ci_lanes

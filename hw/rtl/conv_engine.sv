@@ -240,6 +240,7 @@ module conv_engine
       .segment_grant_i(front_grant),
       .segment_x2_o(front_x2),
       .window_free_i(window_free),
+      .behind_busy_i(array_busy_o || drain_busy_o),
       .busy_o(front_busy_o),
       .wait_o(front_wait_o)
   );

@@ -37,6 +37,7 @@ module conv_front
     input  logic segment_grant_i,
     output logic segment_x2_o,     // with the grant: the row's pixel stride is 2
     input  logic [3:0] window_free_i,  // slots that are neither filled nor spoken for
+    input  logic behind_busy_i,        // rows are in the array or the requantiser
     // state, for the stall counters
     output logic busy_o,
     output wait_e wait_o
@@ -149,8 +150,12 @@ module conv_front
   assign fill_addr_o = FillAddrBits'(cmd_q.fills_base + 16'(fill_q));
 
   // Convolutions write in order, so what overwrites this row's source comes after its last read: the rows are free
-  // then. A load would come sooner; rows it writes are freed when this row's second operand has been read as well.
-  assign free_o = (state_q == Finish) && !word_valid_q && !request_valid_q && source_frees[which_q];
+  // then. A load would come sooner, before the second operands of rows under way have been read: rows it writes are
+  // freed with the last value of this row, or, those of a further source, when nothing is under way.
+  logic requested, may_free;
+  assign requested = !word_valid_q && !request_valid_q;
+  assign may_free = (which_q == '0) || !source_frees[which_q] || !source_i.cfg.loaded || !behind_busy_i;
+  assign free_o = (state_q == Finish) && requested && may_free && source_frees[which_q];
   assign free_id_o = source_id_o;
   assign free_to_o = row_q.free_source_to;
 
@@ -229,7 +234,7 @@ module conv_front
         end
         // The last requests leave before another row may change what they refer to.
         Finish:
-        if (!word_valid_q && !request_valid_q) begin
+        if (requested && may_free) begin
           which_q <= which_q + 1'b1;
           if (last_source) state_q <= Idle;
         end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +28,7 @@ class LayerDraw:
     loud: bool  # weights at their limits and sums that saturate
     back: int  # how many tensors before the last one the source is
     shuffle: int  # factor of a pixel shuffle after the layer; 1 is none
+    more: int = 0  # further sources, as far as there are tensors of the same size and zero point
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def graph_draws(*, side: int = 24, channels: int = 20, layers: int = 4) -> st.Se
         loud=st.booleans(),
         back=st.sampled_from([0, 0, 0, 1, 2]),
         shuffle=st.sampled_from([1, 1, 1, 2, 3]),
+        more=st.sampled_from([0, 0, 0, 1, 2, 4]),
     )
     return st.builds(
         GraphDraw,
@@ -75,8 +78,11 @@ def build(draw: GraphDraw) -> LayerGraph:
     order: list[str] = []
     read: set[str] = set()
 
+    shared = int(rng.choice(ZERO_POINTS)) if any(layer.more for layer in draw.layers) else None
+
     def tensor(height: int, width: int, channels: int, zero_point: int | None = None) -> Tensor:
         zero = int(rng.choice([*ZERO_POINTS, int(rng.integers(-128, 128))])) if zero_point is None else zero_point
+        zero = zero if shared is None else shared
         made = Tensor(f"t{len(order)}", height, width, channels, 0.1, zero)
         tensors[made.name] = made
         order.append(made.name)
@@ -91,6 +97,12 @@ def build(draw: GraphDraw) -> LayerGraph:
         width = (source.width + 2 * pad - kernel) // want.stride + 1
         channels = want.channels * want.shuffle**2 if want.shuffle > 1 and want.channels <= 4 else want.channels
         candidates = [t for t in tensors.values() if (t.height, t.width) == (height, width) and t is not source]
+        alike = [
+            t.name
+            for t in tensors.values()
+            if (t.height, t.width, t.zero_point) == (source.height, source.width, source.zero_point) and t is not source
+        ]
+        more = tuple(alike[::-1][: want.more])
         other = None
         if want.add == "same":
             other = next((t for t in candidates if t.channels == channels), None)
@@ -100,8 +112,8 @@ def build(draw: GraphDraw) -> LayerGraph:
                 other = tensor(height, width, 1)
                 layers.append(_conv(rng, f"mask{index}", source, other, replace(want, channels=1), kernel, pad, None))
         output = tensor(height, width, channels)
-        layers.append(_conv(rng, f"conv{index}", source, output, want, kernel, pad, other))
-        read |= {source.name} | ({other.name} if other else set())
+        layers.append(_conv(rng, f"conv{index}", source, output, want, kernel, pad, other, [tensors[n] for n in more]))
+        read |= {source.name, *more} | ({other.name} if other else set())
         if channels != want.channels:
             factor = want.shuffle
             shuffled = tensor(height * factor, width * factor, want.channels, output.zero_point)
@@ -113,10 +125,11 @@ def build(draw: GraphDraw) -> LayerGraph:
 
 def _conv(
     rng: np.random.Generator, name: str, source: Tensor, output: Tensor, want: LayerDraw, kernel: int, pad: int,
-    other: Tensor | None,
+    other: Tensor | None, more: Sequence[Tensor] = (),
 ) -> Conv:  # fmt: skip
-    shape = (kernel, kernel, source.channels, output.channels)
-    fan = kernel * kernel * source.channels
+    inputs = source.channels + sum(tensor.channels for tensor in more)
+    shape = (kernel, kernel, inputs, output.channels)
+    fan = kernel * kernel * inputs
     if want.loud:
         weights = rng.choice(np.array([-128, -127, 127], np.int8), shape)
         gain = rng.uniform(1.0, 8.0, output.channels)
@@ -142,7 +155,7 @@ def _conv(
     bias = rng.integers(-3000 * kernel, 3000 * kernel + 1, output.channels).astype(np.int64)
     macs = output.height * output.width * weights.size
     return Conv(name, source.name, output.name, weights, bias, want.stride, pad, pad, multiplier, negative, shift,
-                zero_point, low, high, table, add, macs)  # fmt: skip
+                zero_point, low, high, table, add, macs, 0, tuple(tensor.name for tensor in more))  # fmt: skip
 
 
 def evaluate(graph: LayerGraph, x: Int8) -> dict[str, Int8]:
@@ -157,9 +170,10 @@ def evaluate(graph: LayerGraph, x: Int8) -> dict[str, Int8]:
             continue
         rows, columns = layer.weights.shape[:2]
         s = layer.stride
+        read = np.concatenate([values[name] for name in layer.convolved], axis=2)
         frame = np.zeros((output.height * s + rows + source.height, output.width * s + columns + source.width,
-                          source.channels), np.int64)  # fmt: skip
-        inside = values[layer.source].astype(np.int64) - source.zero_point
+                          read.shape[2]), np.int64)  # fmt: skip
+        inside = read.astype(np.int64) - source.zero_point
         frame[layer.pad_top : layer.pad_top + source.height, layer.pad_left : layer.pad_left + source.width] = inside
         psum = np.tile(layer.bias, (output.height, output.width, 1))
         for y in range(rows):
@@ -207,3 +221,18 @@ SMALL = GraphDraw(
     seed=3,
 )
 """Small, and with a residual, a PReLU and a pixel shuffle in it."""
+
+DENSE = GraphDraw(
+    height=9,
+    width=13,
+    channels=5,
+    layers=(
+        LayerDraw(3, 1, 4, "prelu", "none", True, False, 0, 1),
+        LayerDraw(3, 1, 4, "relu", "none", True, False, 0, 1, more=1),
+        LayerDraw(3, 1, 4, "linear", "none", True, False, 0, 1, more=2),
+        LayerDraw(3, 1, 4, "linear", "none", True, False, 0, 1, more=3),
+        LayerDraw(3, 1, 5, "linear", "same", True, False, 0, 1, more=4),
+    ),
+    seed=4,
+)
+"""A dense block with a residual: every layer reads all tensors before it."""

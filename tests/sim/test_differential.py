@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from layer_graphs import SMALL, GraphDraw, LayerDraw, build, evaluate, graph_draws, random_input
+from layer_graphs import DENSE, SMALL, GraphDraw, LayerDraw, build, evaluate, graph_draws, random_input
 
 from codesign.compile.emit import emit
 from codesign.compile.layers import LayerGraph
@@ -79,12 +79,14 @@ def check_rtl(spec: AccelSpec, draw: GraphDraw, dram: Dram) -> None:
 @quick
 @given(graph_draws(side=20, channels=14, layers=3), drams)
 @example(SMALL, Dram())
+@example(DENSE, Dram())
 def test_tiny_agrees_with_the_definition(draw: GraphDraw, dram: Dram) -> None:
     check_rtl(TINY, draw, dram)
 
 
 @quick
 @given(graph_draws(side=40, channels=40, layers=4), drams)
+@example(DENSE, Dram(latency_cycles=17, stall_probability=0.1))
 @example(SMALL, Dram(bytes_per_cycle=0.5, latency_cycles=700, stall_probability=0.6))
 def test_base_agrees_with_the_definition(draw: GraphDraw, dram: Dram) -> None:
     check_rtl(BASE, draw, dram)
@@ -116,6 +118,17 @@ def test_strips_agree_with_the_definition(layers: tuple[LayerDraw, ...], loud: b
         draw = GraphDraw(height=9, width=width, channels=3, layers=made, seed=width)
         assert compiled(STRIPPED, draw)[2] > 1, "the frame was not cut into strips"
         check_reference(STRIPPED, draw)
+
+
+def test_a_dense_block_is_one_cascade() -> None:
+    assert len(compiled(TINY, DENSE)[1].sections) == 1
+    check_reference(TINY, DENSE)
+
+
+def test_a_dense_block_in_strips() -> None:
+    draw = dataclasses.replace(DENSE, width=97)
+    assert compiled(STRIPPED, draw)[2] > 1
+    check_reference(STRIPPED, draw)
 
 
 def test_strips_on_the_rtl() -> None:
