@@ -21,17 +21,17 @@ from torch import nn
 
 from codesign.hw.errors import InputError
 from codesign.images import check_size
-from codesign.networks import deep, small
+from codesign.networks import deep, flow, small
 from codesign.networks.published import translate
 from codesign.networks.seeds import seed
 from codesign.networks.sesr import Sesr
 
-Task = Literal["upscale", "denoise"]
+Task = Literal["upscale", "denoise", "flow"]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A reference network. ``channels``: 1 takes luma, 3 takes RGB, in [0, 1]."""
+    """A reference network. ``channels``: 1 takes luma, 3 takes RGB, 6 takes two RGB images, in [0, 1]."""
 
     name: str
     family: str
@@ -68,25 +68,38 @@ _FAMILIES = (
     _Family("quicksrnet_s", "upscale", 3, _UP, "Berger et al., CVPRW 2023", lambda s: small.QuickSrNet(32, 2, s)),
     _Family("quicksrnet_m", "upscale", 3, _UP, "Berger et al., CVPRW 2023", lambda s: small.QuickSrNet(32, 5, s)),
     _Family("quicksrnet_l", "upscale", 3, _UP, "Berger et al., CVPRW 2023", lambda s: small.QuickSrNet(64, 11, s)),
-    _Family("edsr_f32b5", "upscale", 3, _UP, "Lim et al., CVPRW 2017; MLPerf Mobile", lambda s: deep.Edsr(32, 5, s)),
+    _Family("edsr_f32b5", "upscale", 3, _UP, "Lim et al., CVPRW 2017; MLPerf Mobile", lambda s: deep.Edsr(32, 5, (s,))),
+    _Family(
+        "edsr_baseline",
+        "upscale",
+        3,
+        _UP,
+        "Lim et al., CVPRW 2017",
+        lambda s: deep.Edsr(64, 16, (2, 2) if s == 4 else (s,)),
+    ),
+    _Family("rrdbnet", "upscale", 3, range(4, 5), "Wang et al., ECCVW 2018", lambda s: deep.RrdbNet()),
+    _Family("rrdbnet6", "upscale", 3, range(4, 5), "Wang et al., ECCVW 2018; 6 blocks", lambda s: deep.RrdbNet(6)),
     _Family("srvgg16", "upscale", 3, _UP, "Wang et al., ICCVW 2021", lambda s: deep.Srvgg(16, s)),
     _Family("srvgg32", "upscale", 3, _UP, "Wang et al., ICCVW 2021", lambda s: deep.Srvgg(32, s)),
 )
 
 _DEFAULT_SCALES = {"bicubic": 2, "espcn": 3, "fsrcnn": 2, "sesr_m5": 2, "sesr_m11": 2, "abpn": 3, "quicksrnet_s": 3,
-                   "quicksrnet_m": 3, "quicksrnet_l": 3, "edsr_f32b5": 2, "srvgg16": 4, "srvgg32": 4}  # fmt: skip
+                   "quicksrnet_m": 3, "quicksrnet_l": 3, "edsr_f32b5": 2, "edsr_baseline": 4, "rrdbnet": 4,
+                   "rrdbnet6": 4, "srvgg16": 4, "srvgg32": 4}  # fmt: skip
 
 
 def catalogue() -> tuple[Network, ...]:
     """Every family at its usual scale."""
     names = [f"{family.pattern}_x{_DEFAULT_SCALES[family.pattern]}" for family in _FAMILIES]
-    return tuple(get(name) for name in (*names, "fsrcnn_x2_subpixel1", "dncnn17"))
+    return tuple(get(name) for name in (*names, "fsrcnn_x2_subpixel1", "dncnn17", "spynet"))
 
 
 def get(name: str) -> Network:
     """A network by name. Raises :class:`InputError`, with near names, for an unknown one."""
     if name == "dncnn17":
         return Network(name, "dncnn17", "denoise", 1, 1, "Zhang et al., IEEE TIP 2017", deep.DnCnn)
+    if name == "spynet":
+        return Network(name, "spynet", "flow", 1, 6, "Ranjan and Black, CVPR 2017", flow.SpyNet)
     if name == "fsrcnn_x2_subpixel1":
         return Network(
             name, "fsrcnn_subpixel1", "upscale", 2, 1, "Dong et al., ECCV 2016; 1x1 sub-pixel tail",
@@ -98,7 +111,7 @@ def get(name: str) -> Network:
             if family.pattern == pattern and scale in family.scales:
                 build = functools.partial(family.make, scale)
                 return Network(name, pattern, family.task, scale, family.channels, family.reference, build)
-    known = [f"{family.pattern}_x{scale}" for family in _FAMILIES for scale in family.scales] + ["dncnn17"]
+    known = [f"{family.pattern}_x{scale}" for family in _FAMILIES for scale in family.scales] + ["dncnn17", "spynet"]
     near = difflib.get_close_matches(name, known, 3) or ["sesr_m5_x2"]
     raise InputError(
         f"unknown network {name!r}",

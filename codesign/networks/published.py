@@ -19,7 +19,18 @@ def translate(family: str, state: Mapping[str, torch.Tensor]) -> State:
         return _fsrcnn(state)
     if family.startswith("srvgg") and any(name.startswith(("Conv_", "body.0")) for name in state):
         return _srvgg(state)
+    if family == "spynet" and any(name.startswith("level") for name in state):
+        return _spynet(state)
     return dict(state)
+
+
+def _spynet(state: Mapping[str, torch.Tensor]) -> State:
+    """Levels from 1, the coarsest: ``level1.conv0.weight``."""
+    result: State = {}
+    for name, tensor in state.items():
+        if match := re.fullmatch(r"level(\d+)\.conv(\d+)\.(weight|bias)", name):
+            result[f"levels.{int(match[1]) - 1}.conv.{match[2]}.{match[3]}"] = tensor
+    return result
 
 
 def _fsrcnn(state: Mapping[str, torch.Tensor]) -> State:

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from codesign.networks.deep import Edsr, ResidualBlock
+from codesign.networks.deep import DenseBlock, Edsr, ResidualBlock, RrdbNet
+from codesign.networks.flow import SpyNet
 from codesign.networks.small import Espcn, Fsrcnn, QuickSrNet
 
 SPREAD = 0.25
@@ -56,7 +57,8 @@ def seed(module: nn.Module, name: str, channels: int) -> None:
         carried = _carry(module, channels)
         hooks = [layer.register_forward_hook(_Calibrator(rng, carried.get(layer, 0))) for layer in convs[:-1]]
         hooks.append(convs[-1].register_forward_hook(_Calibrator(rng, spread=TEXTURE, offset=0.0)))
-        module(torch.from_numpy(picture(channels)))
+        # A pyramid's coarsest level must have a spread to calibrate.
+        module(torch.from_numpy(picture(channels, 256 if isinstance(module, SpyNet) else 32)))
         for hook in hooks:
             hook.remove()
         _show(module, convs[-1], channels)
@@ -106,9 +108,23 @@ def _carry(module: nn.Module, channels: int) -> dict[nn.Module, int]:
             _pass(block.conv2, channels, gain=0.0)  # the skips carry it
             carried[block.conv2] = channels
         _pass(module.body_end, channels, gain=0.0)
-        copies = module.up.out_channels // module.up.in_channels
-        _pass(module.up, channels, copies=copies)
-        return carried | {module.head: channels, module.body_end: channels, module.up: channels * copies}
+        carried |= {module.head: channels, module.body_end: channels}
+        for up in module.ups:
+            assert isinstance(up, nn.Conv2d)
+            copies = up.out_channels // up.in_channels
+            _pass(up, channels, copies=copies)
+            carried[up] = channels * copies
+        return carried
+    if isinstance(module, RrdbNet):
+        for block in module.modules():
+            if isinstance(block, DenseBlock):
+                _pass(block.conv5, channels, gain=0.0)  # the skips carry it
+                carried[block.conv5] = channels
+        _pass(module.conv_body, channels, gain=0.0)
+        tail = (module.conv_first, module.conv_up1, module.conv_up2, module.conv_hr)
+        for layer in tail:
+            _pass(layer, channels)
+        return carried | dict.fromkeys((*tail, module.conv_body), channels)
     chain: list[nn.Conv2d] = []
     if isinstance(module, Espcn):
         chain = [module.conv1, module.conv2]
@@ -136,7 +152,7 @@ def _show(module: nn.Module, last: Conv, channels: int) -> None:
     if isinstance(last, nn.ConvTranspose2d):
         first, stride = int(last.padding[0]), last.stride[0]
         last.weight[0, 0, first : first + stride, first : first + stride] += 1.0
-    elif isinstance(module, Edsr | Espcn | Fsrcnn | QuickSrNet):
+    elif isinstance(module, Edsr | RrdbNet | Espcn | Fsrcnn | QuickSrNet):
         middle, copies = last.kernel_size[0] // 2, last.out_channels // channels
         for output in range(last.out_channels):
             last.weight[output, output // copies, middle, middle] += 2.2 if isinstance(module, Espcn) else 1.0

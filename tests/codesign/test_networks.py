@@ -40,11 +40,16 @@ COUNTS = [
     ("srvgg16_x4", 621.424, 571.0, (1280, 720)),
     ("srvgg32_x4", 1213.0, 1114.0, (1280, 720)),
     ("dncnn17", 556.0, 512.0, (1280, 720)),
+    ("edsr_baseline_x4", 1517.6, 1828.0, (1280, 720)),
+    ("rrdbnet_x4", 16_698.0, 16_521.0, (1280, 720)),
+    ("rrdbnet_x4", 16_698.0, 9_293.0, (960, 540)),
+    ("rrdbnet6_x4", 4_468.0, 5_259.0, (1280, 720)),
+    ("spynet", 1440.3, 146.7, (1024, 448)),
 ]
 
 OPERATORS = {
     "conv2d", "conv_transpose2d", "prelu", "relu", "clamp", "tanh", "add", "sub", "pixel_shuffle", "repeat",
-    "repeat_interleave",
+    "repeat_interleave", "cat", "leaky_relu", "mul",
 }  # fmt: skip
 
 
@@ -128,7 +133,9 @@ def test_export_gives_a_clean_static_graph(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "network", [n for n in networks.catalogue() if not n.trained], ids=lambda network: network.name
+    "network",
+    [n for n in networks.catalogue() if not n.trained and n.task != "flow"],
+    ids=lambda network: network.name,
 )
 def test_seeded_networks_are_repeatable_and_keep_the_picture(network: networks.Network) -> None:
     module = networks.load(network.name)
@@ -153,6 +160,16 @@ def test_seeded_networks_are_repeatable_and_keep_the_picture(network: networks.N
     assert -0.5 < output.min() < output.max() < 1.5
     near = nn.functional.interpolate(given, scale_factor=network.scale)
     assert psnr(output[0, 0].double().numpy(), near[0, 0].double().numpy()) > 18.0
+
+
+def test_a_seeded_flow_network_is_lively() -> None:
+    module = networks.load("spynet")
+    again = networks.load("spynet")
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
+    pair = torch.cat((frame("edsr_f32b5_x2", 96, 64), frame("edsr_f32b5_x2", 96, 64).flip(3)), 1)
+    flow = module(pair)
+    assert flow.shape == (1, 2, 64, 96)
+    assert 0.01 < float(flow.std()) < 20.0
 
 
 def test_seeds_differ_by_name() -> None:
@@ -204,6 +221,25 @@ def test_published_fsrcnn(data_dir: Path) -> None:
     module = networks.load("fsrcnn_x2_subpixel1", data_dir / "weights" / "fsrcnn_x2.npz")
     mean = set5(lambda low: module(torch.from_numpy(low)).numpy(), data_dir, 2)["mean"]
     assert mean == pytest.approx(34.82, abs=0.03)
+
+
+def test_published_spynet(data_dir: Path) -> None:
+    """Its own weights on a Sintel pair: 0.76 px from PWC-Net's flow, sides resized to multiples of 32."""
+    module = networks.load("spynet", data_dir / "weights" / "spynet_sintel_final.npz")
+    pair = [images.to_real(images.load_image(data_dir / "sintel" / f"frame_00{i}.png")) for i in (10, 11)]
+    height, width = pair[0].shape[:2]
+    tall, wide = (-(-side // 32) * 32 for side in (height, width))
+    stacked = torch.from_numpy(np.concatenate(pair, axis=2).transpose(2, 0, 1)[None].astype(np.float32))
+
+    def resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        return nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+    with torch.no_grad():
+        flow = resized(module(resized(stacked, (tall, wide))), (height, width))[0].numpy()
+    flow *= np.array([width / wide, height / tall], np.float32)[:, None, None]
+    raw = (data_dir / "sintel" / "pwcnet_reference_0010.flo").read_bytes()
+    reference = np.frombuffer(raw[12:], "<f4").reshape(height, width, 2).transpose(2, 0, 1)
+    assert np.hypot(*(flow - reference)).mean() == pytest.approx(0.76, abs=0.01)
 
 
 def test_published_srvgg(data_dir: Path) -> None:

@@ -1,0 +1,71 @@
+"""Optical flow: SpyNet."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LEVELS = 6
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class SpyNetLevel(nn.Module):
+    """One level's network: first image, warped second image and up-sampled flow (8 channels) to a change of flow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (8, 32, 64, 32, 16, 2)
+        self.conv = nn.ModuleList(nn.Conv2d(a, b, 7, padding=3) for a, b in itertools.pairwise(widths))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv in self.conv[:-1]:
+            x = self.relu(conv(x))
+        result: torch.Tensor = self.conv[-1](x)
+        return result
+
+
+class SpyNet(nn.Module):
+    """Flow from the first image to the second, coarse to fine over six levels (Ranjan and Black, CVPR 2017).
+
+    Input: two RGB images in [0, 1] as 6 channels, sides multiples of 32. Output: ``[N, 2, H, W]``, pixels right and
+    down.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(SpyNetLevel() for _ in range(LEVELS))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pair: torch.Tensor) -> torch.Tensor:
+        first = [(pair[:, :3] - self.mean) / self.std]
+        second = [(pair[:, 3:] - self.mean) / self.std]
+        for pyramid in (first, second):
+            for _ in range(LEVELS - 1):
+                pyramid.insert(0, F.avg_pool2d(pyramid[0], 2))
+        batch, _, height, width = first[0].shape
+        flow = first[0].new_zeros(batch, 2, height, width)
+        for index, level in enumerate(self.levels):
+            if index:
+                flow = 2.0 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
+            flow = flow + level(torch.cat((first[index], warp(second[index], flow), flow), 1))
+        return flow
+
+
+def warp(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+    """``image`` sampled bilinearly at every pixel's place plus its ``flow``; beyond the border the border's value."""
+    _, _, height, width = image.shape
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=flow.dtype, device=flow.device),
+        torch.arange(width, dtype=flow.dtype, device=flow.device),
+        indexing="ij",
+    )
+    across = 2.0 * (x + flow[:, 0]) / max(width - 1, 1) - 1.0
+    down = 2.0 * (y + flow[:, 1]) / max(height - 1, 1) - 1.0
+    return F.grid_sample(
+        image, torch.stack((across, down), dim=3), mode="bilinear", padding_mode="border", align_corners=True
+    )
