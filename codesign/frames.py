@@ -15,6 +15,12 @@ from codesign.hw.errors import InputError
 from codesign.images import Pixels, Reals
 from codesign.metrics import degrade, psnr
 
+PAIR_CHANNELS = 6
+"""A flow network's input: two RGB images."""
+
+PAIR_SHIFT = (3, 2)
+"""Pixels (right, down) that a photograph moves between the two images of a pair made from it."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -42,16 +48,20 @@ class Frame:
 def make_frame(
     *, channels: int, scale: int, size: tuple[int, int] | None, image: Path | None = None, given: Path | None = None
 ) -> Frame:
-    """The input of a network with ``channels`` (1 takes luma) that up-scales by ``scale``.
+    """The input of a network with ``channels`` (1 takes luma, 6 two RGB images) that up-scales by ``scale``.
 
     ``image`` is ground truth: cropped to a multiple of the scale, down-sampled, compared with the output. ``given`` is
     fed as it is. Without either the reference photograph is the ground truth. ``size`` is (width, height) of the input;
-    the centre is taken, mirrored outwards where the image is smaller. Raises :class:`InputError` for an unusable image.
+    the centre is taken, mirrored outwards where the image is smaller. A pair of images is the one image, and it moved
+    by ``PAIR_SHIFT``; there is no truth for it here. Raises :class:`InputError` for an unusable image.
     """
     if image is not None and given is not None:
         raise InputError("--image and --input exclude each other", where="options")
-    if channels not in (1, 3):
-        raise InputError(f"a network of {channels} input channels takes no image", where="input")
+    if channels not in (1, 3, PAIR_CHANNELS):
+        raise InputError(
+            f"a network of {channels} input channels takes no image", where="input",
+            hint="1 channel takes luma, 3 take RGB, 6 take two RGB images.",
+        )  # fmt: skip
     if given is not None:
         pixels = images.load_image(given)
         pixels = pixels if size is None else images.fit(pixels, *size)
@@ -61,12 +71,19 @@ def make_frame(
         images.crop_to_multiple(truth, scale) if size is None else images.fit(truth, size[0] * scale, size[1] * scale)
     )
     real = images.to_real(truth)
+    if channels == PAIR_CHANNELS:
+        return _frame(real, None, channels, scale, "reference photograph" if image is None else str(image))
     low = degrade(real, scale) if scale > 1 else real
     return _frame(low, real, channels, scale, "reference photograph" if image is None else str(image))
 
 
 def _frame(rgb: Reals, truth: Reals | None, channels: int, scale: int, source: str) -> Frame:
-    planes = images.luma(rgb)[None] if channels == 1 else rgb.transpose(2, 0, 1)
+    if channels == 1:
+        planes = images.luma(rgb)[None]
+    else:
+        right, down = PAIR_SHIFT
+        moved = np.pad(rgb, ((down, 0), (right, 0), (0, 0)), mode="edge")[: rgb.shape[0], : rgb.shape[1]]
+        planes = np.concatenate([rgb, moved][: channels // 3], axis=2).transpose(2, 0, 1)
     # Luma is rounded to 8 bits, as a video decoder would hand it over.
     tensor = images.to_pixels(planes).astype(np.float32)[None] / np.float32(255.0)
     return Frame(np.ascontiguousarray(tensor), rgb, truth, scale, source)
@@ -90,6 +107,8 @@ def judge(frame: Frame, output: NDArray[np.float32]) -> Judged:
     began = time.perf_counter()
     real = output[0].astype(np.float64)
     luma_only = frame.tensor.shape[1] == 1
+    if frame.tensor.shape[1] == PAIR_CHANNELS:
+        return Judged(_flow_picture(real), None, 0.0)
     if luma_only:
         chroma = images.resize(images.rgb_to_ycbcr(frame.rgb)[..., 1:], real.shape[2], real.shape[1])
         rgb = images.ycbcr_to_rgb(np.concatenate([np.clip(real[0], 0.0, 1.0)[..., None], chroma], axis=2))
@@ -102,6 +121,16 @@ def judge(frame: Frame, output: NDArray[np.float32]) -> Judged:
         if min(real.shape[1:]) > 2 * frame.scale:
             quality = psnr(images.to_real(images.to_pixels(pair[0])), pair[1], shave=frame.scale)
     return Judged(images.to_pixels(rgb), quality, seconds if luma_only else 0.0)
+
+
+def _flow_picture(flow: Reals) -> Pixels:
+    """Direction as hue, length as saturation, the longest vector full: ``[2, H, W]`` to ``uint8[H, W, 3]``."""
+    from matplotlib.colors import hsv_to_rgb
+
+    length = np.hypot(flow[0], flow[1])
+    hue = np.arctan2(-flow[1], -flow[0]) / (2.0 * np.pi) + 0.5
+    saturation = length / max(float(length.max()), 1e-9)
+    return images.to_pixels(np.asarray(hsv_to_rgb(np.stack([hue, saturation, np.ones_like(hue)], axis=2))))
 
 
 def bicubic_baseline(frame: Frame) -> Judged:
@@ -139,18 +168,22 @@ def _input(photograph: Pixels, channels: int, scale: int) -> NDArray[np.float32]
     return _frame(degrade(real, scale) if scale > 1 else real, None, channels, scale, "").tensor
 
 
-def calibration_crops(inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """Two crops of each input, float32[1, C, 48, 48]; smaller inputs are mirrored outwards."""
+def calibration_crops(
+    inputs: Sequence[NDArray[np.float32]], size: tuple[int, int] = (CROP, CROP)
+) -> list[NDArray[np.float32]]:
+    """Two crops of each input, float32[1, C, *reversed(size)]; smaller inputs are mirrored outwards."""
     crops: list[NDArray[np.float32]] = []
     for tensor in inputs:
         for across, down in ((0.3, 0.3), (0.7, 0.6)):
             height, width = tensor.shape[2:]
-            top, left = int(down * max(0, height - CROP)), int(across * max(0, width - CROP))
-            crop = tensor[0, :, top : top + CROP, left : left + CROP].transpose(1, 2, 0)
-            crops.append(np.ascontiguousarray(images.fit(crop, CROP, CROP).transpose(2, 0, 1))[None])
+            top, left = int(down * max(0, height - size[1])), int(across * max(0, width - size[0]))
+            crop = tensor[0, :, top : top + size[1], left : left + size[0]].transpose(1, 2, 0)
+            crops.append(np.ascontiguousarray(images.fit(crop, *size).transpose(2, 0, 1))[None])
     return crops
 
 
-def calibration_frames(channels: int, scale: int, folder: Path | None = None) -> list[NDArray[np.float32]]:
-    """The crops that quantisation is calibrated on."""
-    return calibration_crops(photographs(channels, scale, folder=folder, limit=CALIBRATION_PHOTOGRAPHS))
+def calibration_frames(
+    channels: int, scale: int, folder: Path | None = None, size: tuple[int, int] = (CROP, CROP)
+) -> list[NDArray[np.float32]]:
+    """The crops that quantisation is calibrated on, of ``size`` (width, height)."""
+    return calibration_crops(photographs(channels, scale, folder=folder, limit=CALIBRATION_PHOTOGRAPHS), size)

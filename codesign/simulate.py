@@ -16,11 +16,22 @@ from numpy.typing import NDArray
 
 from codesign import networks
 from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.evaluate import size_free
 from codesign.compile.frontend import ImportedModel, load_model
-from codesign.compile.integer import evaluate
+from codesign.compile.integer import evaluate, evaluate_region
 from codesign.compile.module import LoadedModule, export
 from codesign.compile.quantize import quantised_io
-from codesign.frames import TRAINING_PHOTOGRAPHS, Frame, Judged, calibration_frames, judge, make_frame, photographs
+from codesign.compile.relax_form import from_module
+from codesign.frames import (
+    CROP,
+    TRAINING_PHOTOGRAPHS,
+    Frame,
+    Judged,
+    calibration_frames,
+    judge,
+    make_frame,
+    photographs,
+)
 from codesign.hw import reference, timing
 from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError, UnsupportedError
@@ -54,7 +65,7 @@ class Source:
 
     @property
     def images_out(self) -> bool:
-        return self.network is not None
+        return self.network is not None and self.network.task != "flow"
 
 
 def find(source: str | Path | torch.nn.Module, weights: str | Path | None = None) -> Source:
@@ -130,9 +141,12 @@ def compile_source(
         if say is not None:
             say("read the images")
         training = photographs(channels, frame.scale, folder=images, limit=TRAINING_PHOTOGRAPHS)
+    any_size = model.quantised or size_free(from_module(model.module))
+    crop = (CROP, CROP) if any_size else (frame.width, frame.height)
     compiled = compile_network(
-        model, spec, calibration=calibration_frames(channels, frame.scale, images), method=method, name=source.name,
-        pixel_output=source.images_out, finetune_steps=finetune_steps, finetune_images=training, on_stage=say,
+        model, spec, calibration=calibration_frames(channels, frame.scale, images, crop), method=method,
+        name=source.name, pixel_output=source.images_out, finetune_steps=finetune_steps, finetune_images=training,
+        on_stage=say,
     )  # fmt: skip
     return Compiled(source, compiled, frame, time.perf_counter() - began)
 
@@ -212,11 +226,13 @@ def simulate(
     """Run the compiled network's frame through its module, accelerator regions on ``backend``.
 
     On ``rtl`` the output is compared, value by value, with the golden model's and with the integer evaluation of the
-    quantised graph; on ``reference`` cycles are modelled and nothing is compared.
+    quantised graph (region by region where the host has a part in the network); on ``reference`` cycles are modelled
+    and nothing is compared.
     """
     began = time.perf_counter() if began is None else began
     network, frame = compiled.network, compiled.frame
     collected: list[Counters] = []
+    executions: list[_Execution] = []
     differing = 0
     simulated = 0.0
     dram = dram or Dram()
@@ -237,6 +253,7 @@ def simulate(
         differing += sum(int(np.count_nonzero(result.outputs[name] != golden[name])) for name in golden)
         simulated += result.wall_seconds
         collected.append(result.counters)
+        executions.append(_Execution(program, inputs, result.outputs))
         return result.outputs
 
     with tempfile.TemporaryDirectory(prefix="codesign-") as folder:
@@ -251,9 +268,8 @@ def simulate(
         )
     exact: bool | None = None
     if backend == "rtl":
-        wrong = _referee(network, frame, output)
-        exact = None if wrong is None else wrong + differing == 0
-        differing += wrong or 0
+        differing += _referee(network, frame, output, executions)
+        exact = differing == 0
     judged = judge(frame, output)
     counters = _total(collected)
     _, _, height, width = output.shape
@@ -281,16 +297,42 @@ def simulate(
     )
 
 
-def _referee(network: CompiledNetwork, frame: Frame, output: NDArray[np.float32]) -> int | None:
-    """Values that differ from the integer evaluation of the quantised graph; None when part of it is the host's."""
+@dataclass(frozen=True)
+class _Execution:
+    """What an accelerator region was given and gave, by tensor name: ``int8[H, W, C]``."""
+
+    program: Program
+    inputs: dict[str, NDArray[np.int8]]
+    outputs: dict[str, NDArray[np.int8]]
+
+
+def _referee(network: CompiledNetwork, frame: Frame, output: NDArray[np.float32], executions: list[_Execution]) -> int:
+    """Values that differ from the integer evaluation of the quantised graph.
+
+    Of the whole graph where it has an integer meaning; the host's floats have none, so a mixed network is judged region
+    by region.
+    """
     entry, leave = quantised_io(network.quantised)
     codes = np.clip(np.rint(frame.tensor / np.float32(entry.scale)) + entry.zero_point, -128, 127).astype(np.int8)
     try:
         expected = evaluate(network.quantised, codes)
     except UnsupportedError:
-        return None
+        return sum(_region_referee(network, execution) for execution in executions)
     got = np.rint(output / np.float32(leave.scale)).astype(np.int64) + leave.zero_point
     return int(np.count_nonzero(got != expected))
+
+
+def _region_referee(network: CompiledNetwork, execution: _Execution) -> int:
+    program = execution.program
+    symbol = next(region.symbol for region in network.regions if region.program == program)
+    expected = evaluate_region(
+        dict(network.partitioned.regions)[symbol],
+        [execution.inputs[slot.name].transpose(2, 0, 1)[None] for slot in program.inputs],
+    )
+    return sum(
+        int(np.count_nonzero(execution.outputs[slot.name].transpose(2, 0, 1)[None] != codes))
+        for slot, codes in zip(program.outputs, expected, strict=True)
+    )
 
 
 def _total(parts: list[Counters]) -> Counters:

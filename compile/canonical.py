@@ -37,6 +37,7 @@ def canonicalise(graph: Graph) -> Graph:
     passes: tuple[Pass, ...] = (
         fold_constants,
         unpack_tuples,
+        respell_takes,
         respell_arithmetic,
         respell_activations,
         recognise_movement,
@@ -111,6 +112,26 @@ def unpack_tuples(graph: Graph) -> Graph:
             editor.keep(node, op="add", inputs=(scaled, offset_name), attributes={})
         else:
             editor.keep(node)
+    return editor.graph()
+
+
+def respell_takes(graph: Graph) -> Graph:
+    """``take`` of one constant index is a slice, reshaped."""
+    editor = Editor(graph)
+    for node in graph.nodes:
+        axis = node.attributes.get("axis") if node.op == "take" else None
+        index = graph.constants.get(node.inputs[1]) if axis is not None else None
+        if index is None or index.ndim != 0:
+            editor.keep(node)
+            continue
+        shape = list(graph.shape_of(node.inputs[0]))
+        first = int(index) % shape[axis]
+        shape[axis] = 1
+        attributes = {"axes": [axis], "begin": [first], "end": [first + 1], "strides": [1]}
+        cut = editor.add(
+            f"{node.name}.cut", "strided_slice", node.inputs[:1], attributes, shape=tuple(shape), dtype=node.dtype
+        )
+        editor.keep(node, op="reshape", inputs=(cut,), attributes={"shape": list(node.shape)})
     return editor.graph()
 
 

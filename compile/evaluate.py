@@ -123,9 +123,27 @@ def _sliced(node: Node, x: Tensor) -> Tensor:
     return x[tuple(index)]
 
 
+def _generated(node: Node) -> Tensor:
+    """What an operator without operands makes."""
+    if node.op != "arange":
+        raise UnsupportedError("an operator without operands", where=node.where, hint="Write its value as a constant.")
+    first, end, step = (node.attributes[f"argument{i}"] for i in range(3))
+    return torch.arange(first, end, step, dtype=getattr(torch, node.dtype))
+
+
+def _plain_pool(node: Node) -> bool:
+    """Whether an average pool is torch's with its defaults."""
+    attributes = node.attributes
+    tidy = not any(attributes["padding"]) and set(attributes["dilation"]) == {1} and not attributes["ceil_mode"]
+    return tidy and attributes["layout"] == "NCHW"
+
+
 def apply(node: Node, inputs: list[Tensor]) -> Tensor:
     """One node on torch tensors; differentiable where torch is."""
-    attributes, x = node.attributes, inputs[0]
+    attributes = node.attributes
+    if not inputs:
+        return _generated(node)
+    x = inputs[0]
     if node.op in UNARY:
         return UNARY[node.op](x)
     if node.op in BINARY:
@@ -172,6 +190,17 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
             return x.to(getattr(torch, node.dtype))
         case "strided_slice":
             return _sliced(node, x)
+        case "full":
+            return x.expand(node.shape)
+        case "take" if attributes["axis"] is not None and inputs[1].dim() == 1:
+            return x.index_select(attributes["axis"], inputs[1].long())
+        case "image.grid_sample" if attributes["layout"] == "NCHW":
+            return F.grid_sample(
+                x, inputs[1].permute(0, 2, 3, 1), attributes["method"], attributes["padding_mode"],
+                attributes["align_corners"],
+            )  # fmt: skip
+        case "nn.avg_pool2d" if _plain_pool(node):
+            return F.avg_pool2d(x, tuple(attributes["pool_size"]), tuple(attributes["strides"]))
         case _:
             return _by_tvm(node, inputs)
 

@@ -221,6 +221,14 @@ class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
                 self.names.setdefault(variable.name, _user_name(node))
         return result
 
+    def _grid_sampler_2d(self, node: Any) -> tvm.relax.Var:
+        # TVM 0.27 hands the grid over as torch has it, [N, H, W, 2], to an operator that takes [N, 2, H, W].
+        emit, grid = self.block_builder.emit, self.env[node.args[1]]
+        self.env[node.args[1]] = emit(tvm.relax.op.permute_dims(grid, (0, 3, 1, 2)))
+        result = super()._grid_sampler_2d(node)
+        self.env[node.args[1]] = grid
+        return result
+
 
 def _user_name(node: Any) -> str:
     """The dotted path of the layer (``body.3``) when the operator is one, else torch's name of the operation."""

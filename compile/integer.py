@@ -25,7 +25,7 @@ movement, concat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +42,13 @@ Codes = NDArray[np.int8]
 Wide = NDArray[np.int64]
 Reals = NDArray[np.float64]
 AnyInts = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Codes:
+    """What comes in from outside: ``int8[1, C, H, W]``, whose scale its first reader tells."""
+
+    codes: Codes
 
 
 @dataclass(frozen=True)
@@ -112,12 +119,35 @@ def evaluate(module: tvm.IRModule, x: Codes) -> Codes:
         raise InputError(
             f"the input is {x.dtype}{list(x.shape)}", where="main", hint=f"This network takes int8{list(expected)}."
         )
-    values: dict[Any, Any] = {function.params[0]: x}
+    result = _followed(function, [_Codes(x)])
+    if not isinstance(result, _Tensor):
+        raise InputError("the network's output is not quantised", where="main", hint="Quantise the network first.")
+    return result.codes
+
+
+def evaluate_region(function: relax.Function, inputs: Sequence[Codes]) -> tuple[Codes, ...]:
+    """Run one accelerator region, whose parameters and results are codes: ``int8[1, C, H, W]`` each.
+
+    A network that the host has a part in is judged region by region, as the host's floats have no integer meaning.
+    Raises as :func:`evaluate`.
+    """
+    result = _followed(function, [_Codes(codes) for codes in inputs])
+    return tuple(value.codes for value in (result if isinstance(result, tuple) else (result,)))
+
+
+def _followed(function: relax.Function, arguments: Sequence[Any]) -> Any:
+    """The function's result, binding by binding; the composite functions of a region are followed."""
+    values: dict[Any, Any] = dict(zip(function.params, arguments, strict=True))
     for block in function.body.blocks:
         for binding in block.bindings:
             value = binding.value
-            if isinstance(value, relax.Call):
+            if isinstance(value, relax.Function):
+                values[binding.var] = value
+            elif isinstance(value, relax.Call):
                 operands = [_operand(values, argument) for argument in value.args]
+                if value.op in values:
+                    values[binding.var] = _followed(values[value.op], operands)
+                    continue
                 try:
                     values[binding.var] = _call(value, operands)
                 except (_NoMeaningError, ValueError) as error:
@@ -125,14 +155,11 @@ def evaluate(module: tvm.IRModule, x: Codes) -> Codes:
                     raise UnsupportedError(
                         f"no integer meaning here ({error})",
                         where=f"{name} '{binding.var.name}'",
-                        hint="The referee evaluates networks whose every operator runs on the accelerator.",
+                        hint="The referee evaluates what runs on the accelerator.",
                     ) from error
             else:
                 values[binding.var] = _operand(values, value)
-    result = values[function.body.body] if not isinstance(function.body.body, tuple) else None
-    if not isinstance(result, _Tensor):
-        raise InputError("the network's output is not quantised", where="main", hint="Quantise the network first.")
-    return result.codes
+    return _operand(values, function.body.body)
 
 
 class _NoMeaningError(Exception):
@@ -148,6 +175,8 @@ def _operand(values: dict[Any, Any], argument: Any) -> Any:
         return tuple(int(extent) for extent in argument.values)
     if isinstance(argument, tvm.tirx.IntImm | tvm.tirx.FloatImm):
         return argument.value
+    if isinstance(argument, relax.TupleGetItem):
+        return values[argument.tuple_value][argument.index]
     return values[argument]
 
 
@@ -183,6 +212,8 @@ def _tensor(value: Any) -> _Tensor:
 
 def _dequantised(call: relax.Call, operands: list[Any]) -> _Tensor | _Weight:
     source, scale, zero_point = operands
+    if isinstance(source, _Codes):
+        return _Tensor(source.codes, float(scale), int(zero_point))
     if isinstance(source, _Tensor):
         if (source.scale, source.zero_point) != (float(scale), int(zero_point)):
             raise _NoMeaningError("codes are read with another scale than they were written with")
@@ -193,9 +224,9 @@ def _dequantised(call: relax.Call, operands: list[Any]) -> _Tensor | _Weight:
 
 
 def _quantised(value: Any, scale: float, zero_point: int) -> _Tensor:
-    if isinstance(value, np.ndarray):
+    if isinstance(value, _Codes):
         # The network's own input arrives as codes.
-        return _Tensor(value, scale, zero_point)
+        return _Tensor(value.codes, scale, zero_point)
     if isinstance(value, _Tensor):
         return _rescaled(value, scale, zero_point)
     if isinstance(value, _Concat):

@@ -53,6 +53,8 @@ class Unit:
 
 def kind_of(graph: Graph, node: Node) -> Kind:
     """The kind of unit that ``node`` begins."""
+    if len(node.shape) != 4:
+        return Kind.HOST
     activations = [name for name in node.inputs if graph.is_activation(name)]
     if node.op in CONVOLUTIONS:
         return Kind.CONVOLUTION
@@ -64,7 +66,7 @@ def kind_of(graph: Graph, node: Node) -> Kind:
         return Kind.SCALE
     if node.op in PIECEWISE_LINEAR:
         return Kind.ACTIVATION
-    if node.op in MOVEMENT and len(node.shape) == 4:
+    if node.op in MOVEMENT:
         return Kind.MOVEMENT
     if node.op == "concat" and node.attributes["axis"] == 1 and len(activations) == len(node.inputs):
         return Kind.CONCAT
@@ -73,9 +75,9 @@ def kind_of(graph: Graph, node: Node) -> Kind:
 
 def _joins(graph: Graph, node: Node) -> bool:
     """Whether both operands have the result's shape, or one channel of it."""
-    batch, _, height, width = node.shape if len(node.shape) == 4 else (0, 0, 0, 0)
+    batch, _, height, width = node.shape
     allowed = (node.shape, (batch, 1, height, width))
-    return len(node.shape) == 4 and all(graph.shape_of(name) in allowed for name in node.inputs)
+    return all(graph.shape_of(name) in allowed for name in node.inputs)
 
 
 def _turns_sign(graph: Graph, kind: Kind, node: Node) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from codesign.compile.integer import evaluate_region
 from codesign.hw import timing
 from codesign.simulate import compile_source, find, simulate
 
@@ -41,3 +45,44 @@ def test_rtl_is_bit_exact(name, accel, size):
     # The cycle model: one percent of a network, a little more where a frame is all start and end.
     predicted = sum(timing.predict(region.program).cycles for region in compiled.network.regions)
     assert abs(predicted - counters.cycles) <= 0.01 * counters.cycles + 20
+
+
+def test_spynet_warps_on_the_host():
+    compiled = compile_source(find("spynet"), "base", size=(64, 32))
+    result = simulate(compiled)
+    assert result.bit_exact is True
+    assert result.distinct_output_values >= 32
+    assert result.host_mac_share == 0.0
+    hosted = {placement.operator for placement in compiled.network.placements if not placement.on_accelerator}
+    assert "image.grid_sample" in hosted
+
+
+class Attention(nn.Module):
+    """Operators that reference networks lack, half of them the host's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.dilated = nn.Conv2d(16, 16, 3, padding=2, dilation=2)
+        self.tail = nn.Sequential(nn.Conv2d(16, 12, 3, padding=1), nn.PixelShuffle(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.head(x)
+        y = y + self.depthwise(y * torch.sigmoid(nn.functional.adaptive_avg_pool2d(y, 1)))
+        return self.tail(self.dilated(y) + y)
+
+
+def test_a_mixed_network_is_judged_region_by_region(monkeypatch):
+    torch.manual_seed(0)
+    compiled = compile_source(find(Attention()), "tiny", size=(23, 17))
+    assert len(compiled.network.regions) > 1
+    assert simulate(compiled).bit_exact is True
+
+    def off_by_one(function, inputs):
+        first, *others = evaluate_region(function, inputs)
+        return (np.where(first < 127, first + 1, -128), *others)
+
+    # A referee that differs must be heard.
+    monkeypatch.setattr("codesign.simulate.evaluate_region", off_by_one)
+    assert simulate(compiled).bit_exact is False
