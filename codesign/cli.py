@@ -183,7 +183,7 @@ def compile_command(
         "network": network.name, "accel": network.spec.name,
         "input_size": f"{compiled.frame.width}x{compiled.frame.height}", "macs": network.macs,
         "host_mac_share": network.host_mac_share, "compile_seconds": compiled.seconds,
-        "cascades": [len(region.cascades) for region in network.regions],
+        "cascades": [len(region.plan.cascades) for region in network.regions],
         "commands": [len(region.program.commands) for region in network.regions],
         "operators": [vars(placement) for placement in network.placements], "written": written,
     }  # fmt: skip
@@ -201,10 +201,10 @@ def compile_command(
         _out.print(table)
         for region in network.regions:
             parts = ", ".join(
-                f"{region.graph.layers[c.first].name}…{len(c.convs)} layers in {len(c.strips)} strip(s)"
-                for c in region.cascades
+                f"{region.plan.graph.layers[c.first].name}…{len(c.convs)} layers in {len(c.strips)} strip(s)"
+                for c in region.plan.cascades
             )
-            _out.print(f"{len(region.cascades)} cascade(s): {parts}", highlight=False)
+            _out.print(f"{len(region.plan.cascades)} cascade(s): {parts}", highlight=False)
         _out.print(f"Compiled in {compiled.seconds:.1f} s.", highlight=False)
         for what, where in written.items():
             _out.print(f"Wrote {what} {where}", highlight=False)

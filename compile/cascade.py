@@ -1,4 +1,4 @@
-"""Cutting a layer graph into cascades, and cascades into strips, so that everything on chip fits."""
+"""The plan: which layers run depth first together, in how many strips, chosen by cost among all that fits on chip."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from codesign.compile.cost import Cost, estimate
 from codesign.compile.layers import Conv, Int8, LayerGraph, Shuffle, sources
 from codesign.compile.mapping import Mapping, map_conv
+from codesign.compile.ordering import order_channels
 from codesign.compile.plan import (
     BufferPlan,
     Cascade,
@@ -22,6 +23,7 @@ from codesign.compile.plan import (
     words_per_row,
 )
 from codesign.compile.schedule import OPERAND, Reading, RowSchedule, schedule_rows
+from codesign.compile.subpixel import fold_shuffles
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.spec import AccelSpec
 
@@ -29,6 +31,43 @@ MAX_STRIPS, STRIPS_TRIED = 64, 3
 
 MAX_LAYERS = 32
 """A cascade this long gains nothing from another layer, and its loop would not fit the command slots."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network's layers (rewritten for the machine) cut into cascades, with what each is expected to cost."""
+
+    spec: AccelSpec
+    graph: LayerGraph
+    cascades: tuple[Cascade, ...]
+    costs: tuple[Cost, ...]
+    reasons: tuple[str, ...]
+    """Per cascade why it ends where it does."""
+
+    @property
+    def price(self) -> float:
+        return sum(cost.price for cost in self.costs)
+
+
+def make_plan(spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float | None = None) -> Plan:
+    """The cheapest plan of ``graph`` on ``spec``, for a DRAM of ``bytes_per_cycle`` (by default the bus width).
+
+    Layers behind a pixel shuffle may run before it instead (:mod:`codesign.compile.subpixel`): both ways are planned.
+    Raises :class:`UnsupportedError` when a layer does not fit even in the narrowest strips.
+    """
+    folded = fold_shuffles(graph)
+    plans: list[Plan] = []
+    failure: UnsupportedError | None = None
+    for candidate in (graph,) if folded is graph else (graph, folded):
+        try:
+            made = split_wide_layers(spec, order_channels(candidate))
+            plans.append(_plan_cascades(spec, made, bytes_per_cycle or spec.bus_bytes))
+        except UnsupportedError as error:
+            failure = error
+    if not plans:
+        assert failure is not None
+        raise failure
+    return min(plans, key=lambda plan: plan.price)
 
 
 def split_wide_layers(spec: AccelSpec, graph: LayerGraph) -> LayerGraph:
@@ -84,16 +123,13 @@ def fits_memories(spec: AccelSpec, mappings: list[Mapping]) -> bool:
     )
 
 
-def plan_cascades(
-    spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float | None = None
-) -> tuple[tuple[Cascade, ...], tuple[Cost, ...]]:
-    """Cut ``graph`` (after :func:`split_wide_layers`) where that costs least, with the estimated costs.
+def _plan_cascades(spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float) -> Plan:
+    """Cut ``graph`` (after :func:`split_wide_layers`) where that costs least.
 
     Every stretch of layers that fits in some number of strips is a candidate; the cheapest sequence of stretches is
-    found by dynamic programming over the layers. Raises :class:`UnsupportedError` when a layer does not fit even in
-    the narrowest strips.
+    found by dynamic programming over the layers.
     """
-    planner = _Planner(spec, graph, bytes_per_cycle or spec.bus_bytes)
+    planner = _Planner(spec, graph, bytes_per_cycle)
     count = len(graph.layers)
     # reached[i]: price of the cheapest way to have computed the first i layers, and its last cascade.
     reached: list[tuple[float, Cascade | None, Cost | None]] = [(0.0, None, None)]
@@ -104,7 +140,7 @@ def plan_cascades(
             continue
         for end in range(first + 1, count + 1):
             found = planner.best(first, end)
-            if found is None:
+            if isinstance(found, str):
                 if planner.hopeless(first, end):
                     break
                 continue
@@ -128,7 +164,7 @@ def plan_cascades(
         cascades.insert(0, last)
         costs.insert(0, price)
         at = last.first
-    return tuple(cascades), tuple(costs)
+    return Plan(spec, graph, tuple(cascades), tuple(costs), tuple(map(planner.reason, cascades)))
 
 
 @dataclass(frozen=True)
@@ -149,15 +185,27 @@ class _Planner:
         self.consumers = consumers(graph)
         self._mappings: dict[tuple[int, Conversion], Mapping] = {}
 
-    def best(self, first: int, end: int) -> tuple[Cascade, Cost] | None:
-        """The cheapest division into strips of layers [first, end), or None when none fits."""
+    def best(self, first: int, end: int) -> tuple[Cascade, Cost] | str:
+        """The cheapest division into strips of layers [first, end), or why there is none."""
         found = [self._cheapest(first, end, eager) for eager in (False, True)]
-        return min((one for one in found if one is not None), key=lambda one: one[1].price, default=None)
+        fitting = [one for one in found if not isinstance(one, str)]
+        reasons = [one for one in found if isinstance(one, str)]
+        return min(fitting, key=lambda one: one[1].price) if fitting else reasons[-1]
 
-    def _cheapest(self, first: int, end: int, eager: bool) -> tuple[Cascade, Cost] | None:
+    def reason(self, cascade: Cascade) -> str:
+        """Why ``cascade`` is not a layer longer."""
+        end = cascade.end
+        if end == len(self.graph.layers):
+            return "the network ends"
+        longer = self.best(cascade.first, end + 1)
+        if isinstance(longer, str):
+            return longer
+        return f"with {self.graph.layers[end].name} it would cost more"
+
+    def _cheapest(self, first: int, end: int, eager: bool) -> tuple[Cascade, Cost] | str:
         stretch = self.stretch(first, end, eager)
-        if stretch is None:
-            return None
+        if isinstance(stretch, str):
+            return stretch
         best: tuple[Cascade, Cost] | None = None
         tried = 0
         strips = 0
@@ -174,7 +222,7 @@ class _Planner:
             cost = estimate(self.spec, self.graph, cascade, self.bytes_per_cycle)
             if best is None or cost.price < best[1].price:
                 best = cascade, cost
-        return best
+        return best or f"the rows of {end - first} layers exceed the scratchpad, however narrow the strips"
 
     def hopeless(self, first: int, end: int) -> bool:
         """Whether no longer stretch from ``first`` can be a cascade when [first, end) is none."""
@@ -196,17 +244,17 @@ class _Planner:
             )
         return self._mappings[key]
 
-    def stretch(self, first: int, end: int, eager: bool) -> _Stretch | None:
-        """Layers [first, end) as one cascade, or None when that is impossible however narrow its strips."""
+    def stretch(self, first: int, end: int, eager: bool) -> _Stretch | str:
+        """Layers [first, end) as one cascade, or why that is impossible however narrow its strips."""
         graph, spec = self.graph, self.spec
         inside = graph.layers[first:end]
         convs = [index for index in range(first, end) if isinstance(graph.layers[index], Conv)]
         made = {layer.output for layer in inside if isinstance(layer, Conv)}
         shuffled = {layer.output for layer in inside if isinstance(layer, Shuffle)}
         if any(name in shuffled for layer in inside for name in sources(layer)):
-            return None  # a shuffled tensor is read back from memory
+            return "what a pixel shuffle has spread is read back from memory"
         if any(isinstance(layer, Conv) and self._is_slice(layer) for layer in inside) and len(inside) > 1:
-            return None  # slices of one tensor meet in memory
+            return "slices of a split layer meet in memory"
         loads = list(dict.fromkeys(name for layer in inside for name in sources(layer) if name not in made))
         # What leaves: shuffled tensors, and whatever a later layer or the user reads as it is.
         leaving: list[tuple[str, str, int]] = []
@@ -216,22 +264,26 @@ class _Planner:
             elif layer.output in graph.outputs or any(i >= end or i < first for i in self.consumers[layer.output]):
                 leaving.append((layer.output, layer.output, 1))
         stored = [source for source, _, _ in leaving]
-        if len(set(stored)) != len(stored) or len(loads) + len(made) > spec.buffers:
-            return None
+        if len(set(stored)) != len(stored):
+            return "a tensor is stored in two ways"
+        if len(loads) + len(made) > spec.buffers:
+            return f"more than {spec.buffers} rolling buffers"
         conversions = {name: self._conversion(name, convs, stored) for name in loads}
         mappings = {
             index: self.mapping(index, conversions.get(graph.layers[index].source, Conversion())) for index in convs
         }
         tables = {layer.table.tobytes() for layer in inside if isinstance(layer, Conv) and layer.table is not None}
-        if not fits_memories(spec, list(mappings.values())) or len(tables) > spec.look_up_tables:
-            return None
+        if not fits_memories(spec, list(mappings.values())):
+            return "the weights of more layers do not fit on chip together"
+        if len(tables) > spec.look_up_tables:
+            return f"more than {spec.look_up_tables} look-up tables"
         rows = schedule_rows(graph, convs, loads, stored, spare_rows=1, eager=eager)
         if rows is None:
-            return None
+            return "readers of one tensor overtake each other for too long"
         if 4 + sum(rows.loads.values()) + sum(rows.conv_repeat.values()) + sum(rows.store_repeat.values()) > (
             spec.command_slots - 2
         ):
-            return None
+            return f"the loop would exceed {spec.command_slots} commands"
         return _Stretch(convs, loads, leaving, conversions, mappings, rows)
 
     def divide(self, first: int, end: int, stretch: _Stretch, strips: int) -> Cascade | None:

@@ -11,7 +11,7 @@ import tvm
 from numpy.typing import NDArray
 
 from codesign.compile.calibration import PIXELS, Method
-from codesign.compile.cost import Cost
+from codesign.compile.cascade import Plan, make_plan
 from codesign.compile.emit import compulsory_bytes, emit
 from codesign.compile.finetune import fine_tune, teach
 from codesign.compile.frontend import ImportedModel
@@ -19,7 +19,6 @@ from codesign.compile.layers import LayerGraph
 from codesign.compile.lower import lower
 from codesign.compile.module import build_module
 from codesign.compile.partition import Partitioned, Placement, partition
-from codesign.compile.plan import Cascade
 from codesign.compile.quantize import quantise_reported
 from codesign.hw.errors import InputError
 from codesign.hw.program import Program
@@ -35,9 +34,8 @@ class Region:
 
     symbol: str
     graph: LayerGraph = field(repr=False)
-    cascades: tuple[Cascade, ...] = field(repr=False)
-    costs: tuple[Cost, ...] = field(repr=False)
-    """What the planner expected of each cascade."""
+    """The user's layers; the plan has them as rewritten for the machine."""
+    plan: Plan = field(repr=False)
     program: Program = field(repr=False)
 
 
@@ -133,8 +131,8 @@ def compile_network(
     for symbol, function in partitioned.regions:
         stage(f"lower and plan {symbol}")
         graph = lower(function, name or model.name)
-        program, cascades, costs = emit(spec, graph, dram_bytes_per_cycle)
-        regions.append(Region(symbol, graph, cascades, costs, program))
+        plan = make_plan(spec, graph, dram_bytes_per_cycle)
+        regions.append(Region(symbol, graph, plan, emit(plan)))
     return CompiledNetwork(
         name=name or model.name,
         spec=spec,

