@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A folder with images and weights for the tests that need them: make test DATA=DIR
 DATA ?=
 
-.PHONY: demo test lint pytest bench clean
+.PHONY: demo test lint pytest bench bench-accel clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,10 @@ bench: $(VENV)/installed
 	mkdir -p out
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json out/bench.json $(if $(DATA),--data $(DATA))
 	$(BIN)/python benchmarks/record.py out/bench.json benchmarks/results/spine.json
+
+# Ten networks on the RTL, about fifteen minutes; goes on where it was interrupted.
+bench-accel: $(VENV)/installed
+	$(BIN)/python benchmarks/accel.py
 
 clean:
 	rm -rf .lint build out .pytest_cache .mypy_cache .ruff_cache

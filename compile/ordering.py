@@ -1,8 +1,11 @@
-"""Channel order: a tensor that is stored shuffled keeps its channels sub-row by sub-row.
+"""Channel order, which is free inside a network: it permutes the weights of the layers around a tensor.
 
-Depth to space by f reads channel ``c f^2 + i f + j`` for pixel ``(f y + i, f x + j)``. Kept in the order ``(i, j, c)``,
-the channels of one output row are consecutive for every pixel, and the store engine shuffles by choosing a range of
-channels. The order is free: it permutes the weights of the layers around the tensor.
+A tensor that is stored shuffled keeps its channels sub-row by sub-row. Depth to space by f reads channel
+``c f^2 + i f + j`` for pixel ``(f y + i, f x + j)``. Kept in the order ``(i, j, c)``, the channels of one output row are
+consecutive for every pixel, and the store engine shuffles by choosing a range of channels.
+
+Any other tensor keeps channels together that their readers need at the same taps: zero weights then fill whole blocks,
+which the mapping leaves out. Layers folded behind a pixel shuffle have such zeros.
 """
 
 from __future__ import annotations
@@ -33,7 +36,35 @@ def order_channels(graph: LayerGraph) -> LayerGraph:
     for layer in graph.layers:
         if isinstance(layer, Conv) and layer.output in orders and layer.add is not None and not layer.add.broadcast:
             orders[layer.add.other] = orders[layer.output]
+    orders |= _by_taps(graph, set(orders))
     return dataclasses.replace(graph, layers=tuple(_reorder(graph, layer, orders) for layer in graph.layers))
+
+
+def _by_taps(graph: LayerGraph, taken: set[str]) -> dict[str, Order]:
+    """Orders that bring channels with the same non-zero taps together, for tensors whose order is free."""
+    fixed = {*taken, *graph.inputs, *graph.outputs}
+    fixed |= {layer.source for layer in graph.layers if isinstance(layer, Shuffle)}
+    patterns: dict[str, list[NDArray[np.bool_]]] = {}
+    for layer in graph.layers:
+        if not isinstance(layer, Conv):
+            continue
+        if layer.add is not None and not layer.add.broadcast:
+            fixed |= {layer.output, layer.add.other}
+        if layer.channels != graph.tensors[layer.output].channels:
+            fixed.add(layer.output)
+        at = 0
+        for name in layer.convolved:
+            count = graph.tensors[name].channels
+            used = np.any(layer.weights[:, :, at : at + count], axis=3)
+            patterns.setdefault(name, []).append(used.reshape(-1, count))
+            at += count
+    found: dict[str, Order] = {}
+    for name in {layer.output for layer in graph.layers} - fixed:
+        taps = np.concatenate(patterns[name]) if name in patterns else np.zeros((0, 0), np.bool_)
+        _, group = np.unique(taps, axis=1, return_inverse=True)
+        if len(set(group.reshape(-1).tolist())) > 1:
+            found[name] = np.argsort(group.reshape(-1), kind="stable")
+    return found
 
 
 def _reorder(graph: LayerGraph, layer: Layer, orders: dict[str, Order]) -> Layer:
