@@ -59,7 +59,7 @@ def _by_taps(graph: LayerGraph, taken: set[str]) -> dict[str, Order]:
             patterns.setdefault(name, []).append(used.reshape(-1, count))
             at += count
     found: dict[str, Order] = {}
-    for name in {layer.output for layer in graph.layers} - fixed:
+    for name in {layer.output for layer in graph.layers if isinstance(layer, Conv)} - fixed:
         taps = np.concatenate(patterns[name]) if name in patterns else np.zeros((0, 0), np.bool_)
         _, group = np.unique(taps, axis=1, return_inverse=True)
         if len(set(group.reshape(-1).tolist())) > 1:
