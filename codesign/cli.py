@@ -68,10 +68,9 @@ def write_json(data: dict[str, Any], target: str) -> None:
 
 
 @contextmanager
-def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int], None]]]:
-    """A spinner on standard error: say what happens, tick with cycles."""
+def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+    """A spinner on standard error: say what happens, tick with cycles done and expected (0: not known)."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    began = time.perf_counter()
     with Progress(*columns, console=_err, transient=True) as bar:
         task = bar.add_task(title, total=None)
         stage = title
@@ -81,9 +80,16 @@ def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int]
             stage = text
             bar.update(task, description=f"{title}: {text}")
 
-        def tick(cycles: int) -> None:
-            rate = cycles / (time.perf_counter() - began) / 1e3
-            bar.update(task, description=f"{title}: {cycles / 1e6:.2f} M cycles, {rate:.0f} thousand/s")
+        ticks: list[tuple[float, int]] = []
+
+        def tick(cycles: int, expected: int) -> None:
+            ticks.append((time.perf_counter(), cycles))
+            (first, before), (now, _) = ticks[0], ticks[-1]
+            rate = (cycles - before) / (now - first) if now > first else 0.0
+            left = f", {(expected - cycles) / rate:.0f} s left" if rate and expected > cycles else ""
+            share = {"completed": cycles, "total": expected} if expected else {}
+            text = f"{title}: {cycles / 1e6:.2f} M cycles, {rate / 1e3:.0f} thousand/s{left}"
+            bar.update(task, description=text, **share)
 
         yield say, tick
 
@@ -146,10 +152,13 @@ def compile_command(
     export_qdq: Annotated[Path | None, typer.Option(help="The quantised network as ONNX.")] = None,
     target: Annotated[str, typer.Option(help="scanline or cuda.")] = "scanline",
     arch: Annotated[str, typer.Option(help="For cuda: sm_80, sm_86, sm_89, sm_90a.")] = "sm_90a",
+    dram_bandwidth: Bandwidth = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the plan, and why it is so.")] = False,
     json_to: Json = None,
 ) -> None:
     """Compile a network; print where every operator runs, and why."""
     from codesign import simulate as verbs
+    from codesign.compile.explain import explain as explain_plan
 
     found = verbs.find(source, weights)
     if target not in ("scanline", "cuda"):
@@ -160,7 +169,7 @@ def compile_command(
     with progress("Compiling") as (say, _):
         compiled = verbs.compile_source(
             found, accel, size=parse_size(size), method=_method(method), images=images, finetune_steps=finetune,
-            say=say,
+            dram_bytes_per_cycle=dram_bandwidth, say=say,
         )  # fmt: skip
     network = compiled.network
     written = {}
@@ -179,13 +188,14 @@ def compile_command(
 
         write_qdq(network.quantised, export_qdq)
         written["qdq"] = str(export_qdq)
+    plans = [explain_plan(region.plan) for region in network.regions]
     data = {
         "network": network.name, "accel": network.spec.name,
         "input_size": f"{compiled.frame.width}x{compiled.frame.height}", "macs": network.macs,
         "host_mac_share": network.host_mac_share, "compile_seconds": compiled.seconds,
         "cascades": [len(region.plan.cascades) for region in network.regions],
         "commands": [len(region.program.commands) for region in network.regions],
-        "operators": [vars(placement) for placement in network.placements], "written": written,
+        "operators": [vars(placement) for placement in network.placements], "plan": plans, "written": written,
     }  # fmt: skip
     if json_to is not None:
         write_json(data, json_to)
@@ -199,17 +209,46 @@ def compile_command(
                 "Scanline" if placement.on_accelerator else "host", placement.reason,
             )  # fmt: skip
         _out.print(table)
-        for region in network.regions:
-            parts = ", ".join(
-                f"{region.plan.graph.layers[c.first].name}…{len(c.convs)} layers in {len(c.strips)} strip(s)"
-                for c in region.plan.cascades
-            )
-            _out.print(f"{len(region.plan.cascades)} cascade(s): {parts}", highlight=False)
+        for plan in plans:
+            for number, cascade in enumerate(plan, start=1):
+                _out.print(_cascade_line(number, cascade), highlight=False)
+                if explain:
+                    _out.print(_buffer_table(cascade))
         _out.print(f"Compiled in {compiled.seconds:.1f} s.", highlight=False)
         for what, where in written.items():
             _out.print(f"Wrote {what} {where}", highlight=False)
     if network.host_mac_share > 0.01:
         _err.print(f"[yellow]Warning:[/] {network.host_mac_share:.1%} of the MACs run on the host.")
+
+
+def _cascade_line(number: int, cascade: dict[str, Any]) -> str:
+    layers, strips = cascade["layers"], len(cascade["strips"])
+    named = layers[0] if len(layers) == 1 else f"{layers[0]} … {layers[-1]}, {len(layers)} layers"
+    halo = f", {cascade['halo']:.1%} computed twice at strip borders" if strips > 1 else ""
+    return (
+        f"Cascade {number}: {named} in {strips} strip{'s' if strips > 1 else ''}{halo}; about "
+        f"{cascade['cycles']:,} cycles, limited by {cascade['limited_by']}"
+    )
+
+
+def _buffer_table(cascade: dict[str, Any]) -> Table:
+    used, limit = cascade["scratchpad_bytes"] / 1024, cascade["scratchpad_limit"] / 1024
+    table = Table(
+        title=f"scratchpad {used:.0f} of {limit:.0f} KiB, weight memory {cascade['weight_words']} of "
+        f"{cascade['weight_words_limit']} words, DRAM {cascade['dram_bytes']:,} B, {cascade['order']} order, "
+        f"{cascade['rows_per_step']} row(s) a step",
+        title_justify="left",
+        caption=f"The cascade ends here: {cascade['ends_because']}.",
+        caption_justify="left",
+    )
+    for heading in ("rolling buffer", "role", "rows", "width", "channels", "KiB"):
+        table.add_column(heading, justify="left" if heading in ("rolling buffer", "role") else "right")
+    for buffer in cascade["buffers"]:
+        table.add_row(
+            buffer["tensor"], buffer["role"], str(buffer["rows"]), str(buffer["width"]), str(buffer["channels"]),
+            f"{buffer['bytes'] / 1024:.1f}",
+        )  # fmt: skip
+    return table
 
 
 def _compile_cuda(found: Any, size: tuple[int, int], arch: str, output: Path | None, json_to: str | None) -> None:
@@ -247,6 +286,10 @@ def simulate(
     finetune: Finetune = 0,
     dram_bandwidth: Bandwidth = None,
     dram_latency: Latency = 100,
+    timeline: Annotated[Path | None, typer.Option(help="Write a trace of the engines for ui.perfetto.dev.")] = None,
+    waves: Annotated[Path | None, typer.Option(help="Write a waveform (VCD) of the cycles of --window.")] = None,
+    window: Annotated[str, typer.Option(help="Cycles of the waveform.", metavar="FIRST:END")] = "0:2000",
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder from which an interrupted run goes on.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the restored image.")] = None,
     json_to: Json = None,
 ) -> None:
@@ -255,20 +298,27 @@ def simulate(
     from codesign import simulate as verbs
     from codesign.images import save_image
     from codesign.sim.model import Dram
+    from codesign.sim.run import Waves
 
     if backend not in ("rtl", "reference"):
         raise InputError(f"unknown backend {backend!r}", where="--backend", hint="rtl or reference.")
     with progress("Simulating") as (say, tick):
         compiled = verbs.compile_source(
             verbs.find(source, weights), accel, size=parse_size(size), image=image, given=given,
-            method=_method(method), images=images, finetune_steps=finetune, say=say,
+            method=_method(method), images=images, finetune_steps=finetune, dram_bytes_per_cycle=dram_bandwidth,
+            say=say,
         )  # fmt: skip
         result = verbs.simulate(
             compiled, backend="rtl" if backend == "rtl" else "reference",
-            dram=Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency), began=began, say=say, tick=tick,
+            dram=Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency), timeline=timeline,
+            waves=None if waves is None else Waves(waves, *_window(window)), checkpoints=checkpoint, began=began,
+            say=say, tick=tick,
         )  # fmt: skip
     if save is not None:
         save_image(result.judged.pixels, save)
+    for what, path in (("timeline", timeline), ("waveform", waves), ("image", save)):
+        if path is not None:
+            _err.print(f"Wrote {what}: {path}", highlight=False)
     data = result.to_json()
     if json_to is not None:
         write_json(data, json_to)
@@ -279,6 +329,13 @@ def simulate(
             f"{result.mismatches} values differ between RTL, golden model and integer graph", where=source,
             hint="This is a defect of the toolkit; please report the command.",
         )  # fmt: skip
+
+
+def _window(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,15}):(\d{1,15})", text.strip())
+    if match is None:
+        raise InputError(f"{text!r} is no range of cycles", where="--window", hint="Write FIRST:END, like 1000:3000.")
+    return int(match[1]), int(match[2])
 
 
 def _simulation_table(data: dict[str, Any]) -> Table:

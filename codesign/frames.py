@@ -109,6 +109,8 @@ def judge(frame: Frame, output: NDArray[np.float32]) -> Judged:
     luma_only = frame.tensor.shape[1] == 1
     if frame.tensor.shape[1] == PAIR_CHANNELS:
         return Judged(_flow_picture(real), None, 0.0)
+    if real.shape[0] != (1 if luma_only else 3):  # no image: its first channel is shown, and nothing compared
+        return Judged(np.repeat(images.to_pixels(real[0])[..., None], 3, axis=2), None, 0.0)
     if luma_only:
         chroma = images.resize(images.rgb_to_ycbcr(frame.rgb)[..., 1:], real.shape[2], real.shape[1])
         rgb = images.ycbcr_to_rgb(np.concatenate([np.clip(real[0], 0.0, 1.0)[..., None], chroma], axis=2))

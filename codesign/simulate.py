@@ -39,12 +39,14 @@ from codesign.hw.program import Program
 from codesign.hw.spec import AccelSpec, load_spec
 from codesign.sim.build import library
 from codesign.sim.model import Dram
+from codesign.sim.run import Waves
 from codesign.sim.run import run as run_rtl
+from codesign.sim.timeline import Activity, write_timeline
 
 Backend = Literal["rtl", "reference"]
 Size = tuple[int, int]
 Say = Callable[[str], None]
-Tick = Callable[[int], None]
+Tick = Callable[[int, int], None]
 
 DEFAULT_SIZE: Size = (64, 64)
 
@@ -112,11 +114,13 @@ def compile_source(
     method: Literal["minmax", "percentile", "mse"] = "percentile",
     images: Path | None = None,
     finetune_steps: int = 0,
+    dram_bytes_per_cycle: float | None = None,
     say: Say | None = None,
 ) -> Compiled:
     """Compile for an accelerator. ``size``: (width, height) of the input; without it the image's, or 64x64.
 
     ``images``: a folder of photographs to calibrate and fine-tune with, instead of scikit-image's.
+    ``dram_bytes_per_cycle``: the bandwidth that the plan is made for; the bus width by default.
     """
     began = time.perf_counter()
     spec = load_spec(accel) if isinstance(accel, str) else accel
@@ -146,7 +150,7 @@ def compile_source(
     compiled = compile_network(
         model, spec, calibration=calibration_frames(channels, frame.scale, images, crop), method=method,
         name=source.name, pixel_output=source.images_out, finetune_steps=finetune_steps, finetune_images=training,
-        on_stage=say,
+        dram_bytes_per_cycle=dram_bytes_per_cycle, on_stage=say,
     )  # fmt: skip
     return Compiled(source, compiled, frame, time.perf_counter() - began)
 
@@ -219,6 +223,9 @@ def simulate(
     *,
     backend: Backend = "rtl",
     dram: Dram | None = None,
+    timeline: Path | None = None,
+    waves: Waves | None = None,
+    checkpoints: Path | None = None,
     began: float | None = None,
     say: Say | None = None,
     tick: Tick | None = None,
@@ -228,11 +235,20 @@ def simulate(
     On ``rtl`` the output is compared, value by value, with the golden model's and with the integer evaluation of the
     quantised graph (region by region where the host has a part in the network); on ``reference`` cycles are modelled
     and nothing is compared.
+
+    ``timeline``: a file for the trace of the engines; ``waves``: a waveform of the first region; ``checkpoints``: a
+    folder in which simulations are kept, see :func:`codesign.sim.run.run`. ``tick`` is told cycles done and expected.
+    Raises :class:`InputError` for a trace without RTL.
     """
+    if backend != "rtl" and (timeline or waves or checkpoints):
+        raise InputError(
+            "timeline, waveform and checkpoints are the RTL's", where=f"backend {backend}", hint="Use --backend rtl."
+        )
     began = time.perf_counter() if began is None else began
     network, frame = compiled.network, compiled.frame
     collected: list[Counters] = []
     executions: list[_Execution] = []
+    logs: list[tuple[Program, Activity, int]] = []
     differing = 0
     simulated = 0.0
     dram = dram or Dram()
@@ -241,15 +257,31 @@ def simulate(
         library(network.spec, report=say)
         began += time.perf_counter() - building
 
+    expected = 0
+    if backend == "rtl" and tick is not None:
+        memory = (dram.bytes_per_cycle, dram.latency_cycles)
+        expected = sum(
+            timing.predict(region.program, timing.Memory.of(network.spec, *memory)).cycles for region in network.regions
+        )
+
+    def ticked(cycles: int) -> None:
+        if tick is not None:
+            tick(sum(part.cycles for part in collected) + cycles, expected)
+
     def execute(program: Program, inputs: dict[str, NDArray[np.int8]]) -> dict[str, NDArray[np.int8]]:
         nonlocal differing, simulated
-        golden = reference.run(program, inputs, progress=tick if backend == "reference" else None)
+        golden = reference.run(program, inputs, progress=ticked if backend == "reference" else None)
         if backend == "reference":
             collected.append(
                 timing.predict(program, timing.Memory.of(program.spec, dram.bytes_per_cycle, dram.latency_cycles))
             )
             return golden
-        result = run_rtl(program, inputs, dram=dram, progress=tick, report=say)
+        result = run_rtl(
+            program, inputs, dram=dram, timeline=timeline is not None, waves=None if collected else waves,
+            checkpoints=checkpoints, progress=ticked, report=say,
+        )  # fmt: skip
+        if result.activity is not None:
+            logs.append((program, result.activity, result.started_at))
         differing += sum(int(np.count_nonzero(result.outputs[name] != golden[name])) for name in golden)
         simulated += result.wall_seconds
         collected.append(result.counters)
@@ -266,6 +298,8 @@ def simulate(
         raise UnsupportedError(
             "no operator runs on the accelerator", where=compiled.source.name, hint="See `compile` for the reasons."
         )
+    if timeline is not None:
+        write_timeline(logs, timeline, f"{compiled.source.name} on {network.spec.name}")
     exact: bool | None = None
     if backend == "rtl":
         differing += _referee(network, frame, output, executions)

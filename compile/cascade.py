@@ -11,7 +11,7 @@ import numpy as np
 from codesign.compile.cost import Cost, estimate
 from codesign.compile.layers import Conv, Int8, LayerGraph, Shuffle, sources
 from codesign.compile.mapping import Mapping, map_conv
-from codesign.compile.ordering import order_channels
+from codesign.compile.ordering import copy_layer, order_channels
 from codesign.compile.plan import (
     BufferPlan,
     Cascade,
@@ -73,45 +73,69 @@ def make_plan(spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float | None 
 def split_wide_layers(spec: AccelSpec, graph: LayerGraph) -> LayerGraph:
     """Replace layers whose weights exceed the weight memory by layers that compute a slice of the output channels.
 
-    Raises :class:`UnsupportedError` when not even one set of output channels fits.
+    A slice reads its second operand's channels from the first on, so an operand that is convolved as well, and lies
+    whole in its buffer, is copied. Raises :class:`UnsupportedError` when not even one set of output channels fits.
     """
     layers: list[Conv | Shuffle] = []
-    for layer in graph.layers:
+    tensors = dict(graph.tensors)
+    waiting = list(reversed(graph.layers))
+    while waiting:
+        layer = waiting.pop()
         if isinstance(layer, Shuffle):
             layers.append(layer)
             continue
-        parts = 1
-        while True:
-            share = -(-layer.channels // parts)
-            share = -(-share // spec.co_lanes) * spec.co_lanes if parts > 1 else layer.channels
-            channels = source_channels(graph, layer)
-            mappings = [map_conv(spec, layer.weights[..., :share], stride=layer.stride, sources=channels)]
-            if fits_memories(spec, mappings):
-                break
-            if share <= spec.co_lanes:
-                raise UnsupportedError(
-                    f"needs {len(mappings[0].steps)} weight words at once, the machine has {spec.weight_words}",
-                    where=layer.name,
-                    hint="Choose a larger accelerator.",
-                )
-            parts = -(-layer.channels // (share - spec.co_lanes))
+        share = _share(spec, graph, layer)
+        add = layer.add
+        if share < layer.channels and add is not None and not add.broadcast and add.other in layer.convolved:
+            operand = graph.tensors[add.other]
+            copy = dataclasses.replace(operand, name=f"{operand.name}.operand.{layer.name}")
+            tensors[copy.name] = copy
+            waiting.append(dataclasses.replace(layer, add=dataclasses.replace(add, other=copy.name)))
+            waiting.append(copy_layer(copy.name, operand, copy))
+            continue
+        layers += [_slice_of(layer, first, share) for first in range(0, layer.channels, share)]
+    return dataclasses.replace(graph, tensors=tensors, layers=tuple(layers))
+
+
+def _share(spec: AccelSpec, graph: LayerGraph, layer: Conv) -> int:
+    """The most output channels of ``layer`` at a time, so that every slice fits: all, or a multiple of the lanes."""
+    channels = source_channels(graph, layer)
+    parts = 1
+    while True:
+        share = -(-layer.channels // parts)
+        share = -(-share // spec.co_lanes) * spec.co_lanes if parts > 1 else layer.channels
+        needed = 0
         for first in range(0, layer.channels, share):
-            take = slice(first, first + share)
-            layers.append(
-                layer
-                if share >= layer.channels
-                else dataclasses.replace(
-                    layer,
-                    weights=layer.weights[..., take],
-                    bias=layer.bias[take],
-                    multiplier=layer.multiplier[take],
-                    negative_multiplier=layer.negative_multiplier[take],
-                    shift=layer.shift[take],
-                    macs=layer.macs * len(layer.bias[take]) // layer.channels,
-                    first_channel=first,
-                )
+            slice_ = layer.weights[..., first : first + share]
+            mapping = map_conv(spec, slice_, stride=layer.stride, sources=channels)
+            if not fits_memories(spec, [mapping]):
+                needed = len(mapping.steps)
+                break
+        if not needed:
+            return share
+        if share <= spec.co_lanes:
+            raise UnsupportedError(
+                f"needs {needed} weight words at once, the machine has {spec.weight_words}",
+                where=layer.name,
+                hint="Choose a larger accelerator.",
             )
-    return dataclasses.replace(graph, layers=tuple(layers))
+        parts = -(-layer.channels // (share - spec.co_lanes))
+
+
+def _slice_of(layer: Conv, first: int, share: int) -> Conv:
+    if share >= layer.channels:
+        return layer
+    take = slice(first, first + share)
+    return dataclasses.replace(
+        layer,
+        weights=layer.weights[..., take],
+        bias=layer.bias[take],
+        multiplier=layer.multiplier[take],
+        negative_multiplier=layer.negative_multiplier[take],
+        shift=layer.shift[take],
+        macs=layer.macs * len(layer.bias[take]) // layer.channels,
+        first_channel=first,
+    )
 
 
 def fits_memories(spec: AccelSpec, mappings: list[Mapping]) -> bool:

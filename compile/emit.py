@@ -136,7 +136,7 @@ class _Emitter:
                 where=graph.name,
                 hint="Choose a smaller frame.",
             )
-        commands, sections = self._commands(blob_offset, offsets)
+        commands, labels = self._commands(blob_offset, offsets)
         return Program(
             name=graph.name,
             spec=spec,
@@ -150,7 +150,7 @@ class _Emitter:
             write_end=at,
             memory_bytes=at,
             macs=graph.macs,
-            sections=tuple(sections),
+            labels=tuple(labels),
         )
 
     def _slot(self, name: str, offsets: dict[str, int]) -> TensorSlot:
@@ -159,12 +159,10 @@ class _Emitter:
             name, offsets[name], tensor.height, tensor.width, tensor.channels, tensor.scale, tensor.zero_point
         )
 
-    def _commands(self, blob_offset: int, offsets: dict[str, int]) -> tuple[list[Command], list[tuple[str, int]]]:
+    def _commands(self, blob_offset: int, offsets: dict[str, int]) -> tuple[list[Command], list[str]]:
         commands: list[Command] = []
-        sections: list[tuple[str, int]] = []
+        labels: list[str] = []
         for number, cascade in enumerate(self.cascades):
-            names = ", ".join(layer.name for layer in self.graph.layers[cascade.first : cascade.end])
-            sections.append((names, len(commands)))
             if number:
                 commands.append(command(Opcode.SYNC))
             for kind, table, at, elements, size in self.weights[number]:
@@ -184,8 +182,9 @@ class _Emitter:
                     commands.append(command(Opcode.SYNC))
                 needed = len(self.weights[number]) if index == 0 else 0
                 commands += self._strip(cascade, strip, self.tables[number], needed, offsets)
+            labels += [_label(cascade, cmd) for cmd in commands[len(labels) :]]
         commands.append(command(Opcode.HALT))
-        return commands, sections
+        return commands, [*labels, ""]
 
     def _strip(
         self, cascade: Cascade, strip: Strip, tables: list[bytes], weights_needed: int, offsets: dict[str, int]
@@ -335,6 +334,21 @@ class _Emitter:
             qmin=layer.qmin, qmax=layer.qmax, zero_point=layer.zero_point, free_source=plan.frees[0],
             more_sources=len(layer.more), **fields,
         )  # fmt: skip
+
+
+def _label(cascade: Cascade, cmd: Command) -> str:
+    match cmd.opcode:
+        case Opcode.BUFFER:
+            return cascade.buffers[cmd["id"]].tensor
+        case Opcode.LOAD | Opcode.STORE:
+            return cascade.buffers[cmd["buffer"]].tensor
+        case Opcode.CONV:
+            made = cascade.buffers[cmd["destination"]].tensor
+            return next(plan.layer.name for plan in cascade.convs if plan.layer.output == made)
+        case Opcode.LOADW:
+            return f"{WeightKind(cmd['kind']).name.lower()} of {cascade.convs[0].layer.name}…"
+        case _:
+            return ""
 
 
 def _up(value: int, multiple: int) -> int:

@@ -13,6 +13,7 @@ from tvm import relax
 from codesign.compile.lower import shape_of
 
 MAX_ROWS, MAX_COLUMNS, MAX_PADDING, MAX_SIDE = 31, 128, 31, 65535
+UNSHUFFLES = (2, 4, 8)
 
 Rule = Callable[[relax.Call], bool]
 
@@ -86,6 +87,19 @@ def shuffle_fits(call: relax.Call) -> bool:
     return 1 <= int(call.attrs.upscale_factor) <= 8
 
 
+def unshuffles(call: relax.Call) -> bool:
+    """Tensors may be reshaped and permuted to unshuffle pixels by 2, 4 or 8, no other way."""
+    before = [int(extent) for extent in call.args[0].ty.shape.values]
+    after = [int(extent) for extent in call.ty.shape.values]
+    if call.op.name == "relax.permute_dims":
+        return len(before) == 6 and [int(axis) for axis in call.attrs.axes or ()] == [0, 1, 3, 5, 2, 4]
+    if len(before) == 4 and len(after) == 6:  # [1, C, H, W] to [1, C, H / r, r, W / r, r]
+        r = after[3]
+        batch, channels, height, width = before
+        return batch == 1 and r in UNSHUFFLES and after == [1, channels, height // r, r, width // r, r]
+    return len(before) == 6 and after == [1, before[1] * before[2] * before[3], *before[4:]]
+
+
 def factor_is_scalar(call: relax.Call) -> bool:
     """A tensor may be multiplied by one constant; products of tensors are not yet commands of the machine."""
     return int(call.args[1].ty.ndim) == 0 or all(int(extent) == 1 for extent in call.args[1].ty.shape.values)
@@ -107,6 +121,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "relax.repeat": (moves_channels,),
     "relax.tile": (moves_channels,),
     "relax.strided_slice": (moves_channels,),
+    "relax.reshape": (unshuffles,),
+    "relax.permute_dims": (unshuffles,),
     "relax.nn.relu": (),
     "relax.nn.leakyrelu": (),
     "relax.nn.prelu": (),

@@ -89,6 +89,15 @@ class PendingShuffle:
 
 
 @dataclass(frozen=True)
+class PendingUnshuffle:
+    """Blocks of ``factor`` x ``factor`` pixels to channels; the operators on the way name no factor yet."""
+
+    name: str
+    source: str
+    factor: int
+
+
+@dataclass(frozen=True)
 class PendingConcat:
     """The channels of several tensors, in order."""
 
@@ -187,6 +196,8 @@ class _Builder:
             "clip": lambda: self._clipped(name, operands[0], float(operands[1]), float(operands[2])),
             "nn.pixel_shuffle": lambda: PendingShuffle(name, operands[0].tensor, int(call.attrs.upscale_factor)),
             "concat": lambda: PendingConcat(name, tuple(part.tensor for part in operands[0])),
+            "reshape": lambda: self._reshaped(name, operands),
+            "permute_dims": lambda: operands[0],
             "repeat": lambda: self._gather(name, operands[0], lambda c: np.repeat(c, int(call.attrs.repeats))),
             "tile": lambda: self._gather(name, operands[0], lambda c: np.tile(c, int(call.attrs.repeats[1]))),
             "strided_slice": lambda: self._gather(name, operands[0], lambda c: _sliced(c, operands)),
@@ -296,6 +307,11 @@ class _Builder:
         picked = pick(np.arange(self.tensors[value.tensor].channels, dtype=np.int64))
         return PendingGather(name, value.tensor, tuple(int(channel) for channel in picked))
 
+    def _reshaped(self, name: str, operands: list[Any]) -> PendingUnshuffle:
+        """The first and the last of the three operators that unshuffle; the first shows the factor."""
+        value, shape = operands
+        return value if isinstance(value, PendingUnshuffle) else PendingUnshuffle(name, value.tensor, int(shape[3]))
+
     # Closing: one layer per rounding
 
     def _close(self, value: Any, scale: float, zero_point: int, call: relax.Call, var: relax.Var) -> str:
@@ -315,6 +331,8 @@ class _Builder:
             self.layers.append(Shuffle(value.name, value.source, name, value.factor))
         elif isinstance(value, PendingConcat):
             self.layers.append(Concat(value.name, tuple(self._rescaled(part, target) for part in value.parts), name))
+        elif isinstance(value, PendingUnshuffle):
+            self._close_unshuffle(value, target)
         elif isinstance(value, PendingGather):
             source = self.tensors[value.source]
             copy = copy_layer(value.name, source, target)
@@ -333,6 +351,28 @@ class _Builder:
             raise UnsupportedError("quantises what no layer produces", where=f"quantize '{name}'")
         self.tensors[name] = target
         return name
+
+    def _close_unshuffle(self, pending: PendingUnshuffle, target: Tensor) -> None:
+        """Layers of stride 2 that copy: each takes blocks of 2 x 2 pixels apart."""
+        source, done = self.tensors[pending.source], 1
+        while done < pending.factor:
+            done *= 2
+            last = done == pending.factor
+            name = target.name if last else self._fresh(f"{target.name}.by{done}")
+            made = replace(
+                source, name=name, height=source.height // 2, width=source.width // 2, channels=source.channels * 4
+            )
+            self.tensors[made.name] = made
+            copy = copy_layer(f"{pending.name}.by{done}" if not last else pending.name, made, made)
+            weights = np.zeros((2, 2, source.channels, made.channels), np.int8)
+            # Channel (c, a, b) of the source is sub-pixel (a, b) so far; pixel (i, j) of a block makes it (2 i' + a).
+            half = done // 2
+            c, a, b = np.unravel_index(np.arange(source.channels), (source.channels // half**2, half, half))
+            for i in range(2):
+                for j in range(2):
+                    weights[i, j, np.arange(source.channels), (c * done + half * i + a) * done + half * j + b] = 1
+            self.layers.append(replace(copy, source=source.name, output=made.name, weights=weights, stride=2))
+            source = made
 
     def _rescaled(self, name: str, target: Tensor) -> str:
         """``name`` with the scale and zero point of ``target``: itself, or a copy that is rounded anew."""

@@ -1,8 +1,8 @@
 """Channel order, which is free inside a network: it permutes the weights of the layers around a tensor.
 
 A tensor that is stored shuffled keeps its channels sub-row by sub-row. Depth to space by f reads channel
-``c f^2 + i f + j`` for pixel ``(f y + i, f x + j)``. Kept in the order ``(i, j, c)``, the channels of one output row are
-consecutive for every pixel, and the store engine shuffles by choosing a range of channels.
+``c f^2 + i f + j`` for pixel ``(f y + i, f x + j)``. Kept in the order ``(i, j, c)``, the channels of one output row
+are consecutive for every pixel, and the store engine shuffles by choosing a range of channels.
 
 Any other tensor keeps channels together that their readers need at the same taps: zero weights then fill whole blocks,
 which the mapping leaves out. Layers folded behind a pixel shuffle have such zeros.

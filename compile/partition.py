@@ -129,6 +129,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         | is_op("relax.strided_slice")(opened(), wildcard(), wildcard(), wildcard())
         | is_op("relax.strided_slice")(opened(), wildcard(), wildcard(), wildcard(), wildcard())
     )
+    split = is_op("relax.permute_dims")(is_op("relax.reshape")(opened(), wildcard()))
     table = is_op(tables[0])(opened())
     for name in tables[1:]:
         table = table | is_op(name)(opened())
@@ -137,6 +138,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         ("sum", closed(clipped(total))),
         ("scale", closed(activated(scaled))),
         ("movement", closed(moved)),
+        ("unshuffle", closed(is_op("relax.reshape")(split, wildcard()))),
         *(
             (f"concat{count}", closed(is_op("relax.concat")(is_tuple([opened() for _ in range(count)]))))
             for count in range(2, MAX_CONCAT + 1)

@@ -52,8 +52,8 @@ class Program:
     memory_bytes: int
     macs: int
     """Multiply-accumulates of the user's operators that this program computes, one frame."""
-    sections: tuple[tuple[str, int], ...] = ()
-    """Names for stretches of the command stream: (what, index of its first command)."""
+    labels: tuple[str, ...] = ()
+    """Per command the layer or tensor it works on, for people to read; empty where there is none."""
 
     def encoded_commands(self) -> bytes:
         """The command stream as it lies in memory."""
@@ -87,7 +87,7 @@ class Program:
                 "write_end": self.write_end,
                 "memory_bytes": self.memory_bytes,
                 "macs": self.macs,
-                "sections": self.sections,
+                "labels": self.labels,
             }
         ).encode()
         body = _MAGIC + len(header).to_bytes(4, "little") + header + self.encoded_commands() + self.blob
@@ -123,7 +123,7 @@ class Program:
                 write_end=header["write_end"],
                 memory_bytes=header["memory_bytes"],
                 macs=header["macs"],
-                sections=tuple((name, index) for name, index in header["sections"]),
+                labels=tuple(header["labels"]),
             )
         except (KeyError, TypeError, ValueError, ProgramError, SpecError) as error:
             raise broken from error

@@ -23,6 +23,7 @@ from codesign.hw.spec import AccelSpec
 VERILATOR_FLAGS = (
     "--cc", "--top-module", "scanline_top", "--prefix", "Vscanline", "-O3", "--x-assign", "fast", "--x-initial", "fast",
     "--no-assert", "--no-timing", "-Wno-fatal", "--output-split", "40000", "--unroll-count", "16",
+    "--savable",
 )  # fmt: skip
 COMPILER_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-w")
 
@@ -98,7 +99,7 @@ def _build(work: Path, package: str, harness: Path, compiler: str, trace: bool) 
     )  # fmt: skip
     include = root / "include"
     sources = sorted((work / "obj").glob("*.cpp"))
-    sources += [harness, include / "verilated.cpp", include / "verilated_threads.cpp"]
+    sources += [harness, include / "verilated.cpp", include / "verilated_threads.cpp", include / "verilated_save.cpp"]
     if trace:
         sources.append(include / "verilated_vcd_c.cpp")
     common = [compiler, *COMPILER_FLAGS, f"-I{work / 'obj'}", f"-I{include}", f"-I{include / 'vltstd'}",

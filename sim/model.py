@@ -52,6 +52,12 @@ def _bind(path: Path) -> ctypes.CDLL:
         "scanline_write_register": (ctypes.c_int, [ptr, u32, u32]),
         "scanline_read_register": (i64, [ptr, u32]),
         "scanline_trace": (ctypes.c_int, [ptr, ctypes.c_char_p]),
+        "scanline_save": (u64, [ptr]),
+        "scanline_snapshot": (ptr, [ptr]),
+        "scanline_restore": (ctypes.c_int, [ptr, ctypes.c_char_p, u64]),
+        "scanline_log_activity": (None, [ptr, ctypes.c_int]),
+        "scanline_activity_entries": (u64, [ptr]),
+        "scanline_activity": (ptr, [ptr]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(lib, name)
@@ -71,7 +77,9 @@ class Model:
         report: Report | None = None,
     ) -> None:  # fmt: skip
         self.spec = spec
-        self._lib = _bind(library(spec, trace=trace, report=report))
+        self.library = library(spec, trace=trace, report=report)
+        """The build that this model is an instance of."""
+        self._lib = _bind(self.library)
         self._handle: int | None = self._lib.scanline_new(memory_bytes)
         address = self._lib.scanline_memory(self._handle)
         buffer = (ctypes.c_uint8 * memory_bytes).from_address(address)
@@ -187,6 +195,28 @@ class Model:
             dram_write_bytes=values.pop("dram_write_beats") * bus,
             **values,
         )
+
+    def save(self) -> bytes:
+        """Everything that the next cycles depend on; only a model of the same build and memory takes it."""
+        size = int(self._lib.scanline_save(self._model))
+        return ctypes.string_at(self._lib.scanline_snapshot(self._model), size)
+
+    def restore(self, snapshot: bytes) -> None:
+        """Go on where :meth:`save` was called. Raises :class:`SimulationError` for another memory's snapshot."""
+        if self._lib.scanline_restore(self._model, snapshot, len(snapshot)):
+            raise SimulationError("the snapshot is of a model with another memory")
+
+    def log_activity(self) -> None:
+        """Keep a log of what the engines do from now on."""
+        self._lib.scanline_log_activity(self._model, 1)
+
+    def activity(self) -> NDArray[np.uint64]:
+        """The log so far: ``uint64[n, 2]`` of (cycle, bits of ``activity_o``)."""
+        entries = int(self._lib.scanline_activity_entries(self._model))
+        if entries == 0:
+            return np.zeros((0, 2), np.uint64)
+        log = (ctypes.c_uint64 * (2 * entries)).from_address(self._lib.scanline_activity(self._model))
+        return np.ctypeslib.as_array(log).reshape(entries, 2).copy()
 
     def trace(self, path: str | Path | None) -> None:
         """Start writing a VCD waveform to ``path``, or stop with None. Needs a model made with ``trace=True``."""

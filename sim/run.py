@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.hw import reference
 from codesign.hw.counters import Counters
-from codesign.hw.errors import SimulationError
+from codesign.hw.errors import InputError, SimulationError
 from codesign.hw.program import Program
 from codesign.sim.build import Report
+from codesign.sim.checkpoint import Checkpoint
 from codesign.sim.model import Dram, Model
+from codesign.sim.timeline import Activity
 
 Int8 = NDArray[np.int8]
 
 _CHUNK_CYCLES = 50_000
 _HANG_CYCLES = 2_000_000
 """A machine whose counters do not move for this long will not finish: DRAM latencies are far below it."""
+
+SNAPSHOT_SECONDS = 30.0
+"""Between two snapshots of a run that is kept in a checkpoint folder."""
+
+
+@dataclass(frozen=True)
+class Waves:
+    """A waveform (VCD) of the cycles [``first``, ``end``) of a run."""
+
+    path: Path
+    first: int
+    end: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first < self.end:
+            raise InputError(
+                f"a window from cycle {self.first} to {self.end} is empty", where="waveform",
+                hint="Give FIRST:END with FIRST < END.",
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,6 +53,10 @@ class RunResult:
     outputs: dict[str, Int8] = field(repr=False)  # int8[H, W, C]
     counters: Counters
     wall_seconds: float  # of the simulation alone
+    activity: Activity | None = field(default=None, repr=False)
+    """What the engines did, when it was asked for; see :mod:`codesign.sim.timeline`."""
+    started_at: int = 0
+    """The cycle of the activity log in which the run began."""
 
     @property
     def cycles_per_second(self) -> float:
@@ -41,40 +68,115 @@ def run(
     inputs: Mapping[str, Int8],
     *,
     dram: Dram | None = None,
+    timeline: bool = False,
+    waves: Waves | None = None,
+    checkpoints: Path | None = None,
     progress: Callable[[int], None] | None = None,
     report: Report | None = None,
 ) -> RunResult:
     """Simulate one frame from start to done. ``inputs[name]: int8[H, W, C]``.
 
+    ``timeline`` keeps the log of the engines. ``checkpoints``: a folder in which an interrupted run is kept; the same
+    run goes on from there, cycle for cycle as if it had not been interrupted, and a finished one is not done again.
     ``progress`` is called with the cycles so far; ``report`` with a line when the model must be built first. Raises
     :class:`SimulationError` when the machine stops with an error or makes no progress.
     """
+    if waves is not None and checkpoints is not None:
+        raise InputError("a waveform cannot be resumed", where="options", hint="Leave out the checkpoint folder.")
+    dram = dram or Dram()
     image = reference.initial_memory(program, inputs)
-    with Model(program.spec, program.memory_bytes, dram=dram, report=report) as model:
+    with Model(program.spec, program.memory_bytes, dram=dram, trace=waves is not None, report=report) as model:
         model.load(program)
         for slot in program.inputs:
-            model.memory[slot.offset : slot.offset + slot.size_bytes] = image[
-                slot.offset : slot.offset + slot.size_bytes
-            ]
-        started = time.perf_counter()
-        first = model.cycle
-        model.start()
-        alive = (-1, -1)
-        since = model.cycle
-        while not model.run(_CHUNK_CYCLES):
-            counters = model.counters()
-            now = (counters.busy_cycles, counters.dram_read_bytes + counters.dram_write_bytes)
-            if now != alive:
-                alive, since = now, model.cycle
-            elif model.cycle - since > _HANG_CYCLES:
-                raise SimulationError(f"the machine makes no progress after {model.cycle - first} cycles: {counters}")
-            if progress is not None:
-                progress(model.cycle - first)
-        wall = time.perf_counter() - started
+            span = slice(slot.offset, slot.offset + slot.size_bytes)
+            model.memory[span] = image[span]
+        checkpoint = None
+        if checkpoints is not None:
+            checkpoint = Checkpoint.of(checkpoints, program, model.memory, dram, model.library, timeline)
+            if (kept := checkpoint.finished()) is not None:
+                return RunResult(**kept)
+        first, before = model.cycle, 0.0
+        if timeline:
+            model.log_activity()
+        if checkpoint is not None and (found := checkpoint.restore(model)) is not None:
+            first, before = found
+        else:
+            model.start()
+        began = time.perf_counter()
+
+        def seconds() -> float:
+            return before + time.perf_counter() - began
+
+        with _snapshots(checkpoint, model, first, seconds) as chunk_done:
+            _until_done(model, first, waves, progress, chunk_done)
+        wall = seconds()
         failure = model.error()
         if failure is not None:
             raise SimulationError(
                 f"the machine stopped: {failure[0].name.lower().replace('_', ' ')} at {failure[1]:#x}"
             )
         outputs = {slot.name: reference.read_tensor(model.memory, slot) for slot in program.outputs}
-        return RunResult(outputs, model.counters(), wall)
+        result = RunResult(outputs, model.counters(), wall, model.activity() if timeline else None, first)
+        if checkpoint is not None:
+            checkpoint.keep(vars(result))
+        return result
+
+
+def _until_done(
+    model: Model,
+    first: int,
+    waves: Waves | None,
+    progress: Callable[[int], None] | None,
+    chunk_done: Callable[[], None],
+) -> None:
+    alive = (-1, -1)
+    since = model.cycle
+    while True:
+        at, chunk = model.cycle - first, _CHUNK_CYCLES
+        awaited = waves is not None and at < waves.end
+        if waves is not None and awaited:
+            if at == waves.first:
+                model.trace(waves.path)
+            chunk = min(chunk, (waves.first if at < waves.first else waves.end) - at)
+        if model.run(chunk):
+            break
+        if waves is not None and model.cycle - first == waves.end:
+            model.trace(None)
+        if not awaited:  # looking at registers takes cycles, and the window begins at an exact one
+            counters = model.counters()
+            now = (counters.busy_cycles, counters.dram_read_bytes + counters.dram_write_bytes)
+            if now != alive:
+                alive, since = now, model.cycle
+            elif model.cycle - since > _HANG_CYCLES:
+                raise SimulationError(f"the machine makes no progress after {model.cycle - first} cycles: {counters}")
+        chunk_done()
+        if progress is not None:
+            progress(model.cycle - first)
+    if waves is not None:
+        model.trace(None)
+        if model.cycle - first <= waves.first:
+            raise InputError(
+                f"the run ended after {model.cycle - first} cycles, before the waveform's window",
+                where=f"{waves.first}:{waves.end}", hint="Choose an earlier window.",
+            )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _snapshots(
+    checkpoint: Checkpoint | None, model: Model, first: int, seconds: Callable[[], float]
+) -> Iterator[Callable[[], None]]:
+    """Yield what is to be called between stretches of the run: it saves now and then, and at an interruption."""
+    last = time.perf_counter()
+
+    def chunk_done() -> None:
+        nonlocal last
+        if checkpoint is not None and time.perf_counter() - last >= SNAPSHOT_SECONDS:
+            checkpoint.save(model, first, seconds())
+            last = time.perf_counter()
+
+    try:
+        yield chunk_done
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            checkpoint.save(model, first, seconds())
+        raise

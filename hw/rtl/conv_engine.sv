@@ -49,6 +49,7 @@ module conv_engine
     output logic front_busy_o,
     output wait_e front_wait_o,
     output logic array_busy_o,
+    output logic row_begins_o,  // a row enters the array
     output logic issue_o,
     output logic wait_segment_o,
     output logic wait_psum_o,
@@ -272,6 +273,7 @@ module conv_engine
   );
 
   assign array_busy_o = array_busy || (array_rows != '0);
+  assign row_begins_o = array_row_valid && array_row_take;
 
   logic requantiser_busy;
   requantiser u_requantiser (

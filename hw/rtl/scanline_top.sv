@@ -6,6 +6,9 @@ module scanline_top
     input  logic clk_i,
     input  logic rst_ni,
     output logic interrupt_o,
+    // What the engines begin and end in this cycle, for traces: row of a load (or weights), row in the array, row out
+    // of the requantiser, row of a store; and whether the array has work.
+    output logic [6:0] activity_o,
     // AXI4-Lite
     input  logic s_axil_awvalid,
     output logic s_axil_awready,
@@ -334,8 +337,19 @@ module scanline_top
       .words_written_o(words_written)
   );
 
+  logic row_begins, weights_done;
+  assign activity_o = {
+    array_busy,
+    store_free,
+    store_claim,
+    conv_done,
+    row_begins,
+    load_done || weights_done,
+    load_claim || (load_q_valid && load_q_ready && load_q_is_weights)
+  };
+
   // Engines --------------------------------------------------------------------------------------------------------------
-  logic element_valid, weights_done, load_wait_store, weight_beat, load_beat;
+  logic element_valid, load_wait_store, weight_beat, load_beat;
   logic [2:0] element_kind;
   logic [3:0] element_table;
   logic [23:0] element_index;
@@ -443,6 +457,7 @@ module scanline_top
       .front_busy_o(front_busy),
       .front_wait_o(front_wait),
       .array_busy_o(array_busy),
+      .row_begins_o(row_begins),
       .issue_o(issue),
       .wait_segment_o(wait_segment),
       .wait_psum_o(wait_psum),

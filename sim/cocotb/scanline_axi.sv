@@ -56,5 +56,5 @@ module scanline_axi
   logic unused;
   assign unused = ^{m_axi_bid, m_axi_rid};
 
-  scanline_top u_scanline (.*);
+  scanline_top u_scanline (.activity_o(), .*);
 endmodule

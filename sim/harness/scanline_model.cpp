@@ -3,6 +3,7 @@
 // The DRAM serves one channel of reads and one of writes from a shared bandwidth. Latency is counted from the address
 // handshake to the first data beat. Inputs change after the rising edge, so the design sees them at the next one.
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <deque>
@@ -11,11 +12,18 @@
 
 #include "Vscanline.h"
 #include "verilated.h"
+#include "verilated_save.h"
 #ifdef SCANLINE_TRACE
 #include "verilated_vcd_c.h"
 #endif
 
 namespace {
+
+// An entry of the activity log: what scanline_top's activity_o showed from this cycle on, as far as it changed or pulsed.
+struct Activity {
+    uint64_t cycle;
+    uint64_t bits;
+};
 
 struct Burst {
     uint64_t address;
@@ -23,6 +31,8 @@ struct Burst {
     uint64_t ready;  // first cycle in which data may move
     bool failed;
 };
+
+constexpr uint64_t kPulses = 0x3f;  // bits of activity_o that stand for one event each; the others are levels
 
 struct Model {
     VerilatedContext context;
@@ -38,7 +48,10 @@ struct Model {
     std::deque<Burst> reads, writes;
     std::deque<std::pair<uint64_t, bool>> responses;  // cycle, failed
     bool last_was_read = false;
-    bool write_failed = false;
+    bool log_activity = false;
+    uint64_t last_activity = 0;
+    std::vector<Activity> activity;
+    std::vector<uint8_t> snapshot;
     uint64_t fail_read_first = 1, fail_read_end = 0, fail_write_first = 1, fail_write_end = 0;
 #ifdef SCANLINE_TRACE
     std::unique_ptr<VerilatedVcdC> trace;
@@ -105,6 +118,11 @@ struct Model {
         if (trace) trace->dump(2 * cycle + 1);
 #endif
         cycle++;
+        if (log_activity) {
+            const uint64_t now = t.activity_o;
+            if ((now & kPulses) != 0 || now != last_activity) activity.push_back({cycle, now});
+            last_activity = now;
+        }
 
         // What the memory offers in the next cycle.
         credit += bandwidth;
@@ -157,6 +175,63 @@ struct Model {
         step();
     }
 };
+
+// Verilator's own snapshot files end the process when something is wrong with them; these live in memory.
+class Writer final : public VerilatedSerialize {
+public:
+    std::vector<uint8_t> bytes;
+    void flush() override {
+        bytes.insert(bytes.end(), m_bufp, m_cp);
+        m_cp = m_bufp;
+    }
+};
+
+class Reader final : public VerilatedDeserialize {
+    const uint8_t* next;
+    const uint8_t* end;
+
+public:
+    Reader(const uint8_t* data, uint64_t size) : next(data), end(data + size) { m_endp = m_bufp; }
+    void fill() override {
+        const size_t left = m_endp - m_cp;
+        std::memmove(m_bufp, m_cp, left);
+        const size_t more = std::min(size_t(end - next), bufferSize() - left);
+        std::memcpy(m_bufp + left, next, more);
+        std::memset(m_bufp + left + more, 0, bufferSize() - left - more);
+        next += more;
+        m_cp = m_bufp;
+        m_endp = m_bufp + bufferSize();
+    }
+};
+
+// Plain records, and sequences of them.
+template <typename Record>
+void put(Writer& os, const Record& record) {
+    os.write(&record, sizeof(Record));
+}
+
+template <typename Record>
+void get(Reader& is, Record& record) {
+    is.read(static_cast<void*>(&record), sizeof(Record));
+}
+
+template <typename Sequence>
+void put_all(Writer& os, const Sequence& sequence) {
+    put(os, uint64_t(sequence.size()));
+    for (const auto& record : sequence) put(os, record);
+}
+
+template <typename Sequence>
+void get_all(Reader& is, Sequence& sequence) {
+    uint64_t size = 0;
+    get(is, size);
+    sequence.clear();
+    for (uint64_t i = 0; i < size; i++) {
+        typename Sequence::value_type record{};
+        get(is, record);
+        sequence.push_back(record);
+    }
+}
 
 }  // namespace
 
@@ -212,6 +287,61 @@ int scanline_run(Model* model, uint64_t cycles) {
     }
     return model->top->interrupt_o;
 }
+
+// Everything that the next cycles depend on: its size and, until the next call, where it lies.
+uint64_t scanline_save(Model* model) {
+    Writer os;
+    put(os, uint64_t(model->memory.size()));
+    os.write(model->memory.data(), model->memory.size());
+    put(os, model->cycle);
+    put(os, model->latency);
+    put(os, model->bandwidth);
+    put(os, model->credit);
+    put(os, model->stall_per_256);
+    put(os, model->random);
+    put(os, model->last_was_read);
+    put(os, model->log_activity);
+    put(os, model->last_activity);
+    put_all(os, model->reads);
+    put_all(os, model->writes);
+    put_all(os, model->responses);
+    put_all(os, model->activity);
+    os << *model->top;
+    os.flush();
+    model->snapshot.swap(os.bytes);
+    return model->snapshot.size();
+}
+
+const uint8_t* scanline_snapshot(Model* model) { return model->snapshot.data(); }
+
+// Returns 0, or -1 when the snapshot is of a model with another memory.
+int scanline_restore(Model* model, const uint8_t* data, uint64_t bytes) {
+    Reader is(data, bytes);
+    uint64_t size = 0;
+    get(is, size);
+    if (size != model->memory.size()) return -1;
+    is.read(model->memory.data(), size);
+    get(is, model->cycle);
+    get(is, model->latency);
+    get(is, model->bandwidth);
+    get(is, model->credit);
+    get(is, model->stall_per_256);
+    get(is, model->random);
+    get(is, model->last_was_read);
+    get(is, model->log_activity);
+    get(is, model->last_activity);
+    get_all(is, model->reads);
+    get_all(is, model->writes);
+    get_all(is, model->responses);
+    get_all(is, model->activity);
+    is >> *model->top;
+    return 0;
+}
+
+// Log the engines' activity from now on; entries so far, and where they are.
+void scanline_log_activity(Model* model, int on) { model->log_activity = on != 0; }
+uint64_t scanline_activity_entries(Model* model) { return model->activity.size(); }
+const Activity* scanline_activity(Model* model) { return model->activity.data(); }
 
 int scanline_write_register(Model* model, uint32_t address, uint32_t value) {
     Vscanline& t = *model->top;

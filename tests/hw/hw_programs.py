@@ -80,7 +80,7 @@ def program(*commands: Command, **changes: object) -> Program:
         "name": "copy", "spec": TINY, "commands": commands or COMMANDS, "blob": blob(), "commands_offset": 0,
         "blob_offset": BLOB_AT, "inputs": (TensorSlot("x", INPUT_AT, HEIGHT, WIDTH, 1, 0.5, 0),),
         "outputs": (TensorSlot("y", OUTPUT_AT, HEIGHT, WIDTH, 1, 0.5, 0),), "write_first": OUTPUT_AT,
-        "write_end": MEMORY, "memory_bytes": MEMORY, "macs": HEIGHT * WIDTH, "sections": (("copy", 0),),
+        "write_end": MEMORY, "memory_bytes": MEMORY, "macs": HEIGHT * WIDTH, "labels": ("copy",),
     }  # fmt: skip
     return Program(**{**fields, **changes})  # type: ignore[arg-type]
 

@@ -122,7 +122,7 @@ def test_more_executions_than_rows_do_nothing() -> None:
 
 
 def test_files_survive(tmp_path: Path) -> None:
-    made = program(sections=(("copy", 1),))
+    made = program(labels=("copy",))
     made.save(tmp_path / "copy.scanline")
     assert Program.load(tmp_path / "copy.scanline") == made
 

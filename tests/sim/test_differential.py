@@ -122,7 +122,7 @@ def test_strips_agree_with_the_definition(layers: tuple[LayerDraw, ...], loud: b
 
 
 def test_a_dense_block_is_one_cascade() -> None:
-    assert len(compiled(TINY, DENSE)[1].sections) == 1
+    assert len(make_plan(TINY, build(DENSE)).cascades) == 1
     check_reference(TINY, DENSE)
 
 

@@ -1,0 +1,262 @@
+"""Random networks through everything: torch, quantiser, referee, planner, golden model, RTL, cycle model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from torch import nn
+
+from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.frontend import load_model
+from codesign.compile.integer import evaluate
+from codesign.hw import reference, timing
+from codesign.hw.counters import Counters
+from codesign.hw.spec import BASE, EDGE, LARGE, TINY, AccelSpec
+from codesign.sim.model import Dram
+from codesign.sim.run import run
+
+POOL: dict[str, AccelSpec] = {
+    spec.name: spec
+    for spec in (
+        TINY, EDGE, BASE, LARGE,
+        # So small that nearly every frame is computed in strips.
+        dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096),
+        # No lane grouping, no tap packing, a wide bus, few pixels at a time.
+        dataclasses.replace(EDGE, name="plain", channel_parts=1, lane_groups=1, bus_bytes=32, scratchpad_bytes=65536),
+    )
+}  # fmt: skip
+"""All machines that tests simulate random networks on: six builds, kept between runs."""
+
+REGRESSIONS = Path(__file__).parent / "regressions"
+
+KINDS = ("conv", "conv", "conv", "strided", "depthwise", "dilated", "transposed", "residual", "residual", "concat",
+         "concat", "shuffle", "unshuffle", "mask", "look-up", "scale", "slice")  # fmt: skip
+ACTIVATIONS = ("none", "relu", "clip", "leaky", "prelu")
+MOST_PIXELS = 48 * 48
+
+
+@dataclass(frozen=True)
+class NodeDraw:
+    """What is chosen of one operator; where a choice is impossible (nothing to add), a convolution takes its place."""
+
+    kind: str
+    channels: int
+    kernel: int
+    activation: str
+    back: int  # how many tensors before the last one the source is
+    gain: int  # log2 of a factor on the weights
+
+
+@dataclass(frozen=True)
+class NetworkDraw:
+    accel: str
+    width: int
+    height: int
+    channels: int
+    nodes: tuple[NodeDraw, ...]
+    calm: bool  # calibrated on quiet pictures: the loud ones that follow saturate
+    bytes_per_cycle: float | None
+    latency: int
+    stalls: float
+    seed: int
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> NetworkDraw:
+        fields: dict[str, Any] = json.loads(text)
+        return NetworkDraw(**{**fields, "nodes": tuple(NodeDraw(**node) for node in fields["nodes"])})
+
+
+def network_draws(accels: tuple[str, ...] = tuple(POOL), nodes: int = 7) -> st.SearchStrategy[NetworkDraw]:
+    """Networks of up to ``nodes`` operators on small frames of any shape."""
+    node = st.builds(
+        NodeDraw,
+        kind=st.sampled_from(KINDS),
+        channels=st.integers(1, 36),
+        kernel=st.sampled_from([1, 3, 3, 5]),
+        activation=st.sampled_from(ACTIVATIONS),
+        back=st.sampled_from([0, 0, 0, 1, 2, 3]),
+        gain=st.sampled_from([0, 0, -6, 5]),
+    )
+    return st.builds(
+        NetworkDraw,
+        accel=st.sampled_from(accels),
+        width=st.integers(1, 40),
+        height=st.integers(1, 24),
+        channels=st.sampled_from([1, 3, 3, 4]),
+        nodes=st.lists(node, min_size=1, max_size=nodes).map(tuple),
+        calm=st.booleans(),
+        bytes_per_cycle=st.sampled_from([None, None, 0.5, 3.0]),
+        latency=st.sampled_from([1, 20, 100, 700]),
+        stalls=st.sampled_from([0.0, 0.0, 0.1, 0.6]),
+        seed=st.integers(0, 2**16),
+    )
+
+
+class Net(nn.Module):
+    """The network of a draw. Shapes are followed while it is built, so that every choice made is a legal one."""
+
+    def __init__(self, draw: NetworkDraw) -> None:
+        super().__init__()
+        torch.manual_seed(draw.seed)
+        self.layers = nn.ModuleList()
+        self.steps: list[tuple[str, int, int, int, str, int]] = []  # kind, source, other, layer, activation, parameter
+        self.shapes = [(draw.channels, draw.height, draw.width)]
+        for node in draw.nodes:
+            self._choose(node)
+        # The result reads the last tensor, and as many channels as the smallest picture has.
+        self._conv(NodeDraw("conv", 1, 1, "none", 0, 0), len(self.shapes) - 1)
+
+    def _choose(self, node: NodeDraw) -> None:
+        source = max(0, len(self.shapes) - 1 - node.back)
+        c, h, w = self.shapes[source]
+        same = [i for i, shape in enumerate(self.shapes) if shape == (c, h, w) and i != source]
+        alike = [i for i, shape in enumerate(self.shapes) if shape[1:] == (h, w) and i != source and shape[0] + c <= 64]
+        match node.kind:
+            case "residual" if same:
+                self._step(node, source, same[-1], -1, (c, h, w))
+            case "concat" if alike:
+                self._step(node, source, alike[-1], -1, (c + self.shapes[alike[-1]][0], h, w))
+            case "shuffle" if c % 4 == 0 and 4 * h * w <= MOST_PIXELS:
+                self._step(node, source, 0, -1, (c // 4, 2 * h, 2 * w))
+            case "unshuffle" if h % 2 == 0 and w % 2 == 0 and 4 * c <= 64:
+                self._step(node, source, 0, -1, (4 * c, h // 2, w // 2))
+            case "mask" if c > 1:
+                self.layers.append(nn.Conv2d(c, 1, 1))
+                self._step(node, source, 0, len(self.layers) - 1, (c, h, w))
+            case "look-up" | "scale":
+                self._step(node, source, 0, -1, (c, h, w))
+            case "slice" if c > 1:
+                self._step(node, source, 0, -1, (-(-c // 2), h, w))
+            case "transposed" if 4 * h * w <= MOST_PIXELS:
+                kernel = 2 if node.kernel == 1 else 4
+                self._layer(
+                    node, source, nn.ConvTranspose2d(c, node.channels, kernel, 2, kernel // 2 - 1), 2 * h, 2 * w
+                )
+            case _:
+                self._conv(node, source)
+
+    def _conv(self, node: NodeDraw, source: int) -> None:
+        c, h, w = self.shapes[source]
+        kernel, stride, dilation, groups, outputs = node.kernel, 1, 1, 1, node.channels
+        if node.kind == "strided":
+            stride = 2
+        elif node.kind == "dilated":
+            dilation = 2
+        elif node.kind == "depthwise":
+            groups = outputs = c
+        pad = dilation * (kernel // 2)
+        layer = nn.Conv2d(c, outputs, kernel, stride, pad, dilation, groups, bias=node.gain < 5)
+        self._layer(node, source, layer, (h - 1) // stride + 1, (w - 1) // stride + 1)
+
+    def _layer(
+        self, node: NodeDraw, source: int, layer: nn.Conv2d | nn.ConvTranspose2d, height: int, width: int
+    ) -> None:
+        layer.weight.data *= 2.0**node.gain
+        self.layers.append(layer)
+        self._step(node, source, 0, len(self.layers) - 1, (layer.out_channels, height, width))
+
+    def _step(self, node: NodeDraw, source: int, other: int, layer: int, shape: tuple[int, int, int]) -> None:
+        slope = -1
+        if node.activation == "prelu" and layer >= 0:
+            self.layers.append(nn.PReLU(shape[0]))
+            self.layers[-1].weight.data.uniform_(-0.5, 1.5)
+            slope = len(self.layers) - 1
+        kind = node.kind
+        if layer >= 0 and kind != "mask":
+            kind = "layer"
+        self.steps.append((kind, source, other, layer, node.activation, slope if slope >= 0 else node.channels))
+        self.shapes.append(shape)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        values = [x]
+        for kind, source, other, layer, activation, parameter in self.steps:
+            y = values[source]
+            match kind:
+                case "layer":
+                    y = self._activated(self.layers[layer](y), activation, parameter)
+                case "residual":
+                    y = y + values[other] if parameter % 2 else y - values[other]
+                    y = torch.relu(y) if activation == "relu" else y
+                case "concat":
+                    y = torch.cat([y, values[other]], 1)
+                case "shuffle":
+                    y = F.pixel_shuffle(y, 2)
+                case "unshuffle":
+                    y = F.pixel_unshuffle(y, 2)
+                case "mask":
+                    y = y + self.layers[layer](y)
+                case "look-up":
+                    y = (torch.tanh, torch.sigmoid, F.gelu, F.silu)[parameter % 4](y)
+                case "scale":
+                    y = y * (0.37 if parameter % 2 else -1.7)
+                case "slice":
+                    y = y[:, ::2]
+            values.append(y)
+        return values[-1]
+
+    def _activated(self, y: torch.Tensor, activation: str, parameter: int) -> torch.Tensor:
+        match activation:
+            case "relu":
+                return torch.relu(y)
+            case "clip":
+                return torch.clamp(y, -0.3, 0.6)
+            case "leaky":
+                return F.leaky_relu(y, 0.1)
+            case "prelu":
+                result: torch.Tensor = self.layers[parameter](y)
+                return result
+            case _:
+                return y
+
+
+def compiled(draw: NetworkDraw) -> CompiledNetwork:
+    """The draw's network, quantised and compiled for its machine."""
+    rng = np.random.default_rng(draw.seed)
+    picture = rng.random((1, draw.channels, draw.height, draw.width), dtype=np.float32)
+    if draw.calm:
+        picture = np.float32(0.4) + picture * np.float32(0.05)
+    model = load_model(Net(draw).eval(), width=draw.width, height=draw.height, channels=draw.channels)
+    return compile_network(
+        model, POOL[draw.accel], calibration=[picture], method="minmax", dram_bytes_per_cycle=draw.bytes_per_cycle
+    )
+
+
+COUNTS = [field.name for field in dataclasses.fields(Counters) if not field.name.endswith(("cycles", "stall_cycles"))]
+
+
+def check(draw: NetworkDraw) -> None:
+    """Quantised graph, golden model and RTL agree on every value, cycle model and RTL on every count."""
+    network = compiled(draw)
+    hosted = [placement for placement in network.placements if not placement.on_accelerator]
+    assert not hosted, hosted
+    (region,) = network.regions
+    rng = np.random.default_rng(draw.seed + 1)
+    shape = (1, draw.channels, draw.height, draw.width)
+    codes = np.where(rng.random(shape) < 0.1, rng.choice([-128, 127], shape), rng.integers(-128, 128, shape))
+    codes = codes.astype(np.int8)
+    expected = evaluate(network.quantised, codes)[0].transpose(1, 2, 0)
+    inputs = {slot.name: np.ascontiguousarray(codes[0].transpose(1, 2, 0)) for slot in region.program.inputs}
+    (golden,) = reference.run(region.program, inputs).values()
+    np.testing.assert_array_equal(golden, expected, err_msg="golden model against quantised graph")
+    dram = Dram(draw.bytes_per_cycle, draw.latency, draw.stalls, draw.seed + 1)
+    result = run(region.program, inputs, dram=dram)
+    (measured,) = result.outputs.values()
+    np.testing.assert_array_equal(measured, golden, err_msg="RTL against golden model")
+    counters = result.counters
+    assert counters.busy_cycles + sum(counters.stalls.values()) == counters.cycles
+    predicted = timing.predict(region.program, timing.Memory.of(network.spec, draw.bytes_per_cycle, draw.latency))
+    for name in (*COUNTS, "busy_cycles"):
+        assert getattr(predicted, name) == getattr(counters, name), name
+    if draw.stalls == 0.0:  # the model knows no random stalls; frames of a few pixels are all start and end
+        assert abs(predicted.cycles - counters.cycles) <= 0.1 * counters.cycles + 100, (predicted, counters)
