@@ -33,6 +33,8 @@ FINISH = 2  # last segment granted to the next command taken
 REPORT = 8  # last chunk requantised to its row seen as finished
 NEXT_ROW, NEXT_ROW_ADD = 2, 3  # last chunk of a row to the first of the next
 TO_REQUEST, TO_REQUEST_WEIGHTS = 4, 3  # passed check of a LOAD, of a LOADW, to its first burst
+JOBS = 5  # LOADs and LOADWs requested and not yet unpacked: a queue of four, and the one being unpacked
+JOB_TAKEN = 3  # a job unpacked to the request of the one that waited for its place
 UNPACK = 3  # first beat to the first word written
 NEXT_JOB = 3  # last word of a LOAD to the first of the next, when its beats wait
 STORE_BEGIN = 2  # passed check of a STORE to its first sub-row
@@ -133,6 +135,7 @@ class _Model:
         self.unpacked = self.array = self.drain = self.written = 0.0
         self.bursts: deque[tuple[int, float, float]] = deque()  # last beat's number, when it was unpacked, pace
         self.beats = 0  # requested by the load engine
+        self.jobs = deque([0.0] * JOBS, maxlen=JOBS)  # when the load engine unpacked its last jobs
         self.chunks_since_load, self.last_load = 0, 0.0
         self.begun = deque([0.0, 0.0], maxlen=2)  # when the array began the last rows
         self.weights: list[float] = []
@@ -221,6 +224,7 @@ class _Model:
     def _job(self, start: float, address: int, beats: int, words: float) -> float:
         """Bursts from ``start`` on, as their beats find room in the FIFO; a word leaves a cycle. Returns the end."""
         burst = self.spec.burst_bytes // self.spec.bus_bytes
+        start = max(start, self.jobs[0] + JOB_TAKEN)
         # A word waits while the requantiser writes its bank.
         conflicts = self.chunks_since_load * self.spec.requantise_pixels / self.spec.banks
         since = max(1.0, start - self.last_load)
@@ -240,6 +244,7 @@ class _Model:
             popped = max(arrived + UNPACK, begin + moved * pace)
             self.bursts.append((self.beats, popped, pace))
         self.unpacked = max(begin + words, popped)
+        self.jobs.append(self.unpacked)
         self.request = asked + 2
         return self.unpacked
 
