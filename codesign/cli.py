@@ -87,9 +87,10 @@ def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int,
             (first, before), (now, _) = ticks[0], ticks[-1]
             rate = (cycles - before) / (now - first) if now > first else 0.0
             left = f", {(expected - cycles) / rate:.0f} s left" if rate and expected > cycles else ""
-            share = {"completed": cycles, "total": expected} if expected else {}
             text = f"{title}: {cycles / 1e6:.2f} M cycles, {rate / 1e3:.0f} thousand/s{left}"
-            bar.update(task, description=text, **share)
+            if expected:
+                bar.update(task, completed=cycles, total=expected)
+            bar.update(task, description=text)
 
         yield say, tick
 

@@ -120,8 +120,8 @@ def respell_takes(graph: Graph) -> Graph:
     editor = Editor(graph)
     for node in graph.nodes:
         axis = node.attributes.get("axis") if node.op == "take" else None
-        index = graph.constants.get(node.inputs[1]) if axis is not None else None
-        if index is None or index.ndim != 0:
+        index = None if axis is None else graph.constants.get(node.inputs[1])
+        if axis is None or index is None or index.ndim != 0:
             editor.keep(node)
             continue
         shape = list(graph.shape_of(node.inputs[0]))

@@ -55,7 +55,8 @@ def slices(program: Program, activity: Activity, start: int = 0) -> list[Slice]:
     bits = activity[:, 1]
 
     def when(bit: int) -> NDArray[np.int64]:
-        return cycles[(bits >> np.uint64(bit)) & np.uint64(1) == 1]
+        chosen: NDArray[np.int64] = cycles[(bits >> np.uint64(bit)) & np.uint64(1) == 1]
+        return chosen
 
     found: list[Slice] = []
     for track, key, begins, ends in (

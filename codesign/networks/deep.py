@@ -64,7 +64,8 @@ class DenseBlock(nn.Module):
         x2 = self.lrelu(self.conv2(torch.cat((x, x1), 1)))
         x3 = self.lrelu(self.conv3(torch.cat((x, x1, x2), 1)))
         x4 = self.lrelu(self.conv4(torch.cat((x, x1, x2, x3), 1)))
-        return x + 0.2 * self.conv5(torch.cat((x, x1, x2, x3, x4), 1))
+        result: torch.Tensor = x + 0.2 * self.conv5(torch.cat((x, x1, x2, x3, x4), 1))
+        return result
 
 
 class Rrdb(nn.Module):

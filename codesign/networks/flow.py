@@ -35,6 +35,9 @@ class SpyNet(nn.Module):
     down.
     """
 
+    mean: torch.Tensor
+    std: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.levels = nn.ModuleList(SpyNetLevel() for _ in range(LEVELS))
