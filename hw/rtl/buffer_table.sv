@@ -40,9 +40,157 @@ module buffer_table
     input  logic store_free_i,
     input  logic [15:0] store_free_to_i
 );
+  localparam int unsigned Views = 5;
+  localparam int unsigned LoadView = 0, SourceView = 1, DestinationView = 2, AddView = 3, StoreView = 4;
+  logic [Views-1:0][BufferBits-1:0] id;
+  buffer_view_t [Views-1:0] view;
+  assign id[LoadView] = load_id_i;
+  assign id[SourceView] = source_id_i;
+  assign id[DestinationView] = destination_id_i;
+  assign id[AddView] = add_id_i;
+  assign id[StoreView] = store_id_i;
+  assign load_view_o = view[LoadView];
+  assign source_view_o = view[SourceView];
+  assign destination_view_o = view[DestinationView];
+  assign add_view_o = view[AddView];
+  assign store_view_o = view[StoreView];
+
   buffer_config_t cfg_q[Buffers];
-  logic [15:0] next_row_q[Buffers], next_slot_q[Buffers], done_q[Buffers], stored_q[Buffers];
-  logic [15:0] freed_conv_q[Buffers], freed_store_q[Buffers];
+  always_ff @(posedge clk_i) begin
+    if (set_i) cfg_q[set_id_i] <= set_config_i;
+  end
+
+  // Who writes has memories of its own; a buffer has one producer, and BUFFER comes only while it is idle.
+  typedef struct packed {
+    logic [15:0] row;
+    logic [15:0] slot;
+  } place_t;
+  place_t [Views-1:0] next_loaded, next_computed;
+
+  function automatic place_t after(input logic [15:0] row, input logic [15:0] slot, input logic [15:0] rows);
+    after.row  = row + 16'd1;
+    after.slot = (slot + 16'd1 == rows) ? '0 : slot + 16'd1;
+  endfunction
+
+  row_marks #(
+      .Readers(Views),
+      .Bits($bits(place_t))
+  ) u_next_loaded (
+      .clk_i,
+      .clear_i(set_i),
+      .clear_id_i(set_id_i),
+      .write_i(load_claim_i),
+      .write_id_i(load_id_i),
+      .write_data_i(after(view[LoadView].next_row, view[LoadView].next_slot, view[LoadView].cfg.rows)),
+      .read_id_i(id),
+      .read_data_o(next_loaded)
+  );
+  row_marks #(
+      .Readers(Views),
+      .Bits($bits(place_t))
+  ) u_next_computed (
+      .clk_i,
+      .clear_i(set_i),
+      .clear_id_i(set_id_i),
+      .write_i(conv_claim_i),
+      .write_id_i(destination_id_i),
+      .write_data_i(after(view[DestinationView].next_row, view[DestinationView].next_slot, view[DestinationView].cfg.rows)),
+      .read_id_i(id),
+      .read_data_o(next_computed)
+  );
+
+  // The last reader is the writer itself, which counts.
+  logic [Views:0][15:0] done_loaded, done_computed;
+  row_marks #(
+      .Readers(Views + 1)
+  ) u_done_loaded (
+      .clk_i,
+      .clear_i(set_i),
+      .clear_id_i(set_id_i),
+      .write_i(load_done_i),
+      .write_id_i(load_done_id_i),
+      .write_data_i(done_loaded[Views] + 16'd1),
+      .read_id_i({load_done_id_i, id}),
+      .read_data_o(done_loaded)
+  );
+  row_marks #(
+      .Readers(Views + 1)
+  ) u_done_computed (
+      .clk_i,
+      .clear_i(set_i),
+      .clear_id_i(set_id_i),
+      .write_i(conv_done_i),
+      .write_id_i(conv_done_id_i),
+      .write_data_i(done_computed[Views] + 16'd1),
+      .read_id_i({conv_done_id_i, id}),
+      .read_data_o(done_computed)
+  );
+
+  logic [Views-1:0][15:0] stored, freed_front, freed_source, freed_add, freed_store;
+  row_marks #(
+      .Readers(Views)
+  ) u_stored (
+      .clk_i,
+      .clear_i(set_i),
+      .clear_id_i(set_id_i),
+      .write_i(store_claim_i),
+      .write_id_i(store_id_i),
+      .write_data_i(view[StoreView].stored + 16'd1),
+      .read_id_i(id),
+      .read_data_o(stored)
+  );
+  row_marks #(
+      .Readers(Views)
+  ) u_freed_front (
+      .clk_i,
+      .clear_i(set_i),
+      .clear_id_i(set_id_i),
+      .write_i(front_free_i),
+      .write_id_i(front_free_id_i),
+      .write_data_i(front_free_to_i),
+      .read_id_i(id),
+      .read_data_o(freed_front)
+  );
+  row_marks #(
+      .Readers(Views)
+  ) u_freed_source (
+      .clk_i,
+      .clear_i(set_i),
+      .clear_id_i(set_id_i),
+      .write_i(free_source_i),
+      .write_id_i(free_source_id_i),
+      .write_data_i(free_source_to_i),
+      .read_id_i(id),
+      .read_data_o(freed_source)
+  );
+  row_marks #(
+      .Readers(Views)
+  ) u_freed_add (
+      .clk_i,
+      .clear_i(set_i),
+      .clear_id_i(set_id_i),
+      .write_i(free_add_i),
+      .write_id_i(free_add_id_i),
+      .write_data_i(free_add_to_i),
+      .read_id_i(id),
+      .read_data_o(freed_add)
+  );
+  row_marks #(
+      .Readers(Views)
+  ) u_freed_store (
+      .clk_i,
+      .clear_i(set_i),
+      .clear_id_i(set_id_i),
+      .write_i(store_free_i),
+      .write_id_i(store_id_i),
+      .write_data_i(store_free_to_i),
+      .read_id_i(id),
+      .read_data_o(freed_store)
+  );
+
+  function automatic logic [15:0] larger(input logic [15:0] a, input logic [15:0] b);
+    return (a > b) ? a : b;
+  endfunction
 
   // With two consumers a row is free when both have let it go; with none it is never.
   function automatic logic [15:0] freed(input logic by_conv, input logic by_store, input logic [15:0] conv,
@@ -53,60 +201,18 @@ module buffer_table
     return '0;
   endfunction
 
-  function automatic buffer_view_t view(
-      input buffer_config_t cfg, input logic [15:0] next_row, input logic [15:0] next_slot, input logic [15:0] done,
-      input logic [15:0] conv, input logic [15:0] store, input logic [15:0] stored);
-    view.cfg       = cfg;
-    view.next_row  = next_row;
-    view.next_slot = next_slot;
-    view.done      = done;
-    view.freed     = freed(cfg.freed_by_conv, cfg.freed_by_store, conv, store);
-    view.stored    = stored;
-  endfunction
-
-  assign load_view_o = view(cfg_q[load_id_i], next_row_q[load_id_i], next_slot_q[load_id_i], done_q[load_id_i],
-                            freed_conv_q[load_id_i], freed_store_q[load_id_i], stored_q[load_id_i]);
-  assign source_view_o = view(cfg_q[source_id_i], next_row_q[source_id_i], next_slot_q[source_id_i],
-                              done_q[source_id_i], freed_conv_q[source_id_i], freed_store_q[source_id_i],
-                              stored_q[source_id_i]);
-  assign destination_view_o = view(cfg_q[destination_id_i], next_row_q[destination_id_i],
-                                   next_slot_q[destination_id_i], done_q[destination_id_i],
-                                   freed_conv_q[destination_id_i], freed_store_q[destination_id_i],
-                                   stored_q[destination_id_i]);
-  assign add_view_o = view(cfg_q[add_id_i], next_row_q[add_id_i], next_slot_q[add_id_i], done_q[add_id_i],
-                           freed_conv_q[add_id_i], freed_store_q[add_id_i], stored_q[add_id_i]);
-  assign store_view_o = view(cfg_q[store_id_i], next_row_q[store_id_i], next_slot_q[store_id_i], done_q[store_id_i],
-                             freed_conv_q[store_id_i], freed_store_q[store_id_i], stored_q[store_id_i]);
-
-  function automatic logic [15:0] next_slot(input logic [15:0] slot, input logic [15:0] rows);
-    return (slot + 16'd1 == rows) ? '0 : slot + 16'd1;
-  endfunction
-
-  // A buffer has one producer and is configured only while idle, so no two of these touch the same field at once.
-  always_ff @(posedge clk_i) begin
-    if (load_claim_i) begin
-      next_row_q[load_id_i]  <= next_row_q[load_id_i] + 16'd1;
-      next_slot_q[load_id_i] <= next_slot(next_slot_q[load_id_i], cfg_q[load_id_i].rows);
-    end
-    if (conv_claim_i) begin
-      next_row_q[destination_id_i]  <= next_row_q[destination_id_i] + 16'd1;
-      next_slot_q[destination_id_i] <= next_slot(next_slot_q[destination_id_i], cfg_q[destination_id_i].rows);
-    end
-    if (load_done_i) done_q[load_done_id_i] <= done_q[load_done_id_i] + 16'd1;
-    if (conv_done_i) done_q[conv_done_id_i] <= done_q[conv_done_id_i] + 16'd1;
-    if (front_free_i) freed_conv_q[front_free_id_i] <= front_free_to_i;
-    if (free_source_i) freed_conv_q[free_source_id_i] <= free_source_to_i;
-    if (free_add_i) freed_conv_q[free_add_id_i] <= free_add_to_i;
-    if (store_claim_i) stored_q[store_id_i] <= stored_q[store_id_i] + 16'd1;
-    if (store_free_i) freed_store_q[store_id_i] <= store_free_to_i;
-    if (set_i) begin
-      cfg_q[set_id_i]         <= set_config_i;
-      next_row_q[set_id_i]    <= '0;
-      next_slot_q[set_id_i]   <= '0;
-      done_q[set_id_i]        <= '0;
-      freed_conv_q[set_id_i]  <= '0;
-      freed_store_q[set_id_i] <= '0;
-      stored_q[set_id_i]      <= '0;
+  always_comb begin
+    for (int unsigned i = 0; i < Views; i++) begin
+      place_t next;
+      view[i].cfg = cfg_q[id[i]];
+      next = view[i].cfg.loaded ? next_loaded[i] : next_computed[i];
+      view[i].next_row = next.row;
+      view[i].next_slot = next.slot;
+      view[i].done = view[i].cfg.loaded ? done_loaded[i] : done_computed[i];
+      // Rows are freed in order, so the largest mark is the last.
+      view[i].freed = freed(view[i].cfg.freed_by_conv, view[i].cfg.freed_by_store,
+                            larger(larger(freed_front[i], freed_source[i]), freed_add[i]), freed_store[i]);
+      view[i].stored = stored[i];
     end
   end
 endmodule

@@ -14,7 +14,7 @@ module ram_1r1w #(
     input  logic [AddrBits-1:0]             write_addr_i,
     input  logic [Parts-1:0][PartBits-1:0]  write_data_i
 );
-  logic [Parts-1:0][PartBits-1:0] mem[Words];
+  (* ram_style = "block" *) logic [Parts-1:0][PartBits-1:0] mem[Words];
 
   always_ff @(posedge clk_i) begin
     for (int unsigned i = 0; i < Parts; i++) begin

@@ -2,6 +2,7 @@ scanline_row_pkg.sv
 ram_1r1w.sv
 stream_fifo.sv
 round_shift.sv
+row_marks.sv
 buffer_table.sv
 scratchpad.sv
 read_arbiter.sv
