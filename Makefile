@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A folder with images and weights for the tests that need them: make test DATA=DIR
 DATA ?=
 
-.PHONY: demo test lint pytest bench bench-accel clean
+.PHONY: demo test lint pytest bench bench-accel soak clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,10 @@ bench: $(VENV)/installed
 # Ten networks on the RTL, about fifteen minutes; goes on where it was interrupted.
 bench-accel: $(VENV)/installed
 	$(BIN)/python benchmarks/accel.py
+
+# Random networks on the RTL: make soak MINUTES=60, and SEED=N to repeat a run.
+soak: $(VENV)/installed
+	$(BIN)/python tests/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf .lint build out .pytest_cache .mypy_cache .ruff_cache

@@ -270,7 +270,11 @@ def simulate(
 
     def execute(program: Program, inputs: dict[str, NDArray[np.int8]]) -> dict[str, NDArray[np.int8]]:
         nonlocal differing, simulated
-        golden = reference.run(program, inputs, progress=ticked if backend == "reference" else None)
+        def executed(share: float) -> None:
+            if say is not None:
+                say(f"golden model, {share:.0%}")
+
+        golden = reference.run(program, inputs, progress=executed)
         if backend == "reference":
             collected.append(
                 timing.predict(program, timing.Memory.of(program.spec, dram.bytes_per_cycle, dram.latency_cycles))

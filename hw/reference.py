@@ -285,16 +285,17 @@ def read_tensor(memory: NDArray[np.uint8], slot: TensorSlot) -> Int8:
 
 
 def run(
-    program: Program, inputs: Mapping[str, Int8], *, progress: Callable[[int], None] | None = None
+    program: Program, inputs: Mapping[str, Int8], *, progress: Callable[[float], None] | None = None
 ) -> dict[str, Int8]:
     """Execute ``program``; returns every output as ``int8[H, W, C]``.
 
-    ``progress`` is called with the number of commands executed so far, now and then.
+    ``progress`` is called with the share of the commands executed so far, now and then.
     """
     memory = initial_memory(program, inputs)
     machine = _Machine(program, memory)
+    total = 0 if progress is None else sum(1 for _ in program.walk())
     for count, (_, cmd) in enumerate(program.walk()):
         machine.execute(cmd)
         if progress is not None and count % 256 == 0:
-            progress(count)
+            progress(count / total)
     return {slot.name: read_tensor(memory, slot) for slot in program.outputs}
