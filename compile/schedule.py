@@ -150,24 +150,27 @@ def _buffer_rows(
 
     produced = dict.fromkeys(names, 0)
     taken = dict.fromkeys(stored, 0)
+    reads = {index: readings(index, layers[index]) for index in convs}
     reader: dict[str, list[Reading]] = {name: [] for name in names}
     for index in convs:
-        for reading, name in readings(index, layers[index]).items():
+        for reading, name in reads[index].items():
             reader[name].append(reading)
     done: dict[Reading, int] = {key: 0 for keys in reader.values() for key in keys}
 
     # The consumer that lags most frees for all: the one whose first needed row is never above another's.
     peaks = dict.fromkeys(names, 1)
-    behind: dict[str, dict[Reading, int]] = {name: dict.fromkeys(reader[name], 0) for name in names}
+    ahead: dict[str, set[Reading]] = {name: set() for name in names}  # those that were ahead of another once
 
     def note(name: str, row: int | None) -> None:
-        lowest = {key: done[key] for key in reader[name]}
-        if lowest:
-            floor = min(lowest.values())
-            for key, value in lowest.items():
-                behind[name][key] += value > floor
+        freed = [done[key] for key in reader[name]]
+        if len(freed) > 1:
+            floor = min(freed)
+            for key, value in zip(reader[name], freed, strict=True):
+                if value > floor:
+                    ahead[name].add(key)
         if row is not None:
-            freed = [done[key] for key in reader[name]] + ([taken[name]] if name in taken else [])
+            if name in taken:
+                freed.append(taken[name])
             peaks[name] = max(peaks[name], row - min(freed, default=0) + 1)
 
     iterations = max(
@@ -193,12 +196,12 @@ def _buffer_rows(
             note(layer.output, y)
             last = y + 1 == height[layer.output]
             top = (y + 1) * layer.stride - layer.pad_top
-            for reading, name in readings(index, layer).items():
+            for reading, name in reads[index].items():
                 if reading.which == OPERAND:
                     done[reading] = y + 1
                 else:
                     done[reading] = height[name] if last else min(max(top, 0), height[name])
-            for name in dict.fromkeys(readings(index, layer).values()):
+            for name in set(reads[index].values()):
                 note(name, None)
 
     def run_loads() -> None:
@@ -221,7 +224,7 @@ def _buffer_rows(
             run_loads()
     freeing: dict[str, Reading | None] = {}
     for name in names:
-        slow = [key for key, count in behind[name].items() if count == 0]
+        slow = [key for key in reader[name] if key not in ahead[name]]
         if reader[name] and not slow:
             return peaks, freeing, max(index for index, _ in reader[name])
         freeing[name] = slow[0] if slow else None

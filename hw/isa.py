@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from typing import NamedTuple
 
 from codesign.hw.errors import ProgramError
@@ -192,11 +193,15 @@ class Command:
     opcode: Opcode
     values: tuple[int, ...]
 
+    @cached_property
+    def _by_name(self) -> dict[str, int]:
+        return {field.name: value for field, value in zip(FIELDS[self.opcode], self.values, strict=True)}
+
     def __getitem__(self, name: str) -> int:
-        for field, value in zip(FIELDS[self.opcode], self.values, strict=True):
-            if field.name == name:
-                return value
-        raise KeyError(f"{self.opcode.name} has no field {name!r}")
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise KeyError(f"{self.opcode.name} has no field {name!r}") from None
 
     def __str__(self) -> str:
         pairs = zip(FIELDS[self.opcode], self.values, strict=True)

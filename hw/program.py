@@ -195,10 +195,12 @@ def _verify(program: Program) -> None:
         raise ProgramError("the write window lies outside the program's memory")
     tokens = Tokens(spec.buffers)
     live: dict[int, tuple[int, int]] = {}
+    sound: set[int] = set()  # CONVs checked since a buffer was configured
     for index, cmd in program.walk():
         try:
             if cmd.opcode is Opcode.BUFFER:
                 tokens.configure(cmd)
+                sound.clear()
                 _check_overlap(spec, live, cmd)
             elif cmd.opcode is Opcode.SYNC:
                 live.clear()
@@ -210,8 +212,9 @@ def _verify(program: Program) -> None:
                 if (row := tokens.load(cmd)) is not None:
                     _check_load(program, tokens.buffer(cmd["buffer"]), cmd, row)
             elif cmd.opcode is Opcode.CONV:
-                if tokens.conv(cmd) is not None:
+                if tokens.conv(cmd) is not None and index not in sound:
                     _check_conv(spec, tokens, cmd)
+                    sound.add(index)
             elif cmd.opcode is Opcode.STORE and (row := tokens.store(cmd)) is not None:
                 _check_store(program, tokens.buffer(cmd["buffer"]), cmd, row)
         except ProgramError as error:

@@ -8,8 +8,9 @@ memory's order of service when reads and writes compete (its bandwidth is kept).
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,6 +46,8 @@ RESPONSE = -1  # end of a row to its last response, besides the memory's latency
 SETTLE = 2  # last step until the array counts as idle
 END = 3  # HALT executed to done
 
+_LONG_PAST = 256  # cycles after which a time can no longer be the latest of those waited for
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -62,32 +65,37 @@ class Memory:
 class _Bus:
     """The memory's data beats. Each stream is served in order; streams share the bandwidth.
 
-    A calendar of pages, because engines book in program order, not in the order of time.
+    A calendar of the stretches that are taken, because engines book in program order, not in the order of time.
     """
-
-    PERIOD = 64  # cycles of a page
 
     def __init__(self, cycles_per_beat: float) -> None:
         self.cycles_per_beat = cycles_per_beat
-        self.used: dict[int, float] = {}  # page -> cycles booked
+        self.begins: list[float] = []  # stretches taken, in order of time, apart from each other
+        self.ends: list[float] = []
         self.last = {"commands": 0.0, "loads": 0.0, "writes": 0.0}
 
     def transfer(self, stream: str, ready: float, beats: int) -> float:
         """The time when ``beats`` that may move from ``ready`` on have moved."""
-        left, at = beats * self.cycles_per_beat, max(ready, self.last[stream])
-        while left > 0.0:
-            page = int(at // self.PERIOD)
-            used = self.used.get(page, 0.0)
-            end = (page + 1) * self.PERIOD
-            take = min(left, self.PERIOD - used, end - at)
-            if take > 0.0:
-                self.used[page] = used + take
-                left -= take
-                at += take
-            if left > 0.0:
-                at = end
+        begins, ends = self.begins, self.ends
+        left, begin = beats * self.cycles_per_beat, max(ready, self.last[stream])
+        first = after = bisect_left(ends, begin)  # stretches that the transfer touches or fills the gaps of
+        at = begin
+        while after < len(begins) and begins[after] <= at + left:
+            left -= max(0.0, begins[after] - at)
+            at = max(at, ends[after])
+            after += 1
+        at += left
+        if first < after:
+            begin = min(begin, begins[first])
+        begins[first:after] = [begin]
+        ends[first:after] = [at]
         self.last[stream] = at
         return at
+
+    def forget(self, time: float) -> None:
+        """Nobody books before ``time`` any more."""
+        count = bisect_left(self.ends, time)
+        del self.begins[:count], self.ends[:count]
 
 
 @dataclass
@@ -113,17 +121,61 @@ class _ConvShape:
     """What the rows of one CONV command have in common."""
 
     timing: RowTiming
-    chunk_cycles: int
     fills: int
     words_by_row: tuple[int, ...]  # scratchpad words read per kernel row, all pixel groups
     add_words: int
 
 
+@dataclass(frozen=True)
+class _Body:
+    """What a loop's commands work on."""
+
+    delay: int  # executions until every command takes part
+    buffers: tuple[int, ...]
+    convs: tuple[Command, ...]
+    loads: bool
+    stored: frozenset[int]  # buffers
+
+    @staticmethod
+    def of(rows: list[Command]) -> _Body:
+        convs = tuple(cmd for cmd in rows if cmd.opcode is Opcode.CONV)
+        moved = {cmd["buffer"] for cmd in rows if cmd.opcode is not Opcode.CONV}
+        for cmd in convs:
+            moved |= {cmd["source"], cmd["destination"], *(index for index, _ in more_sources(cmd))}
+            if cmd["add_enable"]:
+                moved.add(cmd["add_buffer"])
+        return _Body(
+            delay=max((cmd["delay"] for cmd in rows), default=0),
+            buffers=tuple(sorted(moved)),
+            convs=convs,
+            loads=any(cmd.opcode is Opcode.LOAD for cmd in rows),
+            stored=frozenset(cmd["buffer"] for cmd in rows if cmd.opcode is Opcode.STORE),
+        )
+
+
+@dataclass(frozen=True)
+class _Snapshot:
+    """Where a loop stood after ``done`` executions."""
+
+    done: int
+    time: float
+    rows: dict[int, int]  # of every buffer
+    busy: int
+    stalls: dict[str, float]
+    events: dict[str, int]
+
+
 class _Model:
-    def __init__(self, program: Program, memory: Memory) -> None:
+    def __init__(self, program: Program, memory: Memory, patient: bool = False) -> None:
+        """``patient``: follow every execution of every loop."""
+        self.patient = patient
+        self.bodies: dict[int, _Body | None] = {}
         self.program, self.spec, self.memory = program, program.spec, memory
         spec = self.spec
         self.bus = _Bus(spec.bus_bytes / memory.bytes_per_cycle)
+        self.left_out = 0.0  # cycles of loop executions that were counted and not followed
+        self.alignments: list[int] = []  # of the rows loaded and stored in this execution of the outermost loop
+        self.seen: dict[tuple[object, ...], _Snapshot] = {}  # states after executions of the outermost loop
         self.tokens = Tokens(spec.buffers)
         self.rows: dict[int, _Rows] = {}
         self.sequencer = float(START)
@@ -142,6 +194,7 @@ class _Model:
         self.steps: NDArray[np.uint64] = np.zeros(spec.weight_words, np.uint64)
         self.fills: NDArray[np.uint32] = np.zeros(spec.fill_words, np.uint32)
         self.shapes: dict[tuple[int, ...], _ConvShape] = {}
+        self.timings: dict[tuple[object, ...], RowTiming] = {}
         self.busy = 0
         self.stalls = dict.fromkeys(STALL_CAUSES, 0.0)
         self.events = dict.fromkeys(
@@ -153,7 +206,8 @@ class _Model:
 
     def run(self) -> float:
         """Returns the cycle of done."""
-        for index, oldest, cmd, delayed in _every_command(self.program.commands):
+        leave_out = (lambda *_: 0) if self.patient else self._leave_out
+        for index, oldest, cmd, delayed in _every_command(self.program.commands, leave_out):
             self._fetch(oldest)
             self.sequencer = max(self.sequencer, self.arrived[index] + 1) + COMMAND
             self.events["commands"] += 1
@@ -164,7 +218,93 @@ class _Model:
                 raise ProgramError("waits for a row that never comes", where=f"command {index}") from error
             if cmd.opcode is Opcode.HALT:
                 break
-        return self.sequencer + END
+        return self.left_out + self.sequencer + END
+
+    # Loops in their steady state
+
+    def _leave_out(self, first: int, end: int, done: int, left: int) -> int:
+        """How many of the ``left`` executions of the loop body [first, end) need not be followed.
+
+        When the state after an execution is one met before, shifted in time, what happened in between happens again
+        and again: it is counted as often as it fits into the frame, and the frame is that much lower.
+        """
+        if done == 1:
+            self.seen.clear()
+        alignments, self.alignments = tuple(self.alignments), []
+        body = self._body(first, end)
+        if body is None or left < 2 or done < body.delay:
+            return 0
+        buffers = {index: self.tokens.buffer(index) for index in body.buffers}
+        if any(buffer.next_row < buffer.rows or buffer.next_row >= buffer.height for buffer in buffers.values()):
+            return 0
+        if any(buffers[cmd["destination"]].next_row * cmd["stride_rows"] < cmd["pad_rows"] for cmd in body.convs):
+            return 0
+        state = (alignments, *self._state(body, buffers))
+        now = self._snapshot(done, buffers)
+        before = self.seen.setdefault(state, now)
+        if before is now:
+            return 0
+        period = done - before.done
+        rates = {index: row - before.rows[index] for index, row in now.rows.items()}
+        if not all(rates.values()) or not all(
+            rates[source] == cmd["stride_rows"] * rates[cmd["destination"]]
+            for cmd in body.convs
+            for source in (cmd["source"], *(index for index, _ in more_sources(cmd)))
+        ):
+            return 0
+        times = min((buffer.height - 1 - buffer.next_row) // rates[index] for index, buffer in buffers.items())
+        times = min(times, (left - 1) // period)
+        if times <= 0:
+            return 0
+        for index, buffer in buffers.items():
+            buffer.height -= times * rates[index]
+        self.left_out += times * (now.time - before.time)
+        self.busy += times * (now.busy - before.busy)
+        for cause, stalled in before.stalls.items():
+            self.stalls[cause] += times * (now.stalls[cause] - stalled)
+        for name, count in before.events.items():
+            self.events[name] += times * (now.events[name] - count)
+        self.seen.clear()
+        return times * period
+
+    def _body(self, first: int, end: int) -> _Body | None:
+        """What a loop's body works on; None for one that configures the machine."""
+        if first not in self.bodies:
+            commands = self.program.commands[first:end]
+            rows = [cmd for cmd in commands if cmd.opcode in (Opcode.LOAD, Opcode.CONV, Opcode.STORE)]
+            plain = all(cmd.opcode in (Opcode.LOOP, Opcode.END) or cmd in rows for cmd in commands)
+            self.bodies[first] = _Body.of(rows) if plain else None
+        return self.bodies[first]
+
+    def _state(self, body: _Body, buffers: dict[int, Buffer]) -> Iterator[object]:
+        """All that decides about the future, times relative to the sequencer's; what is long past is all the same."""
+        base = self.sequencer
+        oldest = min(base, self.array, self.front) - _LONG_PAST
+
+        def times(*values: float) -> tuple[float, ...]:
+            return tuple(round(max(value, oldest) - base, 3) for value in values)
+
+        yield times(self.request, self.front, self.store, self.unpacked, self.array, self.drain, self.written)
+        yield times(*self.begun, *self.jobs)
+        yield tuple(times(*queue) for queue in self.queues.values())
+        self.bus.forget(base)
+        yield times(*self.bus.last.values(), *self.bus.begins, *self.bus.ends)
+        if body.loads:
+            yield self.chunks_since_load, round(self.last_load - base, 3)
+            yield tuple((number - self.beats, times(popped), pace) for number, popped, pace in self.bursts)
+        for index, buffer in buffers.items():
+            rows, window = self.rows[index], buffer.next_row - buffer.rows
+            yield times(*rows.done[window:])
+            if buffer.freed_by_conv:
+                yield buffer.next_row - buffer.freed_conv, times(*rows.by_conv[max(0, window) :])
+            if buffer.freed_by_store:
+                yield buffer.next_row - buffer.freed_store, times(*rows.by_store[max(0, window) :])
+            if index in body.stored:
+                yield buffer.next_row - buffer.stored
+
+    def _snapshot(self, done: int, buffers: dict[int, Buffer]) -> _Snapshot:
+        rows = {index: buffer.next_row for index, buffer in buffers.items()}
+        return _Snapshot(done, self.sequencer, rows, self.busy, dict(self.stalls), dict(self.events))
 
     def _fetch(self, oldest: int) -> None:
         """Commands stream in ahead of the sequencer, one request a cycle, while an open loop leaves room on chip."""
@@ -286,6 +426,7 @@ class _Model:
         span = min(cmd["skip"] + (buffer.width - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"], cmd["row_bytes"])
         beats = self._beats(at + max(cmd["skip"], 0), at + span)
         words = buffer.width * -(-cmd["pixel_bytes"] // self.spec.ci_lanes)
+        self.alignments.append(at % self.spec.burst_bytes)
         rows.done.append(self._job(start + TO_REQUEST, at + max(cmd["skip"], 0), beats, words))
         self.events["load_bytes"] += beats * self.spec.bus_bytes
         self.events["write_words"] += words
@@ -397,14 +538,7 @@ class _Model:
     def _new_shape(self, cmd: Command, source: Buffer, destination: Buffer) -> _ConvShape:
         spec = self.spec
         groups = -(-destination.width // spec.pixel_lanes)
-        first = cmd["steps_base"]
-        command = RowCommand(
-            steps=tuple(decode_step(int(word), spec) for word in self.steps[first : first + cmd["steps_count"]]),
-            fills=cmd["fills_count"] * cmd["fills_repeat"],
-            words=cmd["words"],
-            words_per_set=max(1, (spec.co_lanes >> cmd["lane_groups_log2"]) // spec.ci_lanes),
-            add=bool(cmd["add_enable"]),
-        )
+        fills = cmd["fills_count"] * cmd["fills_repeat"]
         x = cmd["x_offset"] + np.arange(groups) * spec.pixel_lanes * cmd["x_stride"]
         reach = 2 * spec.pixel_lanes if cmd["x_stride"] == 2 else spec.segment_pixels
         words = [0] * cmd["kernel_rows"]
@@ -420,12 +554,23 @@ class _Model:
             starts = cmd["add_x_offset"] + np.arange(groups) * spec.pixel_lanes
             add_words = cmd["words"] * _pixels(starts, spec.pixel_lanes, other.width)
         return _ConvShape(
-            timing=row_timing(spec, command, groups),
-            chunk_cycles=spec.pixel_lanes // spec.requantise_pixels,
-            fills=command.fills * groups,
+            timing=self._row_timing(cmd, fills, groups),
+            fills=fills * groups,
             words_by_row=tuple(words),
             add_words=add_words,
         )
+
+    def _row_timing(self, cmd: Command, fills: int, groups: int) -> RowTiming:
+        """Networks repeat their blocks, so rows with the same steps come again and again."""
+        spec = self.spec
+        words = self.steps[cmd["steps_base"] : cmd["steps_base"] + cmd["steps_count"]]
+        words_per_set = max(1, (spec.co_lanes >> cmd["lane_groups_log2"]) // spec.ci_lanes)
+        key = (words.tobytes(), fills, cmd["words"], words_per_set, cmd["add_enable"], groups)
+        if key not in self.timings:
+            steps = tuple(decode_step(int(word), spec) for word in words)
+            command = RowCommand(steps, fills, cmd["words"], words_per_set, bool(cmd["add_enable"]))
+            self.timings[key] = row_timing(spec, command, groups)
+        return self.timings[key]
 
     # The store engine
 
@@ -444,6 +589,7 @@ class _Model:
             groups = (channel + cmd["pixel_bytes"] - 1) // spec.ci_lanes - channel // spec.ci_lanes + 1
             at = cmd["address"] + (row * cmd["sub_rows"] + sub) * cmd["row_stride"]
             span = (cmd["x_count"] - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"]
+            self.alignments.append(at % spec.bus_bytes)
             beats = self._beats(at, at + span)
             began = time + SUB_ROW
             packed = began + self._packing(cmd, groups)
@@ -476,10 +622,14 @@ def _pixels(starts: NDArray[np.int64], count: int, width: int) -> int:
     return int(np.sum(np.maximum(np.minimum(starts + count, width) - np.maximum(starts, 0), 0)))
 
 
-def _every_command(commands: tuple[Command, ...]) -> Iterator[tuple[int, int, Command, bool]]:
+def _every_command(
+    commands: tuple[Command, ...], leave_out: Callable[[int, int, int, int], int]
+) -> Iterator[tuple[int, int, Command, bool]]:
     """Commands as the sequencer meets them, loop commands and delayed ones (True) included.
 
     Yields a command's index, the oldest index that must stay on chip, the command and whether it is left out.
+    ``leave_out`` tells for the body [first, end) of an outermost loop, executed so often and with so many executions
+    left, how many of them not to meet.
     """
     stack: list[list[int]] = []  # [body, executions left, executions done]
     pc = 0
@@ -494,15 +644,21 @@ def _every_command(commands: tuple[Command, ...]) -> Iterator[tuple[int, int, Co
             loop = stack[-1]
             loop[1] -= 1
             loop[2] += 1
+            if loop[1] and len(stack) == 1:
+                loop[1] -= leave_out(loop[0], pc - 1, loop[2], loop[1])
             if loop[1]:
                 pc = loop[0]
             else:
                 stack.pop()
 
 
-def predict(program: Program, memory: Memory | None = None) -> Counters:
-    """Predict one frame's counters. Raises :class:`ProgramError` for a program that ``verify`` refuses."""
-    model = _Model(program, memory or Memory.of(program.spec))
+def predict(program: Program, memory: Memory | None = None, *, patient: bool = False) -> Counters:
+    """Predict one frame's counters.
+
+    ``patient``: follow every row, instead of multiplying what repeats itself. Raises :class:`ProgramError` for a
+    program that ``verify`` refuses.
+    """
+    model = _Model(program, memory or Memory.of(program.spec), patient)
     cycles = round(model.run())
     stalls = {cause: round(time) for cause, time in model.stalls.items()}
     stalls["control"] += cycles - model.busy - sum(stalls.values())

@@ -48,6 +48,8 @@ class ConvRow(NamedTuple):
 def more_sources(cmd: Command) -> list[tuple[int, bool]]:
     """The further sources of a CONV: buffer, and whether it frees their rows."""
     count = min(cmd["more_sources"], MORE_SOURCES)
+    if not count:
+        return []
     return [(cmd[f"source_{k}"], bool(cmd[f"free_{k}"])) for k in range(1, count + 1)]
 
 

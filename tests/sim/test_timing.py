@@ -85,3 +85,30 @@ def test_random_graphs(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
     """Frames of a few pixels are all start and end: a bound of a tenth, but every count exact."""
     rtl, model = measured_and_predicted(spec, draw, dram)
     assert abs(model.cycles - rtl.cycles) <= 0.1 * rtl.cycles + 60, (rtl, model)
+
+
+TALL = {
+    **{name: dataclasses.replace(draw, height=height) for name, draw, height in (
+        ("3x3", SINGLE["3x3"], 300), ("strided", SINGLE["strided"], 301), ("shuffled", SINGLE["shuffled"], 211),
+        ("chain", SINGLE["chain"], 350), ("5x5 odd", SINGLE["5x5 odd"], 900),
+    )},
+    "in strips": GraphDraw(300, 700, 8, (CONV, dataclasses.replace(CONV, add="same"), CONV), 7),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dram", [(None, 100), (2.0, 100), (0.7, 400)], ids=str)
+@pytest.mark.parametrize("spec", [TINY, BASE], ids=["tiny", "base"])
+@pytest.mark.parametrize("name", TALL)
+def test_what_repeats_is_counted_exactly(
+    name: str, spec: AccelSpec, dram: tuple[float | None, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Multiplying the rows in the steady state is no approximation of following them."""
+    _, program = compiled(spec, TALL[name])
+    memory = timing.Memory.of(spec, *dram)
+    left_out: list[int] = []
+    leave_out = timing._Model._leave_out
+    monkeypatch.setattr(
+        timing._Model, "_leave_out", lambda self, *loop: left_out.append(leave_out(self, *loop)) or left_out[-1]
+    )
+    assert timing.predict(program, memory) == timing.predict(program, memory, patient=True)
+    assert any(left_out)
