@@ -1,4 +1,4 @@
-"""``python -m codesign``: networks, compile, simulate, compare."""
+"""``python -m codesign``: networks, compile, simulate, compare, synth."""
 
 from __future__ import annotations
 
@@ -404,6 +404,48 @@ def compare(
         paths = write_report(comparison, report, pictures)
         for what, path in paths.items():
             _err.print(f"Wrote {what}: {path}", highlight=False)
+
+
+@app.command(epilog="Example: [bold]python -m codesign synth --accel tiny --target ecp5[/]")
+def synth(
+    accel: Accel = "tiny",
+    target: Annotated[
+        str, typer.Option(help="ecp5 (Yosys and nextpnr, half an hour), or generic: gates alone.")
+    ] = "ecp5",
+    json_to: Json = None,
+) -> None:
+    """What the RTL takes: gates per module; on an FPGA, LUTs, DSPs, block RAMs and the clock."""
+    from codesign.hw.spec import load_spec
+    from codesign.sim.synthesis import synthesise
+
+    with progress("Synthesis") as (say, _):
+        made = synthesise(load_spec(accel), target, report=say)
+    if json_to is not None:
+        write_json(made.to_json(), json_to)
+        return
+    if made.fit is not None:
+        table = Table(title=f"{made.spec} on {made.fit.device}")
+        for title in ("resource", "used", "of", "share"):
+            table.add_column(title, justify="left" if title == "resource" else "right")
+        for name, one in made.fit.resources.items():
+            table.add_row(name, f"{one.used:,}", f"{one.available:,}", f"{one.used / one.available:.0%}")
+        _out.print(table)
+        _out.print(f"Clock: {made.fit.fmax_hz / 1e6:.1f} MHz. The longest path goes {made.fit.path_in_words}.")
+    table = Table(title=f"{made.spec}: gates per module, mapped cell by cell")
+    for title in ("module", "instances", "NAND2 equivalents", "flip-flops", "RAM bytes"):
+        table.add_column(title, justify="left" if title == "module" else "right")
+    for module in made.modules:
+        table.add_row(
+            module.module, str(module.instances), f"{module.gates:,.0f}", f"{module.flip_flops:,}",
+            f"{module.memory_bits / 8:,.0f}",
+        )  # fmt: skip
+    table.add_section()
+    table.add_row(
+        "total", "", f"{sum(one.gates for one in made.modules):,.0f}",
+        f"{sum(one.flip_flops for one in made.modules):,}",
+        f"{sum(one.memory_bits for one in made.modules) / 8:,.0f}",
+    )  # fmt: skip
+    _out.print(table)
 
 
 def _command() -> str:

@@ -270,6 +270,7 @@ def simulate(
 
     def execute(program: Program, inputs: dict[str, NDArray[np.int8]]) -> dict[str, NDArray[np.int8]]:
         nonlocal differing, simulated
+
         def executed(share: float) -> None:
             if say is not None:
                 say(f"golden model, {share:.0%}")
