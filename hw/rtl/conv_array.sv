@@ -76,7 +76,7 @@ module conv_array
   assign wait_psum_o = word_valid_q && slots_landed && !issue;
 
   // Operands: one vector of PixelLanes x CiLanes per lane group.
-  logic signed [7:0] operand[LaneGroups][PixelLanes][CiLanes];
+  logic signed [7:0] operand[LaneGroups][CiLanes][PixelLanes];
   always_comb begin
     for (int unsigned g = 0; g < LaneGroups; g++) begin
       for (int unsigned h = 0; h < ChannelParts; h++) begin
@@ -86,7 +86,7 @@ module conv_array
         segment = window_q[oldest_q+sel.slot] >> (32'(sel.shift) * WordBits);
         for (int unsigned p = 0; p < PixelLanes; p++) begin
           for (int unsigned j = 0; j < PartLanes; j++) begin
-            operand[g][p][h*PartLanes+j] = (ChannelParts == 2 && sel.part) ? segment[p][(PartLanes+j)%CiLanes]
+            operand[g][h*PartLanes+j][p] = (ChannelParts == 2 && sel.part) ? segment[p][(PartLanes+j)%CiLanes]
                                                                           : segment[p][j];
           end
         end
@@ -95,10 +95,10 @@ module conv_array
   end
 
   // Multiply-accumulate: operands registered, then products summed into the accumulators.
-  logic signed [7:0] operand_q[LaneGroups][PixelLanes][CiLanes];
+  logic signed [7:0] operand_q[LaneGroups][CiLanes][PixelLanes];
   logic signed [7:0] weight_q[CoLanes][CiLanes];
   logic operand_valid_q, operand_first_q, operand_last_q, finished_q;
-  logic signed [31:0] acc_q[PixelLanes][CoLanes];
+  logic signed [31:0] acc_q[CoLanes][PixelLanes];
 
   always_ff @(posedge clk_i) begin
     if (issue) begin
@@ -109,19 +109,22 @@ module conv_array
     end
   end
 
-  always_ff @(posedge clk_i) begin
-    if (operand_valid_q) begin
+  // The loop over pixels stays one in simulation, where the compiler makes vector instructions of it.
+  logic signed [31:0] accumulated[CoLanes][PixelLanes];
+  for (genvar o = 0; o < CoLanes; o++) begin : gen_accumulate
+    always_comb begin
+      /* verilator unroll_disable */
       for (int unsigned p = 0; p < PixelLanes; p++) begin
-        for (int unsigned o = 0; o < CoLanes; o++) begin
-          logic signed [31:0] sum;
-          sum = operand_first_q ? '0 : acc_q[p][o];
-          for (int unsigned j = 0; j < CiLanes; j++) begin
-            sum = sum + 32'(16'(operand_q[o/(CoLanes/LaneGroups)][p][j]) * 16'(weight_q[o][j]));
-          end
-          acc_q[p][o] <= sum;
+        accumulated[o][p] = operand_first_q ? '0 : acc_q[o][p];
+        for (int unsigned j = 0; j < CiLanes; j++) begin
+          accumulated[o][p] += 32'(16'(operand_q[o/(CoLanes/LaneGroups)][j][p]) * 16'(weight_q[o][j]));
         end
       end
     end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (operand_valid_q) acc_q <= accumulated;
   end
 
   // Lane groups that took different taps are summed on the way out.
@@ -131,11 +134,11 @@ module conv_array
     for (int unsigned p = 0; p < PixelLanes; p++) begin
       for (int unsigned o = 0; o < CoLanes; o++) begin
         logic signed [31:0] sum;
-        sum = acc_q[p][o];
-        if (LaneGroups >= 2 && finished_groups_log2_q == 2'd1) sum = sum + acc_q[p][(o+CoLanes/2)%CoLanes];
+        sum = acc_q[o][p];
+        if (LaneGroups >= 2 && finished_groups_log2_q == 2'd1) sum = sum + acc_q[(o+CoLanes/2)%CoLanes][p];
         if (LaneGroups >= 4 && finished_groups_log2_q == 2'd2) begin
-          sum = sum + acc_q[p][(o+CoLanes/4)%CoLanes] + acc_q[p][(o+CoLanes/2)%CoLanes] +
-              acc_q[p][(o+3*CoLanes/4)%CoLanes];
+          sum = sum + acc_q[(o+CoLanes/4)%CoLanes][p] + acc_q[(o+CoLanes/2)%CoLanes][p] +
+              acc_q[(o+3*CoLanes/4)%CoLanes][p];
         end
         grouped[p][o] = sum;
       end
