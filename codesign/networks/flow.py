@@ -31,8 +31,9 @@ class SpyNetLevel(nn.Module):
 class SpyNet(nn.Module):
     """Flow from the first image to the second, coarse to fine over six levels (Ranjan and Black, CVPR 2017).
 
-    Input: two RGB images in [0, 1] as 6 channels, sides multiples of 32. Output: ``[N, 2, H, W]``, pixels right and
-    down.
+    Input: two RGB images in [0, 1] as 6 channels. Output: ``[N, 2, H, W]``, pixels right and down. Five halvings need
+    sides that are multiples of 32: others are resized to the next ones and the flow is scaled back, as the published
+    evaluations do.
     """
 
     mean: torch.Tensor
@@ -45,6 +46,17 @@ class SpyNet(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
+        height, width = pair.shape[2:]
+        grid = 2 ** (LEVELS - 1)
+        rows, columns = -(-height // grid) * grid, -(-width // grid) * grid
+        if (rows, columns) == (height, width):
+            return self.estimate(pair)
+        flow = self.estimate(F.interpolate(pair, (rows, columns), mode="bilinear", align_corners=False))
+        flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
+        return torch.cat((flow[:, :1] * (width / columns), flow[:, 1:] * (height / rows)), 1)
+
+    def estimate(self, pair: torch.Tensor) -> torch.Tensor:
+        """The flow of a pair whose sides are multiples of 32."""
         first = [(pair[:, :3] - self.mean) / self.std]
         second = [(pair[:, 3:] - self.mean) / self.std]
         for pyramid in (first, second):

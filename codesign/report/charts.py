@@ -18,6 +18,12 @@ def speed_against_energy(comparison: Comparison) -> go.Figure:
     figure = go.Figure()
     for index, row in enumerate(comparison.rows):
         joules, fps = row.j_per_frame, row.fps
+        if joules is None:
+            figure.add_hline(
+                y=fps.value, line={"color": COLOURS[index % len(COLOURS)], "dash": "dot", "width": 1.5},
+                annotation={"text": f"{row.target}: energy not known", "font_size": 11},
+            )  # fmt: skip
+            continue
         bars = {"thickness": 1.5, "width": 4}
         figure.add_scatter(
             x=[joules.value], y=[fps.value], mode="markers", name=row.target,

@@ -80,9 +80,9 @@ def _table(comparison: Comparison) -> str:
     for row in comparison.rows:
         cells = (
             _figure(row.fps, "", row.evidence, f"{engineering(row.ms_per_frame.value * 1e-3)}s a frame"),
-            _figure(row.j_per_frame, "J", row.energy_evidence, _above_idle(row)),
+            "" if row.j_per_frame is None else _figure(row.j_per_frame, "J", row.energy_evidence, _above_idle(row)),
             "" if row.chip_j_per_frame is None else _figure(row.chip_j_per_frame, "J", row.energy_evidence),
-            _figure(row.watts, "W", row.energy_evidence),
+            "" if row.watts is None else _figure(row.watts, "W", row.energy_evidence),
             "" if row.quality_db is None else f"<div>{row.quality_db:.2f} dB</div>{_tag(row.quality_evidence)}",
         )
         filled = "".join(

@@ -34,13 +34,19 @@ def draw(comparison: Comparison, path: Path) -> None:
         axes.set(xscale="log", yscale="log", xlabel="energy per frame, whole system", ylabel="frames per second")
         for index, row in enumerate(comparison.rows):
             joules, fps = row.j_per_frame, row.fps
+            if joules is None:
+                axes.axhline(
+                    fps.value, color=COLOURS[index % len(COLOURS)], linewidth=1.4, linestyle=(0, (1, 2)),
+                    label=f"{row.target}, {row.precision}\ntime {row.evidence}, energy not known",
+                )  # fmt: skip
+                continue
             axes.errorbar(
                 joules.value, fps.value, xerr=[[joules.value - joules.low], [joules.high - joules.value]],
                 yerr=[[fps.value - fps.low], [fps.high - fps.value]], fmt=_SHAPES[index % len(_SHAPES)],
                 color=COLOURS[index % len(COLOURS)], capsize=3, markersize=8, elinewidth=1.4, zorder=3,
                 label=f"{row.target}, {row.precision}\ntime {row.evidence}, energy {row.energy_evidence}",
             )  # fmt: skip
-        axes.set_xlim(_limits([row.j_per_frame for row in comparison.rows]))
+        axes.set_xlim(_limits([row.j_per_frame for row in comparison.rows if row.j_per_frame]))
         axes.set_ylim(_limits([row.fps for row in comparison.rows]))
         for axis, unit in ((axes.xaxis, "J"), (axes.yaxis, "")):
             axis.set_major_formatter(EngFormatter(unit=unit))

@@ -35,7 +35,9 @@ def _cells(row: TargetRow) -> tuple[Text, Text, Text, Text]:
     return (
         Text.assemble(row.target.replace(" (", "\n("), "\n", (row.precision, "dim")),
         _cell(row.fps, "", f"{engineering(row.ms_per_frame.value * 1e-3)}s a frame", row.evidence),
-        _cell(row.j_per_frame, "J", f"{engineering(row.watts.value)}W", row.energy_evidence),
+        Text("-")
+        if row.j_per_frame is None or row.watts is None
+        else _cell(row.j_per_frame, "J", f"{engineering(row.watts.value)}W", row.energy_evidence),
         Text.assemble(quality, "" if row.quality_db is None else (f"\n{row.quality_evidence}", "cyan")),
     )
 

@@ -80,7 +80,13 @@ module conv_front
   logic signed [19:0] top, rows_needed, source_height;
   logic source_ready, add_ready, space_ready, weights_ready, finished;
   assign y = destination_i.next_row;
-  assign top = 20'(signed'({1'b0, 19'(y) * 19'(cmd_q.stride_rows)})) - 20'(cmd_q.pad_rows);
+  always_comb begin
+    // y times the stride, whose few bits do not deserve a multiplier.
+    top = -20'(cmd_q.pad_rows);
+    for (int unsigned bit_ = 0; bit_ < $bits(cmd_q.stride_rows); bit_++) begin
+      if (cmd_q.stride_rows[bit_]) top = top + (20'(y) << bit_);
+    end
+  end
   assign source_height = signed'({4'b0, source_i.cfg.height});
   always_comb begin
     rows_needed = top + signed'({15'b0, cmd_q.kernel_rows});

@@ -54,25 +54,35 @@ module counters
     else event_now[CountControlStallCycles] = 1'b1;
   end
 
+  // The decision is counted in the next cycle: the longest paths of the machine end in it, 64 bits of carry follow.
+  localparam int unsigned StepBits = (BankBits + 1 > 16) ? BankBits + 1 : 16;
+  logic [Counters-1:0][StepBits-1:0] step, step_q;
+  logic counting_q;
   for (genvar c = 0; c < Counters; c++) begin : gen_counter
-    logic [63:0] step;
     always_comb begin
       unique case (c)
-        CountDramCommandReadBeats: step = 64'(command_beat_i);
-        CountDramWeightReadBeats: step = 64'(weight_beat_i);
-        CountDramLoadReadBeats: step = 64'(load_beat_i);
-        CountDramWriteBeats: step = 64'(write_beat_i);
-        CountScratchpadReadWords: step = 64'(words_read_i);
-        CountScratchpadWriteWords: step = 64'(words_written_i);
-        CountRequantisedValues: step = 64'(values_i);
-        CountCommands: step = 64'(command_done_i);
-        default: step = 64'(event_now[c]);
+        CountDramCommandReadBeats: step[c] = StepBits'(command_beat_i);
+        CountDramWeightReadBeats: step[c] = StepBits'(weight_beat_i);
+        CountDramLoadReadBeats: step[c] = StepBits'(load_beat_i);
+        CountDramWriteBeats: step[c] = StepBits'(write_beat_i);
+        CountScratchpadReadWords: step[c] = StepBits'(words_read_i);
+        CountScratchpadWriteWords: step[c] = StepBits'(words_written_i);
+        CountRequantisedValues: step[c] = StepBits'(values_i);
+        CountCommands: step[c] = StepBits'(command_done_i);
+        default: step[c] = StepBits'(event_now[c]);
       endcase
     end
     always_ff @(posedge clk_i or negedge rst_ni) begin
       if (!rst_ni) counters_o[c] <= '0;
       else if (clear_i) counters_o[c] <= '0;
-      else if (running_i) counters_o[c] <= counters_o[c] + step;
+      else if (counting_q) counters_o[c] <= counters_o[c] + 64'(step_q[c]);
     end
+  end
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) counting_q <= 1'b0;
+    else counting_q <= running_i;
+  end
+  always_ff @(posedge clk_i) begin
+    step_q <= step;
   end
 endmodule

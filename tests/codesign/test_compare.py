@@ -8,7 +8,7 @@ import json
 import pytest
 
 from codesign import simulate as verbs
-from codesign.compare import Comparison, compare_targets, gpu_row, host_work, scanline_row, times
+from codesign.compare import Comparison, compare_targets, fpga_row, gpu_row, host_work, scanline_row, times
 from codesign.energy.account import Evidence, account
 from codesign.energy.gpu import Layer, Workload, find_device, load_recorded, on_gpu, roofline
 from codesign.energy.interval import Interval
@@ -16,6 +16,8 @@ from codesign.energy.records import constant, devices
 from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError
 from codesign.hw.spec import BASE
+from codesign.sim import synthesis
+from codesign.sim.synthesis import FpgaFit, PathStep, Resource, Synthesis, hardware_key
 
 WORK = Workload("net", "64x64", "128x128", macs=10**9, compulsory_values=10**6)
 COUNTERS = dataclasses.replace(
@@ -23,6 +25,13 @@ COUNTERS = dataclasses.replace(
     cycles=10**6, busy_cycles=9 * 10**5, macs_issued=9 * 10**5 * 2048, dram_load_read_bytes=10**6,
     weight_read_words=9 * 10**5, requantised_values=10**6,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def nothing_synthesised(monkeypatch, tmp_path):
+    """What the user has placed and routed adds no row here."""
+    monkeypatch.setattr(synthesis, "cache_folder", lambda: tmp_path / "cache")
+
 
 RECORD = {
     "network": "net",
@@ -66,6 +75,45 @@ def comparison(*gpu_joules: float, chip_joules: float | None = None) -> Comparis
                                 j_per_frame=Interval(joules, joules / 2, joules * 2))
             for index, joules in enumerate(gpu_joules)]  # fmt: skip
     return Comparison("net", "64x64", "128x128", 10**9, (chip, *rows), {"int8": 34.5}, bill, {}, "command")
+
+
+class TestFpga:
+    PATH = (PathStep("clk-to-q", 10.0, "u_conv.a_q_TRELLIS_FF_Q"), PathStep("setup", 30.0, "u_conv.b_q_TRELLIS_FF_Q"))
+    FIT = FpgaFit("ECP5", {"LUT": Resource(60, 100), "DSP": Resource(9, 10)}, 25e6, PATH)
+
+    def test_the_cycles_at_the_clock_it_reached(self):
+        one = comparison().rows[0]
+        row = fpga_row(one, COUNTERS, BASE, self.FIT)
+        assert (row.kind, row.evidence, row.precision) == ("fpga", Evidence.NETLIST, "INT8")
+        assert row.ms_per_frame.value == pytest.approx(40.0)  # 10^6 cycles at 25 MHz
+        assert row.j_per_frame is row.watts is row.chip_j_per_frame is None
+        assert row.evidence_by_figure["j_per_frame"] is None
+        assert row.quality_db == one.quality_db
+        assert "60% of the LUTs, 90% of the DSPs" in row.notes
+
+    def test_modelled_cycles_stay_modelled(self):
+        one = dataclasses.replace(comparison().rows[0], evidence=Evidence.MODEL)
+        assert fpga_row(one, COUNTERS, BASE, self.FIT).evidence is Evidence.MODEL
+
+    def test_without_energy_it_has_no_part_in_the_verdict(self):
+        made = comparison(1.0)
+        row = fpga_row(made.rows[0], COUNTERS, BASE, self.FIT)
+        with_fpga = dataclasses.replace(made, rows=(made.rows[0], row, made.rows[1]))
+        assert with_fpga.best_other is made.rows[1]
+        assert with_fpga.verdict == made.verdict
+
+    def test_a_recorded_fit_of_this_very_hardware_makes_a_row(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(synthesis, "cache_folder", lambda: tmp_path / "cache" / "verilated")
+        (tmp_path / "fpga").mkdir()
+        compiled = verbs.compile_source(verbs.find("bicubic_x2"), "tiny", size=(23, 17))
+        result = verbs.simulate(compiled, backend="reference")
+        made = Synthesis("tiny", hardware_key(result.spec), {}, (), self.FIT)
+        (tmp_path / "fpga" / "tiny.json").write_text(json.dumps(made.to_json()))
+        other = dataclasses.replace(made, hardware="of another day")
+        (tmp_path / "fpga" / "old.json").write_text(json.dumps(other.to_json()))
+        compared, _ = compare_targets(result, ["H200"], command="the command", results=tmp_path)
+        assert [row.kind for row in compared.rows] == ["asic", "fpga", "gpu"]
+        assert compared.rows[1].target == "Scanline tiny (ECP5, 25 MHz)"
 
 
 class TestRoofline:
@@ -166,7 +214,7 @@ class TestRecorded:
     def test_what_ships_loads(self):
         from codesign.compare import RESULTS
 
-        for path in sorted(RESULTS.glob("*.json")):
+        for path in sorted((RESULTS / "gpu").glob("*.json")):
             load_recorded(path)
 
 
@@ -228,6 +276,7 @@ def test_a_simulated_frame_beside_two_gpus(tmp_path):
     assert made.account.system_j.value > made.account.chip_j.value > 0.0
     assert {picture.shape for picture in pictures.values()} == {(34, 46, 3)}
     # The same frame, with a measurement at hand.
-    recorded(tmp_path, network=result.network, input_size=result.input_size, output_size=result.output_size)
+    (tmp_path / "gpu").mkdir()
+    recorded(tmp_path / "gpu", network=result.network, input_size=result.input_size, output_size=result.output_size)
     measured, _ = compare_targets(result, ["H200"], command="the command", results=tmp_path)
     assert measured.rows[1].evidence is Evidence.HARDWARE
