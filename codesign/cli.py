@@ -225,7 +225,11 @@ def compile_command(
 def _cascade_line(number: int, cascade: dict[str, Any]) -> str:
     layers, strips = cascade["layers"], len(cascade["strips"])
     named = layers[0] if len(layers) == 1 else f"{layers[0]} … {layers[-1]}, {len(layers)} layers"
-    halo = f", {cascade['halo']:.1%} computed twice at strip borders" if strips > 1 else ""
+    halo = {
+        "none": "",
+        "recompute": f", {cascade['halo']:.1%} computed twice at strip borders",
+        "keep": f", {cascade['kept_bytes'] / 1e6:,.1f} MB kept in memory for the next strip",
+    }[cascade["halo_mode"]]
     return (
         f"Cascade {number}: {named} in {strips} strip{'s' if strips > 1 else ''}{halo}; about "
         f"{cascade['cycles']:,} cycles, limited by {cascade['limited_by']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -17,12 +18,13 @@ from codesign.compile.plan import (
     Cascade,
     Conversion,
     ConvPlan,
+    KeptPlan,
     StorePlan,
-    Strip,
     consumers,
     words_per_row,
 )
 from codesign.compile.schedule import OPERAND, Reading, RowSchedule, schedule_rows
+from codesign.compile.strips import Leaving, divide_columns, kept_tensors
 from codesign.compile.subpixel import fold_shuffles
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.spec import AccelSpec
@@ -49,10 +51,18 @@ class Plan:
         return sum(cost.price for cost in self.costs)
 
 
-def make_plan(spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float | None = None) -> Plan:
+HaloMode = Literal["recompute", "keep"]
+"""Strips compute what two of them need twice, or the first keeps it in memory for the second."""
+
+
+def make_plan(
+    spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float | None = None, *, halos: HaloMode | None = None
+) -> Plan:
     """The cheapest plan of ``graph`` on ``spec``, for a DRAM of ``bytes_per_cycle`` (by default the bus width).
 
-    Layers behind a pixel shuffle may run before it instead (:mod:`codesign.compile.subpixel`): both ways are planned.
+    ``halos``: do it that way, wherever there are strips; by default each cascade the way that costs it less. Layers
+    behind a pixel shuffle may run before it instead (:mod:`codesign.compile.subpixel`): both ways are planned.
+
     Raises :class:`UnsupportedError` when a layer does not fit even in the narrowest strips.
     """
     folded = fold_shuffles(graph)
@@ -61,7 +71,7 @@ def make_plan(spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float | None 
     for candidate in (graph,) if folded is graph else (graph, folded):
         try:
             made = split_wide_layers(spec, order_channels(candidate))
-            plans.append(_plan_cascades(spec, made, bytes_per_cycle or spec.bus_bytes))
+            plans.append(_plan_cascades(spec, made, bytes_per_cycle or spec.bus_bytes, halos))
         except UnsupportedError as error:
             failure = error
     if not plans:
@@ -147,13 +157,13 @@ def fits_memories(spec: AccelSpec, mappings: list[Mapping]) -> bool:
     )
 
 
-def _plan_cascades(spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float) -> Plan:
+def _plan_cascades(spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None) -> Plan:
     """Cut ``graph`` (after :func:`split_wide_layers`) where that costs least.
 
     Every stretch of layers that fits in some number of strips is a candidate; the cheapest sequence of stretches is
     found by dynamic programming over the layers.
     """
-    planner = _Planner(spec, graph, bytes_per_cycle)
+    planner = _Planner(spec, graph, bytes_per_cycle, halos)
     count = len(graph.layers)
     # reached[i]: price of the cheapest way to have computed the first i layers, and its last cascade.
     reached: list[tuple[float, Cascade | None, Cost | None]] = [(0.0, None, None)]
@@ -197,21 +207,28 @@ class _Stretch:
 
     convs: list[int]
     loads: list[str]
-    leaving: list[tuple[str, str, int]]
+    leaving: Leaving
+    kept: list[str] | None  # tensors whose halos are kept; None: halos are recomputed
     conversions: dict[str, Conversion]
     mappings: dict[int, Mapping]
     rows: RowSchedule
 
 
 class _Planner:
-    def __init__(self, spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float) -> None:
-        self.spec, self.graph, self.bytes_per_cycle = spec, graph, bytes_per_cycle
+    def __init__(
+        self, spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None = None
+    ) -> None:
+        self.spec, self.graph, self.bytes_per_cycle, self.halos = spec, graph, bytes_per_cycle, halos
         self.consumers = consumers(graph)
         self._mappings: dict[tuple[int, Conversion], Mapping] = {}
 
     def best(self, first: int, end: int) -> tuple[Cascade, Cost] | str:
         """The cheapest division into strips of layers [first, end), or why there is none."""
-        found = [self._cheapest(first, end, eager) for eager in (False, True)]
+        found = [self._cheapest(first, end, eager=eager, keep=False) for eager in (False, True)]
+        if self.halos != "recompute" and not any(not isinstance(one, str) and len(one[0].strips) == 1 for one in found):
+            kept = [self._cheapest(first, end, eager=eager, keep=True) for eager in (False, True)]
+            if self.halos is None or not all(isinstance(one, str) for one in kept):
+                found = [*kept, *(found if self.halos is None else ())]
         fitting = [one for one in found if not isinstance(one, str)]
         reasons = [one for one in found if isinstance(one, str)]
         return min(fitting, key=lambda one: one[1].price) if fitting else reasons[-1]
@@ -226,13 +243,13 @@ class _Planner:
             return longer
         return f"with {self.graph.layers[end].name} it would cost more"
 
-    def _cheapest(self, first: int, end: int, eager: bool) -> tuple[Cascade, Cost] | str:
-        stretch = self.stretch(first, end, eager)
+    def _cheapest(self, first: int, end: int, *, eager: bool, keep: bool) -> tuple[Cascade, Cost] | str:
+        stretch = self.stretch(first, end, eager=eager, keep=keep)
         if isinstance(stretch, str):
             return stretch
         best: tuple[Cascade, Cost] | None = None
         tried = 0
-        strips = 0
+        strips = 1 if keep else 0
         while strips < MAX_STRIPS and tried < STRIPS_TRIED:
             strips += 1
             cascade = self.divide(first, end, stretch, strips)
@@ -268,7 +285,7 @@ class _Planner:
             )
         return self._mappings[key]
 
-    def stretch(self, first: int, end: int, eager: bool) -> _Stretch | str:
+    def stretch(self, first: int, end: int, *, eager: bool, keep: bool) -> _Stretch | str:
         """Layers [first, end) as one cascade, or why that is impossible however narrow its strips."""
         graph, spec = self.graph, self.spec
         inside = graph.layers[first:end]
@@ -281,7 +298,7 @@ class _Planner:
             return "slices of a split layer meet in memory"
         loads = list(dict.fromkeys(name for layer in inside for name in sources(layer) if name not in made))
         # What leaves: shuffled tensors, and whatever a later layer or the user reads as it is.
-        leaving: list[tuple[str, str, int]] = []
+        leaving: Leaving = []
         for layer in inside:
             if isinstance(layer, Shuffle):
                 leaving.append((layer.source, layer.output, layer.factor))
@@ -301,14 +318,16 @@ class _Planner:
             return "the weights of more layers do not fit on chip together"
         if len(tables) > spec.look_up_tables:
             return f"more than {spec.look_up_tables} look-up tables"
-        rows = schedule_rows(graph, convs, loads, stored, spare_rows=1, eager=eager)
+        kept = kept_tensors(graph, convs) if keep else None
+        tails = [name for name in kept or () if name not in stored]
+        rows = schedule_rows(graph, convs, loads, stored, tails, spare_rows=1, eager=eager)
         if rows is None:
             return "readers of one tensor overtake each other for too long"
-        if 4 + sum(rows.loads.values()) + sum(rows.conv_repeat.values()) + sum(rows.store_repeat.values()) > (
-            spec.command_slots - 2
-        ):
+        commands = sum(rows.loads.values()) + sum(rows.conv_repeat.values()) + sum(rows.store_repeat.values())
+        commands += sum(rows.conv_repeat[index] for index in convs if graph.layers[index].output in (kept or ()))
+        if 4 + commands > spec.command_slots - 2:
             return f"the loop would exceed {spec.command_slots} commands"
-        return _Stretch(convs, loads, leaving, conversions, mappings, rows)
+        return _Stretch(convs, loads, leaving, kept, conversions, mappings, rows)
 
     def divide(self, first: int, end: int, stretch: _Stretch, strips: int) -> Cascade | None:
         """``stretch`` in ``strips`` strips, or None when the frame is too narrow for so many.
@@ -320,8 +339,9 @@ class _Planner:
         leaving, conversions, mappings = stretch.leaving, stretch.conversions, stretch.mappings
         made = {graph.layers[index].output for index in convs}
         stored = {source for source, _, _ in leaving}
-        plan = self._strips(convs, leaving, conversions, strips)
-        if plan is None:
+        kept = stretch.kept
+        plan = divide_columns(spec, graph, convs, leaving, conversions, strips, keep=kept is not None)
+        if plan is None or (kept is not None and any(name not in kept for strip in plan for name in strip.halos)):
             return None
         buffers = tuple(
             BufferPlan(
@@ -354,6 +374,17 @@ class _Planner:
                     repeat=rows.store_repeat[source],
                 )
                 for source, target, factor in leaving
+            ),
+            kept=tuple(
+                KeptPlan(
+                    tensor=layer.output,
+                    channels=layer.channels,
+                    delay=rows.conv_delay[index],
+                    store_delay=rows.store_delay[layer.output],
+                    repeat=rows.conv_repeat[index],
+                )
+                for index in convs
+                if isinstance(layer := graph.layers[index], Conv) and layer.output in (kept or ())
             ),
             iterations=rows.iterations,
             eager=rows.eager,
@@ -419,57 +450,6 @@ class _Planner:
             frees=tuple(rows.freeing[name] == Reading(index, k) for k, name in enumerate(layer.convolved)),
             free_add=layer.add is not None and rows.freeing[layer.add.other] == Reading(index, OPERAND),
         )
-
-    def _strips(
-        self, convs: list[int], leaving: list[tuple[str, str, int]], conversions: dict[str, Conversion], strips: int
-    ) -> tuple[Strip, ...] | None:
-        """Divide the stored columns evenly and trace back which columns every tensor needs."""
-        graph = self.graph
-        plans: list[Strip] = []
-        lanes = self.spec.pixel_lanes
-        widths = {source: graph.tensors[source].width for source, _, _ in leaving}
-        narrowest = min(widths.values())
-        if strips > max(1, narrowest // lanes):
-            return None
-        for strip in range(strips):
-            stored: dict[str, tuple[int, int]] = {}
-            for source, width in widths.items():
-                cuts = [
-                    min(width, -(-width * k // strips // lanes) * lanes) if k < strips else width
-                    for k in (strip, strip + 1)
-                ]
-                stored[source] = (cuts[0], cuts[1])
-            if any(a >= b for a, b in stored.values()):
-                return None
-            columns = dict(stored)
-
-            def need(name: str, first: int, end: int, columns: dict[str, tuple[int, int]] = columns) -> None:
-                limit = graph.tensors[name].width + conversions.get(name, Conversion()).pad_left
-                first, end = max(first, 0), min(end, limit)
-                a, b = columns.get(name, (first, end))
-                columns[name] = (min(a, first), max(b, end))
-
-            for index in reversed(convs):
-                layer = graph.layers[index]
-                assert isinstance(layer, Conv)
-                first, end = columns[layer.output]
-                if unfold := conversions.get(layer.source, Conversion()).unfold:
-                    # Column p of the buffer holds pixels p - pad_left to p - pad_left + unfold - 1.
-                    need(layer.source, first, end + (layer.weights.shape[1] - 1) // unfold * unfold)
-                else:
-                    low = first * layer.stride - layer.pad_left
-                    for name in layer.convolved:
-                        need(name, low, (end - 1) * layer.stride - layer.pad_left + layer.weights.shape[1])
-                if layer.add is not None:
-                    need(layer.add.other, first, end)
-            for name, (first, end) in columns.items():
-                if first >= end:
-                    columns[name] = (
-                        min(first, graph.tensors[name].width - 1),
-                        min(first, graph.tensors[name].width - 1) + 1,
-                    )
-            plans.append(Strip(columns=columns, stored=stored))
-        return tuple(plans)
 
 
 def source_channels(graph: LayerGraph, layer: Conv) -> tuple[int, ...]:

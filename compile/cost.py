@@ -72,7 +72,7 @@ def estimate(spec: AccelSpec, graph: LayerGraph, cascade: Cascade, bytes_per_cyc
             group = max(
                 len(mapping.steps), len(mapping.fills) * mapping.passes, drain_cycles(spec, mapping.output_words)
             )
-            width = strip.width(layer.output)
+            width = strip.computed_width(layer.output)
             compute += rows * (-(-width // spec.pixel_lanes) * group + row_cycles)
             whole += rows * graph.tensors[layer.output].width / spec.pixel_lanes * group / len(cascade.strips)
         first_rows = 0.0
@@ -85,6 +85,14 @@ def estimate(spec: AccelSpec, graph: LayerGraph, cascade: Cascade, bytes_per_cyc
             load_words += tensor.height * width * buffer.groups
             rows = min(buffer.rows, tensor.height) * repeats[buffer.tensor]
             first_rows += rows * max(row_bytes / bytes_per_cycle, width * buffer.groups)
+        for kept in cascade.kept:
+            tensor, count = graph.tensors[kept.tensor], strip.halos.get(kept.tensor, 0)
+            first, end = strip.tails.get(kept.tensor, (0, 0))
+            groups = -(-kept.channels // spec.ci_lanes)
+            load_words += tensor.height * count * groups
+            store_words += tensor.height * (end - first) * groups
+            moved += tensor.height * (_up(count * kept.channels, spec.bus_bytes) if count else 0)
+            moved += tensor.height * (_up((end - first) * kept.channels, spec.bus_bytes) if end > first else 0)
         last_row = 0.0
         for store in cascade.stores:
             target = graph.tensors[store.target]

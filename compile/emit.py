@@ -6,7 +6,7 @@ import numpy as np
 
 from codesign.compile.cascade import Plan
 from codesign.compile.layers import Conv, Int64, LayerGraph
-from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, StorePlan, Strip, words_per_row
+from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, KeptPlan, StorePlan, Strip, words_per_row
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Command, Opcode, WeightKind, command
@@ -67,6 +67,7 @@ class _Emitter:
     def __init__(self, plan: Plan) -> None:
         self.spec, self.graph, self.cascades = plan.spec, plan.graph, plan.cascades
         self.blob = _Blob()
+        self.kept_at: dict[str, int] = {}  # where columns wait for the next strip
         self.weights: list[
             list[tuple[WeightKind, int, int, int, int]]
         ] = []  # per cascade: kind, table, at, elements, size
@@ -130,6 +131,10 @@ class _Emitter:
             tensor = graph.tensors[name]
             offsets[name] = at
             at = _up(at + tensor.height * tensor.width * tensor.channels, _PAGE)
+        for cascade in self.cascades:
+            for kept in cascade.kept:
+                self.kept_at[kept.tensor] = at
+                at = _up(at + graph.tensors[kept.tensor].height * _kept_row(cascade, kept), _PAGE)
         if at >= 1 << 32:
             raise UnsupportedError(
                 f"needs {at / 2**30:.1f} GiB of memory, a program may address 4 GiB",
@@ -210,16 +215,23 @@ class _Emitter:
                     height=graph.tensors[buffer.tensor].height,
                     zero_point=graph.tensors[buffer.tensor].zero_point,
                     loaded=buffer.loaded,
-                    freed_by_store=buffer.freed_by_store,
+                    halo=(strip.computed.get(buffer.tensor, first) - first) // spec.banks,
+                    freed_by_store=buffer.freed_by_store or buffer.tensor in strip.tails,
                     freed_by_conv=buffer.freed_by_conv,
                 )
             )
             base += buffer.rows * buffer.groups * pitch
         commands.append(command(Opcode.LOOP, count=cascade.iterations))
         stores = [self._store_commands(cascade, store, strip, ids, offsets) for store in cascade.stores]
+        stores += [self._keep(cascade, kept, strip, ids) for kept in reversed(cascade.kept)]
+        halos = [self._fetch(cascade, kept, strip, ids, offsets) for kept in cascade.kept]
         convs = self._conv_commands(cascade, strip, ids, plans, tables, weights_needed)
         loads = [[self._load(cascade, plans[name], strip, offsets)] * repeat for name, repeat in cascade.loads]
-        order = [*loads, *convs, *stores] if cascade.eager else [*stores, *reversed(convs), *loads]
+        # Halos come in the order in which their rows are freed.
+        if cascade.eager:
+            order = [*loads, *halos, *convs, *stores]
+        else:
+            order = [*stores, *reversed(convs), *reversed(halos), *loads]
         commands += [cmd for group in order for cmd in group]
         commands.append(command(Opcode.END))
         return commands
@@ -247,6 +259,40 @@ class _Emitter:
                 x_count=end - first,
             )
         ] * store.repeat
+
+    def _keep(self, cascade: Cascade, kept: KeptPlan, strip: Strip, ids: dict[str, int]) -> list[Command]:
+        """Store what the next strip needs again, unless it leaves the chip anyway."""
+        if kept.tensor not in strip.tails:
+            return []
+        first, end = strip.tails[kept.tensor]
+        return [
+            command(
+                Opcode.STORE, buffer=ids[kept.tensor], delay=kept.store_delay, address=self.kept_at.get(kept.tensor, 0),
+                row_stride=_kept_row(cascade, kept), sub_rows=1, pixel_bytes=kept.channels, pixel_pitch=kept.channels,
+                channel=0, channel_step=kept.channels, x_first=first - strip.columns[kept.tensor][0],
+                x_count=end - first,
+            )
+        ] * kept.repeat  # fmt: skip
+
+    def _fetch(
+        self, cascade: Cascade, kept: KeptPlan, strip: Strip, ids: dict[str, int], offsets: dict[str, int]
+    ) -> list[Command]:
+        """Load what the strips before have computed."""
+        if kept.tensor not in strip.halos:
+            return []
+        tensor, count = self.graph.tensors[kept.tensor], strip.halos[kept.tensor]
+        first = strip.computed[kept.tensor] - count
+        if kept.tensor in strip.stored:
+            address, stride = offsets[kept.tensor] + first * tensor.channels, tensor.width * tensor.channels
+        else:
+            address, stride = self.kept_at.get(kept.tensor, 0), _kept_row(cascade, kept)
+        return [
+            command(
+                Opcode.LOAD, buffer=ids[kept.tensor], delay=kept.delay, address=address, row_stride=stride,
+                pixel_bytes=kept.channels, pixel_pitch=kept.channels, row_bytes=count * kept.channels,
+                x_first=first - strip.columns[kept.tensor][0], x_count=count,
+            )
+        ] * kept.repeat  # fmt: skip
 
     def _conv_commands(
         self, cascade: Cascade, strip: Strip, ids: dict[str, int], plans: dict[str, BufferPlan], tables: list[bytes],
@@ -280,6 +326,7 @@ class _Emitter:
                 Opcode.LOAD, buffer=index, address=offsets[buffer.tensor] + column, row_stride=row,
                 pixel_bytes=buffer.conversion.unfold, pixel_pitch=1,
                 skip=first - buffer.conversion.pad_left - column, row_bytes=row - column,
+                x_count=strip.width(buffer.tensor),
             )  # fmt: skip
         channel, count = 0, tensor.channels
         for plan in cascade.convs:  # the second operand of a split layer: its slice alone
@@ -291,6 +338,7 @@ class _Emitter:
         return command(
             Opcode.LOAD, buffer=index, address=offsets[buffer.tensor] + start, row_stride=row,
             pixel_bytes=count, pixel_pitch=tensor.channels, row_bytes=row - start,
+            x_count=strip.width(buffer.tensor),
         )  # fmt: skip
 
     def _conv(
@@ -298,7 +346,7 @@ class _Emitter:
         weights_needed: int, bases: tuple[int, int, int],
     ) -> Command:  # fmt: skip
         layer, mapping = plan.layer, plan.mapping
-        out_first = strip.columns[layer.output][0]
+        out_first = strip.computed[layer.output]
         source_first = strip.columns[layer.source][0]
         unfolded = buffers[layer.source].conversion.unfold
         x_offset = out_first - source_first if unfolded else out_first * layer.stride - layer.pad_left - source_first
@@ -334,6 +382,12 @@ class _Emitter:
             qmin=layer.qmin, qmax=layer.qmax, zero_point=layer.zero_point, free_source=plan.frees[0],
             more_sources=len(layer.more), **fields,
         )  # fmt: skip
+
+
+def _kept_row(cascade: Cascade, kept: KeptPlan) -> int:
+    """Bytes per row of the columns that wait in memory: the most that any strip leaves there."""
+    tails = [strip.tails[kept.tensor] for strip in cascade.strips if kept.tensor in strip.tails]
+    return max((end - first for first, end in tails), default=0) * kept.channels
 
 
 def _label(cascade: Cascade, cmd: Command) -> str:

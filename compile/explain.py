@@ -34,11 +34,17 @@ def _cascade(plan: Plan, cascade: Cascade, cost: Cost, reason: str) -> dict[str,
         "order": "eager" if cascade.eager else "relaxed",
         "rows_per_step": max(conv.repeat for conv in cascade.convs),
         "strips": [
-            {"stored": dict(strip.stored), "computed": {c.layer.output: strip.columns[c.layer.output]
-                                                        for c in cascade.convs}}
+            {
+                "stored": dict(strip.stored),
+                "computed": {name: (first, strip.columns[name][1]) for name, first in strip.computed.items()},
+            }
             for strip in cascade.strips
         ],
-        "halo_mode": "recompute" if len(cascade.strips) > 1 else "none",
+        "halo_mode": "none" if len(cascade.strips) == 1 else "keep" if cascade.kept else "recompute",
+        "kept_bytes": sum(
+            plan.graph.tensors[kept.tensor].height * count * kept.channels
+            for strip in cascade.strips for kept in cascade.kept if (count := strip.halos.get(kept.tensor))
+        ),
         "halo": cost.halo,
         "buffers": [
             {"tensor": buffer.tensor, "role": role(buffer), "rows": buffer.rows, "width": widest.width(buffer.tensor),

@@ -55,15 +55,32 @@ class StorePlan:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """Columns [first, end) of every tensor of the cascade, and of every target what this strip stores."""
+class KeptPlan:
+    """A tensor whose columns next to a cut go to memory with one strip and come back with the next."""
 
-    columns: dict[str, tuple[int, int]]
-    stored: dict[str, tuple[int, int]]
+    tensor: str
+    channels: int
+    delay: int  # of the loads: they fill the rows that are being computed
+    store_delay: int
+    repeat: int
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Columns [first, end) of every tensor of the cascade."""
+
+    columns: dict[str, tuple[int, int]]  # that its buffer has room for
+    computed: dict[str, int]  # the first that this strip computes, of every tensor that it does compute
+    stored: dict[str, tuple[int, int]]  # of what leaves the chip
+    halos: dict[str, int]  # how many before the first computed one are loaded, where strips before computed them
+    tails: dict[str, tuple[int, int]]  # that go to memory for the next strip
 
     def width(self, tensor: str) -> int:
         first, end = self.columns[tensor]
         return end - first
+
+    def computed_width(self, tensor: str) -> int:
+        return self.columns[tensor][1] - self.computed[tensor]
 
 
 @dataclass(frozen=True)
@@ -76,6 +93,7 @@ class Cascade:
     loads: tuple[tuple[str, int], ...]  # tensor, rows per iteration
     convs: tuple[ConvPlan, ...]
     stores: tuple[StorePlan, ...]
+    kept: tuple[KeptPlan, ...]  # empty: halos are recomputed
     iterations: int
     eager: bool  # producers before consumers within an iteration
     strips: tuple[Strip, ...]

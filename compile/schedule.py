@@ -9,7 +9,7 @@ one that starts ``delay`` iterations late is skipped until then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -60,24 +60,30 @@ def kernel_rows(layer: Conv) -> int:
 
 
 def schedule_rows(
-    graph: LayerGraph, convs: list[int], loads: list[str], stored: list[str], spare_rows: int, *, eager: bool = False
-) -> RowSchedule | None:
-    """Schedule the layers ``convs`` (indices in execution order); ``loads`` come from and ``stored`` go to memory."""
+    graph: LayerGraph, convs: list[int], loads: list[str], stored: list[str], tails: Sequence[str] = (), *,
+    spare_rows: int, eager: bool = False,
+) -> RowSchedule | None:  # fmt: skip
+    """Schedule the layers ``convs`` (indices in execution order); ``loads`` come from and ``stored`` go to memory.
+
+    So do a few columns of ``tails``: too little to need a spare row for the store engine to catch up with.
+    """
+    leaving = [*stored, *tails]
     layers: dict[int, Conv] = {index: layer for index in convs if isinstance(layer := graph.layers[index], Conv)}
 
     # Rows per iteration: one for the shortest tensor; a stride doubles it upstream.
-    rate: dict[str, int] = {}
-    for index in reversed(convs):
-        layer = layers[index]
-        rate.setdefault(layer.output, 1)
-        for name in sources(layer):
-            wanted = rate[layer.output] * (layer.stride if name in layer.convolved else 1)
-            rate[name] = max(rate.get(name, 1), wanted)
-    for index in convs:  # side branches follow their operands
-        layer = layers[index]
-        rate[layer.output] = max(rate[layer.output], -(-rate[layer.source] // layer.stride))
-    for name in loads:
-        rate.setdefault(name, 1)
+    rate: dict[str, int] = dict.fromkeys([*loads, *(layers[index].output for index in convs)], 1)
+    settled: dict[str, int] = {}
+    while settled != rate:
+        settled = dict(rate)
+        for index in reversed(convs):
+            layer = layers[index]
+            for name in sources(layer):
+                wanted = rate[layer.output] * (layer.stride if name in layer.convolved else 1)
+                rate[name] = max(rate[name], min(wanted, graph.tensors[name].height))
+        for index in convs:  # side branches follow their operands
+            layer = layers[index]
+            wanted = -(-rate[layer.source] // layer.stride)
+            rate[layer.output] = max(rate[layer.output], min(wanted, graph.tensors[layer.output].height))
 
     # A row is there once its producer has run: in an earlier iteration, or eagerly in this one.
     later = 0 if eager else 1
@@ -107,8 +113,8 @@ def schedule_rows(
                 delay = max(delay, earliest(layer.add.other, lambda y: y, repeat))
             delays[index] = max(delay, 0) + put_off.get(index, 0)
             start[layer.output] = delays[index]
-        store_delay = {name: start[name] + later for name in stored}
-        rows, freeing, contested = _buffer_rows(graph, layers, convs, loads, stored, rate, delays, store_delay, eager)
+        store_delay = {name: start[name] + later for name in leaving}
+        rows, freeing, contested = _buffer_rows(graph, layers, convs, loads, leaving, rate, delays, store_delay, eager)
         if contested is None:
             break
         put_off[contested] = put_off.get(contested, 0) + 1
@@ -116,7 +122,7 @@ def schedule_rows(
         return None
     heights = {name: graph.tensors[name].height for name in rate}
     finish = [start[name] + -(-heights[name] // rate[name]) for name in rate if name in start]
-    finish += [store_delay[name] + -(-heights[name] // rate[name]) for name in stored]
+    finish += [store_delay[name] + -(-heights[name] // rate[name]) for name in leaving]
 
     for name in (*loads, *stored):
         rows[name] += spare_rows
@@ -125,7 +131,7 @@ def schedule_rows(
         conv_delay=delays,
         conv_repeat={index: rate[layers[index].output] for index in convs},
         store_delay=store_delay,
-        store_repeat={name: rate[name] for name in stored},
+        store_repeat={name: rate[name] for name in leaving},
         iterations=max(finish),
         rows=rows,
         freeing=freeing,

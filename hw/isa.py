@@ -82,6 +82,7 @@ BUFFER_FIELDS = (
     Field("height", 16),  # rows of the frame that will pass through
     Field("zero_point", 8, True),  # what lies beyond the frame reads as
     Field("loaded", 1),  # filled by LOAD (else by CONV)
+    Field("halo", 8),  # of a row that CONV fills: words per group, and bank, before its first pixel; LOAD fills them
     Field("freed_by_store", 1),  # rows are freed by STORE (else, or also, by CONV)
     Field("freed_by_conv", 1),
     Field("planes", 1),  # 0: 8-bit; 1: high and low byte planes, reserved
@@ -111,6 +112,8 @@ LOAD_FIELDS = (
     Field("skip", 8, True),  # bytes from the row's first byte to the first pixel; outside the row reads as zero point
     Field("row_bytes", 32),  # bytes of the row that exist
     Field("group", 12),  # first channel group written
+    Field("x_first", 16),  # first pixel written
+    Field("x_count", 16),
 )
 
 CONV_FIELDS = (

@@ -193,7 +193,7 @@ def _verify(program: Program) -> None:
         raise ProgramError(f"the command stream must be aligned to {COMMAND_BYTES} bytes")
     if not 0 <= program.write_first <= program.write_end <= end:
         raise ProgramError("the write window lies outside the program's memory")
-    tokens = Tokens(spec.buffers)
+    tokens = Tokens(spec)
     live: dict[int, tuple[int, int]] = {}
     sound: set[int] = set()  # CONVs checked since a buffer was configured
     for index, cmd in program.walk():
@@ -270,7 +270,9 @@ def _check_loadw(program: Program, cmd: Command) -> None:
 
 def _check_load(program: Program, buffer: Buffer, cmd: Command, row: int) -> None:
     start = cmd["address"] + row * cmd["row_stride"]
-    span = cmd["skip"] + (buffer.width - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"]
+    if cmd["x_count"] == 0 or cmd["x_first"] + cmd["x_count"] > (buffer.width if buffer.loaded else buffer.halo):
+        raise ProgramError("the loaded columns are not the buffer's to load")
+    span = cmd["skip"] + (cmd["x_count"] - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"]
     if start + min(max(span, 0), cmd["row_bytes"]) > program.memory_bytes:
         raise ProgramError(f"row {row} is read outside the program's memory")
     groups = -(-cmd["pixel_bytes"] // program.spec.ci_lanes)

@@ -113,7 +113,7 @@ class _Machine:
     def __init__(self, program: Program, memory: NDArray[np.uint8]) -> None:
         spec = program.spec
         self.spec, self.memory = spec, memory
-        self.tokens = Tokens(spec.buffers)
+        self.tokens = Tokens(spec)
         self.data: dict[int, Int8] = {}
         self.weights = np.zeros((spec.weight_words, spec.co_lanes, spec.ci_lanes), np.int8)
         self.steps = np.zeros(spec.weight_words, np.uint64)
@@ -164,14 +164,14 @@ class _Machine:
         buffer = self.tokens.buffer(cmd["buffer"])
         start = cmd["address"] + row * cmd["row_stride"]
         channels = -(-cmd["pixel_bytes"] // self.spec.ci_lanes) * self.spec.ci_lanes
-        span = (buffer.width - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"]
+        span = (cmd["x_count"] - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"]
         line = np.full(span, buffer.zero_point, np.int8)
         first, last = max(cmd["skip"], 0), min(cmd["skip"] + span, cmd["row_bytes"])
         if last > first:
             line[first - cmd["skip"] : last - cmd["skip"]] = self.memory[start + first : start + last].view(np.int8)
-        pixels = np.lib.stride_tricks.as_strided(line, (buffer.width, cmd["pixel_bytes"]), (cmd["pixel_pitch"], 1))
+        pixels = np.lib.stride_tricks.as_strided(line, (cmd["x_count"], cmd["pixel_bytes"]), (cmd["pixel_pitch"], 1))
         at = cmd["group"] * self.spec.ci_lanes
-        target = self.data[cmd["buffer"]][row % buffer.rows]
+        target = self.data[cmd["buffer"]][row % buffer.rows][cmd["x_first"] : cmd["x_first"] + cmd["x_count"]]
         target[:, at : at + channels] = buffer.zero_point
         target[:, at : at + cmd["pixel_bytes"]] = pixels
 
@@ -188,7 +188,7 @@ class _Machine:
     def _conv(self, cmd: Command, at: ConvRow) -> None:
         kernel = self._kernel(cmd)
         source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])
-        stride, width = cmd["x_stride"], destination.width
+        stride, width = cmd["x_stride"], destination.computed_width
         # Columns first .. first + span of the source, zero point where there is no pixel.
         first = cmd["x_offset"] + kernel.first_column
         span = (width - 1) * stride + kernel.columns
@@ -226,7 +226,7 @@ class _Machine:
         if cmd["add_enable"]:
             result = self._add(cmd, at.y, result, outputs)
         base = cmd["group"] * self.spec.ci_lanes
-        self.data[cmd["destination"]][at.y % destination.rows][:, base : base + outputs] = result
+        self.data[cmd["destination"]][at.y % destination.rows][destination.halo :, base : base + outputs] = result
 
     def _add(self, cmd: Command, y: int, result: Int8, outputs: int) -> Int8:
         buffer = self.tokens.buffer(cmd["add_buffer"])

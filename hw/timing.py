@@ -100,11 +100,17 @@ class _Bus:
 
 @dataclass
 class _Rows:
-    """When the rows of a buffer were finished and freed."""
+    """When the rows of a buffer were loaded, computed and freed."""
 
-    done: list[float] = field(default_factory=list)
+    loaded: list[float] = field(default_factory=list)
+    computed: list[float] = field(default_factory=list)
     by_conv: list[float] = field(default_factory=list)
     by_store: list[float] = field(default_factory=list)
+
+    def done(self, buffer: Buffer, row: int) -> list[tuple[float, str]]:
+        """When ``row`` was there, and what one waited for until then; both parts of a row with a halo."""
+        computed = [] if buffer.loaded else [(self.computed[row], "drain")]
+        return [*computed, (self.loaded[row], "load")] if buffer.by_load else computed
 
     def freed(self, buffer: Buffer, row: int) -> float:
         lists = [times for times, used in ((self.by_conv, buffer.freed_by_conv), (self.by_store, buffer.freed_by_store))
@@ -176,7 +182,7 @@ class _Model:
         self.left_out = 0.0  # cycles of loop executions that were counted and not followed
         self.alignments: list[int] = []  # of the rows loaded and stored in this execution of the outermost loop
         self.seen: dict[tuple[object, ...], _Snapshot] = {}  # states after executions of the outermost loop
-        self.tokens = Tokens(spec.buffers)
+        self.tokens = Tokens(spec)
         self.rows: dict[int, _Rows] = {}
         self.sequencer = float(START)
         self.fetched = 0  # commands on chip, and when each arrived
@@ -235,9 +241,9 @@ class _Model:
         if body is None or left < 2 or done < body.delay:
             return 0
         buffers = {index: self.tokens.buffer(index) for index in body.buffers}
-        if any(buffer.next_row < buffer.rows or buffer.next_row >= buffer.height for buffer in buffers.values()):
+        if any(buffer.next_row < buffer.rows or buffer.begun >= buffer.height for buffer in buffers.values()):
             return 0
-        if any(buffers[cmd["destination"]].next_row * cmd["stride_rows"] < cmd["pad_rows"] for cmd in body.convs):
+        if any(buffers[cmd["destination"]].next_computed * cmd["stride_rows"] < cmd["pad_rows"] for cmd in body.convs):
             return 0
         state = (alignments, *self._state(body, buffers))
         now = self._snapshot(done, buffers)
@@ -252,7 +258,7 @@ class _Model:
             for source in (cmd["source"], *(index for index, _ in more_sources(cmd)))
         ):
             return 0
-        times = min((buffer.height - 1 - buffer.next_row) // rates[index] for index, buffer in buffers.items())
+        times = min((buffer.height - 1 - buffer.begun) // rates[index] for index, buffer in buffers.items())
         times = min(times, (left - 1) // period)
         if times <= 0:
             return 0
@@ -294,7 +300,7 @@ class _Model:
             yield tuple((number - self.beats, times(popped), pace) for number, popped, pace in self.bursts)
         for index, buffer in buffers.items():
             rows, window = self.rows[index], buffer.next_row - buffer.rows
-            yield times(*rows.done[window:])
+            yield buffer.begun - buffer.next_row, times(*rows.loaded[window:]), times(*rows.computed[window:])
             if buffer.freed_by_conv:
                 yield buffer.next_row - buffer.freed_conv, times(*rows.by_conv[max(0, window) :])
             if buffer.freed_by_store:
@@ -423,11 +429,11 @@ class _Model:
         if row >= buffer.rows:
             start = max(start, rows.freed(buffer, row - buffer.rows))
         at = cmd["address"] + row * cmd["row_stride"]
-        span = min(cmd["skip"] + (buffer.width - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"], cmd["row_bytes"])
+        span = min(cmd["skip"] + (cmd["x_count"] - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"], cmd["row_bytes"])
         beats = self._beats(at + max(cmd["skip"], 0), at + span)
-        words = buffer.width * -(-cmd["pixel_bytes"] // self.spec.ci_lanes)
+        words = cmd["x_count"] * -(-cmd["pixel_bytes"] // self.spec.ci_lanes)
         self.alignments.append(at % self.spec.burst_bytes)
-        rows.done.append(self._job(start + TO_REQUEST, at + max(cmd["skip"], 0), beats, words))
+        rows.loaded.append(self._job(start + TO_REQUEST, at + max(cmd["skip"], 0), beats, words))
         self.events["load_bytes"] += beats * self.spec.bus_bytes
         self.events["write_words"] += words
 
@@ -446,7 +452,7 @@ class _Model:
             return
         checked = taken + TAKE
         waits = self._waits(cmd, at, source, destination)
-        ready = max(checked + len(more_sources(cmd)), *(time for time, _ in waits))
+        ready = max([checked + len(more_sources(cmd)), *(time for time, _ in waits)])
         # Rows are handed over through a queue of two: the row before the last must have begun.
         start = max(ready, self.begun[0])
         shape = self._shape(cmd, source, destination)
@@ -478,13 +484,11 @@ class _Model:
             waits.append((self.weights[cmd["weights_needed"] - 1], "weights"))
         last = min(at.top + cmd["kernel_rows"], source.height) - 1
         for number, index in enumerate((cmd["source"], *(index for index, _ in more_sources(cmd)))):
-            cause = "load" if self.tokens.buffer(index).command["loaded"] else "drain"
-            # Sources are looked at one a cycle.
-            waits.append((self.rows[index].done[last] + number if last >= 0 else 0.0, cause))
+            if last >= 0:  # sources are looked at one a cycle
+                done = self.rows[index].done(self.tokens.buffer(index), last)
+                waits += [(time + number, cause) for time, cause in done]
         if cmd["add_enable"]:
-            other = self.tokens.buffer(cmd["add_buffer"])
-            cause = "load" if other.command["loaded"] else "drain"
-            waits.append((self.rows[cmd["add_buffer"]].done[at.y], cause))
+            waits += self.rows[cmd["add_buffer"]].done(self.tokens.buffer(cmd["add_buffer"]), at.y)
         if at.y >= destination.rows:
             freed = self.rows[cmd["destination"]].freed(destination, at.y - destination.rows)
             waits.append((freed, "store" if destination.freed_by_store else "drain"))
@@ -505,23 +509,23 @@ class _Model:
         self, cmd: Command, at: ConvRow, source: Buffer, destination: Buffer, shape: _ConvShape, last_grant: float
     ) -> None:
         reported = self.drain + REPORT
-        self.rows[cmd["destination"]].done.append(reported)
+        self.rows[cmd["destination"]].computed.append(reported)
         if cmd["free_source"]:
-            freed = reported if source.command["loaded"] else last_grant + 2
+            freed = reported if source.by_load else last_grant + 2
             _free_to(self.rows[cmd["source"]].by_conv, source.freed_conv, freed)
         at_hand = last_grant + 3
         for index, free in more_sources(cmd):
             if free:
                 buffer = self.tokens.buffer(index)
-                if buffer.command["loaded"]:  # not before nothing is under way
+                if buffer.by_load:  # not before nothing is under way
                     at_hand = max(at_hand, reported)
                 _free_to(self.rows[index].by_conv, buffer.freed_conv, at_hand)
             at_hand += 1
         self.front = max(self.front, at_hand - 1)
         if cmd["add_enable"] and cmd["add_free"]:
             _free_to(self.rows[cmd["add_buffer"]].by_conv, at.y + 1, reported)
-        self.events["values"] += destination.width * cmd["words"] * self.spec.ci_lanes
-        self.events["write_words"] += destination.width * cmd["words"]
+        self.events["values"] += destination.computed_width * cmd["words"] * self.spec.ci_lanes
+        self.events["write_words"] += destination.computed_width * cmd["words"]
         self.events["read_words"] += shape.add_words + sum(
             words for row, words in enumerate(shape.words_by_row) if 0 <= at.top + row < source.height
         )
@@ -530,14 +534,14 @@ class _Model:
         names = ("steps_base", "steps_count", "fills_base", "fills_count", "fills_repeat", "words", "lane_groups_log2",
                  "x_stride", "x_offset", "source", "more_sources", "source_1", "source_2", "source_3", "source_4",
                  "add_enable", "add_broadcast", "add_buffer", "add_x_offset")  # fmt: skip
-        key = (source.width, destination.width, *(cmd[name] for name in names))
+        key = (source.width, destination.computed_width, *(cmd[name] for name in names))
         if key not in self.shapes:
             self.shapes[key] = self._new_shape(cmd, source, destination)
         return self.shapes[key]
 
     def _new_shape(self, cmd: Command, source: Buffer, destination: Buffer) -> _ConvShape:
         spec = self.spec
-        groups = -(-destination.width // spec.pixel_lanes)
+        groups = -(-destination.computed_width // spec.pixel_lanes)
         fills = cmd["fills_count"] * cmd["fills_repeat"]
         x = cmd["x_offset"] + np.arange(groups) * spec.pixel_lanes * cmd["x_stride"]
         reach = 2 * spec.pixel_lanes if cmd["x_stride"] == 2 else spec.segment_pixels
@@ -582,7 +586,8 @@ class _Model:
             self.store = start + 1
             return
         rows = self.rows[cmd["buffer"]]
-        time = max(start, rows.done[row]) + STORE_BEGIN
+        done = rows.done(self.tokens.buffer(cmd["buffer"]), row)
+        time = max([start, *(there for there, _ in done)]) + STORE_BEGIN
         sent = self.written
         for sub in range(cmd["sub_rows"]):
             channel = cmd["channel"] + sub * cmd["channel_step"]

@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import MORE_SOURCES, Command
+from codesign.hw.spec import AccelSpec
 
 
 @dataclass
 class Buffer:
-    """A rolling buffer's configuration and counters."""
+    """A rolling buffer's configuration and counters. With a halo its rows have two producers: LOAD and CONV."""
 
     command: Command
     rows: int
@@ -23,12 +24,37 @@ class Buffer:
     height: int
     groups: int
     zero_point: int
+    loaded: bool  # all of a row by LOAD
+    halo: int  # pixels of a computed row that LOAD fills
     freed_by_conv: bool
     freed_by_store: bool
-    next_row: int = 0
+    next_loaded: int = 0
+    next_computed: int = 0
     freed_conv: int = 0
     freed_store: int = 0
     stored: int = 0
+
+    @property
+    def by_load(self) -> bool:
+        """Whether LOAD fills its rows, or a part of them."""
+        return self.loaded or self.halo > 0
+
+    @property
+    def computed_width(self) -> int:
+        """Pixels of a row that CONV fills."""
+        return 0 if self.loaded else self.width - self.halo
+
+    @property
+    def next_row(self) -> int:
+        """Rows below this are complete."""
+        if self.loaded:
+            return self.next_loaded
+        return min(self.next_loaded, self.next_computed) if self.halo else self.next_computed
+
+    @property
+    def begun(self) -> int:
+        """Rows below this are complete or in part."""
+        return max(self.next_loaded, self.next_computed)
 
     @property
     def freed(self) -> int:
@@ -56,8 +82,9 @@ def more_sources(cmd: Command) -> list[tuple[int, bool]]:
 class Tokens:
     """All buffers of the machine."""
 
-    def __init__(self, buffers: int) -> None:
-        self._buffers: list[Buffer | None] = [None] * buffers
+    def __init__(self, spec: AccelSpec) -> None:
+        self._banks = spec.banks
+        self._buffers: list[Buffer | None] = [None] * spec.buffers
         self.weights_loaded = 0
 
     def configure(self, cmd: Command) -> None:
@@ -65,10 +92,13 @@ class Tokens:
             raise ProgramError(f"buffer {cmd['id']} of {len(self._buffers)}")
         if cmd["planes"] or not (cmd["rows"] and cmd["width"] and cmd["height"] and cmd["groups"]):
             raise ProgramError(f"buffer {cmd['id']} is empty or of a reserved kind")
+        halo = cmd["halo"] * self._banks
+        if halo and (cmd["loaded"] or halo >= cmd["width"]):
+            raise ProgramError(f"buffer {cmd['id']} has a halo beside which nothing is computed")
         self._buffers[cmd["id"]] = Buffer(
             command=cmd, rows=cmd["rows"], width=cmd["width"], height=cmd["height"], groups=cmd["groups"],
-            zero_point=cmd["zero_point"], freed_by_conv=bool(cmd["freed_by_conv"]),
-            freed_by_store=bool(cmd["freed_by_store"]),
+            zero_point=cmd["zero_point"], loaded=bool(cmd["loaded"]), halo=halo,
+            freed_by_conv=bool(cmd["freed_by_conv"]), freed_by_store=bool(cmd["freed_by_store"]),
         )  # fmt: skip
 
     def sync(self) -> None:
@@ -82,12 +112,20 @@ class Tokens:
 
     def load(self, cmd: Command) -> int | None:
         """The row a LOAD fills now, or None when the frame has been loaded."""
-        return self._produce(self.buffer(cmd["buffer"]), cmd["buffer"])
+        buffer = self.buffer(cmd["buffer"])
+        if not buffer.by_load:
+            raise ProgramError(f"buffer {cmd['buffer']} is not for LOAD")
+        row = self._free_row(buffer, cmd["buffer"], buffer.next_loaded)
+        if row is not None:
+            buffer.next_loaded = row + 1
+        return row
 
     def conv(self, cmd: Command) -> ConvRow | None:
         """The row a CONV computes now, or None when its frame is complete. Frees what the command says it frees."""
         source, destination = self.buffer(cmd["source"]), self.buffer(cmd["destination"])
-        y = destination.next_row
+        if destination.loaded:
+            raise ProgramError(f"buffer {cmd['destination']} is not for CONV")
+        y = destination.next_computed
         if y >= destination.height:
             return None
         if self.weights_loaded < cmd["weights_needed"]:
@@ -102,7 +140,8 @@ class Tokens:
         other = self.buffer(cmd["add_buffer"]) if cmd["add_enable"] else None
         if other is not None:
             self._need(other, cmd["add_buffer"], y, y + 1)
-        self._produce(destination, cmd["destination"])
+        self._free_row(destination, cmd["destination"], y)
+        destination.next_computed = y + 1
         last = y + 1 == destination.height
         freed = source.height if last else min(max(top + cmd["stride_rows"], 0), source.height)
         if cmd["free_source"]:
@@ -126,20 +165,19 @@ class Tokens:
         return row
 
     @staticmethod
-    def _produce(buffer: Buffer, index: int) -> int | None:
-        row = buffer.next_row
+    def _free_row(buffer: Buffer, index: int, row: int) -> int | None:
+        """``row`` if the buffer's frame has it; its slot must be free."""
         if row >= buffer.height:
             return None
         if row - buffer.freed >= buffer.rows:
             raise ProgramError(
                 f"would wait for ever for a free row of buffer {index} (row {row}, {buffer.freed} freed)"
             )
-        buffer.next_row = row + 1
         return row
 
     @staticmethod
     def _need(buffer: Buffer, index: int, first: int, end: int) -> None:
         if end > buffer.next_row:
             raise ProgramError(f"would wait for ever for row {end - 1} of buffer {index}")
-        if first < end and (first < buffer.freed or first < buffer.next_row - buffer.rows):
+        if first < end and (first < buffer.freed or first < buffer.begun - buffer.rows):
             raise ProgramError(f"reads row {first} of buffer {index}, which was freed")

@@ -89,7 +89,7 @@ def _array_ends(cycles: NDArray[np.int64], bits: NDArray[np.uint64]) -> NDArray[
 
 def _work(program: Program) -> dict[str, list[_Work]]:
     """Rows per engine in the order in which it works them off."""
-    tokens = Tokens(program.spec.buffers)
+    tokens = Tokens(program.spec)
     found: dict[str, list[_Work]] = {"load": [], "conv": [], "store": []}
     for index, cmd in program.walk():
         name = program.labels[index] if program.labels else f"command {index}"

@@ -60,7 +60,7 @@ module buffer_table
     if (set_i) cfg_q[set_id_i] <= set_config_i;
   end
 
-  // Who writes has memories of its own; a buffer has one producer, and BUFFER comes only while it is idle.
+  // Who writes has memories of its own: with a halo, a buffer has two producers. BUFFER comes only while it is idle.
   typedef struct packed {
     logic [15:0] row;
     logic [15:0] slot;
@@ -205,10 +205,15 @@ module buffer_table
     for (int unsigned i = 0; i < Views; i++) begin
       place_t next;
       view[i].cfg = cfg_q[id[i]];
-      next = view[i].cfg.loaded ? next_loaded[i] : next_computed[i];
+      // Of a row with a halo each producer counts for itself; a reader's rows are within reach of either count.
+      next = (view[i].cfg.loaded || (i == LoadView)) ? next_loaded[i] : next_computed[i];
       view[i].next_row = next.row;
       view[i].next_slot = next.slot;
-      view[i].done = view[i].cfg.loaded ? done_loaded[i] : done_computed[i];
+      view[i].computed = done_computed[i];
+      view[i].done = done_computed[i];
+      if (view[i].cfg.loaded || (by_load(view[i].cfg) && done_loaded[i] < done_computed[i])) begin
+        view[i].done = done_loaded[i];
+      end
       // Rows are freed in order, so the largest mark is the last.
       view[i].freed = freed(view[i].cfg.freed_by_conv, view[i].cfg.freed_by_store,
                             larger(larger(freed_front[i], freed_source[i]), freed_add[i]), freed_store[i]);

@@ -78,7 +78,7 @@ module conv_front
   // What the next output row needs. y is the row, top its first input row (may be above the frame).
   logic [15:0] y;
   logic signed [19:0] top, rows_needed, source_height;
-  logic source_ready, add_ready, space_ready, weights_ready, finished;
+  logic source_ready, source_computed, add_ready, space_ready, weights_ready, finished;
   assign y = destination_i.next_row;
   always_comb begin
     // y times the stride, whose few bits do not deserve a multiplier.
@@ -94,6 +94,7 @@ module conv_front
   end
   assign finished = y >= destination_i.cfg.height;
   assign source_ready = signed'({4'b0, source_i.done}) >= rows_needed;
+  assign source_computed = signed'({4'b0, source_i.computed}) >= rows_needed;  // then it is the halo that is missing
   assign add_ready = !cmd_q.add_enable || (add_i.done > y);
   assign space_ready = 16'(y - destination_i.freed) < destination_i.cfg.rows;
   assign weights_ready = weights_loaded_i >= cmd_q.weights_needed;
@@ -102,12 +103,15 @@ module conv_front
     wait_o = WaitNone;
     if (state_q == Check && !finished) begin
       if (!weights_ready) wait_o = WaitWeights;
-      else if (!source_ready) wait_o = source_i.cfg.loaded ? WaitLoad : WaitDrain;
+      else if (!source_ready) wait_o = (source_i.cfg.loaded || source_computed) ? WaitLoad : WaitDrain;
       else if (!last_source) wait_o = WaitNone;
-      else if (!add_ready) wait_o = add_i.cfg.loaded ? WaitLoad : WaitDrain;
+      else if (!add_ready) wait_o = (add_i.cfg.loaded || (add_i.computed > y)) ? WaitLoad : WaitDrain;
       else if (!space_ready) wait_o = destination_i.cfg.freed_by_store ? WaitStore : WaitDrain;
     end
   end
+
+  logic [15:0] computed_width;
+  assign computed_width = destination_i.cfg.width - (16'(destination_i.cfg.halo) << BankBits);
 
   // Row state.
   logic signed [19:0] top_q, source_height_q;
@@ -160,7 +164,7 @@ module conv_front
   // freed with the last value of this row, or, those of a further source, when nothing is under way.
   logic requested, may_free;
   assign requested = !word_valid_q && !request_valid_q;
-  assign may_free = (which_q == '0) || !source_frees[which_q] || !source_i.cfg.loaded || !behind_busy_i;
+  assign may_free = (which_q == '0) || !source_frees[which_q] || !by_load(source_i.cfg) || !behind_busy_i;
   assign free_o = (state_q == Finish) && requested && may_free && source_frees[which_q];
   assign free_id_o = source_id_o;
   assign free_to_o = row_q.free_source_to;
@@ -267,7 +271,7 @@ module conv_front
       group_x_q <= 18'(cmd_q.x_offset);
       row_q.destination <= destination_id_o;
       row_q.source <= source_ids[0];
-      row_q.pixel_groups <= 16'((17'(destination_i.cfg.width) + 17'(PixelLanes - 1)) / 17'(PixelLanes));
+      row_q.pixel_groups <= 16'((17'(computed_width) + 17'(PixelLanes - 1)) / 17'(PixelLanes));
       row_q.steps_base <= WeightAddrBits'(cmd_q.steps_base);
       row_q.steps_count <= cmd_q.steps_count;
       row_q.lane_groups_log2 <= cmd_q.lane_groups_log2;
@@ -279,12 +283,12 @@ module conv_front
       row_q.table_enable <= cmd_q.table_enable;
       row_q.lut <= TableBits'(cmd_q.lut);
       row_q.row_address <= destination_i.cfg.base + 16'(destination_i.next_slot * destination_i.cfg.row_pitch) +
-          16'(16'(cmd_q.group) * destination_i.cfg.group_pitch);
+          16'(16'(cmd_q.group) * destination_i.cfg.group_pitch) + 16'(destination_i.cfg.halo);
       row_q.group_pitch <= destination_i.cfg.group_pitch;
-      row_q.width <= destination_i.cfg.width;
+      row_q.width <= computed_width;
       if (which_q == '0) begin
-        row_q.free_source <= cmd_q.free_source && source_i.cfg.loaded;
-        free_early_q <= cmd_q.free_source && !source_i.cfg.loaded;
+        row_q.free_source <= cmd_q.free_source && by_load(source_i.cfg);
+        free_early_q <= cmd_q.free_source && !by_load(source_i.cfg);
         source_height_q <= source_height;
       end
       row_q.free_source_to <= freed_to[15:0];

@@ -60,7 +60,8 @@ module load_engine
     logic [BufferBits-1:0] buf_id;
     logic [15:0] row_address;
     logic [15:0] group_pitch;
-    logic [15:0] width;
+    logic [15:0] x_first;            // pixels [x_first, x_end) of the row are written
+    logic [15:0] x_end;
     logic [15:0] pixel_bytes;
     logic [15:0] pixel_pitch;
     logic signed [31:0] first;       // index in the row of the first byte of the first pixel
@@ -193,7 +194,7 @@ module load_engine
       end
       Multiply: begin
         row_start_q <= load_q.address + 32'(buffer_i.next_row) * load_q.row_stride;
-        span_q <= 33'(load_q.skip) + signed'({1'b0, 32'(buffer_i.cfg.width - 16'd1) * 32'(load_q.pixel_pitch)}) +
+        span_q <= 33'(load_q.skip) + signed'({1'b0, 32'(load_q.x_count - 16'd1) * 32'(load_q.pixel_pitch)}) +
             33'(load_q.pixel_bytes);
       end
       Range: begin
@@ -213,7 +214,8 @@ module load_engine
         job_q.row_address <= buffer_i.cfg.base + 16'(buffer_i.next_slot * buffer_i.cfg.row_pitch) +
             16'(16'(load_q.group) * buffer_i.cfg.group_pitch);
         job_q.group_pitch <= buffer_i.cfg.group_pitch;
-        job_q.width <= buffer_i.cfg.width;
+        job_q.x_first <= load_q.x_first;
+        job_q.x_end <= load_q.x_first + load_q.x_count;
         job_q.pixel_bytes <= load_q.pixel_bytes;
         job_q.pixel_pitch <= load_q.pixel_pitch;
         job_q.first <= 32'(load_q.skip);
@@ -268,7 +270,7 @@ module load_engine
   assign emit = ready_now && (work_q.is_weights || write_grant_i);
   assign load_emit = ready_now && !work_q.is_weights;
   assign pixel_ends = 32'(taken_q) + 32'(CiLanes) >= 32'(work_q.pixel_bytes);
-  assign last_pixel = x_q + 16'd1 == work_q.width;
+  assign last_pixel = x_q + 16'd1 == work_q.x_end;
   assign last_element = element_q + 24'd1 == work_q.elements;
   assign ends = emit && (work_q.is_weights ? last_element : (pixel_ends && last_pixel));
 
@@ -356,7 +358,7 @@ module load_engine
       work_q <= job;
       rel_q <= 32'(job.offset);
       index_q <= job.first;
-      x_q <= '0;
+      x_q <= job.x_first;
       taken_q <= '0;
       word_address_q <= job.row_address;
       element_q <= '0;

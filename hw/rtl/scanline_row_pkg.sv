@@ -12,6 +12,7 @@ package scanline_row_pkg;
     logic [15:0] height;
     logic signed [7:0] zero_point;
     logic loaded;
+    logic [7:0] halo;        // words of a computed row that LOAD fills
     logic freed_by_store;
     logic freed_by_conv;
   } buffer_config_t;
@@ -20,10 +21,16 @@ package scanline_row_pkg;
     buffer_config_t cfg;
     logic [15:0] next_row;   // the next row to be produced ...
     logic [15:0] next_slot;  // ... and its slot
-    logic [15:0] done;       // rows that may be read
+    logic [15:0] done;       // rows that may be read: loaded, computed, or with a halo both
+    logic [15:0] computed;
     logic [15:0] freed;      // rows that may be overwritten
     logic [15:0] stored;     // rows that a STORE has taken
   } buffer_view_t;
+
+  // Loads fill the buffer's rows, or a part of them.
+  function automatic logic by_load(input buffer_config_t cfg);
+    return cfg.loaded || (cfg.halo != '0);
+  endfunction
 
   // One CONV row on its way from the front through the array to the requantiser.
   typedef struct packed {

@@ -127,6 +127,7 @@ module sequencer
   assign set_id_o = BufferBits'(as_buffer.id);
   always_comb begin
     set_config_o.base = as_buffer.base;
+    set_config_o.halo = as_buffer.halo;
     set_config_o.rows = as_buffer.rows;
     set_config_o.row_pitch = as_buffer.row_pitch;
     set_config_o.group_pitch = as_buffer.group_pitch;

@@ -25,7 +25,7 @@ def buffer(number: int, base: int, **changes: int) -> Command:
 
 def load(**changes: int) -> Command:
     fields = {"buffer": SOURCE, "address": INPUT_AT, "row_stride": WIDTH, "pixel_bytes": 1, "pixel_pitch": 1,
-              "row_bytes": WIDTH}  # fmt: skip
+              "row_bytes": WIDTH, "x_count": WIDTH}  # fmt: skip
     return command(Opcode.LOAD, **{**fields, **changes})
 
 

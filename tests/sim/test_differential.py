@@ -7,14 +7,16 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 from layer_graphs import DENSE, SMALL, GraphDraw, LayerDraw, build, evaluate, graph_draws, random_input
 
-from codesign.compile.cascade import make_plan
+from codesign.compile.cascade import HaloMode, make_plan
 from codesign.compile.emit import emit
 from codesign.compile.layers import LayerGraph
 from codesign.hw import reference
+from codesign.hw.counters import Counters
+from codesign.hw.errors import UnsupportedError
 from codesign.hw.program import Program
 from codesign.hw.spec import BASE, TINY, AccelSpec
 from codesign.sim import run as simulation
@@ -36,6 +38,7 @@ drams = st.builds(
     seed=st.integers(1, 1000),
 )
 
+NARROW = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096)
 STRIPPED = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=2048)
 """So small that frames are computed in vertical strips."""
 
@@ -47,14 +50,14 @@ def fail_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @cache
-def compiled(spec: AccelSpec, draw: GraphDraw) -> tuple[LayerGraph, Program, int]:
+def compiled(spec: AccelSpec, draw: GraphDraw, halos: HaloMode | None = None) -> tuple[LayerGraph, Program, int]:
     graph = build(draw)
-    plan = make_plan(spec, graph)
+    plan = make_plan(spec, graph, halos=halos)
     return graph, emit(plan), max(len(cascade.strips) for cascade in plan.cascades)
 
 
-def check_reference(spec: AccelSpec, draw: GraphDraw) -> dict[str, np.ndarray]:
-    graph, program, _ = compiled(spec, draw)
+def check_reference(spec: AccelSpec, draw: GraphDraw, halos: HaloMode | None = None) -> dict[str, np.ndarray]:
+    graph, program, _ = compiled(spec, draw, halos)
     x = random_input(graph, draw.seed)
     wanted = evaluate(graph, x)
     found = reference.run(program, {graph.inputs[0]: x})
@@ -64,9 +67,9 @@ def check_reference(spec: AccelSpec, draw: GraphDraw) -> dict[str, np.ndarray]:
     return found
 
 
-def check_rtl(spec: AccelSpec, draw: GraphDraw, dram: Dram) -> None:
-    golden = check_reference(spec, draw)
-    graph, program, _ = compiled(spec, draw)
+def check_rtl(spec: AccelSpec, draw: GraphDraw, dram: Dram, halos: HaloMode | None = None) -> Counters:
+    golden = check_reference(spec, draw, halos)
+    graph, program, _ = compiled(spec, draw, halos)
     result = simulation.run(program, {graph.inputs[0]: random_input(graph, draw.seed)}, dram=dram)
     for name, values in golden.items():
         np.testing.assert_array_equal(result.outputs[name], values, err_msg=name)
@@ -75,6 +78,7 @@ def check_rtl(spec: AccelSpec, draw: GraphDraw, dram: Dram) -> None:
     assert counters.busy_cycles * spec.macs_per_cycle >= graph.macs
     stored = sum(slot.size_bytes for slot in program.outputs)
     assert counters.dram_write_bytes >= stored
+    return counters
 
 
 @quick
@@ -119,6 +123,26 @@ def test_strips_agree_with_the_definition(layers: tuple[LayerDraw, ...], loud: b
         draw = GraphDraw(height=9, width=width, channels=3, layers=made, seed=width)
         assert compiled(STRIPPED, draw)[2] > 1, "the frame was not cut into strips"
         check_reference(STRIPPED, draw)
+
+
+@settings(quick, max_examples=100)
+@given(graph_draws(side=60, channels=12, layers=5), st.sampled_from(["keep", "recompute"]))
+@example(dataclasses.replace(DENSE, width=97), "keep")
+def test_halos_leave_no_trace(draw: GraphDraw, halos: HaloMode) -> None:
+    try:
+        check_reference(STRIPPED, draw, halos)
+    except UnsupportedError:
+        reject()
+
+
+@settings(quick, max_examples=15)
+@given(graph_draws(side=60, channels=10, layers=5), drams)
+def test_kept_halos_on_the_rtl(draw: GraphDraw, dram: Dram) -> None:
+    try:
+        compiled(NARROW, draw, "keep")
+    except UnsupportedError:
+        reject()
+    check_rtl(NARROW, draw, dram, "keep")
 
 
 def test_a_dense_block_is_one_cascade() -> None:

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from layer_graphs import GraphDraw, LayerDraw, build, graph_draws, random_input
 
-from codesign.compile.cascade import make_plan
+from codesign.compile.cascade import HaloMode, make_plan
 from codesign.compile.emit import emit
 from codesign.compile.layers import LayerGraph
 from codesign.hw import timing
 from codesign.hw.counters import Counters
+from codesign.hw.isa import Opcode
 from codesign.hw.program import Program
 from codesign.hw.spec import BASE, PRESETS, TINY, AccelSpec
 from codesign.sim.model import Dram
@@ -24,13 +25,15 @@ EXACT = [field.name for field in dataclasses.fields(Counters) if not field.name.
 
 
 @cache
-def compiled(spec: AccelSpec, draw: GraphDraw) -> tuple[LayerGraph, Program]:
+def compiled(spec: AccelSpec, draw: GraphDraw, halos: HaloMode | None = None) -> tuple[LayerGraph, Program]:
     graph = build(draw)
-    return graph, emit(make_plan(spec, graph))
+    return graph, emit(make_plan(spec, graph, halos=halos))
 
 
-def measured_and_predicted(spec: AccelSpec, draw: GraphDraw, dram: Dram) -> tuple[Counters, Counters]:
-    graph, program = compiled(spec, draw)
+def measured_and_predicted(
+    spec: AccelSpec, draw: GraphDraw, dram: Dram, halos: HaloMode | None = None
+) -> tuple[Counters, Counters]:
+    graph, program = compiled(spec, draw, halos)
     rtl = run(program, {graph.inputs[0]: random_input(graph, draw.seed)}, dram=dram).counters
     memory = timing.Memory.of(spec, dram.bytes_per_cycle, dram.latency_cycles)
     model = timing.predict(program, memory)
@@ -75,6 +78,18 @@ def test_other_memories(spec: AccelSpec, dram: Dram) -> None:
     assert abs(model.cycles / rtl.cycles - 1.0) <= 0.02
 
 
+STRIPS = GraphDraw(20, 500, 8, (CONV, CONV, dataclasses.replace(CONV, add="same"), CONV), 7)
+
+
+@pytest.mark.parametrize("dram", [Dram(), Dram(bytes_per_cycle=2.0), Dram(latency_cycles=600)], ids=str)
+@pytest.mark.parametrize("halos", ["keep", "recompute"])
+def test_strips(halos: HaloMode, dram: Dram) -> None:
+    _, program = compiled(TINY, STRIPS, halos)
+    assert any(cmd.opcode is Opcode.BUFFER and cmd["halo"] for cmd in program.commands) == (halos == "keep")
+    rtl, model = measured_and_predicted(TINY, STRIPS, dram, halos)
+    assert abs(model.cycles / rtl.cycles - 1.0) <= 0.005
+
+
 @settings(max_examples=30, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(
     graph_draws(side=40, channels=24, layers=4),
@@ -92,6 +107,7 @@ TALL = {
         ("3x3", SINGLE["3x3"], 300), ("strided", SINGLE["strided"], 301), ("shuffled", SINGLE["shuffled"], 211),
         ("chain", SINGLE["chain"], 350), ("5x5 odd", SINGLE["5x5 odd"], 900),
     )},
+    "kept halos": GraphDraw(300, 760, 8, (CONV, CONV, dataclasses.replace(CONV, add="same"), CONV), 8),
     "in strips": GraphDraw(300, 700, 8, (CONV, dataclasses.replace(CONV, add="same"), CONV), 7),
 }  # fmt: skip
 
@@ -103,7 +119,7 @@ def test_what_repeats_is_counted_exactly(
     name: str, spec: AccelSpec, dram: tuple[float | None, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Multiplying the rows in the steady state is no approximation of following them."""
-    _, program = compiled(spec, TALL[name])
+    _, program = compiled(spec, TALL[name], "keep" if name == "kept halos" else None)
     memory = timing.Memory.of(spec, *dram)
     left_out: list[int] = []
     leave_out = timing._Model._leave_out
