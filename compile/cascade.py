@@ -339,6 +339,7 @@ class _Planner:
         leaving, conversions, mappings = stretch.leaving, stretch.conversions, stretch.mappings
         made = {graph.layers[index].output for index in convs}
         stored = {source for source, _, _ in leaving}
+        added = {add.other for index in convs if (add := graph.layers[index].add) is not None}
         kept = stretch.kept
         plan = divide_columns(spec, graph, convs, leaving, conversions, strips, keep=kept is not None)
         if plan is None or (kept is not None and any(name not in kept for strip in plan for name in strip.halos)):
@@ -351,6 +352,7 @@ class _Planner:
                 loaded=name in loads,
                 freed_by_store=name in stored,
                 freed_by_conv=rows.freeing[name] is not None,
+                operand=name in added,
                 conversion=conversions.get(name, Conversion()),
             )
             for name in (*loads, *(graph.layers[index].output for index in convs))

@@ -216,6 +216,7 @@ class _Emitter:
                     zero_point=graph.tensors[buffer.tensor].zero_point,
                     loaded=buffer.loaded,
                     halo=(strip.computed.get(buffer.tensor, first) - first) // spec.banks,
+                    operand=buffer.operand,
                     freed_by_store=buffer.freed_by_store or buffer.tensor in strip.tails,
                     freed_by_conv=buffer.freed_by_conv,
                 )

@@ -27,6 +27,7 @@ class BufferPlan:
     loaded: bool
     freed_by_store: bool
     freed_by_conv: bool
+    operand: bool  # some layer adds it
     conversion: Conversion = Conversion()
 
 

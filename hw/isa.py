@@ -83,6 +83,7 @@ BUFFER_FIELDS = (
     Field("zero_point", 8, True),  # what lies beyond the frame reads as
     Field("loaded", 1),  # filled by LOAD (else by CONV)
     Field("halo", 8),  # of a row that CONV fills: words per group, and bank, before its first pixel; LOAD fills them
+    Field("operand", 1),  # some CONV adds its rows: no LOAD may overwrite them before that
     Field("freed_by_store", 1),  # rows are freed by STORE (else, or also, by CONV)
     Field("freed_by_conv", 1),
     Field("planes", 1),  # 0: 8-bit; 1: high and low byte planes, reserved

@@ -298,6 +298,8 @@ def _check_conv(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
         raise ProgramError(f"{cmd['more_sources']} further sources, the machine reads {MORE_SOURCES}")
     if cmd["table_enable"] and cmd["table"] >= spec.look_up_tables:
         raise ProgramError(f"table {cmd['table']} of {spec.look_up_tables}")
+    if cmd["add_enable"] and not tokens.buffer(cmd["add_buffer"]).operand:
+        raise ProgramError(f"adds rows of buffer {cmd['add_buffer']}, which is not configured as an operand")
     if cmd["add_enable"] and cmd["add_channel"] >= spec.ci_lanes:
         raise ProgramError(f"channel {cmd['add_channel']} is not in a group's first word")
 

@@ -511,13 +511,13 @@ class _Model:
         reported = self.drain + REPORT
         self.rows[cmd["destination"]].computed.append(reported)
         if cmd["free_source"]:
-            freed = reported if source.by_load else last_grant + 2
+            freed = reported if source.freed_late else last_grant + 2
             _free_to(self.rows[cmd["source"]].by_conv, source.freed_conv, freed)
         at_hand = last_grant + 3
         for index, free in more_sources(cmd):
             if free:
                 buffer = self.tokens.buffer(index)
-                if buffer.by_load:  # not before nothing is under way
+                if buffer.freed_late:  # not before nothing is under way
                     at_hand = max(at_hand, reported)
                 _free_to(self.rows[index].by_conv, buffer.freed_conv, at_hand)
             at_hand += 1

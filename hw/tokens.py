@@ -26,6 +26,7 @@ class Buffer:
     zero_point: int
     loaded: bool  # all of a row by LOAD
     halo: int  # pixels of a computed row that LOAD fills
+    operand: bool  # some CONV adds its rows
     freed_by_conv: bool
     freed_by_store: bool
     next_loaded: int = 0
@@ -38,6 +39,14 @@ class Buffer:
     def by_load(self) -> bool:
         """Whether LOAD fills its rows, or a part of them."""
         return self.loaded or self.halo > 0
+
+    @property
+    def freed_late(self) -> bool:
+        """Whether rows are freed with a CONV's last value, not with its last read.
+
+        Convolutions write in order, so what overwrites a row comes after the rows that still add it. A LOAD does not.
+        """
+        return self.by_load and self.operand
 
     @property
     def computed_width(self) -> int:
@@ -97,7 +106,7 @@ class Tokens:
             raise ProgramError(f"buffer {cmd['id']} has a halo beside which nothing is computed")
         self._buffers[cmd["id"]] = Buffer(
             command=cmd, rows=cmd["rows"], width=cmd["width"], height=cmd["height"], groups=cmd["groups"],
-            zero_point=cmd["zero_point"], loaded=bool(cmd["loaded"]), halo=halo,
+            zero_point=cmd["zero_point"], loaded=bool(cmd["loaded"]), halo=halo, operand=bool(cmd["operand"]),
             freed_by_conv=bool(cmd["freed_by_conv"]), freed_by_store=bool(cmd["freed_by_store"]),
         )  # fmt: skip
 

@@ -23,7 +23,7 @@ module conv_front
     output logic row_valid_o,
     input  logic row_ready_i,
     output row_t row_o,
-    // source rows that this row was the last to read, when no load writes them
+    // source rows that this row was the last to read, unless they are freed late
     output logic free_o,
     output logic [BufferBits-1:0] free_id_o,
     output logic [15:0] free_to_o,
@@ -159,12 +159,11 @@ module conv_front
   assign fill_read_o = (state_q == Fill) && walk_q && word_advance;
   assign fill_addr_o = FillAddrBits'(cmd_q.fills_base + 16'(fill_q));
 
-  // Convolutions write in order, so what overwrites this row's source comes after its last read: the rows are free
-  // then. A load would come sooner, before the second operands of rows under way have been read: rows it writes are
-  // freed with the last value of this row, or, those of a further source, when nothing is under way.
+  // Rows are free when they have been read. Those that must be freed late are so with the last value of this row, or,
+  // as a further source, when nothing is under way.
   logic requested, may_free;
   assign requested = !word_valid_q && !request_valid_q;
-  assign may_free = (which_q == '0) || !source_frees[which_q] || !by_load(source_i.cfg) || !behind_busy_i;
+  assign may_free = (which_q == '0) || !source_frees[which_q] || !free_late(source_i.cfg) || !behind_busy_i;
   assign free_o = (state_q == Finish) && requested && may_free && source_frees[which_q];
   assign free_id_o = source_id_o;
   assign free_to_o = row_q.free_source_to;
@@ -287,8 +286,8 @@ module conv_front
       row_q.group_pitch <= destination_i.cfg.group_pitch;
       row_q.width <= computed_width;
       if (which_q == '0) begin
-        row_q.free_source <= cmd_q.free_source && by_load(source_i.cfg);
-        free_early_q <= cmd_q.free_source && !by_load(source_i.cfg);
+        row_q.free_source <= cmd_q.free_source && free_late(source_i.cfg);
+        free_early_q <= cmd_q.free_source && !free_late(source_i.cfg);
         source_height_q <= source_height;
       end
       row_q.free_source_to <= freed_to[15:0];

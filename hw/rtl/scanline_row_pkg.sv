@@ -13,6 +13,7 @@ package scanline_row_pkg;
     logic signed [7:0] zero_point;
     logic loaded;
     logic [7:0] halo;        // words of a computed row that LOAD fills
+    logic operand;
     logic freed_by_store;
     logic freed_by_conv;
   } buffer_config_t;
@@ -30,6 +31,12 @@ package scanline_row_pkg;
   // Loads fill the buffer's rows, or a part of them.
   function automatic logic by_load(input buffer_config_t cfg);
     return cfg.loaded || (cfg.halo != '0);
+  endfunction
+
+  // Convolutions write in order, so what overwrites a row comes after its last read even where it is still to be added
+  // to a row under way. A load does not: such rows are freed with the last value of the row that frees them.
+  function automatic logic free_late(input buffer_config_t cfg);
+    return by_load(cfg) && cfg.operand;
   endfunction
 
   // One CONV row on its way from the front through the array to the requantiser.

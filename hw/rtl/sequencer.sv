@@ -128,6 +128,7 @@ module sequencer
   always_comb begin
     set_config_o.base = as_buffer.base;
     set_config_o.halo = as_buffer.halo;
+    set_config_o.operand = as_buffer.operand;
     set_config_o.rows = as_buffer.rows;
     set_config_o.row_pitch = as_buffer.row_pitch;
     set_config_o.group_pitch = as_buffer.group_pitch;

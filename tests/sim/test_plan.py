@@ -103,12 +103,22 @@ def test_a_wider_frame_means_more_pieces() -> None:
 
 
 def test_a_slower_memory_means_fewer_bytes() -> None:
-    """With a fast DRAM a cut is cheap; with a slow one the planner computes halo twice instead."""
+    """With a fast DRAM strips keep their halos in it; with a slow one they compute them twice instead."""
     graph = chain(960, layers=14)
     spec = dataclasses.replace(BASE, scratchpad_bytes=320 * 1024)
-    fast, slow = shape(graph, spec, 16.0), shape(graph, spec, 1.0)
+    fast, slow = make_plan(spec, graph, 16.0), make_plan(spec, graph, 0.5)
+    assert all(cascade.kept for cascade in fast.cascades)
+    assert not any(cascade.kept for cascade in slow.cascades)
+    assert sum(cost.dram_bytes for cost in slow.costs) < sum(cost.dram_bytes for cost in fast.costs)
+    assert sum(cost.compute for cost in slow.costs) > sum(cost.compute for cost in fast.costs)
+
+
+def test_a_slower_memory_means_fewer_cuts() -> None:
+    graph = chain(960, layers=20)
+    spec = dataclasses.replace(BASE, scratchpad_bytes=160 * 1024)
+    fast, slow = shape(graph, spec, 16.0), shape(graph, spec, 0.5)
     assert slow[2] < fast[2]
-    assert slow[0] < fast[0] or slow[1] > fast[1]
+    assert slow[1] > fast[1]
 
 
 def test_the_estimate_is_near_the_model() -> None:
