@@ -45,13 +45,14 @@ def test_the_documents_have_commands():
 
 
 @pytest.mark.parametrize("command", documented())
-def test_documented_commands_run(run, command):
+def test_documented_commands_run(run, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     code, out, err = run(*command.split())
     assert code == 0, err
     assert out.strip()
 
 
-@pytest.mark.parametrize("verb", ["networks", "compile", "simulate", "compare"])
+@pytest.mark.parametrize("verb", ["networks", "compile", "simulate", "compare", "synth"])
 def test_help_has_an_example(run, verb):
     code, out, _ = run(verb, "--help")
     assert code == 0
