@@ -32,7 +32,7 @@ Accel = Annotated[str, typer.Option(help="Preset (tiny, edge, base, large) or a 
 SizeOption = Annotated[str | None, typer.Option(help="Input size, width first: 1280x720.", metavar="WxH")]
 Weights = Annotated[Path | None, typer.Option(help="Weights for a named network (.npz, .pt).")]
 ImageOption = Annotated[Path | None, typer.Option(help="Ground truth: down-sampled, restored, compared.")]
-InputOption = Annotated[Path | None, typer.Option("--input", help="An image fed as it is.")]
+InputOption = Annotated[list[Path] | None, typer.Option("--input", help="An image, or a folder of them, fed as is.")]
 Method = Annotated[str, typer.Option(help="Calibration: percentile, minmax or mse.")]
 Images = Annotated[Path | None, typer.Option(help="Folder of photographs to calibrate and fine-tune with.")]
 Finetune = Annotated[int, typer.Option(help="Steps of quantisation-aware fine-tuning.", min=0, metavar="STEPS")]
@@ -295,10 +295,11 @@ def simulate(
     waves: Annotated[Path | None, typer.Option(help="Write a waveform (VCD) of the cycles of --window.")] = None,
     window: Annotated[str, typer.Option(help="Cycles of the waveform.", metavar="FIRST:END")] = "0:2000",
     checkpoint: Annotated[Path | None, typer.Option(help="Folder from which an interrupted run goes on.")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the restored image.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the restored image; a folder for several.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Frames at a time; one per core by default.", min=1)] = None,
     json_to: Json = None,
 ) -> None:
-    """Run one frame on the accelerator and compare every value."""
+    """Run one frame, or several side by side, on the accelerator and compare every value."""
     began = time.perf_counter()
     from codesign import simulate as verbs
     from codesign.images import save_image
@@ -307,15 +308,26 @@ def simulate(
 
     if backend not in ("rtl", "reference"):
         raise InputError(f"unknown backend {backend!r}", where="--backend", hint="rtl or reference.")
+    paths = _input_files(given or [])
+    if len(paths) > 1 and (timeline or waves):
+        raise InputError("a timeline or waveform is of one frame", where="--input", hint="Give one image.")
     with progress("Simulating") as (say, tick):
         compiled = verbs.compile_source(
-            verbs.find(source, weights), accel, size=parse_size(size), image=image, given=given,
+            verbs.find(source, weights), accel, size=parse_size(size), image=image, given=paths[0] if paths else None,
             method=_method(method), images=images, finetune_steps=finetune, dram_bytes_per_cycle=dram_bandwidth,
             say=say,
         )  # fmt: skip
+        memory = Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency)
+        if len(paths) > 1:
+            frames = [compiled.frame, *(compiled.like_frame(path, parse_size(size)) for path in paths[1:])]
+            results = verbs.simulate_frames(
+                compiled, frames, jobs=jobs, backend="rtl" if backend == "rtl" else "reference", dram=memory,
+                checkpoints=checkpoint, say=say, tick=tick,
+            )  # fmt: skip
+            _report_frames(paths, results, save, json_to)
+            return
         result = verbs.simulate(
-            compiled, backend="rtl" if backend == "rtl" else "reference",
-            dram=Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency), timeline=timeline,
+            compiled, backend="rtl" if backend == "rtl" else "reference", dram=memory, timeline=timeline,
             waves=None if waves is None else Waves(waves, *_window(window)), checkpoints=checkpoint, began=began,
             say=say, tick=tick,
         )  # fmt: skip
@@ -329,9 +341,47 @@ def simulate(
         write_json(data, json_to)
     else:
         _out.print(_simulation_table(data))
+    _demand_exact(source, result)
+
+
+def _input_files(given: list[Path]) -> list[Path]:
+    """The images themselves, and those of the folders among them."""
+    from codesign.images import image_files
+
+    return [path for one in given for path in (image_files(one) if one.is_dir() else [one])]
+
+
+def _report_frames(paths: list[Path], results: list[Any], save: Path | None, json_to: str | None) -> None:
+    from codesign.images import save_image
+
+    if save is not None:
+        save.mkdir(parents=True, exist_ok=True)
+        for path, result in zip(paths, results, strict=True):
+            save_image(result.judged.pixels, save / f"{path.stem}.png")
+        _err.print(f"Wrote {len(results)} images to {save}", highlight=False)
+    if json_to is not None:
+        rows = [{"input": str(path), **result.to_json()} for path, result in zip(paths, results, strict=True)]
+        write_json({"frames": rows}, json_to)
+    else:
+        first = results[0]
+        table = Table(title=f"{first.network} on {first.accel}: {first.input_size} to {first.output_size}")
+        for heading in ("frame", "cycles", "ms", "utilisation", "bit-exact", "simulated in"):
+            table.add_column(heading, justify="left" if heading == "frame" else "right")
+        for path, result in zip(paths, results, strict=True):
+            exact = {True: "yes", False: f"no, {result.mismatches} differ", None: "not compared"}[result.bit_exact]
+            table.add_row(
+                path.name, f"{result.counters.cycles:,}", f"{result.milliseconds:.3f}", f"{result.mac_utilization:.1%}",
+                exact, f"{result.simulated_seconds:.1f} s",
+            )  # fmt: skip
+        _out.print(table)
+    for path, result in zip(paths, results, strict=True):
+        _demand_exact(str(path), result)
+
+
+def _demand_exact(where: str, result: Any) -> None:
     if result.bit_exact is False:
         raise CodesignError(
-            f"{result.mismatches} values differ between RTL, golden model and integer graph", where=source,
+            f"{result.mismatches} values differ between RTL, golden model and integer graph", where=where,
             hint="This is a defect of the toolkit; please report the command.",
         )  # fmt: skip
 

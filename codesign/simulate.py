@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +46,8 @@ from codesign.sim.model import Dram
 from codesign.sim.run import Waves
 from codesign.sim.run import run as run_rtl
 from codesign.sim.timeline import Activity, write_timeline
+
+_T = TypeVar("_T")
 
 Backend = Literal["rtl", "reference"]
 Size = tuple[int, int]
@@ -103,6 +109,10 @@ class Compiled:
     frame: Frame
     seconds: float
 
+    def like_frame(self, given: Path, size: Size | None = None) -> Frame:
+        """Another input of the same kind; ``size`` cuts it out of its centre. Raises :class:`InputError`."""
+        return make_frame(channels=self.frame.tensor.shape[1], scale=self.frame.scale, size=size, given=given)
+
 
 def compile_source(
     source: Source,
@@ -124,6 +134,7 @@ def compile_source(
     """
     began = time.perf_counter()
     spec = load_spec(accel) if isinstance(accel, str) else accel
+    Dram(dram_bytes_per_cycle)  # refuses what no memory has
     if size is None and image is None and given is None:
         size = DEFAULT_SIZE
     if say is not None:
@@ -245,6 +256,37 @@ def simulate(
             "timeline, waveform and checkpoints are the RTL's", where=f"backend {backend}", hint="Use --backend rtl."
         )
     began = time.perf_counter() if began is None else began
+    with _host_module(compiled, say) as module:
+        return _run(
+            compiled, module, backend=backend, dram=dram, timeline=timeline, waves=waves, checkpoints=checkpoints,
+            began=began, say=say, tick=tick,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _host_module(compiled: Compiled, say: Say | None) -> Iterator[Path]:
+    """The network's module as a file: what the host computes, with calls for the accelerator's regions."""
+    with tempfile.TemporaryDirectory(prefix="codesign-") as folder:
+        path = Path(folder) / "module.so"
+        if say is not None:
+            say("build the host module")
+        export(compiled.network.executable(), path)
+        yield path
+
+
+def _run(
+    compiled: Compiled,
+    module: Path,
+    *,
+    backend: Backend,
+    dram: Dram | None,
+    timeline: Path | None = None,
+    waves: Waves | None = None,
+    checkpoints: Path | None,
+    began: float,
+    say: Say | None = None,
+    tick: Tick | None,
+) -> Simulation:
     network, frame = compiled.network, compiled.frame
     collected: list[Counters] = []
     executions: list[_Execution] = []
@@ -275,16 +317,19 @@ def simulate(
             if say is not None:
                 say(f"golden model, {share:.0%}")
 
-        golden = reference.run(program, inputs, progress=executed)
         if backend == "reference":
             collected.append(
                 timing.predict(program, timing.Memory.of(program.spec, dram.bytes_per_cycle, dram.latency_cycles))
             )
-            return golden
-        result = run_rtl(
-            program, inputs, dram=dram, timeline=timeline is not None, waves=None if collected else waves,
-            checkpoints=checkpoints, progress=ticked, report=say,
-        )  # fmt: skip
+            return reference.run(program, inputs, progress=executed)
+        with _beside(lambda going: reference.run(program, inputs, progress=going)) as model:
+            result = run_rtl(
+                program, inputs, dram=dram, timeline=timeline is not None, waves=None if collected else waves,
+                checkpoints=checkpoints, progress=ticked, report=say,
+            )  # fmt: skip
+            if say is not None:
+                say("golden model")
+            golden = model()
         if result.activity is not None:
             logs.append((program, result.activity, result.started_at))
         differing += sum(int(np.count_nonzero(result.outputs[name] != golden[name])) for name in golden)
@@ -293,12 +338,7 @@ def simulate(
         executions.append(_Execution(program, inputs, result.outputs))
         return result.outputs
 
-    with tempfile.TemporaryDirectory(prefix="codesign-") as folder:
-        path = Path(folder) / "module.so"
-        if say is not None:
-            say("build the host module")
-        export(network.executable(), path)
-        output = LoadedModule(path, execute).run(frame.tensor)
+    output = LoadedModule(module, execute).run(frame.tensor)
     if not collected:
         raise UnsupportedError(
             "no operator runs on the accelerator", where=compiled.source.name, hint="See `compile` for the reasons."
@@ -334,6 +374,82 @@ def simulate(
         judged=judged,
         compiled=compiled,
     )
+
+
+@contextlib.contextmanager
+def _beside(work: Callable[[Callable[[float], None]], _T]) -> Iterator[Callable[[], _T]]:
+    """Run ``work`` in a thread beside the body, to which its result is a call; leaving the body early ends it.
+
+    ``work`` is given a function to call now and then.
+    """
+    left = threading.Event()
+
+    def going(_: float) -> None:
+        if left.is_set():
+            raise _LeftError
+
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(work, going)
+        try:
+            yield result.result
+        finally:
+            left.set()
+
+
+class _LeftError(Exception):
+    """Nobody waits for the result any more."""
+
+
+def simulate_frames(
+    compiled: Compiled,
+    frames: Sequence[Frame],
+    *,
+    jobs: int | None = None,
+    backend: Backend = "rtl",
+    dram: Dram | None = None,
+    checkpoints: Path | None = None,
+    say: Say | None = None,
+    tick: Tick | None = None,
+) -> list[Simulation]:
+    """Run several frames of the compiled network's size, ``jobs`` at a time (by default one per core).
+
+    Each is one continuous simulation, as if it were alone; ``tick`` is told the cycles of all. Raises
+    :class:`InputError` for a frame of another size.
+    """
+    for frame in frames:
+        if frame.tensor.shape != compiled.frame.tensor.shape:
+            raise InputError(
+                f"is {frame.width}x{frame.height}, the network is compiled for "
+                f"{compiled.frame.width}x{compiled.frame.height}",
+                where=frame.source, hint="Give --size: of every image the centre is taken.",
+            )  # fmt: skip
+    library(compiled.network.spec, report=say)
+    stopped = threading.Event()
+    lock = threading.Lock()
+    done = [0] * len(frames)
+
+    def one(index: int) -> Simulation:
+        def ticked(cycles: int, expected: int) -> None:
+            if stopped.is_set():
+                raise KeyboardInterrupt  # as the thread of a single frame is interrupted: checkpoints are written
+            with lock:
+                done[index] = cycles
+                if tick is not None:
+                    tick(sum(done), expected * len(frames))
+
+        return _run(
+            dataclasses.replace(compiled, frame=frames[index]), module, backend=backend, dram=dram,
+            checkpoints=checkpoints, began=time.perf_counter(), tick=ticked,
+        )  # fmt: skip
+
+    with _host_module(compiled, say) as module, ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+        running = [pool.submit(one, index) for index in range(len(frames))]
+        try:
+            return [job.result() for job in running]
+        except BaseException:
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ registered, and the module itself needs neither simulator nor golden model.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,18 +65,29 @@ def export(executable: Any, path: str | Path) -> None:
 
 
 class LoadedModule:
-    """A network ready to run: ``run`` takes and returns ``float32[1, C, H, W]``."""
+    """A network ready to run: ``run`` takes and returns ``float32[1, C, H, W]``.
+
+    Several may run at once, each in a thread of its own. What the executor raises, ``run`` raises.
+    """
 
     def __init__(self, path: str | Path, executor: Executor) -> None:
         if not Path(path).is_file():
             raise InputError("no such module", where=str(path), hint="Compile the network first.")
         self._executor = executor
         self._programs: dict[int, Program] = {}
+        self._failure: BaseException | None = None
         self._machine = vm.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
 
     def run(self, frame: NDArray[np.float32]) -> NDArray[np.float32]:
-        tvm_ffi.register_global_func(EXECUTE, self._execute, override=True)
-        result = self._machine["main"](tvm.runtime.tensor(np.ascontiguousarray(frame, np.float32)))
+        _running.module, self._failure = self, None
+        try:
+            result = self._machine["main"](tvm.runtime.tensor(np.ascontiguousarray(frame, np.float32)))
+        except Exception:
+            if self._failure is not None:  # TVM hands on a text alone
+                raise self._failure from None
+            raise
+        finally:
+            del _running.module
         return np.asarray(result.numpy())
 
     def _execute(self, address: Any, size: int, *tensors: Any) -> None:
@@ -90,6 +102,22 @@ class LoadedModule:
         outputs = self._executor(program, inputs)
         for slot, tensor in zip(program.outputs, tensors[len(program.inputs) :], strict=True):
             tensor.copyfrom(np.ascontiguousarray(outputs[slot.name].transpose(2, 0, 1)[None]))
+
+
+_running = threading.local()
+
+
+def _execute(*arguments: Any) -> None:
+    """What a module's code calls: the executor of the module that runs in this thread."""
+    module: LoadedModule = _running.module
+    try:
+        module._execute(*arguments)
+    except BaseException as error:
+        module._failure = error
+        raise
+
+
+tvm_ffi.register_global_func(EXECUTE, _execute, override=True)
 
 
 def _source(symbol: str, program: bytes) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from codesign.hw import isa
 from codesign.hw.counters import Counters
-from codesign.hw.errors import SimulationError
+from codesign.hw.errors import InputError, SimulationError
 from codesign.hw.program import Program
 from codesign.hw.spec import AccelSpec
 from codesign.sim.build import Report, library
@@ -29,11 +29,11 @@ class Dram:
 
     def __post_init__(self) -> None:
         if self.bytes_per_cycle is not None and not 0.25 <= self.bytes_per_cycle <= 1024:
-            raise SimulationError(f"DRAM bandwidth must be 0.25 to 1024 bytes per cycle, not {self.bytes_per_cycle}")
+            raise InputError(f"DRAM bandwidth must be 0.25 to 1024 bytes per cycle, not {self.bytes_per_cycle}")
         if not 1 <= self.latency_cycles <= 100_000:
-            raise SimulationError(f"DRAM latency must be 1 to 100000 cycles, not {self.latency_cycles}")
+            raise InputError(f"DRAM latency must be 1 to 100000 cycles, not {self.latency_cycles}")
         if not 0 <= self.stall_probability < 0.95:
-            raise SimulationError(f"the stall probability must lie in 0..0.95, not {self.stall_probability}")
+            raise InputError(f"the stall probability must lie in 0..0.95, not {self.stall_probability}")
 
 
 def _bind(path: Path) -> ctypes.CDLL:

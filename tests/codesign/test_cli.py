@@ -154,6 +154,13 @@ BAD = [
     (["compile", "bicubic_x2", "--target", "tpu"], "unknown target"),
     (["compile", "bicubic_x2", "--images", "absent"], "no folder with images"),
     (["compile", "bicubic_x2", "--method", "best"], "unknown calibration"),
+    (["compile", "bicubic_x2", "--dram-bandwidth", "0"], "must be 0.25 to 1024"),
+    (["simulate", "bicubic_x2", "--size", "23x17", "--accel", "tiny", "--dram-latency", "0"], "must be 1 to 100000"),
+    (["simulate", "bicubic_x2", "--waves", "a.vcd", "--window", "9"], "is no range of cycles"),
+    (["simulate", "bicubic_x2", "--backend", "reference", "--timeline", "a.json"], "are the RTL's"),
+    (["simulate", "bicubic_x2", "--waves", "a.vcd", "--checkpoint", "folder"], "cannot be resumed"),
+    (["synth", "--target", "asic"], "unknown target"),
+    (["synth", "--accel", "huge"], "huge"),
 ]
 
 
@@ -163,6 +170,23 @@ def test_bad_input_gets_one_clear_message(run, arguments, message):
     assert code == 1
     assert message in " ".join(err.split())
     assert "Traceback" not in out + err
+
+
+def test_the_plan_explains_itself(run):
+    code, out, _ = run("compile", "sesr_m5_x2", "--accel", "tiny", "--size", "320x24", "--explain")
+    assert code == 0
+    text = " ".join(out.split())
+    assert "limited by" in text
+    assert "The cascade ends here:" in text
+    assert "strips, " in text
+    code, out, _ = run("compile", "sesr_m5_x2", "--accel", "tiny", "--size", "320x24", "--json", "-")
+    cascades = [cascade for plan in json.loads(out)["plan"] for cascade in plan]
+    assert code == 0
+    for cascade in cascades:
+        assert cascade["scratchpad_bytes"] <= cascade["scratchpad_limit"]
+        assert cascade["halo_mode"] in ("none", "recompute", "keep")
+        assert (cascade["kept_bytes"] > 0) == (cascade["halo_mode"] == "keep")
+    assert any(len(cascade["strips"]) > 1 for cascade in cascades)
 
 
 def test_an_inconsistent_specification_is_explained(run, tmp_path):
