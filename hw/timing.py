@@ -199,7 +199,7 @@ class _Model:
         self.weights: list[float] = []
         self.steps: NDArray[np.uint64] = np.zeros(spec.weight_words, np.uint64)
         self.fills: NDArray[np.uint32] = np.zeros(spec.fill_words, np.uint32)
-        self.shapes: dict[tuple[int, ...], _ConvShape] = {}
+        self.shapes: dict[int, _ConvShape] = {}
         self.timings: dict[tuple[object, ...], RowTiming] = {}
         self.busy = 0
         self.stalls = dict.fromkeys(STALL_CAUSES, 0.0)
@@ -335,6 +335,7 @@ class _Model:
         if cmd.opcode is Opcode.BUFFER:
             self.tokens.configure(cmd)
             self.rows[cmd["id"]] = _Rows()
+            self.shapes.clear()
         elif cmd.opcode in (Opcode.SYNC, Opcode.HALT):
             self._wait_for_engines()
             self.tokens.sync()
@@ -531,10 +532,7 @@ class _Model:
         )
 
     def _shape(self, cmd: Command, source: Buffer, destination: Buffer) -> _ConvShape:
-        names = ("steps_base", "steps_count", "fills_base", "fills_count", "fills_repeat", "words", "lane_groups_log2",
-                 "x_stride", "x_offset", "source", "more_sources", "source_1", "source_2", "source_3", "source_4",
-                 "add_enable", "add_broadcast", "add_buffer", "add_x_offset")  # fmt: skip
-        key = (source.width, destination.computed_width, *(cmd[name] for name in names))
+        key = id(cmd)  # the program's own; forgotten when weights or buffers change
         if key not in self.shapes:
             self.shapes[key] = self._new_shape(cmd, source, destination)
         return self.shapes[key]

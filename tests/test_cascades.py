@@ -1,0 +1,70 @@
+"""What a cascade holds besides plain layers, one structure at a time, from torch to RTL."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from codesign.simulate import compile_source, find, simulate
+
+
+class Unshuffle(nn.Module):
+    """Down to a quarter of the size, a layer, up again: both moves on the machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(12, 12, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pixel_shuffle(torch.relu(self.body(nn.functional.pixel_unshuffle(x, 2))), 2)
+
+
+class WideResidual(nn.Module):
+    """A residual around a layer whose weights tiny holds in parts alone: its operand is its own source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 48, 3, padding=1)
+        self.wide = nn.Conv2d(48, 48, 3, padding=1)
+        self.tail = nn.Conv2d(48, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.head(x)
+        return self.tail(torch.relu(y + self.wide(y)))
+
+
+class Dense(nn.Module):
+    """A dense block of seven parts: more than a layer reads at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3 + 4 * i, 4, 3, padding=1) for i in range(6))
+        self.tail = nn.Conv2d(27, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = [x]
+        for layer in self.layers:
+            parts.append(torch.relu(layer(torch.cat(parts, 1))))
+        return self.tail(torch.cat(parts, 1)) + x
+
+
+@pytest.mark.parametrize("size", [(24, 18), (90, 10)], ids=["24x18", "90x10"])
+@pytest.mark.parametrize("module", [Unshuffle, WideResidual, Dense])
+def test_structures(module: type[nn.Module], size: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    compiled = compile_source(find(module()), "tiny", size=size)
+    result = simulate(compiled)
+    assert result.bit_exact is True
+    assert result.host_mac_share == 0.0
+    assert all(placement.on_accelerator for placement in compiled.network.placements)
+    assert result.distinct_output_values >= 32
+
+
+def test_a_wide_residual_copies_its_operand() -> None:
+    torch.manual_seed(1)
+    compiled = compile_source(find(WideResidual()), "tiny", size=(24, 18))
+    (region,) = compiled.network.regions
+    names = [layer.output for layer in region.plan.graph.layers]
+    assert any(".operand." in name for name in names)
+    assert sum(name == "add" or name.startswith("wide") for name in names) > 1
