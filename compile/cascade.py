@@ -339,7 +339,8 @@ class _Planner:
         leaving, conversions, mappings = stretch.leaving, stretch.conversions, stretch.mappings
         made = {graph.layers[index].output for index in convs}
         stored = {source for source, _, _ in leaving}
-        added = {add.other for index in convs if (add := graph.layers[index].add) is not None}
+        layers = [layer for index in convs if isinstance(layer := graph.layers[index], Conv)]
+        added = {layer.add.other for layer in layers if layer.add is not None}
         kept = stretch.kept
         plan = divide_columns(spec, graph, convs, leaving, conversions, strips, keep=kept is not None)
         if plan is None or (kept is not None and any(name not in kept for strip in plan for name in strip.halos)):

@@ -289,6 +289,7 @@ def _stage(line: str) -> str | None:
 
 def describe_path(path: tuple[PathStep, ...]) -> str:
     """``from psum_q of the requantiser to ... by way of ...``, with the delays of logic and wires."""
+    skew = sum(step.delay_ns for step in path if step.kind == "clk-skew")
     path = tuple(step for step in path if step.kind != "clk-skew")
     logic = sum(step.delay_ns for step in path if step.kind != "routing")
     wires = sum(step.delay_ns for step in path if step.kind == "routing")
@@ -300,7 +301,8 @@ def describe_path(path: tuple[PathStep, ...]) -> str:
     return (
         f"from {_register(path[0].cell)} to {_register(path[-1].cell)}"
         + (f" by way of {', '.join(by_way_of)}" if by_way_of else "")
-        + f": {logic + wires:.1f} ns, {logic:.1f} in logic ({through or 'none'}) and {wires:.1f} in wires"
+        + f": {logic + wires + skew:.1f} ns, {logic:.1f} in logic ({through or 'none'}), {wires:.1f} in wires and "
+        f"{skew:.1f} between the clocks of the two"
     )
 
 
