@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from codesign.compile.cost import Cost, estimate
 from codesign.compile.layers import Conv, Int8, LayerGraph, Shuffle, sources
-from codesign.compile.mapping import Mapping, map_conv
+from codesign.compile.mapping import Mapping, Mappings
 from codesign.compile.ordering import copy_layer, order_channels
 from codesign.compile.plan import (
     BufferPlan,
@@ -66,12 +67,13 @@ def make_plan(
     Raises :class:`UnsupportedError` when a layer does not fit even in the narrowest strips.
     """
     folded = fold_shuffles(graph)
+    mappings = Mappings(spec)
     plans: list[Plan] = []
     failure: UnsupportedError | None = None
     for candidate in (graph,) if folded is graph else (graph, folded):
         try:
-            made = split_wide_layers(spec, order_channels(candidate))
-            plans.append(_plan_cascades(spec, made, bytes_per_cycle or spec.bus_bytes, halos))
+            made = split_wide_layers(spec, order_channels(candidate), mappings)
+            plans.append(_plan_cascades(spec, made, bytes_per_cycle or spec.bus_bytes, halos, mappings))
         except UnsupportedError as error:
             failure = error
     if not plans:
@@ -80,7 +82,7 @@ def make_plan(
     return min(plans, key=lambda plan: plan.price)
 
 
-def split_wide_layers(spec: AccelSpec, graph: LayerGraph) -> LayerGraph:
+def split_wide_layers(spec: AccelSpec, graph: LayerGraph, mappings: Mappings) -> LayerGraph:
     """Replace layers whose weights exceed the weight memory by layers that compute a slice of the output channels.
 
     A slice reads its second operand's channels from the first on, so an operand that is convolved as well, and lies
@@ -94,7 +96,7 @@ def split_wide_layers(spec: AccelSpec, graph: LayerGraph) -> LayerGraph:
         if isinstance(layer, Shuffle):
             layers.append(layer)
             continue
-        share = _share(spec, graph, layer)
+        share = _share(spec, graph, layer, mappings)
         add = layer.add
         if share < layer.channels and add is not None and not add.broadcast and add.other in layer.convolved:
             operand = graph.tensors[add.other]
@@ -107,7 +109,7 @@ def split_wide_layers(spec: AccelSpec, graph: LayerGraph) -> LayerGraph:
     return dataclasses.replace(graph, tensors=tensors, layers=tuple(layers))
 
 
-def _share(spec: AccelSpec, graph: LayerGraph, layer: Conv) -> int:
+def _share(spec: AccelSpec, graph: LayerGraph, layer: Conv, mappings: Mappings) -> int:
     """The most output channels of ``layer`` at a time, so that every slice fits: all, or a multiple of the lanes."""
     channels = source_channels(graph, layer)
     parts = 1
@@ -116,8 +118,7 @@ def _share(spec: AccelSpec, graph: LayerGraph, layer: Conv) -> int:
         share = -(-share // spec.co_lanes) * spec.co_lanes if parts > 1 else layer.channels
         needed = 0
         for first in range(0, layer.channels, share):
-            slice_ = layer.weights[..., first : first + share]
-            mapping = map_conv(spec, slice_, stride=layer.stride, sources=channels)
+            mapping = mappings.of(layer.weights[..., first : first + share], layer.stride, channels)
             if not fits_memories(spec, [mapping]):
                 needed = len(mapping.steps)
                 break
@@ -157,48 +158,46 @@ def fits_memories(spec: AccelSpec, mappings: list[Mapping]) -> bool:
     )
 
 
-def _plan_cascades(spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None) -> Plan:
+def _plan_cascades(
+    spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None, mappings: Mappings
+) -> Plan:
     """Cut ``graph`` (after :func:`split_wide_layers`) where that costs least.
 
     Every stretch of layers that fits in some number of strips is a candidate; the cheapest sequence of stretches is
     found by dynamic programming over the layers.
     """
-    planner = _Planner(spec, graph, bytes_per_cycle, halos)
+    planner = _Planner(spec, graph, bytes_per_cycle, halos, mappings)
     count = len(graph.layers)
-    # reached[i]: price of the cheapest way to have computed the first i layers, and its last cascade.
-    reached: list[tuple[float, Cascade | None, Cost | None]] = [(0.0, None, None)]
-    reached += [(math.inf, None, None)] * count
+    # reached[i]: price of the cheapest way to have computed the first i layers, and where its last cascade begins.
+    reached: list[tuple[float, int]] = [(0.0, 0)] + [(math.inf, 0)] * count
     for first in range(count):
         so_far = reached[first][0]
         if math.isinf(so_far):
             continue
         for end in range(first + 1, count + 1):
-            found = planner.best(first, end)
-            if isinstance(found, str):
+            price = planner.price(first, end)
+            if isinstance(price, str):
                 if planner.hopeless(first, end):
                     break
                 continue
-            cascade, cost = found
-            if so_far + cost.price < reached[end][0]:
-                reached[end] = (so_far + cost.price, cascade, cost)
-        if all(math.isinf(price) for price, _, _ in reached[first + 1 :]):
+            if so_far + price < reached[end][0]:
+                reached[end] = (so_far + price, first)
+        if all(math.isinf(price) for price, _ in reached[first + 1 :]):
             layer = graph.layers[first]
             raise UnsupportedError(
                 f"a row of {layer.source} does not fit the {spec.scratchpad_bytes // 1024} KiB scratchpad",
                 where=layer.name,
                 hint="Choose a larger accelerator or a smaller frame.",
             )
-    cascades: list[Cascade] = []
-    costs: list[Cost] = []
+    chosen: list[tuple[Cascade, Cost]] = []
     at = count
     while at:
-        _, last, price = reached[at]
-        assert last is not None
-        assert price is not None
-        cascades.insert(0, last)
-        costs.insert(0, price)
-        at = last.first
-    return Plan(spec, graph, tuple(cascades), tuple(costs), tuple(map(planner.reason, cascades)))
+        found = planner.best(reached[at][1], at)
+        assert not isinstance(found, str)
+        chosen.insert(0, found)
+        at = reached[at][1]
+    cascades, costs = zip(*chosen, strict=True) if chosen else ((), ())
+    return Plan(spec, graph, cascades, costs, tuple(map(planner.reason, cascades)))
 
 
 @dataclass(frozen=True)
@@ -216,11 +215,56 @@ class _Stretch:
 
 class _Planner:
     def __init__(
-        self, spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None = None
+        self, spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None, mappings: Mappings
     ) -> None:
         self.spec, self.graph, self.bytes_per_cycle, self.halos = spec, graph, bytes_per_cycle, halos
         self.consumers = consumers(graph)
-        self._mappings: dict[tuple[int, Conversion], Mapping] = {}
+        self._mappings = mappings
+        self._by_layer: dict[tuple[int, Conversion], Mapping] = {}
+        self._prices: dict[tuple[object, ...], float | str] = {}
+
+    def price(self, first: int, end: int) -> float | str:
+        """Of the cheapest division into strips of layers [first, end), or why there is none.
+
+        Networks repeat their blocks: stretches that are alike in all that decides are priced once.
+        """
+        key = self._likeness(first, end)
+        if key not in self._prices:
+            found = self.best(first, end)
+            self._prices[key] = found if isinstance(found, str) else found[1].price
+        return self._prices[key]
+
+    def _likeness(self, first: int, end: int) -> tuple[object, ...]:
+        """Layers [first, end) without their names and numbers: shapes, connections, what of a mapping has a cost."""
+        graph, numbers = self.graph, dict[str, int]()
+
+        def number(name: str) -> object:
+            """A tensor by the order of its appearance; the first time with what matters of it."""
+            if name in numbers:
+                return numbers[name]
+            numbers[name] = len(numbers)
+            tensor = graph.tensors[name]
+            leaves = name in graph.outputs or any(not first <= index < end for index in self.consumers[name])
+            return tensor.height, tensor.width, tensor.channels, leaves
+
+        def parts(index: int) -> Iterator[object]:
+            layer = graph.layers[index]
+            yield number(layer.source)
+            if isinstance(layer, Shuffle):
+                yield layer.factor
+            else:
+                yield from map(number, layer.more)
+                yield layer.weights.shape, layer.stride, layer.pad_top, layer.pad_left, self._is_slice(layer)
+                yield layer.first_channel, None if layer.table is None else layer.table.tobytes()
+                if layer.add is not None:
+                    yield number(layer.add.other), layer.add.broadcast
+                mapping = self.mapping(index, Conversion())
+                yield len(mapping.steps), len(mapping.fills), mapping.passes, mapping.output_words
+                if graph.tensors[layer.source].channels == 1:
+                    yield index  # loaded unfolded, it may be mapped otherwise
+            yield number(layer.output)
+
+        return tuple(tuple(parts(index)) for index in range(first, end))
 
     def best(self, first: int, end: int) -> tuple[Cascade, Cost] | str:
         """The cheapest division into strips of layers [first, end), or why there is none."""
@@ -276,14 +320,12 @@ class _Planner:
 
     def mapping(self, index: int, conversion: Conversion) -> Mapping:
         key = (index, conversion)
-        if key not in self._mappings:
+        if key not in self._by_layer:
             layer = self.graph.layers[index]
             assert isinstance(layer, Conv)
             weights = unfolded_weights(layer, conversion)
-            self._mappings[key] = map_conv(
-                self.spec, weights, stride=layer.stride, sources=source_channels(self.graph, layer)
-            )
-        return self._mappings[key]
+            self._by_layer[key] = self._mappings.of(weights, layer.stride, source_channels(self.graph, layer))
+        return self._by_layer[key]
 
     def stretch(self, first: int, end: int, *, eager: bool, keep: bool) -> _Stretch | str:
         """Layers [first, end) as one cascade, or why that is impossible however narrow its strips."""

@@ -8,6 +8,7 @@ out of listing the units that carry weights and dealing them out in order; all-z
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +44,21 @@ class _Unit:
     column: int
     group: int  # channel group of ci_lanes
     part: int
+
+
+class Mappings:
+    """Mappings of one machine, each made once: the planner meets every layer in many plans."""
+
+    def __init__(self, spec: AccelSpec) -> None:
+        self.spec = spec
+        self._made: dict[tuple[object, ...], Mapping] = {}
+
+    def of(self, weights: Int8, stride: int, sources: tuple[int, ...]) -> Mapping:
+        """:func:`map_conv` of these."""
+        key = (hashlib.sha256(np.ascontiguousarray(weights)).digest(), weights.shape, stride, sources)
+        if key not in self._made:
+            self._made[key] = map_conv(self.spec, weights, stride=stride, sources=sources)
+        return self._made[key]
 
 
 def map_conv(spec: AccelSpec, weights: Int8, *, stride: int, sources: tuple[int, ...] = ()) -> Mapping:
