@@ -55,7 +55,7 @@ class Mappings:
 
     def of(self, weights: Int8, stride: int, sources: tuple[int, ...]) -> Mapping:
         """:func:`map_conv` of these."""
-        key = (hashlib.sha256(np.ascontiguousarray(weights)).digest(), weights.shape, stride, sources)
+        key = (hashlib.sha256(weights.tobytes()).digest(), weights.shape, stride, sources)
         if key not in self._made:
             self._made[key] = map_conv(self.spec, weights, stride=stride, sources=sources)
         return self._made[key]

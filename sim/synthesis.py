@@ -124,6 +124,10 @@ OSCILLATOR_DIVIDER = 5
 """nextpnr works towards 310 MHz over this; what is reported is what it reached."""
 
 
+SEEDS, ROUTER_ITERATIONS = 4, 40
+"""Placements tried, and how long the router may take for one: where it succeeds it has done so long before."""
+
+
 def synthesise(spec: AccelSpec, target: str = "generic", *, report: Report | None = None) -> Synthesis:
     """Gates of ``spec`` per module, and on an FPGA ``target`` its resources and clock. Cached under all that decides.
 
@@ -241,19 +245,32 @@ def _fit(work: Path, netlist: Path, fpga: _Fpga, say: Report) -> FpgaFit:
         write_bytes(netlist, (work / "netlist.json").read_bytes())
     else:
         (work / "netlist.json").write_bytes(netlist.read_bytes())
-    say("place and route")
+    for seed in range(1, SEEDS + 1):
+        if _routed(work, fpga, seed, say):
+            netlist.unlink()
+            return read_report(json.loads((work / "report.json").read_text()), fpga.device, dict(fpga.resources))
+    raise SimulationError(
+        f"wires remain in conflict after {SEEDS} placements", where="nextpnr", hint="Choose a smaller specification."
+    )
+
+
+def _routed(work: Path, fpga: _Fpga, seed: int, say: Report) -> bool:
+    """Place and route; False when the router makes no progress any more, which another placement may cure."""
     arguments = [*fpga.arguments, "--json", "netlist.json", "--report", "report.json", "--out-of-context",
-                 "--timing-allow-fail", "--router", "router2"]  # fmt: skip
+                 "--timing-allow-fail", "--router", "router2", "--seed", str(seed)]  # fmt: skip
+    title = "place and route" if seed == 1 else f"place and route, attempt {seed}"
+    say(title)
     errors: list[str] = []
     for line in _tool(work, f"import {fpga.tool} as t, sys; sys.exit(t.run_nextpnr_ecp5(sys.argv[1:]))", arguments):
         if line.startswith("ERROR"):
             errors.append(line.removeprefix("ERROR: "))
         if (stage := _stage(line)) is not None:
-            say(f"place and route: {stage}")
+            say(f"{title}: {stage}")
+        if (found := _ROUTING.search(line)) and int(found[1]) > ROUTER_ITERATIONS:
+            return False
     if not (work / "report.json").exists():
         raise _failed("nextpnr", errors)
-    netlist.unlink()
-    return read_report(json.loads((work / "report.json").read_text()), fpga.device, dict(fpga.resources))
+    return True
 
 
 def read_report(report: Mapping[str, Any], device: str, names: Mapping[str, str]) -> FpgaFit:
@@ -273,6 +290,7 @@ def read_report(report: Mapping[str, Any], device: str, names: Mapping[str, str]
     )
 
 
+_ROUTING = re.compile(r"iter=(\d+) wires=")
 _STAGES = (
     (re.compile(r"at iteration #(\d+), type ALL"), "global placement, round {}"),
     (re.compile(r"at iteration #(\d+): temp"), "detailed placement, round {}"),
