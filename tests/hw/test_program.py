@@ -50,6 +50,21 @@ def replaced(old: Command, new: Command) -> tuple[Command, ...]:
     return tuple(new if cmd == old else cmd for cmd in COMMANDS)
 
 
+HALO_RESULT = buffer(RESULT, 8, width=TINY.banks + WIDTH, halo=1, rows=2, row_pitch=3, group_pitch=3)
+HALO_LOAD = load(buffer=RESULT, x_first=TINY.banks - 3, x_count=3)
+HALO_STORE = store(x_first=TINY.banks - 3)
+WITH_HALO = (SYNC, BUFFERS[0], HALO_RESULT, *COMMANDS[3:8], load(), HALO_LOAD, conv(), HALO_STORE, END, HALT)
+
+
+def test_a_row_with_a_halo_has_two_producers() -> None:
+    """LOAD fills what lies before the computed pixels, here the first three of the same row once more."""
+    made = program(*WITH_HALO)
+    made.verify()
+    x = frame(2)
+    expected = np.concatenate([x[:, :3], x], axis=1)[:, :WIDTH]
+    np.testing.assert_array_equal(reference.run(made, {"x": x})["y"], expected)
+
+
 BROKEN: dict[str, tuple[tuple[Command, ...], str]] = {
     "no HALT": (COMMANDS[:-1], "ends without HALT"),
     "END alone": ((END, HALT), "END without LOOP"),
@@ -70,6 +85,26 @@ BROKEN: dict[str, tuple[tuple[Command, ...], str]] = {
     ),
     "load outside": (replaced(load(), load(address=MEMORY - WIDTH)), "read outside"),
     "load too wide": (replaced(load(), load(pixel_bytes=9, pixel_pitch=9)), "do not fit"),
+    "load past the buffer": (replaced(load(), load(x_first=1)), "not the buffer's to load"),
+    "load nothing": (replaced(load(), load(x_count=0)), "not the buffer's to load"),
+    "load a computed row": (replaced(load(), load(buffer=RESULT)), "not for LOAD"),
+    "compute a loaded row": (replaced(conv(), conv(destination=SOURCE)), "not for CONV"),
+    "halo of a loaded row": (
+        replaced(BUFFERS[0], buffer(SOURCE, 0, halo=1)),
+        "beside which nothing is computed",
+    ),
+    "load past the halo": (
+        tuple(load(buffer=RESULT, x_first=TINY.banks, x_count=3) if cmd == HALO_LOAD else cmd for cmd in WITH_HALO),
+        "not the buffer's to load",
+    ),
+    "store before the halo": (
+        tuple(cmd for cmd in WITH_HALO if cmd != HALO_LOAD),
+        "would wait for ever for row 0",
+    ),
+    "add what is no operand": (
+        replaced(conv(), conv(add_enable=1, add_buffer=SOURCE, add_multiplier=1)),
+        "not configured as an operand",
+    ),
     "conv without weights": (replaced(conv(), conv(weights_needed=5)), "needs 5 LOADWs"),
     "conv of no rows": (replaced(conv(), conv(source=7)), "buffer 7 is not configured"),
     "conv of future rows": (replaced(conv(), conv(kernel_rows=2)), "would wait for ever for row 1"),
