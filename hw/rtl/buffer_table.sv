@@ -204,6 +204,7 @@ module buffer_table
   always_comb begin
     for (int unsigned i = 0; i < Views; i++) begin
       place_t next;
+      logic by_load;
       view[i].cfg = cfg_q[id[i]];
       // Of a row with a halo each producer counts for itself; a reader's rows are within reach of either count.
       next = (view[i].cfg.loaded || (i == LoadView)) ? next_loaded[i] : next_computed[i];
@@ -211,9 +212,11 @@ module buffer_table
       view[i].next_slot = next.slot;
       view[i].computed = done_computed[i];
       view[i].done = done_computed[i];
-      if (view[i].cfg.loaded || (by_load(view[i].cfg) && done_loaded[i] < done_computed[i])) begin
-        view[i].done = done_loaded[i];
-      end
+      by_load = view[i].cfg.loaded || (view[i].cfg.halo != '0);
+      if (view[i].cfg.loaded || (by_load && done_loaded[i] < done_computed[i])) view[i].done = done_loaded[i];
+      // Convolutions write in order, so what overwrites a row comes after its last read even where the row is still to
+      // be added to one under way. A load does not.
+      view[i].free_late = by_load && view[i].cfg.operand;
       // Rows are freed in order, so the largest mark is the last.
       view[i].freed = freed(view[i].cfg.freed_by_conv, view[i].cfg.freed_by_store,
                             larger(larger(freed_front[i], freed_source[i]), freed_add[i]), freed_store[i]);

@@ -163,7 +163,7 @@ module conv_front
   // as a further source, when nothing is under way.
   logic requested, may_free;
   assign requested = !word_valid_q && !request_valid_q;
-  assign may_free = (which_q == '0) || !source_frees[which_q] || !free_late(source_i.cfg) || !behind_busy_i;
+  assign may_free = (which_q == '0) || !source_frees[which_q] || !source_i.free_late || !behind_busy_i;
   assign free_o = (state_q == Finish) && requested && may_free && source_frees[which_q];
   assign free_id_o = source_id_o;
   assign free_to_o = row_q.free_source_to;
@@ -286,8 +286,8 @@ module conv_front
       row_q.group_pitch <= destination_i.cfg.group_pitch;
       row_q.width <= computed_width;
       if (which_q == '0) begin
-        row_q.free_source <= cmd_q.free_source && free_late(source_i.cfg);
-        free_early_q <= cmd_q.free_source && !free_late(source_i.cfg);
+        row_q.free_source <= cmd_q.free_source && source_i.free_late;
+        free_early_q <= cmd_q.free_source && !source_i.free_late;
         source_height_q <= source_height;
       end
       row_q.free_source_to <= freed_to[15:0];

@@ -24,20 +24,10 @@ package scanline_row_pkg;
     logic [15:0] next_slot;  // ... and its slot
     logic [15:0] done;       // rows that may be read: loaded, computed, or with a halo both
     logic [15:0] computed;
+    logic free_late;         // rows are freed with the last value of a CONV row instead of its last read
     logic [15:0] freed;      // rows that may be overwritten
     logic [15:0] stored;     // rows that a STORE has taken
   } buffer_view_t;
-
-  // Loads fill the buffer's rows, or a part of them.
-  function automatic logic by_load(input buffer_config_t cfg);
-    return cfg.loaded || (cfg.halo != '0);
-  endfunction
-
-  // Convolutions write in order, so what overwrites a row comes after its last read even where it is still to be added
-  // to a row under way. A load does not: such rows are freed with the last value of the row that frees them.
-  function automatic logic free_late(input buffer_config_t cfg);
-    return by_load(cfg) && cfg.operand;
-  endfunction
 
   // One CONV row on its way from the front through the array to the requantiser.
   typedef struct packed {

@@ -101,6 +101,8 @@ package scanline_pkg;
     logic planes;
     logic freed_by_conv;
     logic freed_by_store;
+    logic operand;
+    logic [7:0] halo;
     logic loaded;
     logic signed [7:0] zero_point;
     logic [15:0] height;
@@ -127,6 +129,8 @@ package scanline_pkg;
   } loadw_cmd_t;
 
   typedef struct packed {
+    logic [15:0] x_count;
+    logic [15:0] x_first;
     logic [11:0] group;
     logic [31:0] row_bytes;
     logic signed [7:0] skip;
