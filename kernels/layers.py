@@ -1,0 +1,77 @@
+"""What every kernel is told of a layer: weights, what follows the sums, and how tensors lie in global memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Precision = Literal["fp16", "int8"]
+Activation = Literal["linear", "relu", "prelu", "tanh", "sigmoid"]
+Format = Literal["planar", "chunked"]
+"""``planar``: NCHW. ``chunked``: [planes][H][W][16 bytes], a chunk being 8 halves or 16 int8 channels of one pixel."""
+
+CHUNK_CHANNELS = {"fp16": 8, "int8": 16}
+
+
+@dataclass(frozen=True, eq=False)
+class Requantise:
+    """From psums to int8, by ``numerics.requantise``; every array ``int64[Cout]``."""
+
+    multiplier: NDArray[np.int64] = field(repr=False)
+    negative_multiplier: NDArray[np.int64] = field(repr=False)
+    shift: NDArray[np.int64] = field(repr=False)
+    zero_point: int
+    low: int
+    high: int
+    table: NDArray[np.int8] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class AddRule:
+    """Second operand of an int8 layer, by ``numerics.add_requantised``."""
+
+    zero_point: int
+    other_zero_point: int
+    multiplier: int
+    other_multiplier: int
+    shift: int
+    output_zero_point: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """A 'same' convolution of stride 1 and what follows it: activation, second operand, clip.
+
+    ``weights [KY, KX, Cin, Cout]``, odd kernels; ``bias [Cout]``, with the source's zero point folded in for int8.
+    ``add_channels``: the channel of ``add`` for each output channel, None for the same.
+    """
+
+    name: str
+    source: str
+    output: str
+    weights: NDArray[Any] = field(repr=False)
+    bias: NDArray[Any] = field(repr=False)
+    activation: Activation = "linear"
+    slope: NDArray[np.float32] | None = field(default=None, repr=False)
+    low: float = -math.inf
+    high: float = math.inf
+    add: str | None = None
+    add_channels: tuple[int, ...] | None = None
+    requantise: Requantise | None = None
+    add_rule: AddRule | None = None
+    padding: int = 0
+    """What the next layers see outside the frame: the output's zero point."""
+
+    @property
+    def channels(self) -> int:
+        return int(self.weights.shape[3])
+
+    @property
+    def macs_per_pixel(self) -> int:
+        return int(np.prod(self.weights.shape))
