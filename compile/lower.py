@@ -20,6 +20,7 @@ from tvm import relax
 from codesign.compile.concat import fold_concats
 from codesign.compile.layers import Add, Concat, Conv, Int8, Int64, LayerGraph, Shuffle, Tensor, sources
 from codesign.compile.ordering import copy_layer
+from codesign.compile.transposed import subpixel_weights
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
 
@@ -234,33 +235,16 @@ class _Builder:
         )  # fmt: skip
 
     def _transposed(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> PendingConv:
-        """Sub-pixel form: output phase (i, j) of every input pixel is a small convolution of its own.
-
-        Output row ``s y + i`` sums ``x[y + (i + p - k) / s] w[k]`` over the kernel rows k for which the division is
-        exact.
-        """
         weight: Weight = operands[1]
-        factor, pad = int(call.attrs.strides[0]), (int(call.attrs.padding[0]), int(call.attrs.padding[1]))
+        factor, padding = int(call.attrs.strides[0]), (int(call.attrs.padding[0]), int(call.attrs.padding[1]))
         inputs, outputs, rows, columns = weight.codes.shape
-        reach = [
-            [(i + p - k) // factor for i in range(factor) for k in range(extent) if (i + p - k) % factor == 0]
-            for p, extent in zip(pad, (rows, columns), strict=True)
-        ]
-        (low_y, high_y), (low_x, high_x) = ((min(0, *d), max(0, *d)) for d in reach)
-        dense = np.zeros((high_y - low_y + 1, high_x - low_x + 1, inputs, outputs, factor, factor), np.int8)
-        for i in range(factor):
-            for ky in range((i + pad[0]) % factor, rows, factor):
-                for j in range(factor):
-                    for kx in range((j + pad[1]) % factor, columns, factor):
-                        dy, dx = (i + pad[0] - ky) // factor, (j + pad[1] - kx) // factor
-                        dense[dy - low_y, dx - low_x, :, :, i, j] = weight.codes[:, :, ky, kx]
+        dense, (top, left) = subpixel_weights(weight.codes, factor, padding)
         _, _, height, width = shape_of(call.args[0])
         return PendingConv(
             name=str(var.name), source=operands[0].tensor,
-            weights=dense.reshape(*dense.shape[:3], outputs * factor * factor),
-            scales=np.repeat(np.broadcast_to(weight.scales, outputs), factor * factor), stride=1, pad_top=-low_y,
-            pad_left=-low_x, height=height, width=width, macs=height * width * inputs * outputs * rows * columns,
-            shuffle=factor,
+            weights=dense, scales=np.repeat(np.broadcast_to(weight.scales, outputs), factor * factor), stride=1,
+            pad_top=top, pad_left=left, height=height, width=width,
+            macs=height * width * inputs * outputs * rows * columns, shuffle=factor,
         )  # fmt: skip
 
     def _identity(self, name: str, value: Any) -> PendingConv:

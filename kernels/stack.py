@@ -36,7 +36,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """A tensor to global memory; a planar one after moving channels to ``shuffle`` x ``shuffle`` pixels."""
+    """A tensor to global memory, after moving channels to ``shuffle`` x ``shuffle`` pixels."""
 
     name: str
     format: Format
@@ -456,13 +456,19 @@ def _store(stack: Stack, placed: Layout, out: Output, index: int, element: str) 
     ring = placed.rings[out.name]
     source = f"Source{{{ring.text()}, {placed.delays[out.name, ('', 'store')]}, {-ring.left}}}"
     channels = stack.channels(out.name)
+    square = out.shuffle**2
+    if channels % square:
+        raise ValueError(f"{channels} channels cannot become {out.shuffle} x {out.shuffle} pixels")
     if out.format == "planar":
-        square = out.shuffle**2
-        if channels % square:
-            raise ValueError(f"{channels} channels cannot become {out.shuffle} x {out.shuffle} pixels")
         return (
             f"store_shuffled<{element}, {out.shuffle}, {channels // square}>({source}, "
             f"output_{index} + pixels * {channels * stack.element_bytes}, place, COLUMNS, lane, THREADS);"
+        )
+    if out.shuffle > 1:
+        planes = -(-channels // square // stack.chunk)
+        return (
+            f"store_shuffled_chunks<{element}, {out.shuffle}, {channels // square}>({source}, "
+            f"output_{index} + pixels * {planes * square * 16}, place, COLUMNS, lane, THREADS);"
         )
     return (
         f"store_chunked({source}, output_{index} + pixels * {stack.planes(out.name) * 16}, place, COLUMNS, lane, "
@@ -473,3 +479,23 @@ def _store(stack: Stack, placed: Layout, out: Output, index: int, element: str) 
 def grid(schedule: Schedule, height: int, width: int, batch: int = 1) -> tuple[int, int, int]:
     """Blocks in x, y and z."""
     return -(-width // schedule.columns), -(-height // schedule.band), batch
+
+
+def signature(stack: Stack) -> str:
+    """The stack's structure in one line: what two stacks share whose best schedules are the same."""
+    names = {item.name: f"x{index}" for index, item in enumerate(stack.inputs)}
+    names |= {layer.output: f"t{index}" for index, layer in enumerate(stack.layers)}
+    parts = [stack.precision]
+    parts += [f"{names[item.name]}:{item.channels}{item.format[0]}" for item in stack.inputs]
+    for layer in stack.layers:
+        ky, kx, ci, co = layer.weights.shape
+        text = f"{names[layer.source]}>{ky}x{kx}x{ci}x{co}"
+        text += "" if layer.activation == "linear" else f" {layer.activation}"
+        text += "" if math.isinf(layer.low) and math.isinf(layer.high) else " clip"
+        if layer.add is not None:
+            text += f" +{names[layer.add]}" + ("" if layer.add_channels is None else "*")
+        if layer.requantise is not None:
+            text += " lut" if layer.requantise.table is not None else ""
+        parts.append(text)
+    parts += [f"{names[out.name]}>{out.format[0]}{out.shuffle}" for out in stack.outputs]
+    return "; ".join(parts)

@@ -394,7 +394,32 @@ DEVICE void store_shuffled(const Source& source, char* to, const Place& place, i
   }
 }
 
-DEVICE void stand_by(const Place& place, int threads) {
+// The same, stored in chunks: [planes][R height][R width][16 bytes].
+template <class E, int R, int CHANNELS>
+DEVICE void store_shuffled_chunks(const Source& source, char* to, const Place& place, int columns, int lane, int threads) {
+  constexpr int PLANES = (CHANNELS + E::CHUNK - 1) / E::CHUNK;
+  const int count = min(columns, place.width - place.strip) * R;
 #pragma unroll 1
-  for (int step = 0; step < place.steps; ++step) barrier(0, threads);
+  for (int step = 0; step < place.steps; ++step) {
+    const int row = source.ring.origin + step - source.delay;
+    if (row >= 0 && row < place.rows) {
+      const char* from = source.row(step);
+      for (int item = lane; item < PLANES * R * count; item += WARP) {
+        const int x = item % count, i = item / count % R, plane = item / count / R;
+        unsigned words[4] = {0, 0, 0, 0};
+#pragma unroll
+        for (int v = 0; v < E::CHUNK; ++v) {
+          const int c = min(plane * E::CHUNK + v, CHANNELS - 1), channel = (c * R + i) * R + x % R;
+          const char* at = from + channel / E::CHUNK * source.ring.plane_bytes + x / R * 16 + channel % E::CHUNK * E::BYTES;
+          const unsigned bits = E::BYTES == 2 ? *reinterpret_cast<const unsigned short*>(at)
+                                              : *reinterpret_cast<const unsigned char*>(at);
+          words[v * E::BYTES / 4] |= bits << v * E::BYTES % 4 * 8;
+        }
+        const long long line = (static_cast<long long>(plane) * place.height + place.top + row) * R + i;
+        store_global16(to + ((line * place.width + place.strip) * R + x) * 16,
+                       uint4{words[0], words[1], words[2], words[3]});
+      }
+    }
+    barrier(0, threads);
+  }
 }

@@ -52,7 +52,7 @@ def random_stack(rng: Rng, precision: str, *, max_layers: int = 5) -> Stack:
         layer = replace(layer, padding=out_zero)
         layers.append(layer)
         width[layer.output], zeros[layer.output], source = co, out_zero, layer.output
-    outputs = [Output(source, "planar", shuffle) if rng.random() < 0.6 else Output(source, "chunked")]
+    outputs = [Output(source, "planar" if rng.random() < 0.6 else "chunked", shuffle)]
     if len(layers) > 1 and rng.random() < 0.3:
         outputs.append(Output(layers[0].output, "chunked"))
     return Stack(precision, tuple(inputs), tuple(layers), tuple(outputs))  # type: ignore[arg-type]
@@ -165,11 +165,14 @@ def _activate(layer: Conv, x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def to_memory(stack: Stack, value: NDArray[Any], channels: int, format_: str, shuffle: int = 1) -> NDArray[Any]:
     """``[H, W, C]`` as it lies in global memory; what lies beyond the channels of a chunked tensor is zero."""
-    height, width = value.shape[:2]
+    if shuffle > 1:
+        height, width = value.shape[:2]
+        channels //= shuffle**2
+        cut = value.reshape(height, width, channels, shuffle, shuffle)
+        value = cut.transpose(0, 3, 1, 4, 2).reshape(height * shuffle, width * shuffle, channels)
     if format_ == "planar":
-        cut = value.reshape(height, width, channels // shuffle**2, shuffle, shuffle)
-        moved = cut.transpose(2, 0, 3, 1, 4).reshape(channels // shuffle**2, height * shuffle, width * shuffle)
-        return np.ascontiguousarray(moved)
+        return np.ascontiguousarray(value.transpose(2, 0, 1))
+    height, width = value.shape[:2]
     planes = -(-channels // stack.chunk)
     padded = np.zeros((height, width, planes * stack.chunk), value.dtype)
     padded[..., :channels] = value

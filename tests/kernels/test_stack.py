@@ -31,7 +31,8 @@ def run(
         if out.format == "planar":
             shape = (len(frames), channels // out.shuffle**2, height * out.shuffle, width * out.shuffle)
         else:
-            shape = (len(frames), stack.planes(out.name), height, width, stack.chunk)
+            planes = -(-channels // out.shuffle**2 // stack.chunk)
+            shape = (len(frames), planes, height * out.shuffle, width * out.shuffle, stack.chunk)
         arrays.append(aligned(shape, dtype, np.nan if dtype is np.float16 else 77))
     blob, _, _ = pack(stack, schedule)
     arrays.append(aligned((len(blob),), np.uint8))
@@ -56,7 +57,7 @@ def check(rng: Rng, stack: Stack, schedule: Schedule, size: tuple[int, int], fol
             channels = stack.channels(out.name)
             want = to_memory(stack, values[out.name], channels, out.format, out.shuffle)
             if out.format == "chunked":  # what a chunk holds beyond the channels is nobody's
-                keep = np.arange(want.shape[0] * stack.chunk).reshape(-1, 1, 1, stack.chunk) < channels
+                keep = np.arange(want.shape[0] * stack.chunk).reshape(-1, 1, 1, stack.chunk) < channels // out.shuffle**2
                 want, got = np.where(keep, want, 0), np.where(keep, got, 0)
             if stack.precision == "int8":
                 np.testing.assert_array_equal(got, want)
