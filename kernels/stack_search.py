@@ -23,14 +23,17 @@ class Gpu:
     shared_bytes: int  # that one block may have
     shared_bytes_per_multiprocessor: int
     product_cycles: float  # of m16n8k16 in FP16 with FP32 sums, or m16n8k32 in INT8, on one of the four tensor cores
+    clock_hz: float
+    bytes_per_second: float
 
 
 GPUS = {
     # Tensor rates: NVIDIA's architecture white papers; mma.sync reaches about 62 % of wgmma's rate on sm_90.
-    "sm_80": Gpu(108, 163 << 10, 164 << 10, 8.0),
-    "sm_86": Gpu(84, 99 << 10, 100 << 10, 16.0),
-    "sm_89": Gpu(128, 99 << 10, 100 << 10, 16.0),
-    "sm_90a": Gpu(132, 227 << 10, 228 << 10, 6.5),
+    # Clocks and bandwidths: the data sheets of A100 80 GB, RTX 3090 (84 of its class), RTX 4090 and H200.
+    "sm_80": Gpu(108, 163 << 10, 164 << 10, 8.0, 1.41e9, 2.0e12),
+    "sm_86": Gpu(84, 99 << 10, 100 << 10, 16.0, 1.7e9, 0.94e12),
+    "sm_89": Gpu(128, 99 << 10, 100 << 10, 16.0, 2.5e9, 1.0e12),
+    "sm_90a": Gpu(132, 227 << 10, 228 << 10, 6.5, 1.75e9, 4.8e12),
 }
 
 

@@ -57,7 +57,9 @@ def check(rng: Rng, stack: Stack, schedule: Schedule, size: tuple[int, int], fol
             channels = stack.channels(out.name)
             want = to_memory(stack, values[out.name], channels, out.format, out.shuffle)
             if out.format == "chunked":  # what a chunk holds beyond the channels is nobody's
-                keep = np.arange(want.shape[0] * stack.chunk).reshape(-1, 1, 1, stack.chunk) < channels // out.shuffle**2
+                keep = (
+                    np.arange(want.shape[0] * stack.chunk).reshape(-1, 1, 1, stack.chunk) < channels // out.shuffle**2
+                )
                 want, got = np.where(keep, want, 0), np.where(keep, got, 0)
             if stack.precision == "int8":
                 np.testing.assert_array_equal(got, want)

@@ -1,0 +1,72 @@
+"""Whole networks as launches, every kernel on the emulator: FP16 against float64, INT8 against the integer graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from codesign import networks
+from codesign.compile.driver import compile_network
+from codesign.compile.frontend import load_model
+from codesign.compile.gpu_launches import GpuPlan, plan_launches
+from codesign.compile.gpu_layers import Other, from_graph, from_layers
+from codesign.compile.integer import evaluate
+from codesign.compile.relax_form import from_module
+from codesign.hw import reference
+from codesign.hw.spec import BASE
+from codesign.kernels.emulate import build_emulated, run_emulated
+from codesign.kernels.launch import Launch, run_launches
+
+SIZE = (44, 34)
+
+
+def emulated(plan: GpuPlan, frame: NDArray[Any], folder: Path) -> NDArray[Any]:
+    """The plan's output ``[C, H, W]`` for ``frame [C, H, W]``."""
+
+    def run(launch: Launch, arrays: list[NDArray[Any]]) -> None:
+        library = build_emulated(launch.source, launch.kernel, len(arrays), len(launch.integers), folder=folder)
+        run_emulated(
+            library, arrays, launch.integers, grid=launch.grid, threads=launch.threads,
+            shared_bytes=launch.shared_bytes,
+        )  # fmt: skip
+
+    source, result = plan.graph.input, plan.graph.output
+    memory = run_launches(plan.launches, plan.stored, {source: plan.stored[source].pack(frame)}, run)
+    return plan.stored[result].unpack(memory[result])
+
+
+@pytest.mark.parametrize("name", ["sesr_m5_x2", "fsrcnn_x2", "abpn_x3", "espcn_x3", "edsr_f32b5_x2"])
+def test_fp16_network(name: str, tmp_path: Path) -> None:
+    network, module = networks.get(name), networks.load(name).double().eval()
+    model = load_model(networks.load(name), width=SIZE[0], height=SIZE[1], channels=network.channels)
+    graph = from_graph(from_module(model.module))
+    assert not any(isinstance(operation, Other) for operation in graph.operations)
+    plan = plan_launches(graph, "sm_90a")
+    rng = np.random.default_rng(1)
+    frame = rng.random((network.channels, SIZE[1], SIZE[0])).astype(np.float16)
+    with torch.no_grad():
+        want = module(torch.from_numpy(frame[None].astype(np.float64)))[0].numpy()
+    got = emulated(plan, frame, tmp_path).astype(np.float64)
+    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-2
+
+
+@pytest.mark.parametrize("name", ["sesr_m5_x2", "fsrcnn_x2", "abpn_x3"])
+def test_int8_network_to_the_bit(name: str, tmp_path: Path) -> None:
+    network, module = networks.get(name), networks.load(name)
+    model = load_model(module, width=SIZE[0], height=SIZE[1], channels=network.channels)
+    rng = np.random.default_rng(2)
+    crops = [rng.random((1, network.channels, 34, 44)).astype(np.float32) for _ in range(2)]
+    compiled = compile_network(model, BASE, calibration=crops)
+    (region,) = compiled.regions
+    plan = plan_launches(from_layers(region.graph), "sm_90a")
+    source = region.graph.tensors[region.graph.inputs[0]]
+    codes = rng.integers(-128, 128, (source.channels, source.height, source.width)).astype(np.int8)
+    got = emulated(plan, codes, tmp_path)
+    np.testing.assert_array_equal(got, evaluate(compiled.quantised, codes[None])[0])
+    golden = reference.run(region.program, {source.name: np.ascontiguousarray(codes.transpose(1, 2, 0))})
+    np.testing.assert_array_equal(got, golden[region.graph.outputs[0]].transpose(2, 0, 1))
