@@ -1,12 +1,12 @@
-"""The same network on a GPU: TVM schedules it for CUDA, NVRTC really compiles every kernel, no GPU needed.
+"""The same network on a GPU: cut into launches of this project's kernels, the rest scheduled by TVM, no GPU needed.
 
-The schedules are TVM's defaults: correct and slow. What matters here is that the module is whole: it exports, loads
-with TVM's runtime, and a kernel that does not compile fails the build.
+FP16 takes and returns ``float16[1, C, H, W]``. INT8 takes and returns the machine's codes, ``int8[1, C, H, W]``: it
+computes the same integers as Scanline, bit for bit. FP32 is TVM's default schedules alone: correct, slow, a reference.
 """
 
 from __future__ import annotations
 
-import re
+import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,23 +16,18 @@ from tvm import relax
 from tvm.s_tir import dlight
 
 from codesign.compile.affine import CONVOLUTIONS
+from codesign.compile.gpu_launches import GpuPlan, Tuned, plan_launches
+from codesign.compile.gpu_layers import GpuGraph, Other, from_graph, from_layers
+from codesign.compile.gpu_module import build, relax_module
 from codesign.compile.graph import Node
+from codesign.compile.layers import LayerGraph
 from codesign.compile.relax_form import from_module, to_module
 from codesign.compile.runnable import runnable
-from codesign.hw.errors import CodesignError, InputError
+from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 from codesign.hw.files import replaced
+from codesign.kernels.nvrtc import Kernel, check_architecture, compile_cuda_text
 
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a")
-Precision = Literal["fp16", "fp32"]
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """What the compiler said of one kernel."""
-
-    name: str
-    registers: int
-    spilled_bytes: int
+Precision = Literal["fp16", "int8", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,8 @@ class CudaModule:
     arch: str
     precision: Precision
     kernels: tuple[Kernel, ...]
+    plan: GpuPlan | None = field(repr=False)
+    """What runs in this project's kernels; None where TVM schedules everything."""
     source: str = field(repr=False)
     executable: Any = field(repr=False)
 
@@ -50,19 +47,64 @@ class CudaModule:
         if Path(path).suffix != ".so":
             raise InputError("a module is a shared library", where=str(path), hint="Give a name ending in .so.")
         with replaced(path) as temporary:
-            self.executable.export_library(str(temporary), cc="g++")
+            self.executable.export_library(str(temporary), cc="g++", options=["-O1"])
 
 
-def compile_cuda(module: tvm.IRModule, *, arch: str = "sm_90a", precision: Precision = "fp16") -> CudaModule:
-    """Compile a float Relax ``module`` (NCHW, static shapes, batch 1) for ``arch``.
+def compile_cuda(
+    module: tvm.IRModule, *, arch: str = "sm_90a", precision: Literal["fp16", "fp32"] = "fp16",
+    tuned: Tuned | None = None,
+) -> CudaModule:  # fmt: skip
+    """Compile a float Relax ``module`` (canonical, NCHW, static shapes, batch 1) for ``arch``.
 
-    With ``precision`` fp16 the module takes and returns float16, and sums its products in FP32. Raises
+    With ``precision`` fp16 products are summed in FP32. ``tuned`` knows the best measured schedules. Raises
     :class:`InputError` for an unknown architecture and :class:`CodesignError`, naming the kernel, for one that does not
     compile.
     """
-    if arch not in ARCHITECTURES:
-        raise InputError(f"unknown GPU architecture {arch!r}", where="--arch", hint=", ".join(ARCHITECTURES))
-    target = tvm.target.Target(
+    check_architecture(arch)
+    if precision == "fp16":
+        graph = from_graph(from_module(module))
+        try:
+            return _launched(graph, arch, tuned)
+        except UnsupportedError:
+            pass  # a layer that no kernel takes: TVM schedules the network
+    prepared = _scheduled(runnable(halved(module) if precision == "fp16" else module), arch)
+    executable = build(prepared, _target(arch), on_gpu=False)
+    source = cuda_source(executable)
+    return CudaModule(arch, precision, compile_cuda_text(source, arch).kernels, None, source, executable)
+
+
+def compile_cuda_int8(layers: LayerGraph, *, arch: str = "sm_90a", tuned: Tuned | None = None) -> CudaModule:
+    """Compile the machine's integer layers of a whole network: codes in, codes out, equal to Scanline's.
+
+    Raises :class:`UnsupportedError` for a layer that no kernel takes, else as :func:`compile_cuda`.
+    """
+    check_architecture(arch)
+    return _launched(from_layers(layers), arch, tuned)
+
+
+def _launched(graph: GpuGraph, arch: str, tuned: Tuned | None) -> CudaModule:
+    plan = plan_launches(graph, arch, tuned)
+    text = kernel_text(plan)
+    binary = compile_cuda_text(text, arch)
+    prefix = f"cuda_{hashlib.sha256(binary.code + repr(plan.schedules).encode()).hexdigest()[:12]}"
+    module = relax_module(plan, binary.code, prefix=prefix)
+    others = any(isinstance(step, Other) for step in plan.steps)
+    module = _scheduled(runnable(module), arch) if others else module
+    executable = build(module, _target(arch), on_gpu=True)
+    kernels = binary.kernels
+    if others:
+        rest = cuda_source(executable)
+        kernels, text = (*kernels, *compile_cuda_text(rest, arch).kernels), text + rest
+    return CudaModule(arch, graph.precision, kernels, plan, text, executable)
+
+
+def kernel_text(plan: GpuPlan) -> str:
+    """The CUDA text of every kernel of a plan, each once."""
+    return "\n".join({launch.kernel: launch.source for launch in plan.launches}.values())
+
+
+def _target(arch: str) -> Any:
+    return tvm.target.Target(
         {
             "kind": "cuda",
             "arch": arch,
@@ -72,7 +114,10 @@ def compile_cuda(module: tvm.IRModule, *, arch: str = "sm_90a", precision: Preci
             "max_num_threads": 1024,
         }
     )
-    prepared = runnable(halved(module) if precision == "fp16" else module)
+
+
+def _scheduled(module: tvm.IRModule, arch: str) -> tvm.IRModule:
+    """The operators that are not ours, fused and scheduled by TVM's rules."""
     passes = tvm.transform.Sequential(
         [
             relax.transform.LegalizeOps(),
@@ -86,10 +131,8 @@ def compile_cuda(module: tvm.IRModule, *, arch: str = "sm_90a", precision: Preci
             ),
         ]
     )
-    with target:
-        executable = relax.build(passes(prepared), target=target)
-    source = cuda_source(executable)
-    return CudaModule(arch, precision, compile_kernels(source, arch), source, executable)
+    with _target(arch):
+        return passes(module)
 
 
 def halved(module: tvm.IRModule) -> tvm.IRModule:
@@ -121,55 +164,3 @@ def cuda_source(executable: Any) -> str:
     if not texts:
         raise CodesignError("the network became no CUDA kernel", where="cuda", hint="Nothing in it is computed.")
     return "\n".join(texts)
-
-
-def compile_kernels(source: str, arch: str) -> tuple[Kernel, ...]:
-    """Compile CUDA ``source`` to machine code for ``arch`` with NVRTC and throw the code away.
-
-    Returns the kernels with their registers and spills. Raises :class:`CodesignError`, naming the kernel, when one does
-    not compile.
-    """
-    from cuda.bindings import nvrtc
-
-    def checked(result: tuple[Any, ...]) -> Any:
-        if result[0] != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-            raise CodesignError(f"NVRTC failed: {result[0].name}", where="cuda")
-        return result[1] if len(result) > 1 else None
-
-    program = checked(nvrtc.nvrtcCreateProgram(source.encode(), b"network.cu", 0, [], []))
-    options = [f"--gpu-architecture={arch}", "--std=c++17", "--ptxas-options=-v", *_includes()]
-    status = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])[0]
-    log = b" " * checked(nvrtc.nvrtcGetProgramLogSize(program))
-    checked(nvrtc.nvrtcGetProgramLog(program, log))
-    text = log.decode(errors="replace")
-    nvrtc.nvrtcDestroyProgram(program)
-    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        raise _broken(source, text)
-    return tuple(
-        Kernel(name, int(registers), int(stores) + int(loads))
-        for name, stores, loads, registers in re.findall(
-            r"Function properties for (\w+)\s.*?(\d+) bytes spill stores, (\d+) bytes spill loads"
-            r".*?Used (\d+) registers",
-            text,
-            re.DOTALL,
-        )
-    )
-
-
-def _broken(source: str, log: str) -> CodesignError:
-    """The first error, and the kernel around it."""
-    match = re.search(r"network\.cu\((\d+)\): (?:catastrophic )?error: (.*)", log)
-    if match is None:
-        return CodesignError(f"CUDA kernels do not compile: {log.strip()[:400]}", where="cuda")
-    before = "\n".join(source.splitlines()[: int(match[1])])
-    names = re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(", before)
-    kernel = names[-1] if names else "before the first kernel"
-    return CodesignError(f"does not compile: {match[2]}", where=f"CUDA kernel {kernel}")
-
-
-def _includes() -> list[str]:
-    """Header folders of the CUDA wheels."""
-    import nvidia
-
-    folders = [folder for base in nvidia.__path__ for folder in Path(base).glob("*/include") if folder.is_dir()]
-    return [f"--include-path={path}" for folder in folders for path in (folder, folder / "cccl") if path.is_dir()]

@@ -8,6 +8,7 @@ stacks compute more halo.
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -225,13 +226,14 @@ def _materialise(
             settled[key] = settle(stack, arch, out.height, out.width, priced[0])
         schedule = settled[key]
         schedules.append((key, schedule))
-        kernel = f"stack_{len(steps)}"
+        text = render(stack, schedule, "KERNEL")
+        kernel = f"stack_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         placed = layout(stack, schedule)
         blob, _, _ = pack(stack, schedule)
         results = {unit.first.output: unit.output for unit in segment}
         steps.append(
             Launch(
-                kernel, render(stack, schedule, kernel), blob, grid(schedule, out.height, out.width),
+                kernel, text.replace("KERNEL", kernel), blob, grid(schedule, out.height, out.width),
                 placed.warps(stack) * 32, placed.shared_bytes, (out.height, out.width),
                 tuple(store(item.name) for item in stack.inputs),
                 tuple(store(results[item.name]) for item in stack.outputs),

@@ -69,7 +69,7 @@ class Shuffle:
         return (self.source,)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Other:
     """An operator that TVM schedules."""
 

@@ -212,7 +212,7 @@ def to_module(graph: Graph) -> tvm.IRModule:
     with builder.function("main", [parameter]):
         with builder.dataflow():
             for node in graph.nodes:
-                values[node.name] = _emit(node, [values[name] for name in node.inputs], bind)
+                values[node.name] = emit_node(node, [values[name] for name in node.inputs], bind)
             output = builder.emit_output(values[graph.output])
         builder.emit_func_output(output)
     module = builder.get()
@@ -220,7 +220,8 @@ def to_module(graph: Graph) -> tvm.IRModule:
     return module
 
 
-def _emit(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) -> Any:
+def emit_node(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) -> Any:
+    """Bind the Relax expression of ``node`` on ``inputs``; returns its variable."""
     attributes, x = node.attributes, inputs[0]
     match node.op:
         case "pixel_unshuffle":

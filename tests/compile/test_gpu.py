@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from codesign.compile.frontend import load_model
-from codesign.compile.gpu import ARCHITECTURES, compile_cuda, compile_kernels
+from codesign.compile.gpu import compile_cuda
 from codesign.hw.errors import CodesignError, InputError
+from codesign.kernels.nvrtc import ARCHITECTURES, compile_cuda_text
 
 
 class Small(torch.nn.Module):
@@ -54,13 +55,13 @@ def test_a_broken_kernel_fails_and_is_named(module):
     source = compile_cuda(module, precision="fp32").source
     head, _, body = source.rpartition("threadIdx.x")
     with pytest.raises(CodesignError, match=r"CUDA kernel \w+_kernel: does not compile"):
-        compile_kernels(head + "threadIdx.nowhere" + body, "sm_90a")
+        compile_cuda_text(head + "threadIdx.nowhere" + body, "sm_90a")
 
 
 def test_every_architecture_is_known_to_the_compiler():
     kernel = 'extern "C" __global__ void one(float* x) { x[threadIdx.x] = 1.0f; }'
     for arch in ARCHITECTURES:
-        assert [k.name for k in compile_kernels(kernel, arch)] == ["one"]
+        assert [k.name for k in compile_cuda_text(kernel, arch).kernels] == ["one"]
 
 
 def test_unknown_architecture(module):
