@@ -153,6 +153,7 @@ def compile_command(
     export_qdq: Annotated[Path | None, typer.Option(help="The quantised network as ONNX.")] = None,
     target: Annotated[str, typer.Option(help="scanline or cuda.")] = "scanline",
     arch: Annotated[str, typer.Option(help="For cuda: sm_80, sm_86, sm_89, sm_90a.")] = "sm_90a",
+    precision: Annotated[str, typer.Option(help="For cuda: fp16 or int8.")] = "fp16",
     dram_bandwidth: Bandwidth = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show the plan, and why it is so.")] = False,
     json_to: Json = None,
@@ -165,7 +166,8 @@ def compile_command(
     if target not in ("scanline", "cuda"):
         raise InputError(f"unknown target {target!r}", where="--target", hint="scanline or cuda.")
     if target == "cuda":
-        _compile_cuda(found, parse_size(size) or verbs.DEFAULT_SIZE, arch, output, json_to)
+        wanted = parse_size(size) or verbs.DEFAULT_SIZE
+        _compile_cuda(found, wanted, arch, precision, method, images, output, json_to)
         return
     with progress("Compiling") as (say, _):
         compiled = verbs.compile_source(
@@ -256,25 +258,41 @@ def _buffer_table(cascade: dict[str, Any]) -> Table:
     return table
 
 
-def _compile_cuda(found: Any, size: tuple[int, int], arch: str, output: Path | None, json_to: str | None) -> None:
-    from codesign import simulate as verbs
-    from codesign.compile.gpu import compile_cuda
+def _compile_cuda(
+    found: Any, size: tuple[int, int], arch: str, precision: str, method: str, images: Path | None,
+    output: Path | None, json_to: str | None,
+) -> None:  # fmt: skip
+    from codesign import cuda
 
     with progress("Compiling for CUDA") as (say, _):
-        say("import")
-        model = verbs.import_source(found, size)
-        say("schedule and compile kernels")
-        module = compile_cuda(model.module, arch=arch)
+        compiled = cuda.compile_source(
+            found, size, arch=arch, precision=cuda.check_precision(precision), method=_method(method), images=images,
+            say=say,
+        )  # fmt: skip
     if output is not None:
-        module.export(output)
-    data = {"network": found.name, "target": "cuda", "arch": arch, "input_size": f"{size[0]}x{size[1]}",
-            "kernels": len(module.kernels), "written": {"module": str(output)} if output else {}}  # fmt: skip
+        compiled.module.export(output)
+    data = compiled.to_json() | {"written": {"module": str(output)} if output else {}}
     if json_to is not None:
         write_json(data, json_to)
-    else:
-        _out.print(f"{found.name}: {len(module.kernels)} CUDA kernels compiled for {arch}.", highlight=False)
-        if output is not None:
-            _out.print(f"Wrote module {output}", highlight=False)
+        return
+    table = Table(title=f"{found.name} {size[0]}x{size[1]}, {precision} for {arch}: {len(data['launches'])} launches")
+    for heading in ("layers", "blocks", "threads", "registers", "spilled", "shared KiB"):
+        table.add_column(heading, justify="left" if heading == "layers" else "right")
+    for launch in data["launches"]:
+        names = launch["layers"]
+        table.add_row(
+            names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)})", str(launch["blocks"]),
+            str(launch["threads"]), str(launch["registers"]), str(launch["spilled_bytes"]),
+            f"{launch['shared_bytes'] / 1024:.0f}",
+        )  # fmt: skip
+    if data["launches"]:
+        _out.print(table)
+    if data["others"]:
+        _out.print(f"TVM schedules {', '.join(data['others'])}.", highlight=False)
+    if data["modelled_seconds"]:
+        _out.print(f"Modelled, not measured: {data['modelled_seconds'] * 1e6:.0f} us a frame.", highlight=False)
+    if output is not None:
+        _out.print(f"Wrote module {output}", highlight=False)
 
 
 @app.command(epilog="Example: [bold]python -m codesign simulate sesr_m5_x2 --accel base --size 64x64 --json -[/]")

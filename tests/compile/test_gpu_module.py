@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tvm.runtime import vm
 
 from codesign import networks
 from codesign.compile.frontend import load_model
-from codesign.compile.gpu import compile_cuda, compile_cuda_int8
+from codesign.compile.gpu import compile_cuda
 from codesign.compile.gpu_launches import GpuPlan, plan_launches
 from codesign.compile.gpu_layers import from_graph
 from codesign.compile.gpu_module import build, relax_module
@@ -29,8 +28,9 @@ DRIVER = r"""
 #include <cstring>
 #include <string>
 #include <vector>
-// The "machine code" is lines: kernel, library, pointers, integers, shared bytes that were announced (or 0).
-struct Function { void (*run)(void**, const int*, const unsigned*, unsigned, unsigned, unsigned long long); int pointers, integers, dynamic; };
+// The "machine code" is lines: kernel, library, how many pointers, how many integers.
+using Run = void (*)(void**, const int*, const unsigned*, unsigned, unsigned, unsigned long long);
+struct Function { Run run; int pointers, integers, dynamic; };
 static std::string table;
 extern "C" int cuModuleLoadData(void** module, const void* image) {
   if (std::strncmp((const char*)image, "kernels", 7)) return 209;
