@@ -295,6 +295,47 @@ def _compile_cuda(
         _out.print(f"Wrote module {output}", highlight=False)
 
 
+@app.command(epilog="Example: [bold]python -m codesign tune sesr_m5_x2 --size 1280x720 --folder out/tune[/]")
+def tune(
+    sources: Annotated[list[str], typer.Argument(help="Networks, or .onnx or .pt2 files.", metavar="NET|FILE...")],
+    size: SizeOption = "1280x720",
+    arch: Annotated[str, typer.Option(help="sm_80, sm_86, sm_89, sm_90a.")] = "sm_90a",
+    precision: Annotated[str, typer.Option(help="fp16 or int8.")] = "fp16",
+    folder: Annotated[Path, typer.Option(help="Candidates and results; what is there is kept.")] = Path("out/tune"),
+    limit: Annotated[int, typer.Option(help="Candidates per kernel.", min=1)] = 12,
+    build: Annotated[bool, typer.Option("--build", help="Only build, to be measured where a GPU is.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Only record what was measured in the folder.")] = False,
+) -> None:
+    """Search kernel schedules: build candidates, measure them on the GPU here, keep the fastest for later compiles.
+
+    Without a GPU: --build here, python -m codesign.kernels.tuning FOLDER where one is, and --record here.
+    """
+    from codesign import cuda
+    from codesign import simulate as verbs
+    from codesign.kernels import tuning
+    from codesign.kernels.driver import Driver
+    from codesign.kernels.tuned import database
+
+    if not record:
+        with progress("Tuning") as (say, _):
+            for source in sources:
+                say(f"{source}: choose what to measure")
+                tasks = cuda.tuning_tasks(
+                    verbs.find(source, None), parse_size(size) or verbs.DEFAULT_SIZE, arch=arch,
+                    precision=cuda.check_precision(precision),
+                )  # fmt: skip
+                tuning.prepare(tasks, arch, folder, limit=limit, say=say)
+            if not build:
+                say("measure")
+                tuning.measure(folder, Driver(), say=say)
+    if build:
+        _out.print(f"Built in {folder}. Measure: python -m codesign.kernels.tuning {folder}", highlight=False)
+        return
+    measured, records = tuning.collect(folder)
+    path = database(measured).with_records(records).save()
+    _out.print(f"Recorded the best schedules of {len(records)} kernels in {path}", highlight=False)
+
+
 @app.command(epilog="Example: [bold]python -m codesign simulate sesr_m5_x2 --accel base --size 64x64 --json -[/]")
 def simulate(
     source: Source,

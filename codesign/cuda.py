@@ -9,9 +9,15 @@ from typing import Any, Literal, cast
 
 from codesign import simulate as verbs
 from codesign.compile.gpu import CudaModule, compile_cuda, compile_cuda_int8
+from codesign.compile.gpu_launches import promising
+from codesign.compile.gpu_layers import from_graph, from_layers
+from codesign.compile.layers import LayerGraph
+from codesign.compile.relax_form import from_module
 from codesign.hw.errors import InputError, UnsupportedError
 from codesign.kernels.launch import Launch
+from codesign.kernels.nvrtc import check_architecture
 from codesign.kernels.tuned import database
+from codesign.kernels.tuning import Task
 
 Precision = Literal["fp16", "int8"]
 
@@ -74,12 +80,26 @@ def compile_source(
         if say is not None:
             say(text)
 
+    check_architecture(arch)
     tuned = database(arch).lookup
     if precision == "fp16":
         tell("import")
         model = verbs.import_source(source, size)
         tell("choose and compile kernels")
         return CompiledCuda(source.name, size, compile_cuda(model.module, arch=arch, tuned=tuned))
+    layers = integer_layers(source, size, method, images, say)
+    tell("choose and compile kernels")
+    return CompiledCuda(source.name, size, compile_cuda_int8(layers, arch=arch, tuned=tuned))
+
+
+def integer_layers(
+    source: verbs.Source,
+    size: tuple[int, int],
+    method: Literal["minmax", "percentile", "mse"] = "percentile",
+    images: Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> LayerGraph:
+    """The network quantised as for Scanline. Raises :class:`UnsupportedError` where a part would run elsewhere."""
     compiled = verbs.compile_source(source, size=size, method=method, images=images, say=say)
     network = compiled.network
     if len(network.regions) != 1 or any(not placement.on_accelerator for placement in network.placements):
@@ -89,5 +109,16 @@ def compile_source(
             where=f"{left.operator} '{left.name}'" if left else source.name,
             hint="Compile with --precision fp16.",
         )
-    tell("choose and compile kernels")
-    return CompiledCuda(source.name, size, compile_cuda_int8(network.regions[0].graph, arch=arch, tuned=tuned))
+    return network.regions[0].graph
+
+
+def tuning_tasks(
+    source: verbs.Source, size: tuple[int, int], *, arch: str, precision: Precision, slack: float = 1.5
+) -> list[Task]:
+    """The stacks worth measuring: on some way through the network modelled within ``slack`` of the best."""
+    check_architecture(arch)
+    if precision == "fp16":
+        graph = from_graph(from_module(verbs.import_source(source, size).module))
+    else:
+        graph = from_layers(integer_layers(source, size))
+    return [Task(stack, height, width) for stack, height, width in promising(graph, arch, slack)]

@@ -7,7 +7,6 @@ stacks compute more halo.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -73,34 +72,73 @@ Tuned = Callable[[str, int, int], tuple[Schedule, float] | None]
 def plan_launches(graph: GpuGraph, arch: str, tuned: Tuned | None = None) -> GpuPlan:
     """Cut ``graph`` for ``arch``. Raises :class:`UnsupportedError` for a layer that no kernel takes."""
     units = _units(graph)
-    readers = graph.readers()
-    choose = functools.cache(lambda key, height, width: _price(stacks[key], arch, height, width, tuned))
-    stacks: dict[str, Stack] = {}
-    best: list[tuple[float, int]] = [(0.0, 0)] * (len(units) + 1)
+    segments = _segments(graph, units, arch, tuned)
+    seconds = [0.0] * (len(units) + 1)
+    chosen: list[Segment] = []
     for begin in range(len(units) - 1, -1, -1):
-        options: list[tuple[float, int]] = []
-        if not _stackable(units[begin], graph):
-            options.append((best[begin + 1][0] + LAUNCH_SECONDS, begin + 1))
-        else:
-            for end in range(begin + 1, min(begin + MAX_LAYERS, len(units)) + 1):
-                segment = units[begin:end]
-                if not _one_stack(segment, graph):
-                    break
-                stack = _stack(segment, graph, readers)
-                if stack is None:
-                    continue
-                key = signature(stack)
-                stacks.setdefault(key, stack)
-                out = graph.tensors[segment[0].first.output]
-                priced = choose(key, out.height, out.width)
-                if priced is not None:
-                    options.append((priced[1] + best[end][0], end))
+        best = min(segments[begin], key=lambda segment: segment.seconds + seconds[segment.end])
+        seconds[begin] = best.seconds + seconds[best.end]
+        chosen.append(best)
+    return _materialise(graph, units, chosen[::-1], arch, seconds[0])
+
+
+def promising(graph: GpuGraph, arch: str, slack: float = 1.5) -> list[tuple[Stack, int, int]]:
+    """Stacks, with height and width, on some way through the network that is modelled at most ``slack`` x the best."""
+    units = _units(graph)
+    segments = _segments(graph, units, arch, None)
+    count = len(units)
+    after, before = [0.0] * (count + 1), [0.0] + [float("inf")] * count
+    for begin in range(count - 1, -1, -1):
+        after[begin] = min(segment.seconds + after[segment.end] for segment in segments[begin])
+    for begin in range(count):
+        for segment in segments[begin]:
+            before[segment.end] = min(before[segment.end], before[begin] + segment.seconds)
+    found: dict[tuple[str, int, int], Stack] = {}
+    for begin in range(count):
+        for segment in segments[begin]:
+            through = before[begin] + segment.seconds + after[segment.end]
+            if segment.stack is not None and through <= slack * after[0]:
+                out = graph.tensors[units[begin].first.output]
+                found.setdefault((signature(segment.stack), out.height, out.width), segment.stack)
+    return [(stack, height, width) for (_, height, width), stack in found.items()]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Units ``begin`` to ``end`` as one step: a stack with its schedule, or an operator of TVM's."""
+
+    begin: int
+    end: int
+    seconds: float
+    stack: Stack | None = field(default=None, repr=False)
+    schedule: Schedule | None = None
+
+
+def _segments(graph: GpuGraph, units: list[Unit], arch: str, tuned: Tuned | None) -> list[list[Segment]]:
+    """For every unit, the steps that may begin there."""
+    readers = graph.readers()
+    prices: dict[tuple[str, int, int], tuple[Schedule, float] | None] = {}
+    found: list[list[Segment]] = []
+    for begin, unit in enumerate(units):
+        options: list[Segment] = []
+        if isinstance(unit.first, Other):
+            options.append(Segment(begin, begin + 1, LAUNCH_SECONDS))
+        for end in range(begin + 1, min(begin + MAX_LAYERS, len(units)) + 1):
+            if not _one_stack(units[begin:end], graph):
+                break
+            stack = _stack(units[begin:end], graph, readers)
+            if stack is None:
+                continue
+            out = graph.tensors[unit.first.output]
+            key = signature(stack), out.height, out.width
+            if key not in prices:
+                prices[key] = _price(stack, arch, out.height, out.width, tuned)
+            if (priced := prices[key]) is not None:
+                options.append(Segment(begin, end, priced[1], stack, priced[0]))
         if not options:
-            raise UnsupportedError(
-                "no CUDA kernel holds this layer", where=units[begin].output, hint="Its weights exceed the registers."
-            )
-        best[begin] = min(options)
-    return _materialise(graph, units, best, arch, choose)
+            raise UnsupportedError("no CUDA kernel takes this layer", where=unit.output)
+        found.append(options)
+    return found
 
 
 def _units(graph: GpuGraph) -> list[Unit]:
@@ -155,14 +193,12 @@ def _stack(segment: Sequence[Unit], graph: GpuGraph, readers: dict[str, list[Ope
             if name is not None and name not in made and name not in inputs:
                 tensor = graph.tensors[name]
                 inputs[name] = Input(name, tensor.channels, _format(name, graph), tensor.zero_point)
-    outputs = []
+    outputs: list[Output] = []
     for unit in segment:
         name = unit.output
         outside = name == graph.output or any(reader not in inside for reader in readers[name])
         if outside:
-            conv = unit.first
-            assert isinstance(conv, Convolution)
-            outputs.append(Output(conv.output, _format(name, graph), unit.shuffle))
+            outputs.append(Output(unit.first.output, _format(name, graph), unit.shuffle))
     stack = Stack(graph.precision, tuple(inputs.values()), tuple(convs), tuple(outputs))
     for item in stack.inputs:
         taps = {conv.weights.shape[1] for conv in convs if conv.source == item.name}
@@ -180,19 +216,13 @@ def _price(stack: Stack, arch: str, height: int, width: int, tuned: Tuned | None
     if schedule is None:
         return None
     cycles = stack_search.estimate(stack, schedule, arch, height, width).cycles
-    moved = sum(stack.channels(item.name) for item in (*stack.inputs, *stack.outputs))
+    names = [item.name for item in stack.inputs] + [out.name for out in stack.outputs]
+    moved = sum(stack.channels(name) for name in names)
     memory = moved * stack.element_bytes * height * width / gpu.bytes_per_second
     return schedule, max(cycles / gpu.clock_hz, memory) + LAUNCH_SECONDS
 
 
-def _materialise(
-    graph: GpuGraph,
-    units: list[Unit],
-    best: list[tuple[float, int]],
-    arch: str,
-    choose: Callable[[str, int, int], tuple[Schedule, float] | None],
-) -> GpuPlan:
-    readers = graph.readers()
+def _materialise(graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch: str, seconds: float) -> GpuPlan:
     steps: list[Launch | Other] = []
     schedules: list[tuple[str, Schedule]] = []
     stored: dict[str, Stored] = {}
@@ -200,49 +230,57 @@ def _materialise(
 
     def store(name: str) -> str:
         tensor = graph.tensors[name]
-        stored[name] = Stored(name, graph.precision, _format(name, graph), tensor.channels, tensor.height, tensor.width)
+        format_ = _format(name, graph)
+        stored[name] = Stored(name, graph.precision, format_, tensor.channels, tensor.height, tensor.width)
         return name
 
     begin = 0
+    by_begin = {segment.begin: segment for segment in chosen}
     while begin < len(units):
-        end = best[begin][1]
+        segment = by_begin[begin]
         first = units[begin].first
         if isinstance(first, Other):
             for name in (*first.inputs, first.output):
                 if name in graph.tensors:
                     store(name)
             steps.append(first)
-            begin = end
-            continue
-        segment = units[begin:end]
-        stack = _stack(segment, graph, readers)
-        if stack is None or not _stackable(units[begin], graph):
-            raise UnsupportedError("no CUDA kernel takes this layer yet", where=units[begin].output)
-        out = graph.tensors[first.output]
-        key = signature(stack)
-        priced = choose(key, out.height, out.width)
-        assert priced is not None
-        if key not in settled:
-            settled[key] = settle(stack, arch, out.height, out.width, priced[0])
-        schedule = settled[key]
-        schedules.append((key, schedule))
-        text = render(stack, schedule, "KERNEL")
-        kernel = f"stack_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        placed = layout(stack, schedule)
-        blob, _, _ = pack(stack, schedule)
-        results = {unit.first.output: unit.output for unit in segment}
-        steps.append(
-            Launch(
-                kernel, text.replace("KERNEL", kernel), blob, grid(schedule, out.height, out.width),
-                placed.warps(stack) * 32, placed.shared_bytes, (out.height, out.width),
-                tuple(store(item.name) for item in stack.inputs),
-                tuple(store(results[item.name]) for item in stack.outputs),
-                tuple(layer.name for layer in stack.layers),
-                sum(layer.macs_per_pixel for layer in stack.layers) * out.height * out.width,
-            )
-        )  # fmt: skip
-        begin = end
-    return GpuPlan(graph, stored, tuple(steps), best[0][0], tuple(schedules))
+        else:
+            stack = segment.stack
+            assert stack is not None
+            assert segment.schedule is not None
+            out = graph.tensors[first.output]
+            key = signature(stack)
+            if key not in settled:
+                settled[key] = settle(stack, arch, out.height, out.width, segment.schedule)
+            schedules.append((key, settled[key]))
+            results = {unit.first.output: unit.output for unit in units[begin : segment.end]}
+            inputs = tuple(store(item.name) for item in stack.inputs)
+            outputs = tuple(store(results[item.name]) for item in stack.outputs)
+            steps.append(stack_launch(stack, settled[key], out.height, out.width, inputs, outputs))
+        begin = segment.end
+    return GpuPlan(graph, stored, tuple(steps), seconds, tuple(schedules))
+
+
+def stack_launch(
+    stack: Stack, schedule: Schedule, height: int, width: int, inputs: tuple[str, ...], outputs: tuple[str, ...]
+) -> Launch:
+    """A stack on a frame. The kernel's name tells its text, so that equal stacks share one."""
+    placed = layout(stack, schedule)
+    text = render(stack, schedule, "KERNEL")
+    kernel = f"stack_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Launch(
+        kernel=kernel,
+        source=text.replace("KERNEL", kernel),
+        parameters=pack(stack, schedule)[0],
+        grid=grid(schedule, height, width),
+        threads=placed.warps(stack) * 32,
+        shared_bytes=placed.shared_bytes,
+        integers=(height, width),
+        inputs=inputs,
+        outputs=outputs,
+        layers=tuple(layer.name for layer in stack.layers),
+        macs=sum(layer.macs_per_pixel for layer in stack.layers) * height * width,
+    )
 
 
 def settle(stack: Stack, arch: str, height: int, width: int, first: Schedule) -> Schedule:

@@ -135,10 +135,12 @@ def from_layers(graph: machine.LayerGraph) -> GpuGraph:
             layer.table,
         )  # fmt: skip
         add = layer.add
-        add_rule = add and AddRule(
-            layer.zero_point, tensors[add.other].zero_point, add.multiplier, add.other_multiplier, add.shift,
-            add.zero_point, add.qmin, add.qmax,
-        )  # fmt: skip
+        add_rule = None
+        if add is not None:
+            add_rule = AddRule(
+                layer.zero_point, tensors[add.other].zero_point, add.multiplier, add.other_multiplier, add.shift,
+                add.zero_point, add.qmin, add.qmax,
+            )  # fmt: skip
         conv = Conv(
             layer.name, layer.source, layer.output, layer.weights, _folded_bias(layer, tensors),
             add=add.other if add else None,

@@ -51,9 +51,9 @@ class Stored:
     def unpack(self, memory: NDArray[Any]) -> NDArray[Any]:
         """The other way: ``[C, H, W]``."""
         if self.format == "planar":
-            return memory[0]
+            return np.asarray(memory[0])
         _, planes, height, width, chunk = self.shape
-        return memory[0].transpose(0, 3, 1, 2).reshape(planes * chunk, height, width)[: self.channels]
+        return np.asarray(memory[0].transpose(0, 3, 1, 2).reshape(planes * chunk, height, width)[: self.channels])
 
 
 @dataclass(frozen=True, eq=False)

@@ -485,7 +485,7 @@ def signature(stack: Stack) -> str:
     """The stack's structure in one line: what two stacks share whose best schedules are the same."""
     names = {item.name: f"x{index}" for index, item in enumerate(stack.inputs)}
     names |= {layer.output: f"t{index}" for index, layer in enumerate(stack.layers)}
-    parts = [stack.precision]
+    parts: list[str] = [stack.precision]
     parts += [f"{names[item.name]}:{item.channels}{item.format[0]}" for item in stack.inputs]
     for layer in stack.layers:
         ky, kx, ci, co = layer.weights.shape

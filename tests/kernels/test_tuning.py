@@ -1,0 +1,132 @@
+"""Tuning from end to end on a driver that emulates: built, measured, interrupted, resumed, recorded, used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from codesign.hw.errors import CodesignError, InputError
+from codesign.kernels.driver import Driver
+from codesign.kernels.emulate import build_emulated
+from codesign.kernels.layers import Conv
+from codesign.kernels.stack import Input, Output, Schedule, Stack, render, signature
+from codesign.kernels.tuned import Database, Record, database
+from codesign.kernels.tuning import KERNEL, Task, collect, measure, prepare
+from tests.kernels.fake_driver import build_driver, table
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Driver:
+    return Driver(str(build_driver(tmp_path_factory.mktemp("driver"))))
+
+
+def make_task() -> Task:
+    rng = np.random.default_rng(1)
+    weights = rng.normal(size=(3, 3, 8, 12)).astype(np.float16) * 0.1
+    layer = Conv("one", "x", "y", weights, rng.normal(size=12).astype(np.float32), "relu")
+    return Task(Stack("fp16", (Input("x", 8, "chunked"),), (layer,), (Output("y", "chunked"),)), 16, 24)
+
+
+def prepared(task: Task, folder: Path) -> Path:
+    """Candidates whose machine code the emulating driver takes."""
+    prepare([task], "sm_90a", folder, limit=3, say=lambda _: None)
+    known = json.loads((folder / "tasks.json").read_text())
+    for candidate in known["tasks"][0]["candidates"]:
+        splits = tuple(tuple(split) for split in candidate["schedule"]["splits"])
+        schedule = Schedule(**{**candidate["schedule"], "splits": splits})
+        library = build_emulated(render(task.stack, schedule, KERNEL), KERNEL, 3, 2, folder=folder)
+        (folder / f"{candidate['name']}.cubin").write_bytes(table({KERNEL: (library, 3, 2)}))
+    return folder
+
+
+def test_build_measure_record_use(driver: Driver, tmp_path: Path) -> None:
+    task = make_task()
+    folder = prepared(task, tmp_path / "builds")
+    measure(folder, driver, say=lambda _: None)
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    assert all(json.loads(line)["agrees"] and json.loads(line)["seconds"] > 0 for line in lines)
+    arch, (record,) = collect(folder)
+    assert (arch, record.key, record.tried, record.device) == ("sm_90a", task.key, 3, "Emulated")
+    Database(arch, {}).with_records([record]).save(tmp_path / "database")
+    found = database(arch, tmp_path / "database").lookup(signature(task.stack), 16, 24)
+    assert found == (record.schedule, record.seconds)
+    assert database(arch, tmp_path / "database").lookup(signature(task.stack), 16, 25) is None
+
+
+def test_interrupted_measurement_goes_on(driver: Driver, tmp_path: Path) -> None:
+    folder = prepared(make_task(), tmp_path / "builds")
+    measure(folder, driver, say=lambda _: None)
+    whole = (folder / "results.jsonl").read_text().splitlines()
+    (folder / "results.jsonl").write_text(whole[0] + "\n")
+    measure(folder, driver, say=lambda _: None)
+    names = [json.loads(line)["name"] for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert sorted(names) == sorted(json.loads(line)["name"] for line in whole)
+
+
+def test_a_wrong_candidate_never_wins(driver: Driver, tmp_path: Path) -> None:
+    folder = prepared(make_task(), tmp_path / "builds")
+    name = json.loads((folder / "tasks.json").read_text())["tasks"][0]["candidates"][0]["name"]
+    blob = np.fromfile(folder / f"{name}.bin", np.uint8)
+    blob[:64] ^= 0x80  # the sign of some weights
+    blob.tofile(folder / f"{name}.bin")
+    measure(folder, driver, say=lambda _: None)
+    entries = {}
+    for line in (folder / "results.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        entries[entry["name"]] = entry["agrees"]
+    assert entries.pop(name) is False
+    assert all(entries.values())
+    _, (record,) = collect(folder)
+    assert record.tried == 2
+
+
+def test_candidates_for_another_gpu_are_refused(driver: Driver, tmp_path: Path) -> None:
+    prepare([make_task()], "sm_80", tmp_path, limit=1, say=lambda _: None)
+    with pytest.raises(CodesignError, match="the candidates are for sm_80"):
+        measure(tmp_path, driver)
+    with pytest.raises(InputError, match="holds candidates for sm_80"):
+        prepare([make_task()], "sm_90a", tmp_path)
+
+
+def test_nothing_measured(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no measurements"):
+        collect(tmp_path)
+
+
+def test_a_broken_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sm_80.json").write_text("{}")
+    with pytest.raises(InputError, match="not a tuning database"):
+        database("sm_80", tmp_path)
+
+
+def test_the_faster_record_stays() -> None:
+    schedule = Schedule(16, 8, ((1, 1),))
+    slow = Record("s", 1, 2, schedule, 2e-3, 1, "A", "2026-01-01")
+    fast = Record("s", 1, 2, schedule, 1e-3, 1, "B", "2026-01-02")
+    again = Record("s", 1, 2, schedule, 3e-3, 1, "B", "2026-01-03")
+    known = Database("sm_80", {}).with_records([slow]).with_records([fast])
+    assert known.records[slow.key] == fast
+    assert known.with_records([slow]).records[slow.key] == fast
+    assert known.with_records([again]).records[slow.key] == again
+
+
+def test_no_driver() -> None:
+    with pytest.raises(CodesignError, match="no CUDA driver here"):
+        Driver("libnowhere.so")
+
+
+def test_a_graph_runs_what_was_captured(driver: Driver, tmp_path: Path) -> None:
+    text = """#include "lanes.cuh"
+extern "C" __global__ void count(char* to, int step) { if (threadIdx.x == 0) *to += step; }"""
+    library = build_emulated(text, "count", 1, 1, folder=tmp_path)
+    function = driver.load(table({"count": (library, 1, 1)}), "count")
+    address = driver.allocate(np.zeros(1, np.int8))
+    start = driver.capture(lambda: driver.launch(function, (1, 1, 1), 32, 0, [address], [3]))
+    assert driver.download(address, (1,), np.int8)[0] == 0
+    start()
+    start()
+    assert driver.download(address, (1,), np.int8)[0] == 6
