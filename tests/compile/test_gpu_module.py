@@ -18,6 +18,8 @@ from codesign.compile.gpu_launches import GpuPlan, plan_launches
 from codesign.compile.gpu_layers import from_graph
 from codesign.compile.gpu_module import build, relax_module
 from codesign.compile.relax_form import from_module
+from codesign.kernels.bundle import Bundle, Loaded
+from codesign.kernels.driver import Driver
 from codesign.kernels.emulate import build_emulated
 from tests.compile.test_gpu_launches import emulated
 from tests.kernels.fake_driver import build_driver, table
@@ -26,6 +28,11 @@ from tests.kernels.fake_driver import build_driver, table
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("builds")
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +57,31 @@ def code_of(plan: GpuPlan, folder: Path) -> bytes:
     return table(kernels)
 
 
-def test_module_equals_its_launches(plan: GpuPlan, driver: Path, tmp_path: Path) -> None:
-    runner = machine(plan, code_of(plan, tmp_path), driver, tmp_path)
+def test_module_equals_its_launches(plan: GpuPlan, driver: Path, builds: Path, tmp_path: Path) -> None:
+    runner = machine(plan, code_of(plan, builds), driver, tmp_path)
     frame = np.random.default_rng(4).random((1, 34, 44)).astype(np.float16)
-    want = emulated(plan, frame, tmp_path)
+    want = emulated(plan, frame, builds)
     for _ in range(2):
         got = runner["main"](tvm.runtime.tensor(frame[None])).numpy()[0]
         np.testing.assert_array_equal(got, want)
     with torch.no_grad():
         exact = networks.load("sesr_m5_x2")(torch.from_numpy(frame[None].astype(np.float32)))[0].numpy()
     assert np.linalg.norm(got - exact) / np.linalg.norm(exact) < 1e-2
+
+
+def test_bundle_equals_its_launches(plan: GpuPlan, driver: Path, builds: Path, tmp_path: Path) -> None:
+    made = Bundle(tuple(plan.launches), plan.stored, plan.graph.input, plan.graph.output, code_of(plan, builds))
+    made.save(tmp_path / "bundle")
+    gpu = Driver(str(driver))
+    loaded = Loaded(Bundle.load(tmp_path / "bundle"), gpu)
+    frame = np.random.default_rng(5).random((1, 34, 44)).astype(np.float16)
+    want = emulated(plan, frame, builds)
+    np.testing.assert_array_equal(loaded.run(frame[None])[0], want)
+    out = plan.stored[plan.graph.output]
+    source, result = gpu.allocate(frame), gpu.allocate(out.bytes)
+    (graph,) = loaded.graphs([(source, result)])
+    graph()
+    np.testing.assert_array_equal(gpu.download(result, out.shape, out.dtype)[0], want)
 
 
 def test_wrong_machine_code_is_refused_in_words(plan: GpuPlan, driver: Path, tmp_path: Path) -> None:
