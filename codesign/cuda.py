@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from codesign import simulate as verbs
+from codesign.compile.driver import CompiledNetwork
 from codesign.compile.gpu import CudaModule, compile_cuda, compile_cuda_int8
 from codesign.compile.gpu_launches import promising
 from codesign.compile.gpu_layers import from_graph, from_layers
@@ -100,13 +101,16 @@ def integer_layers(
     say: Callable[[str], None] | None = None,
 ) -> LayerGraph:
     """The network quantised as for Scanline. Raises :class:`UnsupportedError` where a part would run elsewhere."""
-    compiled = verbs.compile_source(source, size=size, method=method, images=images, say=say)
-    network = compiled.network
+    return whole(verbs.compile_source(source, size=size, method=method, images=images, say=say).network)
+
+
+def whole(network: CompiledNetwork) -> LayerGraph:
+    """The integer layers of a network that is one region. Raises :class:`UnsupportedError` where it is not."""
     if len(network.regions) != 1 or any(not placement.on_accelerator for placement in network.placements):
         left = next((p for p in network.placements if not p.on_accelerator), None)
         raise UnsupportedError(
             "not every operator has integer kernels",
-            where=f"{left.operator} '{left.name}'" if left else source.name,
+            where=f"{left.operator} '{left.name}'" if left else network.name,
             hint="Compile with --precision fp16.",
         )
     return network.regions[0].graph
