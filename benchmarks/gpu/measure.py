@@ -1,13 +1,13 @@
 """Measures on a GPU what ``prepare.py`` built: correctness, then time, then energy, beside torch on the same inputs.
 
 ``python3 FOLDER/measure.py --out DIR`` needs numpy, torch and a driver; Python packages come with the folder. Every
-network's entry is appended to ``DIR/measured.jsonl`` when it is done, so a run that is cut off goes on; ``DIR/table.txt``
-is written last.
+entry is appended to ``DIR/measured.jsonl`` when it is done, so that a run that is cut off goes on; ``DIR/table.txt`` is
+written last.
 
 Correct first: FP16 against float64 on fresh random inputs, outputs poisoned; INT8 by hash against the integer graph.
-Time: CUDA events around warm loops, medians of rounds, input sets rotated past the L2 cache. Energy: the driver's total
-energy counter over a loop of at least ``--energy`` seconds, idle power before. Peaks: a large copy, a large matrix
-product (wgmma), and register-only mma.sync, in the same run.
+Time: CUDA events around warm loops (the host's clock for torch and the module), medians of rounds, input sets rotated
+past the L2 cache. Energy: the driver's total energy counter over a loop of at least ``--energy`` seconds, idle power
+before. Peaks: a large copy, a large matrix product (wgmma), and register-only mma.sync, in the same run.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from codesign.hw.errors import CodesignError  # noqa: E402
 from codesign.kernels.bundle import Bundle, Loaded  # noqa: E402
 from codesign.kernels.driver import Driver  # noqa: E402
 
-ROUNDS = 7
 ROUND_SECONDS = 0.15
+"""Of a round of timed calls: long enough that the host's clock is exact."""
 
 
 class Nvml:
@@ -75,24 +75,26 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def timed(run: Callable[[int], None], synchronise: Callable[[], None]) -> dict[str, float]:
-    """Seconds of ``run(i)``: median and extremes of rounds, each long enough that the host's clock is exact."""
-    for index in range(3):
+def timed(run: Callable[[int], None], synchronise: Callable[[], None], rounds: int = 7) -> dict[str, float]:
+    """Seconds of ``run(i)``: median and extremes of rounds, and how many calls a round had."""
+    least = 1 if rounds == 1 else 5
+    for index in range(least):
         run(index)
     synchronise()
     began = time.perf_counter()
-    for index in range(5):
+    for index in range(least):
         run(index)
     synchronise()
-    count = max(5, math.ceil(ROUND_SECONDS / max(1e-7, (time.perf_counter() - began) / 5)))
+    each = max(1e-7, (time.perf_counter() - began) / least)
+    count = max(least, math.ceil(ROUND_SECONDS / each)) if rounds > 1 else 1
     found = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         began = time.perf_counter()
         for index in range(count):
             run(index)
         synchronise()
         found.append((time.perf_counter() - began) / count)
-    return {"value": statistics.median(found), "low": min(found), "high": max(found)}
+    return {"value": statistics.median(found), "low": min(found), "high": max(found), "calls": count}
 
 
 def energy(
@@ -116,8 +118,8 @@ def energy(
 class Session:
     """One run: the machine, the folder, the results so far."""
 
-    def __init__(self, out: Path, device: str, loop: float, driver: str) -> None:
-        self.out, self.loop = out, loop
+    def __init__(self, out: Path, device: str, loop: float, driver: str, rounds: int) -> None:
+        self.out, self.loop, self.rounds = out, loop, rounds
         self.manifest = json.loads((HERE / "manifest.json").read_text())
         self.torch_device = torch.device(device)
         self.nvml = Nvml()
@@ -141,32 +143,23 @@ class Session:
         }
         with self.path.open("a") as file:
             file.write(json.dumps(common | entry) + "\n")
-        brief = {
-            k: v for k, v in entry.items() if k in ("entry", "software", "error", "seconds", "bit_exact", "failed")
-        }
+        shown = ("entry", "software", "error", "seconds", "bit_exact", "failed")
+        brief = {key: value for key, value in entry.items() if key in shown}
         print(json.dumps(brief), flush=True)
 
 
 def peaks(session: Session) -> None:
     """The machine's ceilings, as this run finds them."""
-    if ("peaks", "machine") in session.done:
-        return
-    driver, result = session.driver, {"entry": "peaks", "software": "machine", "l2_bytes": session.driver.l2_bytes}
-    for precision, per_mma in (("fp16", 2 * 16 * 8 * 16), ("int8", 2 * 16 * 8 * 32)):
-        function = driver.load((HERE / f"peak-{precision}.cubin").read_bytes(), "peak")
-        blocks, rounds = driver.multiprocessors * 2, 20000 if session.torch_device.type == "cuda" else 1
-        at = driver.allocate(blocks * 512 * 4)
-        seconds = driver.seconds(lambda _: driver.launch(function, (blocks, 1, 1), 512, 0, [at], [rounds]), launches=3)
-        result[f"mma_{precision}_ops_per_second"] = blocks * 16 * rounds * 8 * per_mma / seconds
+    result: dict[str, Any] = {"entry": "peaks", "software": "machine", "l2_bytes": session.driver.l2_bytes}
+    for precision, operations in (("fp16", 2 * 16 * 8 * 16), ("int8", 2 * 16 * 8 * 32)):
+        result[f"mma_{precision}_ops_per_second"] = product_rate(session, precision, operations)
     if session.torch_device.type == "cuda":
         a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.float16) for _ in range(2))
-        result["wgmma_fp16_ops_per_second"] = (
-            2 * 8192**3 / timed(lambda _: torch.mm(a, b), session.synchronise)["value"]
-        )
+        seconds = timed(lambda _: torch.mm(a, b), session.synchronise)["value"]
+        result["wgmma_fp16_ops_per_second"] = 2 * 8192**3 / seconds
         a8, b8 = (torch.randint(-127, 127, (8192, 8192), device="cuda", dtype=torch.int8) for _ in range(2))
-        result["wgmma_int8_ops_per_second"] = (
-            2 * 8192**3 / timed(lambda _: torch._int_mm(a8, b8.t()), session.synchronise)["value"]
-        )
+        seconds = timed(lambda _: torch._int_mm(a8, b8.t()), session.synchronise)["value"]
+        result["wgmma_int8_ops_per_second"] = 2 * 8192**3 / seconds
         big, other = (torch.empty(2 << 30, device="cuda", dtype=torch.uint8) for _ in range(2))
         seconds = timed(lambda _: other.copy_(big), session.synchronise)["value"]
         result["copy_bytes_per_second"] = 2 * big.numel() / seconds
@@ -178,9 +171,21 @@ def peaks(session: Session) -> None:
     session.record(result | session.nvml.state())
 
 
+def product_rate(session: Session, precision: str, operations: int) -> float:
+    """Operations a second of mma.sync alone; ``operations`` of one instruction."""
+    driver = session.driver
+    function = driver.load((HERE / f"peak-{precision}.cubin").read_bytes(), "peak")
+    blocks, rounds = driver.multiprocessors * 2, 20000 if session.torch_device.type == "cuda" else 1
+    at = driver.allocate(blocks * 512 * 4)
+    seconds = driver.seconds(
+        lambda _: driver.launch(function, (blocks, 1, 1), 512, 0, [at], [rounds]), launches=3, rounds=session.rounds
+    )
+    return blocks * 16 * rounds * 8 * operations / seconds
+
+
 def ours(session: Session, key: str, entry: dict[str, Any]) -> None:
     """This project's launches: a CUDA graph of the whole network per input set, through the driver alone."""
-    if not entry["bundled"] or (key, "codesign") in session.done:
+    if not entry["bundled"]:
         return
     bundle = Bundle.load(HERE / key)
     loaded, driver = Loaded(bundle, session.driver), session.driver
@@ -209,8 +214,10 @@ def ours(session: Session, key: str, entry: dict[str, Any]) -> None:
     pairs = [(driver.allocate(values[0]), driver.allocate(out.bytes)) for _ in range(sets)]
     graphs = loaded.graphs(pairs)
     run = lambda index: graphs[index % sets]()  # noqa: E731
-    result["seconds"] = timed(run, driver.synchronise)
-    result["event_seconds"] = driver.seconds(run, launches=50)
+    host = timed(run, driver.synchronise, session.rounds)
+    result["host_seconds"] = host
+    events = driver.seconds(run, warm=0, launches=int(host["calls"]), rounds=session.rounds)
+    result["seconds"] = host | {"value": events}
     if session.loop:
         result["energy"] = energy(run, driver.synchronise, session.nvml, session.loop, result["seconds"]["value"])
     session.record(result)
@@ -220,7 +227,7 @@ def ours(session: Session, key: str, entry: dict[str, Any]) -> None:
 
 def module(session: Session, key: str, entry: dict[str, Any]) -> None:
     """The exported library in TVM's virtual machine."""
-    if (key, "codesign module") in session.done or session.torch_device.type != "cuda":
+    if session.torch_device.type != "cuda":
         return
     import tvm
     from tvm.runtime import vm
@@ -239,7 +246,7 @@ def module(session: Session, key: str, entry: dict[str, Any]) -> None:
         result["error"] = float(np.linalg.norm(got.astype(np.float64) - want) / np.linalg.norm(want))
     elif "sha256" in entry:
         result["bit_exact"] = hashlib.sha256(np.ascontiguousarray(got).tobytes()).hexdigest() == entry["sha256"]
-    result["seconds"] = timed(lambda _: main(x), tvm.cuda(0).sync)
+    result["seconds"] = timed(lambda _: main(x), tvm.cuda(0).sync, session.rounds)
     session.record(result)
 
 
@@ -253,8 +260,6 @@ def exact(session: Session, name: str, frame: np.ndarray) -> np.ndarray:
 def peers(session: Session, key: str, entry: dict[str, Any], which: str) -> None:
     """torch, eager or compiled, in FP16, channels last."""
     software = f"torch {which}"
-    if (key, software) in session.done:
-        return
     net = networks.load(entry["network"]).half().eval().to(session.torch_device, memory_format=torch.channels_last)
     if which == "compile":
         torch._dynamo.reset()
@@ -271,7 +276,7 @@ def peers(session: Session, key: str, entry: dict[str, Any], which: str) -> None
     with torch.inference_mode():
         got = net(frames[0])[0].float().cpu().numpy()
         run = lambda index: net(frames[index % sets])  # noqa: E731
-        result["seconds"] = timed(run, session.synchronise)
+        result["seconds"] = timed(run, session.synchronise, session.rounds)
         result["prepare_seconds"] = time.perf_counter() - began
         if session.loop and which == "compile":
             result["energy"] = energy(run, session.synchronise, session.nvml, session.loop, result["seconds"]["value"])
@@ -287,20 +292,18 @@ def table(session: Session) -> str:
         entry = json.loads(line)
         found[entry["entry"], entry["software"]] = entry
     ceilings = found.get(("peaks", "machine"), {})
-    lines = [
-        f"{'network':28}{'ours ms':>9}{'module':>9}{'compile':>9}{'eager':>9}{'x compile':>10}{'roofline':>9}  check"
-    ]
+    headings = ("ours ms", "module", "compile", "eager", "x compile", "roofline")
+    lines = [f"{'network':28}" + "".join(f"{heading:>10}" for heading in headings) + "  check"]
     for key, entry in session.manifest["entries"].items():
-        own, comp = found.get((key, "codesign"), {}), found.get((f"{entry['network']}-fp16", "torch compile"), {})
-        eager = found.get((f"{entry['network']}-fp16", "torch eager"), {})
-        own_module = found.get((key, "codesign module"), {})
-        ms = [r["seconds"]["value"] * 1e3 if "seconds" in r else math.nan for r in (own, own_module, comp, eager)]
+        half = f"{entry['network']}-fp16"
+        softwares = ((key, "codesign"), (key, "codesign module"), (half, "torch compile"), (half, "torch eager"))
+        results = [found.get(which, {}) for which in softwares]
+        ms = [result["seconds"]["value"] * 1e3 if "seconds" in result else math.nan for result in results]
         peak = ceilings.get(f"wgmma_{entry['precision']}_ops_per_second", math.nan)
         share = 2 * entry["macs"] / peak / ms[0] * 1e3
-        check = own.get("bit_exact", own.get("error", own.get("failed", "")))
-        lines.append(
-            f"{key:28}" + "".join(f"{value:9.3f}" for value in ms) + f"{ms[2] / ms[0]:10.2f}{share:9.1%}  {check}"
-        )
+        check = results[0].get("bit_exact", results[0].get("error", results[0].get("failed", "")))
+        figures = "".join(f"{value:10.3f}" for value in ms)
+        lines.append(f"{key:28}{figures}{ms[2] / ms[0]:10.2f}{share:10.1%}  {check}")
     return "\n".join(lines) + "\n"
 
 
@@ -311,12 +314,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "out")
     parser.add_argument("--energy", type=float, default=10.5, help="seconds of an energy loop; 0 for none")
     parser.add_argument("--device", default="cuda", help="of torch; cpu tries this script without a GPU")
+    parser.add_argument("--torch", default="eager,compile", help="what to compare with")
     parser.add_argument("--driver", default="libcuda.so.1")
+    parser.add_argument("--rounds", type=int, default=7, help="of timed calls; 1 is a trial")
     parser.add_argument("--seconds", type=float, default=450.0, help="start nothing new after")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    session = Session(options.out, options.device, options.energy, options.driver)
+    session = Session(options.out, options.device, options.energy, options.driver, options.rounds)
     entries = {
         k: e for k, e in session.manifest["entries"].items() if not options.names or e["network"] in options.names
     }
@@ -324,9 +329,11 @@ def main() -> None:
     steps: list[tuple[str, str, Callable[[], None]]] = [("peaks", "machine", lambda: peaks(session))]
     steps += [(k, "codesign", lambda k=k, e=e: ours(session, k, e)) for k, e in entries.items()]
     steps += [(k, "codesign module", lambda k=k, e=e: module(session, k, e)) for k, e in entries.items()]
-    for which in ("eager", "compile"):
+    for which in options.torch.split(",") if options.torch else ():
         steps += [(k, f"torch {which}", lambda k=k, e=e, w=which: peers(session, k, e, w)) for k, e in halves.items()]
     for key, software, step in steps:
+        if (key, software) in session.done:
+            continue
         if time.monotonic() - began > options.seconds:
             print("out of time; run again to go on", flush=True)
             break

@@ -21,7 +21,7 @@ from torch import nn
 
 from codesign.hw.errors import InputError
 from codesign.images import check_size
-from codesign.networks import deep, flow, small
+from codesign.networks import deep, flow, nafnet, small
 from codesign.networks.published import translate
 from codesign.networks.seeds import seed
 from codesign.networks.sesr import Sesr
@@ -91,13 +91,15 @@ _DEFAULT_SCALES = {"bicubic": 2, "espcn": 3, "fsrcnn": 2, "sesr_m5": 2, "sesr_m1
 def catalogue() -> tuple[Network, ...]:
     """Every family at its usual scale."""
     names = [f"{family.pattern}_x{_DEFAULT_SCALES[family.pattern]}" for family in _FAMILIES]
-    return tuple(get(name) for name in (*names, "fsrcnn_x2_subpixel1", "dncnn17", "spynet"))
+    return tuple(get(name) for name in (*names, "fsrcnn_x2_subpixel1", "dncnn17", "nafnet32", "spynet"))
 
 
 def get(name: str) -> Network:
     """A network by name. Raises :class:`InputError`, with near names, for an unknown one."""
     if name == "dncnn17":
         return Network(name, "dncnn17", "denoise", 1, 1, "Zhang et al., IEEE TIP 2017", deep.DnCnn)
+    if name == "nafnet32":
+        return Network(name, "nafnet32", "denoise", 1, 3, "Chen et al., ECCV 2022", nafnet.NafNet)
     if name == "spynet":
         return Network(name, "spynet", "flow", 1, 6, "Ranjan and Black, CVPR 2017", flow.SpyNet)
     if name == "fsrcnn_x2_subpixel1":
@@ -111,7 +113,8 @@ def get(name: str) -> Network:
             if family.pattern == pattern and scale in family.scales:
                 build = functools.partial(family.make, scale)
                 return Network(name, pattern, family.task, scale, family.channels, family.reference, build)
-    known = [f"{family.pattern}_x{scale}" for family in _FAMILIES for scale in family.scales] + ["dncnn17", "spynet"]
+    known = [f"{family.pattern}_x{scale}" for family in _FAMILIES for scale in family.scales]
+    known += ["dncnn17", "nafnet32", "spynet"]
     near = difflib.get_close_matches(name, known, 3) or ["sesr_m5_x2"]
     raise InputError(
         f"unknown network {name!r}",

@@ -17,6 +17,7 @@ from torch import nn
 
 from codesign.networks.deep import DenseBlock, Edsr, ResidualBlock, RrdbNet
 from codesign.networks.flow import SpyNet
+from codesign.networks.nafnet import NafBlock
 from codesign.networks.small import Espcn, Fsrcnn, QuickSrNet
 
 SPREAD = 0.25
@@ -45,15 +46,23 @@ def picture(channels: int, size: int = 32) -> NDArray[np.float64]:
 def seed(module: nn.Module, name: str, channels: int) -> None:
     """Fill ``module`` in place with weights drawn from ``name``; ``channels`` are the planes of its input."""
     rng = np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")))
-    convs = [layer for layer in module.modules() if isinstance(layer, Conv)]
+    blocks = [block for block in module.modules() if isinstance(block, NafBlock)]
+    attentions = {block.attention for block in blocks}  # on one pixel, which has no spread
+    layers = [layer for layer in module.modules() if isinstance(layer, Conv)]
+    convs = [layer for layer in layers if layer not in attentions]
     module.double()
     with torch.no_grad():
-        for layer in convs:
+        for layer in layers:
             fan_in = layer.weight.numel() // layer.out_channels
             layer.weight.copy_(torch.from_numpy(rng.normal(0.0, fan_in**-0.5, tuple(layer.weight.shape))))
         for act in module.modules():
             if isinstance(act, nn.PReLU):
                 act.weight.copy_(torch.from_numpy(rng.uniform(0.1, 0.3, act.num_parameters)))
+        for block in blocks:
+            block.attention.weight.mul_(0.5)
+            block.attention.bias.fill_(1.0)  # type: ignore[union-attr]
+            block.beta.fill_(0.25)
+            block.gamma.fill_(0.25)
         carried = _carry(module, channels)
         hooks = [layer.register_forward_hook(_Calibrator(rng, carried.get(layer, 0))) for layer in convs[:-1]]
         hooks.append(convs[-1].register_forward_hook(_Calibrator(rng, spread=TEXTURE, offset=0.0)))

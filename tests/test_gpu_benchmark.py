@@ -1,0 +1,83 @@
+"""The GPU benchmark's script from end to end, on an emulating driver and torch's CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from codesign import cuda
+from codesign import simulate as verbs
+from codesign.compile.gpu_launches import plan_launches
+from codesign.compile.gpu_layers import from_graph, from_layers
+from codesign.compile.integer import evaluate
+from codesign.compile.relax_form import from_module
+from codesign.kernels.bundle import Bundle
+from codesign.kernels.emulate import build_emulated
+from tests.kernels.fake_driver import build_driver, table
+
+ROOT = Path(__file__).parents[1]
+SIZE = (20, 14)
+PEAK = """#include "lanes.cuh"
+extern "C" __global__ void peak(char* to, int rounds) { to[blockIdx.x * 512 + threadIdx.x] = rounds; }"""
+
+
+def test_measures_checks_and_goes_on(tmp_path: Path) -> None:
+    folder, driver = tmp_path / "gpu", build_driver(tmp_path)
+    folder.mkdir()
+    source = verbs.find("sesr_m5_x2", None)
+    quantised = verbs.compile_source(source, size=SIZE).network
+    codes = np.random.default_rng(20).integers(-128, 128, (1, SIZE[1], SIZE[0])).astype(np.int8)
+    graphs = {
+        "fp16": from_graph(from_module(verbs.import_source(source, SIZE).module)),
+        "int8": from_layers(cuda.whole(quantised)),
+    }
+    entries = {}
+    for precision, graph in graphs.items():
+        plan = plan_launches(graph, "sm_90a")
+        kernels = {}
+        for launch in plan.launches:
+            pointers = len(launch.inputs) + len(launch.outputs) + 1
+            library = build_emulated(launch.source, launch.kernel, pointers, 2, folder=tmp_path)
+            kernels[launch.kernel] = (library, pointers, 2)
+        key = f"sesr_m5_x2-{precision}"
+        Bundle(tuple(plan.launches), plan.stored, graph.input, graph.output, table(kernels)).save(folder / key)
+        entries[key] = {
+            "network": "sesr_m5_x2", "precision": precision, "channels": 1, "scale": 2, "macs": 1000, "bundled": True,
+            "launches": len(plan.launches), "modelled_seconds": plan.seconds,
+        }  # fmt: skip
+        peak = build_emulated(PEAK, "peak", 1, 1, folder=tmp_path)
+        (folder / f"peak-{precision}.cubin").write_bytes(table({"peak": (peak, 1, 1)}))
+    right = hashlib.sha256(np.ascontiguousarray(evaluate(quantised.quantised, codes[None])[0]).tobytes()).hexdigest()
+    entries["sesr_m5_x2-int8"]["sha256"] = right
+    manifest = {"width": SIZE[0], "height": SIZE[1], "seed": 20, "commit": "0" * 40, "entries": entries}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    shutil.copy(ROOT / "benchmarks" / "gpu" / "measure.py", folder)
+    command = [
+        sys.executable, str(folder / "measure.py"), "--device", "cpu", "--driver", str(driver), "--energy", "0",
+        "--rounds", "1", "--torch", "eager", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    lines = (tmp_path / "out" / "measured.jsonl").read_text().splitlines()
+    found = {(entry["entry"], entry["software"]): entry for entry in map(json.loads, lines)}
+    assert not [entry for entry in found.values() if "failed" in entry]
+    assert found["sesr_m5_x2-int8", "codesign"]["bit_exact"] is True
+    assert found["sesr_m5_x2-fp16", "codesign"]["error"] < 1e-2
+    assert found["sesr_m5_x2-fp16", "codesign"]["finite"] is True
+    assert found["sesr_m5_x2-fp16", "torch eager"]["error"] < 1e-2
+    assert found["peaks", "machine"]["mma_int8_ops_per_second"] > 0
+    assert "sesr_m5_x2-int8" in (tmp_path / "out" / "table.txt").read_text()
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert (tmp_path / "out" / "measured.jsonl").read_text().splitlines() == lines  # nothing is measured twice
+
+    entries["sesr_m5_x2-int8"]["sha256"] = "0" * 64
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    subprocess.run([*command[:-1], str(tmp_path / "again")], check=True, capture_output=True, timeout=300)
+    lines = (tmp_path / "again" / "measured.jsonl").read_text().splitlines()
+    found = {(entry["entry"], entry["software"]): entry for entry in map(json.loads, lines)}
+    assert found["sesr_m5_x2-int8", "codesign"]["bit_exact"] is False
