@@ -39,7 +39,7 @@ def random_stack(rng: Rng, precision: str, *, max_layers: int = 5) -> Stack:
             add = str(rng.choice(sorted(width)))
             if width[add] != co or rng.random() < 0.3:
                 add_channels = tuple(int(c) for c in rng.integers(0, width[add], co))
-        layer = _layer(rng, f"l{index}", source, width[source], co, int(ky), int(kx), int8, zeros[source])
+        layer = random_layer(rng, f"l{index}", source, width[source], co, int(ky), int(kx), int8, zeros[source])
         layer = replace(layer, add=add, add_channels=add_channels)
         out_zero = layer.requantise.zero_point if layer.requantise else 0
         if add is not None and layer.requantise is not None:
@@ -58,7 +58,7 @@ def random_stack(rng: Rng, precision: str, *, max_layers: int = 5) -> Stack:
     return Stack(precision, tuple(inputs), tuple(layers), tuple(outputs))  # type: ignore[arg-type]
 
 
-def _layer(rng: Rng, name: str, source: str, ci: int, co: int, ky: int, kx: int, int8: bool, zero: int) -> Conv:
+def random_layer(rng: Rng, name: str, source: str, ci: int, co: int, ky: int, kx: int, int8: bool, zero: int) -> Conv:
     output = f"{name}.out"
     if not int8:
         weights = (rng.normal(size=(ky, kx, ci, co)) / math.sqrt(ky * kx * ci)).astype(np.float16)
