@@ -10,8 +10,9 @@ from typing import Any, Literal, cast
 from codesign import simulate as verbs
 from codesign.compile.driver import CompiledNetwork
 from codesign.compile.gpu import CudaModule, compile_cuda, compile_cuda_int8
+from codesign.compile.gpu_fusion import from_graph
 from codesign.compile.gpu_launches import promising
-from codesign.compile.gpu_layers import from_graph, from_layers
+from codesign.compile.gpu_layers import from_layers
 from codesign.compile.layers import LayerGraph
 from codesign.compile.relax_form import from_module
 from codesign.hw.errors import InputError, UnsupportedError

@@ -16,8 +16,9 @@ from tvm import relax
 from tvm.s_tir import dlight
 
 from codesign.compile.affine import CONVOLUTIONS
+from codesign.compile.gpu_fusion import from_graph
 from codesign.compile.gpu_launches import GpuPlan, Tuned, plan_launches
-from codesign.compile.gpu_layers import GpuGraph, Other, from_graph, from_layers
+from codesign.compile.gpu_layers import GpuGraph, Other, from_layers
 from codesign.compile.gpu_module import build, relax_module
 from codesign.compile.graph import Node
 from codesign.compile.layers import LayerGraph

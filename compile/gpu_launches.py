@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from codesign.compile.gpu_layers import Convolution, GpuGraph, Operation, Other, Shuffle
+from codesign.compile.gpu_layers import Convolution, GpuGraph, Operation, Other, Pointwise, Shuffle
 from codesign.hw.errors import UnsupportedError
-from codesign.kernels import stack_search
+from codesign.kernels import implicit_gemm, pointwise, resize, stack_search
+from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
 from codesign.kernels.launch import Launch, Stored
-from codesign.kernels.layers import Format
+from codesign.kernels.layers import CHUNK_CHANNELS, Format
 from codesign.kernels.nvrtc import compile_cuda_text
+from codesign.kernels.pointwise import ToChunked, ToPlanar
+from codesign.kernels.resize import Resize
 from codesign.kernels.stack import Input, Output, Schedule, Stack, grid, layout, pack, render, signature
 from codesign.kernels.stack_search import GPUS
 
@@ -71,6 +74,7 @@ Tuned = Callable[[str, int, int], tuple[Schedule, float] | None]
 
 def plan_launches(graph: GpuGraph, arch: str, tuned: Tuned | None = None) -> GpuPlan:
     """Cut ``graph`` for ``arch``. Raises :class:`UnsupportedError` for a layer that no kernel takes."""
+    graph = with_conversions(graph)
     units = _units(graph)
     segments = _segments(graph, units, arch, tuned)
     seconds = [0.0] * (len(units) + 1)
@@ -84,6 +88,7 @@ def plan_launches(graph: GpuGraph, arch: str, tuned: Tuned | None = None) -> Gpu
 
 def promising(graph: GpuGraph, arch: str, slack: float = 1.5) -> list[tuple[Stack, int, int]]:
     """Stacks, with height and width, on some way through the network that is modelled at most ``slack`` x the best."""
+    graph = with_conversions(graph)
     units = _units(graph)
     segments = _segments(graph, units, arch, None)
     count = len(units)
@@ -105,28 +110,35 @@ def promising(graph: GpuGraph, arch: str, slack: float = 1.5) -> list[tuple[Stac
 
 @dataclass(frozen=True)
 class Segment:
-    """Units ``begin`` to ``end`` as one step: a stack with its schedule, or an operator of TVM's."""
+    """Units ``begin`` to ``end`` as one step: a stack, a convolution, an element-wise kernel or TVM's operator."""
 
     begin: int
     end: int
     seconds: float
     stack: Stack | None = field(default=None, repr=False)
     schedule: Schedule | None = None
+    wide: WideConv | None = field(default=None, repr=False)
+    gemm: GemmSchedule | None = None
 
 
 def _segments(graph: GpuGraph, units: list[Unit], arch: str, tuned: Tuned | None) -> list[list[Segment]]:
     """For every unit, the steps that may begin there."""
     readers = graph.readers()
+    formats = {name: _format(name, graph) for name in graph.tensors}
     prices: dict[tuple[str, int, int], tuple[Schedule, float] | None] = {}
+    gemms: dict[tuple[str, int, int], tuple[GemmSchedule, float] | None] = {}
     found: list[list[Segment]] = []
     for begin, unit in enumerate(units):
         options: list[Segment] = []
         if isinstance(unit.first, Other):
             options.append(Segment(begin, begin + 1, LAUNCH_SECONDS))
+        elif isinstance(unit.first, Pointwise):
+            moved = sum(graph.tensors[name].bytes for name in (*unit.first.inputs, unit.output))
+            options.append(Segment(begin, begin + 1, moved / GPUS[arch].bytes_per_second + LAUNCH_SECONDS))
         for end in range(begin + 1, min(begin + MAX_LAYERS, len(units)) + 1):
             if not _one_stack(units[begin:end], graph):
                 break
-            stack = _stack(units[begin:end], graph, readers)
+            stack = _stack(units[begin:end], graph, readers, formats)
             if stack is None:
                 continue
             out = graph.tensors[unit.first.output]
@@ -135,10 +147,45 @@ def _segments(graph: GpuGraph, units: list[Unit], arch: str, tuned: Tuned | None
                 prices[key] = _price(stack, arch, out.height, out.width, tuned)
             if (priced := prices[key]) is not None:
                 options.append(Segment(begin, end, priced[1], stack, priced[0]))
+        if (wide := _wide(unit, graph, formats)) is not None:
+            out = graph.tensors[unit.first.output]
+            key = implicit_gemm.signature(wide), out.height, out.width
+            if key not in gemms:
+                gemms[key] = _price_wide(wide, arch, out.height, out.width)
+            if (best := gemms[key]) is not None:
+                options.append(Segment(begin, begin + 1, best[1], wide=wide, gemm=best[0]))
         if not options:
             raise UnsupportedError("no CUDA kernel takes this layer", where=unit.output)
         found.append(options)
     return found
+
+
+def _wide(unit: Unit, graph: GpuGraph, formats: dict[str, Format]) -> WideConv | None:
+    """The unit as an implicit GEMM, or None where a tensor lies in a form that it does not read."""
+    first = unit.first
+    if not isinstance(first, Convolution) or any(formats[name] != "chunked" for name in first.inputs):
+        return None
+    if len(first.sources) > implicit_gemm.MAX_SOURCES:
+        return None
+    sources = tuple((graph.tensors[name].channels, graph.tensors[name].zero_point) for name in first.sources)
+    planes = 0
+    if first.conv.add is not None:
+        planes = -(-graph.tensors[first.conv.add].channels // CHUNK_CHANNELS[graph.precision])
+    return WideConv(
+        graph.precision, first.conv, sources, first.stride, first.dilation, first.padding, formats[unit.output],
+        unit.shuffle, planes,
+    )  # fmt: skip
+
+
+def _price_wide(wide: WideConv, arch: str, height: int, width: int) -> tuple[GemmSchedule, float] | None:
+    gpu = GPUS[arch]
+    best = next(iter(implicit_gemm.candidates(wide, arch, height, width, limit=1)), None)
+    if best is None:
+        return None
+    cycles = implicit_gemm.estimate(wide, best, arch, height, width)
+    moved = (sum(wide.planes) + wide.add_planes) * 16 * wide.stride**2 * height * width
+    moved += wide.conv.channels * 16 // wide.chunk * height * width
+    return best, max(cycles / gpu.clock_hz, moved / gpu.bytes_per_second) + LAUNCH_SECONDS
 
 
 def _units(graph: GpuGraph) -> list[Unit]:
@@ -176,13 +223,72 @@ def _one_stack(segment: Sequence[Unit], graph: GpuGraph) -> bool:
 
 def _format(name: str, graph: GpuGraph) -> Format:
     """How a tensor lies between launches: planar at the network's ends and next to TVM's operators."""
-    readers = graph.readers()[name]
     maker = next((operation for operation in graph.operations if operation.output == name), None)
-    foreign = isinstance(maker, Other) or any(isinstance(reader, Other) for reader in readers)
+    readers = graph.readers()[name]
+    if isinstance(maker, Pointwise):
+        return "planar" if isinstance(maker.operator, ToPlanar) else "chunked"
+    foreign = isinstance(maker, Other) or (bool(readers) and all(isinstance(reader, Other) for reader in readers))
     return "planar" if name in (graph.input, graph.output) or foreign else "chunked"
 
 
-def _stack(segment: Sequence[Unit], graph: GpuGraph, readers: dict[str, list[Operation]]) -> Stack | None:
+def with_conversions(graph: GpuGraph) -> GpuGraph:
+    """``graph`` with kernels between NCHW and chunks wherever a reader wants the other form."""
+    if graph.precision == "int8":
+        return graph
+    operations: list[Operation] = []
+    tensors = dict(graph.tensors)
+    converted: dict[tuple[str, str], str] = {}
+
+    def wanted(name: str, form: Format) -> str:
+        if name not in tensors or _format(name, graph) == form:
+            return name
+        if (name, form) not in converted:
+            tensor = tensors[name]
+            converted[name, form] = copy = f"{name}.{form}"
+            tensors[copy] = replace(tensor, name=copy)
+            kind = ToChunked if form == "chunked" else ToPlanar
+            operations.append(Pointwise(kind(tensor.channels), (name,), copy))
+        return converted[name, form]
+
+    for operation in graph.operations:
+        match operation:
+            case Convolution():
+                units = [Unit((operation,))]
+                readable = _stackable(units[0], graph) and _few(operation, graph)
+                sources = [name if readable else wanted(name, "chunked") for name in operation.sources]
+                add = operation.conv.add
+                add = add if add is None or readable else wanted(add, "chunked")
+                conv = replace(operation.conv, source=sources[0], add=add)
+                operations.append(replace(operation, conv=conv, more=tuple(sources[1:])))
+            case Pointwise():
+                inputs = tuple(wanted(name, "chunked") for name in operation.inputs)
+                output = operation.output
+                if output == graph.output:  # the network's result is NCHW
+                    output = f"{output}.chunked"
+                    tensors[output] = replace(tensors[graph.output], name=output)
+                operations.append(replace(operation, inputs=inputs, output=output))
+                if output != operation.output:
+                    operations.append(Pointwise(ToPlanar(tensors[output].channels), (output,), graph.output))
+            case Other():
+                renamed = tuple(wanted(name, "planar") for name in operation.node.inputs)
+                operations.append(Other(replace(operation.node, inputs=renamed)))
+            case _:
+                operations.append(operation)
+    return replace(graph, tensors=tensors, operations=tuple(operations))
+
+
+def _few(operation: Convolution, graph: GpuGraph) -> bool:
+    """Whether a stack can unfold the planar tensors that the convolution reads."""
+    chunk = CHUNK_CHANNELS[graph.precision]
+    for name, taps in ((operation.conv.source, operation.conv.weights.shape[1]), (operation.conv.add, 1)):
+        if name is not None and _format(name, graph) == "planar" and graph.tensors[name].channels * taps > 2 * chunk:
+            return False
+    return True
+
+
+def _stack(
+    segment: Sequence[Unit], graph: GpuGraph, readers: dict[str, list[Operation]], formats: dict[str, Format]
+) -> Stack | None:
     """The units as a stack, or None where their inputs lie in a form that it does not read."""
     convs = [unit.first.conv for unit in segment if isinstance(unit.first, Convolution)]
     inside = {operation for unit in segment for operation in unit.operations}
@@ -192,13 +298,13 @@ def _stack(segment: Sequence[Unit], graph: GpuGraph, readers: dict[str, list[Ope
         for name in (conv.source, conv.add):
             if name is not None and name not in made and name not in inputs:
                 tensor = graph.tensors[name]
-                inputs[name] = Input(name, tensor.channels, _format(name, graph), tensor.zero_point)
+                inputs[name] = Input(name, tensor.channels, formats[name], tensor.zero_point)
     outputs: list[Output] = []
     for unit in segment:
         name = unit.output
         outside = name == graph.output or any(reader not in inside for reader in readers[name])
         if outside:
-            outputs.append(Output(unit.first.output, _format(name, graph), unit.shuffle))
+            outputs.append(Output(unit.first.output, formats[name], unit.shuffle))
     stack = Stack(graph.precision, tuple(inputs.values()), tuple(convs), tuple(outputs))
     for item in stack.inputs:
         taps = {conv.weights.shape[1] for conv in convs if conv.source == item.name}
@@ -227,6 +333,7 @@ def _materialise(graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch
     schedules: list[tuple[str, Schedule]] = []
     stored: dict[str, Stored] = {}
     settled: dict[str, Schedule] = {}
+    gemms: dict[str, GemmSchedule] = {}
 
     def store(name: str) -> str:
         tensor = graph.tensors[name]
@@ -244,6 +351,17 @@ def _materialise(graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch
                 if name in graph.tensors:
                     store(name)
             steps.append(first)
+        elif isinstance(first, Pointwise):
+            steps.append(pointwise_launch(first, graph, tuple(map(store, first.inputs)), store(first.output)))
+        elif segment.wide is not None and segment.gemm is not None:
+            assert isinstance(first, Convolution)
+            source, out = graph.tensors[first.conv.source], graph.tensors[first.output]
+            key = implicit_gemm.signature(segment.wide)
+            if key not in gemms:
+                gemms[key] = _settle_wide(segment.wide, arch, out.height, out.width, segment.gemm)
+            sizes = source.height, source.width, out.height, out.width
+            inputs = tuple(map(store, first.inputs))
+            steps.append(gemm_launch(segment.wide, gemms[key], sizes, inputs, store(units[begin].output)))
         else:
             stack = segment.stack
             assert stack is not None
@@ -281,6 +399,67 @@ def stack_launch(
         layers=tuple(layer.name for layer in stack.layers),
         macs=sum(layer.macs_per_pixel for layer in stack.layers) * height * width,
     )
+
+
+def gemm_launch(
+    wide: WideConv, schedule: GemmSchedule, sizes: tuple[int, int, int, int], inputs: tuple[str, ...], output: str
+) -> Launch:
+    """A convolution on a frame; ``sizes``: height and width of the input, then of the output before any shuffle."""
+    text = implicit_gemm.render(wide, schedule, "KERNEL")
+    kernel = f"gemm_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Launch(
+        kernel=kernel,
+        source=text.replace("KERNEL", kernel),
+        parameters=implicit_gemm.pack(wide, schedule)[0],
+        grid=implicit_gemm.grid(wide, schedule, sizes[2], sizes[3]),
+        threads=schedule.threads,
+        shared_bytes=implicit_gemm.shared_bytes(wide, schedule),
+        integers=sizes,
+        inputs=inputs,
+        outputs=(output,),
+        layers=(wide.conv.name,),
+        macs=wide.conv.macs_per_pixel * sizes[2] * sizes[3],
+    )
+
+
+def pointwise_launch(operation: Pointwise, graph: GpuGraph, inputs: tuple[str, ...], output: str) -> Launch:
+    """An element-wise kernel on a frame."""
+    operator = operation.operator
+    first, out = graph.tensors[inputs[0]], graph.tensors[output]
+    if isinstance(operator, Resize):
+        text, blob = resize.render(operator, "KERNEL"), b""
+        blocks = resize.grid(operator, out.height, out.width)
+        integers: tuple[int, ...] = (first.height, first.width)
+        integers += () if operator.factor else (out.height, out.width)
+    else:
+        text, blob = pointwise.render(operator, "KERNEL"), pointwise.pack(operator)
+        blocks, integers = pointwise.grid(operator, first.height, first.width), (first.height, first.width)
+    kernel = f"pointwise_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Launch(
+        kernel=kernel,
+        source=text.replace("KERNEL", kernel),
+        parameters=blob,
+        grid=blocks,
+        threads=operator.threads,
+        shared_bytes=operator.shared_bytes,
+        integers=integers,
+        inputs=inputs,
+        outputs=(output,),
+        layers=(operation.output,),
+    )
+
+
+def _settle_wide(wide: WideConv, arch: str, height: int, width: int, first: GemmSchedule) -> GemmSchedule:
+    """As :func:`settle`, for an implicit GEMM."""
+    tried: list[tuple[int, int, GemmSchedule]] = []
+    rest = [s for s in implicit_gemm.candidates(wide, arch, height, width, limit=TRIES) if s != first]
+    for index, schedule in enumerate([first, *rest][:TRIES]):
+        binary = compile_cuda_text(implicit_gemm.render(wide, schedule, "gemm"), arch)
+        spilled = sum(kernel.spilled_bytes for kernel in binary.kernels)
+        tried.append((spilled, index, schedule))
+        if spilled == 0:
+            break
+    return min(tried, key=lambda item: item[:2])[2]
 
 
 def settle(stack: Stack, arch: str, height: int, width: int, first: Schedule) -> Schedule:

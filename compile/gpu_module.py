@@ -51,13 +51,11 @@ def relax_module(plan: GpuPlan, binary: bytes, *, prefix: str, driver: str = DRI
                     values[step.output] = emit_node(step.node, operands, bind)
                     continue
                 symbols.append(f"{prefix}_{index}")
-                blob = relax.const(np.frombuffer(step.parameters, np.uint8))
                 types = [relax.TensorType(plan.stored[name].shape, plan.stored[name].dtype) for name in step.outputs]
-                call = relax.call_dps_packed(
-                    symbols[-1],
-                    (*(values[name] for name in step.inputs), blob),
-                    out_ty=types if types[1:] else types[0],
-                )
+                operands = [values[name] for name in step.inputs]
+                if step.parameters:
+                    operands.append(relax.const(np.frombuffer(step.parameters, np.uint8)))
+                call = relax.call_dps_packed(symbols[-1], tuple(operands), out_ty=types if types[1:] else types[0])
                 made = bind(".".join(step.outputs), call)
                 for position, name in enumerate(step.outputs):
                     values[name] = bind(name, relax.TupleGetItem(made, position)) if types[1:] else made
@@ -101,10 +99,10 @@ def _literal(data: bytes) -> str:
 
 
 def _function(symbol: str, launch: Launch, kernel: int) -> str:
-    inputs, outputs = len(launch.inputs), len(launch.outputs)
+    inputs, count = len(launch.inputs), launch.pointers
     # Relax passes inputs, parameters, outputs; the kernel takes inputs, outputs, parameters.
-    order = [*range(inputs), *range(inputs + 1, inputs + 1 + outputs), inputs]
-    count = inputs + outputs + 1
+    blob = [inputs] if launch.parameters else []
+    order = [*range(inputs), *range(inputs + len(blob), count), *blob]
     integers = ", ".join(str(value) for value in launch.integers)
     arguments = ", ".join(
         [f"&data[{index}]" for index in order] + [f"&integers[{index}]" for index in range(len(launch.integers))]

@@ -80,9 +80,10 @@ class Loaded:
         """Launch the network from device address ``source`` to ``result``."""
         at = self._inner | {self.bundle.input: source, self.bundle.output: result}
         for launch, parameters in zip(self.bundle.launches, self._parameters, strict=True):
+            addresses = [at[name] for name in (*launch.inputs, *launch.outputs)]
             self.driver.launch(
                 self._functions[launch.kernel], launch.grid, launch.threads, launch.shared_bytes,
-                [*(at[name] for name in (*launch.inputs, *launch.outputs)), parameters], launch.integers,
+                [*addresses, parameters] if launch.parameters else addresses, launch.integers,
             )  # fmt: skip
 
     def graphs(self, pairs: Sequence[tuple[int, int]]) -> list[Callable[[], None]]:

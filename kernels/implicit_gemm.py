@@ -127,7 +127,7 @@ def estimate(wide: WideConv, schedule: GemmSchedule, arch: str, height: int, wid
     ends = 900 + schedule.rows * schedule.tiles * schedule.columns * 16 * 8 / 32 * (
         2 if wide.precision == "fp16" else 4
     )
-    return waves * (slabs(wide, schedule) * stage + ends)
+    return float(waves * (slabs(wide, schedule) * stage + ends))
 
 
 def _search(wide: WideConv, arch: str) -> Iterator[GemmSchedule]:

@@ -58,7 +58,7 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Launch:
-    """One kernel on one frame. Its arguments: inputs, outputs, the parameter blob, ``integers``."""
+    """One kernel on one frame. Its arguments: inputs, outputs, the parameter blob unless empty, ``integers``."""
 
     kernel: str  # name in the source text
     source: str = field(repr=False)  # CUDA text of this kernel, with its includes
@@ -71,6 +71,11 @@ class Launch:
     outputs: tuple[str, ...]
     layers: tuple[str, ...] = ()  # of the user's model
     macs: int = 0
+
+    @property
+    def pointers(self) -> int:
+        """How many of its arguments are addresses."""
+        return len(self.inputs) + len(self.outputs) + bool(self.parameters)
 
 
 Run = Callable[[Launch, list[NDArray[Any]]], None]
@@ -91,7 +96,9 @@ def run_launches(
         for name in launch.outputs:
             poison = np.nan if stored[name].precision == "fp16" else 85
             memory[name] = aligned(stored[name].shape, stored[name].dtype, poison)
-        blob = aligned((max(16, len(launch.parameters)),), np.uint8)
-        blob[: len(launch.parameters)] = np.frombuffer(launch.parameters, np.uint8)
-        run(launch, [*(memory[name] for name in (*launch.inputs, *launch.outputs)), blob])
+        arrays = [memory[name] for name in (*launch.inputs, *launch.outputs)]
+        if launch.parameters:
+            arrays.append(aligned((len(launch.parameters),), np.uint8))
+            arrays[-1][...] = np.frombuffer(launch.parameters, np.uint8)
+        run(launch, arrays)
     return memory

@@ -13,8 +13,9 @@ import numpy as np
 
 from codesign import cuda
 from codesign import simulate as verbs
+from codesign.compile.gpu_fusion import from_graph
 from codesign.compile.gpu_launches import plan_launches
-from codesign.compile.gpu_layers import from_graph, from_layers
+from codesign.compile.gpu_layers import from_layers
 from codesign.compile.integer import evaluate
 from codesign.compile.relax_form import from_module
 from codesign.kernels.bundle import Bundle
@@ -42,9 +43,10 @@ def test_measures_checks_and_goes_on(tmp_path: Path) -> None:
         plan = plan_launches(graph, "sm_90a")
         kernels = {}
         for launch in plan.launches:
-            pointers = len(launch.inputs) + len(launch.outputs) + 1
-            library = build_emulated(launch.source, launch.kernel, pointers, 2, folder=tmp_path)
-            kernels[launch.kernel] = (library, pointers, 2)
+            library = build_emulated(
+                launch.source, launch.kernel, launch.pointers, len(launch.integers), folder=tmp_path
+            )
+            kernels[launch.kernel] = (library, launch.pointers, len(launch.integers))
         key = f"sesr_m5_x2-{precision}"
         Bundle(tuple(plan.launches), plan.stored, graph.input, graph.output, table(kernels)).save(folder / key)
         entries[key] = {

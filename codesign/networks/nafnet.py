@@ -25,7 +25,8 @@ class LayerNorm2d(nn.Module):
 def gate(x: torch.Tensor) -> torch.Tensor:
     """SimpleGate: one half of the channels times the other."""
     first, second = x.chunk(2, 1)
-    return first * second
+    result: torch.Tensor = first * second
+    return result
 
 
 class NafBlock(nn.Module):

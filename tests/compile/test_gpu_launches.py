@@ -9,18 +9,21 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from codesign import networks
 from codesign.compile.driver import compile_network
 from codesign.compile.frontend import load_model
+from codesign.compile.gpu_fusion import from_graph
 from codesign.compile.gpu_launches import GpuPlan, plan_launches
-from codesign.compile.gpu_layers import Other, from_graph, from_layers
+from codesign.compile.gpu_layers import Other, from_layers
 from codesign.compile.integer import evaluate
 from codesign.compile.relax_form import from_module
 from codesign.hw import reference
 from codesign.hw.spec import BASE
 from codesign.kernels.emulate import build_emulated, run_emulated
 from codesign.kernels.launch import Launch, run_launches
+from codesign.networks.nafnet import NafBlock
 
 SIZE = (44, 34)
 
@@ -40,7 +43,50 @@ def emulated(plan: GpuPlan, frame: NDArray[Any], folder: Path) -> NDArray[Any]:
     return plan.stored[result].unpack(memory[result])
 
 
-@pytest.mark.parametrize("name", ["sesr_m5_x2", "fsrcnn_x2", "abpn_x3", "espcn_x3", "edsr_f32b5_x2"])
+class Everything(nn.Module):
+    """Every kind of kernel: dense concatenation, stride, normalisation, gates, attention, pooling, up-scaling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.dense1 = nn.Conv2d(16, 12, 3, padding=1)
+        self.dense2 = nn.Conv2d(28, 16, 3, padding=1)
+        self.block = NafBlock(16)
+        self.down = nn.Conv2d(16, 32, 2, stride=2)
+        self.wide = nn.Conv2d(32, 32, 3, padding=2, dilation=2)
+        self.up = nn.Conv2d(32, 64, 1, bias=False)
+        self.near = nn.Conv2d(16, 16, 3, padding=1)
+        self.last = nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.nn.functional.leaky_relu(self.first(x), 0.2)
+        d = torch.relu(self.dense1(h))
+        h = h + 0.2 * self.dense2(torch.cat((h, d), 1))
+        h = self.block(h)
+        low = torch.nn.functional.gelu(self.wide(torch.relu(self.down(h))))
+        up = torch.nn.functional.pixel_shuffle(self.up(low), 2)
+        half = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(h, 2), scale_factor=2, mode="nearest")
+        h = torch.sigmoid(up * half) + h
+        return self.last(torch.relu(self.near(h))) - x
+
+
+def test_every_kind_of_kernel(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    module = Everything().eval()
+    for parameter in (module.block.beta, module.block.gamma):
+        nn.init.constant_(parameter, 0.5)
+    graph = from_graph(from_module(load_model(module, width=28, height=18, channels=3).module))
+    assert not any(isinstance(operation, Other) for operation in graph.operations)
+    plan = plan_launches(graph, "sm_90a")
+    assert {launch.kernel.split("_")[0] for launch in plan.launches} == {"stack", "gemm", "pointwise"}
+    frame = np.random.default_rng(6).random((3, 18, 28)).astype(np.float16)
+    with torch.no_grad():
+        want = module.double()(torch.from_numpy(frame[None].astype(np.float64)))[0].numpy()
+    got = emulated(plan, frame, tmp_path).astype(np.float64)
+    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-2
+
+
+@pytest.mark.parametrize("name", ["sesr_m5_x2", "fsrcnn_x2", "abpn_x3", "espcn_x3"])
 def test_fp16_network(name: str, tmp_path: Path) -> None:
     network, module = networks.get(name), networks.load(name).double().eval()
     model = load_model(networks.load(name), width=SIZE[0], height=SIZE[1], channels=network.channels)

@@ -14,8 +14,8 @@ from tvm.runtime import vm
 from codesign import networks
 from codesign.compile.frontend import load_model
 from codesign.compile.gpu import compile_cuda
+from codesign.compile.gpu_fusion import from_graph
 from codesign.compile.gpu_launches import GpuPlan, plan_launches
-from codesign.compile.gpu_layers import from_graph
 from codesign.compile.gpu_module import build, relax_module
 from codesign.compile.relax_form import from_module
 from codesign.kernels.bundle import Bundle, Loaded
@@ -51,9 +51,8 @@ def machine(plan: GpuPlan, code: bytes, driver: Path, folder: Path) -> Any:
 def code_of(plan: GpuPlan, folder: Path) -> bytes:
     kernels = {}
     for launch in plan.launches:
-        pointers = len(launch.inputs) + len(launch.outputs) + 1
-        library = build_emulated(launch.source, launch.kernel, pointers, len(launch.integers), folder=folder)
-        kernels[launch.kernel] = (library, pointers, len(launch.integers))
+        library = build_emulated(launch.source, launch.kernel, launch.pointers, len(launch.integers), folder=folder)
+        kernels[launch.kernel] = (library, launch.pointers, len(launch.integers))
     return table(kernels)
 
 

@@ -1,0 +1,403 @@
+"""A float network as GPU operations: what follows a convolution joins it, what remains is an element-wise kernel.
+
+Only operators that no kernel here computes are left to TVM.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.compile.affine import is_bias
+from codesign.compile.gpu_layers import Convolution, GpuGraph, Operation, Other, Pointwise, Shuffle, Tensor
+from codesign.compile.graph import Graph, Node
+from codesign.compile.transposed import subpixel_weights
+from codesign.kernels import pointwise
+from codesign.kernels.layers import Conv
+from codesign.kernels.pointwise import Apply, Chain, Depthwise, Kind, LayerNorm, PerChannel, SegmentAverage, SegmentSums
+from codesign.kernels.resize import Resize
+
+
+def from_graph(graph: Graph) -> GpuGraph:
+    """A canonical float graph in FP16: biases, activations, clips and additions join the convolution before them."""
+    return _Fuser(graph).fuse()
+
+
+@dataclass
+class _Pending:
+    """A convolution that may still take what follows it."""
+
+    conv: Conv
+    stride: int
+    dilation: int
+    padding: tuple[int, int]
+    more: tuple[str, ...]
+    factor: int = 1  # of the shuffle after it: a transposed convolution
+
+
+class _Fuser:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.readers = graph.consumers()
+        self.pending: dict[str, _Pending] = {}
+        self.copies: dict[str, tuple[str, tuple[int, ...]]] = {}  # of channels: source, and which of its channels
+        self.joined: dict[str, tuple[str, ...]] = {}
+        self.operations: list[Operation] = []
+        self.tensors: dict[str, Tensor] = {}
+        self.lazy: dict[str, Node] = {}
+        self.depthwise: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}  # source is its node's
+        self.depthwise_source: dict[str, str] = {}
+
+    def fuse(self) -> GpuGraph:
+        graph = self.graph
+        self._tensor(graph.input, graph.input_shape)
+        for node in graph.nodes:
+            self._node(node)
+        self._use(graph.output)
+        used = {name for operation in self.operations for name in operation.inputs}
+        constants = {name: value for name, value in graph.constants.items() if name in used}
+        return GpuGraph("fp16", self.tensors, tuple(self.operations), graph.input, graph.output, constants)
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> None:
+        if len(shape) == 4:
+            self.tensors[name] = Tensor(name, *shape[1:])
+
+    def _sole(self, name: str) -> bool:
+        return len(self.readers[name]) == 1 and name != self.graph.output
+
+    def _use(self, name: str) -> str:
+        """Emits what computes ``name``, if it is not there yet."""
+        if (waiting := self.pending.pop(name, None)) is not None:
+            conv = waiting.conv
+            if waiting.factor > 1:
+                conv = replace(conv, output=f"{name}.phases")
+                height, width = self.graph.shape_of(name)[2:]
+                shape = (1, conv.channels, height // waiting.factor, width // waiting.factor)
+                self._tensor(conv.output, shape)
+            self.operations.append(Convolution(conv, waiting.stride, waiting.dilation, waiting.padding, waiting.more))
+            if waiting.factor > 1:
+                self.operations.append(Shuffle(conv.output, name, waiting.factor))
+            self._tensor(name, self.graph.shape_of(name))
+        elif name in self.depthwise:
+            self._pointwise(Depthwise(*self.depthwise.pop(name)), (self.depthwise_source.pop(name),), name)
+        elif (node := self.lazy.pop(name, None)) is not None:
+            self._other(node)
+        return name
+
+    def _pointwise(self, operator: pointwise.Operator | Resize, inputs: tuple[str, ...], output: str) -> None:
+        sources = tuple(self._use(name) for name in inputs)
+        self.operations.append(Pointwise(operator, sources, output))
+        if output in self.graph.by_name:
+            self._tensor(output, self.graph.shape_of(output))
+
+    def _other(self, node: Node) -> None:
+        for name in node.inputs:
+            if self.graph.is_activation(name):
+                self._use(name)
+        self.operations.append(Other(node))
+        self._tensor(node.name, node.shape)
+
+    def _node(self, node: Node) -> None:
+        """Takes a node into a pending convolution, keeps it for its reader, or leaves it to TVM."""
+        if node.op == "nn.conv2d" and (self._begin(node) or self._begin_depthwise(node)):
+            return
+        if node.op == "nn.conv2d_transpose" and self._begin_transposed(node):
+            return
+        producer = self.pending.get(node.inputs[0])
+        if node.op in ("add", "subtract") and self.graph.is_activation(node.inputs[1]):
+            if self._add(node):
+                return
+        elif producer is not None and self._sole(node.inputs[0]) and self._extend(producer, node):
+            self.pending[node.name] = self.pending.pop(node.inputs[0])
+            self.pending[node.name].conv = replace(producer.conv, output=node.name)
+            return
+        elif node.inputs[0] in self.depthwise and is_bias(self.graph, node) and self._sole(node.inputs[0]):
+            weights, bias = self.depthwise.pop(node.inputs[0])
+            self.depthwise[node.name] = weights, bias + self.graph.constants[node.inputs[1]].reshape(-1)
+            self.depthwise_source[node.name] = self.depthwise_source.pop(node.inputs[0])
+            return
+        if self._normalisation(node) or self._gate(node) or self._elementwise(node) or self._nearest(node):
+            return
+        if node.op == "nn.pixel_shuffle":
+            source = self._use(node.inputs[0])
+            self.operations.append(Shuffle(source, node.name, int(node.attributes["upscale_factor"])))
+            self._tensor(node.name, node.shape)
+        elif node.op in ("split", "tuple_item") or (node.op == "repeat" and self._grows(node)):
+            self.lazy[node.name] = node
+        elif node.op in ("repeat", "tile") and (channels := self._copied(node)) is not None:
+            self.copies[node.name] = (node.inputs[0], channels)
+            self.lazy[node.name] = node
+        elif node.op == "concat" and self._concatenation(node):
+            self.joined[node.name] = node.inputs
+            self.lazy[node.name] = node
+        else:
+            self._other(node)
+
+    def _begin(self, node: Node) -> bool:
+        attributes = node.attributes
+        weights = self.graph.constants.get(node.inputs[1])
+        strides, dilation, padding = (tuple(attributes[key]) for key in ("strides", "dilation", "padding"))
+        plain = weights is not None and int(attributes["groups"]) == 1 and len(set(strides)) == len(set(dilation)) == 1
+        if not plain or weights is None:
+            return False
+        sources = self.joined.get(node.inputs[0], (node.inputs[0],))
+        for name in sources:
+            self._use(name)
+        conv = Conv(
+            node.name, sources[0], node.name, weights.transpose(2, 3, 1, 0), np.zeros(weights.shape[0], np.float32)
+        )
+        self.pending[node.name] = _Pending(
+            conv, int(strides[0]), int(dilation[0]), (int(padding[0]), int(padding[1])), sources[1:]
+        )
+        return True
+
+    def _begin_depthwise(self, node: Node) -> bool:
+        attributes = node.attributes
+        weights = self.graph.constants.get(node.inputs[1])
+        strides, dilation, padding = (tuple(attributes[key]) for key in ("strides", "dilation", "padding"))
+        channels = node.shape[1]
+        plain = set(strides) == {1} and set(dilation) == {1} and set(padding) == {1}
+        if weights is None or weights.shape != (channels, 1, 3, 3) or not plain:
+            return False
+        self.depthwise[node.name] = weights[:, 0], np.zeros(channels, np.float32)
+        self.depthwise_source[node.name] = node.inputs[0]
+        return True
+
+    def _normalisation(self, node: Node) -> bool:
+        """Whether ``node`` is part of a layer normalisation over the channels, between two permutations."""
+        axes = tuple(node.attributes.get("axes") or ())
+        source = self.graph.by_name.get(node.inputs[0])
+        if node.op == "permute_dims" and axes == (0, 2, 3, 1):
+            if all(reader.op == "nn.layer_norm" for reader in self.readers[node.name]):
+                self.lazy[node.name] = node
+                return True
+        elif node.op == "nn.layer_norm" and axes in ((-1,), (3,)) and node.inputs[0] in self.lazy:
+            readers = self.readers[node.name]
+            if all(r.op == "permute_dims" and tuple(r.attributes["axes"]) == (0, 3, 1, 2) for r in readers):
+                self.lazy[node.name] = node
+                return True
+        elif (
+            node.op == "permute_dims"
+            and source is not None
+            and source.op == "nn.layer_norm"
+            and source.name in self.lazy
+        ):
+            scale, shift = (self.graph.constants[name] for name in source.inputs[1:3])
+            first = self.graph.by_name[source.inputs[0]].inputs[0]
+            self._pointwise(LayerNorm(scale, shift, float(source.attributes["epsilon"])), (first,), node.name)
+            return True
+        return False
+
+    def _gate(self, node: Node) -> bool:
+        """Whether ``node`` multiplies one half of a tensor's channels by the other."""
+        if node.op != "multiply":
+            return False
+        halves = [item for name in node.inputs if (item := self.graph.by_name.get(name)) and item.op == "tuple_item"]
+        if len(halves) != 2 or halves[0].inputs != halves[1].inputs:
+            return False
+        cut = self.graph.by_name[halves[0].inputs[0]]
+        if cut.op != "split" or sorted(half.attributes["index"] for half in halves) != [0, 1]:
+            return False
+        source = cut.inputs[0]
+        channels = self.graph.shape_of(source)[1]
+        if channels != 2 * node.shape[1] or channels % 16:
+            return False
+        if source in self.depthwise and self._sole(source):
+            weights, bias = self.depthwise.pop(source)
+            first = self.depthwise_source.pop(source)
+            self._pointwise(Depthwise(weights, bias, gate=True), (first,), node.name)
+        else:
+            self._pointwise(pointwise.simple_gate(channels), (source,), node.name)
+        return True
+
+    def _elementwise(self, node: Node) -> bool:
+        """Whether an element-wise kernel computes ``node``: an average, an activation, an operation on two tensors."""
+        if len(node.shape) != 4 or node.dtype != "float32" or node.shape[0] != 1:
+            return False
+        channels = node.shape[1]
+        source = node.inputs[0]
+        shape = self.graph.shape_of(source)
+        if node.op == "mean" and tuple(sorted(a % 4 for a in node.attributes["axis"] or ())) == (2, 3):
+            if not node.attributes["keepdims"]:
+                return False
+            sums = SegmentSums(channels)
+            self._pointwise(sums, (source,), f"{node.name}.sums")
+            # 8 floats a segment and chunk are two chunks of halves.
+            self.tensors[f"{node.name}.sums"] = Tensor(f"{node.name}.sums", channels, 2 * sums.segments, 1)
+            self.operations.append(Pointwise(SegmentAverage(channels), (f"{node.name}.sums",), node.name))
+            self._tensor(node.name, node.shape)
+            return True
+        if node.op == "nn.avg_pool2d":
+            attributes = node.attributes
+            halves = node.shape[2:] == (shape[2] // 2, shape[3] // 2) and not any(attributes["padding"])
+            if not halves or {*attributes["pool_size"], *attributes["strides"]} != {2}:
+                return False
+            self._pointwise(Resize(channels, "average", 2), (source,), node.name)
+            return True
+        step = self._activation(node)
+        if step is not None and shape == node.shape:
+            self._pointwise(Chain(channels, (channels,), (pointwise.read(channels), step), (1,)), (source,), node.name)
+            return True
+        if node.op not in ("add", "subtract", "multiply", "maximum", "minimum"):
+            return False
+        other = node.inputs[1]
+        if shape == node.shape and self.graph.is_constant(other):
+            value = self.graph.constants[other].reshape(-1)
+            if value.size != 1 and self.graph.shape_of(other)[-3:] != (channels, 1, 1):
+                return False
+            operand = float(value[0]) if value.size == 1 else PerChannel(tuple(float(v) for v in value))
+            step = Apply(node.op, (0, operand))  # type: ignore[arg-type]
+            self._pointwise(Chain(channels, (channels,), (pointwise.read(channels), step), (1,)), (source,), node.name)
+            return True
+        if not self.graph.is_activation(source) or not self.graph.is_activation(other):
+            return False
+        shapes = shape, self.graph.shape_of(other)
+        if shapes == (node.shape, node.shape):
+            reads = (pointwise.read(channels), pointwise.read(channels, 1))
+            kind: Kind = node.op  # type: ignore[assignment]
+            chain = Chain(channels, (channels, channels), (*reads, Apply(kind, (0, 1))), (2,))
+            self._pointwise(chain, (source, other), node.name)
+            return True
+        vector = (1, channels, 1, 1)
+        if node.op == "multiply" and vector in shapes and node.shape in shapes:
+            ordered = (source, other) if shapes[0] == node.shape else (other, source)
+            self._pointwise(pointwise.scale_channels(channels), ordered, node.name)
+            return True
+        return False
+
+    def _activation(self, node: Node) -> Apply | None:
+        attributes = node.attributes
+        plain: dict[str, Kind] = {
+            "nn.relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "nn.gelu": "gelu_erf", "nn.silu": "silu",
+            "nn.gelu_tanh": "gelu_tanh",
+        }  # fmt: skip
+        if node.op in plain:
+            return Apply(plain[node.op], (0,))
+        if node.op == "clip":
+            return Apply("clip", (0, float(attributes["min"]), float(attributes["max"])))
+        if node.op == "nn.leakyrelu":
+            return Apply("leaky_relu", (0, float(attributes["alpha"])))
+        if node.op == "nn.prelu" and self.graph.is_constant(node.inputs[1]):
+            slopes = tuple(float(value) for value in self.graph.constants[node.inputs[1]].reshape(-1))
+            return Apply("prelu", (0, PerChannel(slopes)))
+        return None
+
+    def _grows(self, node: Node) -> bool:
+        """Whether ``node`` repeats every channel for one pixel shuffle: nearest up-scaling."""
+        readers = self.readers[node.name]
+        if len(readers) != 1 or readers[0].op != "nn.pixel_shuffle" or node.name == self.graph.output:
+            return False
+        factor = int(readers[0].attributes["upscale_factor"])
+        return node.shape[1] == self.graph.shape_of(node.inputs[0])[1] * factor**2
+
+    def _nearest(self, node: Node) -> bool:
+        source = self.graph.by_name.get(node.inputs[0])
+        if node.op != "nn.pixel_shuffle" or source is None or source.op != "repeat" or source.name not in self.lazy:
+            return False
+        first = source.inputs[0]
+        operator = Resize(self.graph.shape_of(first)[1], "nearest", int(node.attributes["upscale_factor"]))
+        del self.lazy[source.name]
+        self._pointwise(operator, (first,), node.name)
+        return True
+
+    def _begin_transposed(self, node: Node) -> bool:
+        attributes = node.attributes
+        weights = self.graph.constants.get(node.inputs[1])
+        strides, dilation, padding = (tuple(attributes[key]) for key in ("strides", "dilation", "padding"))
+        if weights is None or int(attributes["groups"]) != 1 or set(dilation) != {1} or len(set(strides)) != 1:
+            return False
+        factor = int(strides[0])
+        source = self.graph.shape_of(node.inputs[0])
+        if factor == 1 or node.shape[2:] != (source[2] * factor, source[3] * factor):
+            return False
+        dense, pads = subpixel_weights(weights, factor, (int(padding[0]), int(padding[1])))
+        conv = Conv(node.name, self._use(node.inputs[0]), node.name, dense, np.zeros(dense.shape[3], np.float32))
+        self.pending[node.name] = _Pending(conv, 1, 1, pads, (), factor)
+        return True
+
+    def _extend(self, pending: _Pending, node: Node) -> bool:
+        """Whether the convolution takes ``node``: a bias, an activation or a clip."""
+        conv = pending.conv
+        square = pending.factor**2
+        untouched = conv.activation == "linear" and conv.add is None and math.isinf(conv.low) and math.isinf(conv.high)
+        if is_bias(self.graph, node) and untouched:
+            bias = np.repeat(self.graph.constants[node.inputs[1]].reshape(-1), square)
+            pending.conv = replace(conv, bias=conv.bias + bias)
+            return True
+        if node.op == "nn.relu" and conv.add is None and untouched:
+            pending.conv = replace(conv, activation="relu")
+            return True
+        if node.op in ("nn.relu", "clip") and math.isinf(conv.low) and math.isinf(conv.high):
+            low, high = (0.0, math.inf) if node.op == "nn.relu" else (node.attributes["min"], node.attributes["max"])
+            pending.conv = replace(conv, low=float(low), high=float(high))
+            return True
+        if node.op in ("nn.leakyrelu", "nn.prelu") and untouched:
+            slope = (
+                np.full(conv.channels // square, node.attributes["alpha"])
+                if node.op == "nn.leakyrelu"
+                else self.graph.constants[node.inputs[1]].reshape(-1)
+            )
+            pending.conv = replace(conv, activation="prelu", slope=np.repeat(slope, square).astype(np.float32))
+            return True
+        if node.op in ("tanh", "sigmoid") and untouched:
+            pending.conv = replace(conv, activation=node.op)  # type: ignore[arg-type]
+            return True
+        return False
+
+    def _add(self, node: Node) -> bool:
+        """Whether one operand's convolution takes the other as its second operand."""
+        order = {name: index for index, name in enumerate((self.graph.input, *self.graph.by_name))}
+        for name, other in sorted((node.inputs, node.inputs[::-1]), key=lambda pair: -order[pair[0]]):
+            pending = self.pending.get(name)
+            if pending is None or not self._sole(name) or pending.factor > 1 or name == other:
+                continue
+            conv = pending.conv
+            if conv.add is not None or not math.isinf(conv.low) or not math.isinf(conv.high):
+                continue
+            if node.op == "subtract":
+                if name != node.inputs[1] or conv.activation != "linear":
+                    continue
+                conv = replace(conv, weights=-conv.weights, bias=-conv.bias)
+            source, channels = self.copies.get(other, (other, None))
+            shape = self.graph.shape_of(other)
+            if shape[2:] != node.shape[2:] or len(shape) != 4 or self.graph.shape_of(name) != node.shape:
+                continue
+            if channels is None and shape[1] != node.shape[1]:
+                if shape[1] != 1:
+                    continue
+                channels = (0,) * node.shape[1]
+            del self.pending[name]
+            self._use(source)
+            if channels is not None:
+                self.lazy.pop(other, None)
+            pending.conv = replace(conv, add=source, add_channels=channels, output=node.name)
+            self.pending[node.name] = pending
+            return True
+        return False
+
+    def _copied(self, node: Node) -> tuple[int, ...] | None:
+        """The channels that a repetition along the channels takes, if nothing but additions read it."""
+        if any(reader.op != "add" for reader in self.readers[node.name]) or node.name == self.graph.output:
+            return None
+        shape = self.graph.shape_of(node.inputs[0])
+        times = node.shape[1] // shape[1]
+        if node.shape != (1, shape[1] * times, *shape[2:]):
+            return None
+        if node.op == "repeat":
+            return tuple(c // times for c in range(node.shape[1]))
+        return tuple(c % shape[1] for c in range(node.shape[1]))
+
+    def _concatenation(self, node: Node) -> bool:
+        """Whether every reader can read the parts: convolutions of one group."""
+        return (
+            int(node.attributes["axis"]) in (1, -3)
+            and len(node.inputs) <= 8
+            and all(self.graph.is_activation(name) for name in node.inputs)
+            and node.name != self.graph.output
+            and all(reader.op == "nn.conv2d" and int(reader.attributes["groups"]) == 1 and
+                    reader.inputs[1] in self.graph.constants for reader in self.readers[node.name])
+        )  # fmt: skip
