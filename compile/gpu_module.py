@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
 from codesign.compile.gpu_launches import GpuPlan
@@ -45,10 +46,13 @@ def relax_module(plan: GpuPlan, binary: bytes, *, prefix: str, driver: str = DRI
             for index, step in enumerate(plan.steps):
                 if not isinstance(step, Launch):
                     operands = [
-                        values[name] if name in values else relax.const(graph.constants[name])
+                        values[name] if name in values else _constant(graph.constants[name])
                         for name in step.node.inputs
                     ]
-                    values[step.output] = emit_node(step.node, operands, bind)
+                    made = emit_node(step.node, operands, bind)
+                    if getattr(made.ty, "dtype", None) is not None and str(made.ty.dtype.dtype) == "float32":
+                        made = bind(f"{step.output}.half", relax.op.astype(made, "float16"))  # summed in FP32
+                    values[step.output] = made
                     continue
                 symbols.append(f"{prefix}_{index}")
                 types = [relax.TensorType(plan.stored[name].shape, plan.stored[name].dtype) for name in step.outputs]
@@ -66,6 +70,11 @@ def relax_module(plan: GpuPlan, binary: bytes, *, prefix: str, driver: str = DRI
     launches = {index: step for index, step in enumerate(plan.steps) if isinstance(step, Launch)}
     text = c_source(launches, binary, prefix, driver)
     return module.with_attr("external_mods", [create(text, "c", symbols, [])])
+
+
+def _constant(value: NDArray[Any]) -> Any:
+    """Of an operator that TVM schedules: halves, as its other operands."""
+    return relax.const(value.astype(np.float16) if value.dtype == np.float32 else value)
 
 
 def build(module: tvm.IRModule, target: Any, *, on_gpu: bool) -> Any:

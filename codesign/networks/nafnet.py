@@ -49,7 +49,8 @@ class NafBlock(nn.Module):
         y = gate(self.conv2(self.conv1(self.norm1(x))))
         y = y * self.attention(F.adaptive_avg_pool2d(y, 1))
         x = x + self.conv3(y) * self.beta
-        return x + self.conv5(gate(self.conv4(self.norm2(x)))) * self.gamma
+        result: torch.Tensor = x + self.conv5(gate(self.conv4(self.norm2(x)))) * self.gamma
+        return result
 
 
 class NafNet(nn.Module):

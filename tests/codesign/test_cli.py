@@ -52,7 +52,7 @@ def test_documented_commands_run(run, command, tmp_path, monkeypatch):
     assert out.strip()
 
 
-@pytest.mark.parametrize("verb", ["networks", "compile", "simulate", "compare", "synth"])
+@pytest.mark.parametrize("verb", ["networks", "compile", "tune", "simulate", "compare", "synth"])
 def test_help_has_an_example(run, verb):
     code, out, _ = run(verb, "--help")
     assert code == 0

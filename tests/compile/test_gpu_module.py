@@ -16,6 +16,7 @@ from codesign.compile.frontend import load_model
 from codesign.compile.gpu import compile_cuda
 from codesign.compile.gpu_fusion import from_graph
 from codesign.compile.gpu_launches import GpuPlan, plan_launches
+from codesign.compile.gpu_layers import Other
 from codesign.compile.gpu_module import build, relax_module
 from codesign.compile.relax_form import from_module
 from codesign.kernels.bundle import Bundle, Loaded
@@ -66,6 +67,34 @@ def test_module_equals_its_launches(plan: GpuPlan, driver: Path, builds: Path, t
     with torch.no_grad():
         exact = networks.load("sesr_m5_x2")(torch.from_numpy(frame[None].astype(np.float32)))[0].numpy()
     assert np.linalg.norm(got - exact) / np.linalg.norm(exact) < 1e-2
+
+
+class Mixed(torch.nn.Module):
+    """A grouped convolution, which TVM schedules, between convolutions of ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 24, 3, padding=1)
+        self.grouped = torch.nn.Conv2d(24, 24, 3, padding=1, groups=2)
+        self.last = torch.nn.Conv2d(24, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.first(x))
+        return self.last(torch.relu(self.grouped(h)) + h)
+
+
+def test_with_operators_of_tvm_between(driver: Path, builds: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    module = Mixed().eval()
+    graph = from_graph(from_module(load_model(module, width=20, height=12, channels=3).module))
+    made = plan_launches(graph, "sm_90a")
+    assert [step.node.op for step in made.steps if isinstance(step, Other)] == ["nn.conv2d"]
+    runner = machine(made, code_of(made, builds), driver, tmp_path)
+    frame = np.random.default_rng(8).random((1, 3, 12, 20)).astype(np.float16)
+    got = runner["main"](tvm.runtime.tensor(frame)).numpy()
+    with torch.no_grad():
+        want = module(torch.from_numpy(frame.astype(np.float32))).numpy()
+    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-2
 
 
 def test_bundle_equals_its_launches(plan: GpuPlan, driver: Path, builds: Path, tmp_path: Path) -> None:
