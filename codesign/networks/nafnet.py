@@ -65,7 +65,6 @@ class NafNet(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.intro = nn.Conv2d(3, width, 3, padding=1)
-        self.ending = nn.Conv2d(width, 3, 3, padding=1)
         self.encoders, self.downs = nn.ModuleList(), nn.ModuleList()
         self.decoders, self.ups = nn.ModuleList(), nn.ModuleList()
         channels = width
@@ -78,6 +77,7 @@ class NafNet(nn.Module):
             self.ups.append(nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.PixelShuffle(2)))
             channels //= 2
             self.decoders.append(nn.Sequential(*(NafBlock(channels) for _ in range(count))))
+        self.ending = nn.Conv2d(width, 3, 3, padding=1)
         self.grid = 2 ** len(encoders)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch import nn
 
 from codesign.networks.deep import DenseBlock, Edsr, ResidualBlock, RrdbNet
 from codesign.networks.flow import SpyNet
-from codesign.networks.nafnet import NafBlock
+from codesign.networks.nafnet import NafBlock, NafNet
 from codesign.networks.small import Espcn, Fsrcnn, QuickSrNet
 
 SPREAD = 0.25
@@ -67,7 +67,8 @@ def seed(module: nn.Module, name: str, channels: int) -> None:
         hooks = [layer.register_forward_hook(_Calibrator(rng, carried.get(layer, 0))) for layer in convs[:-1]]
         hooks.append(convs[-1].register_forward_hook(_Calibrator(rng, spread=TEXTURE, offset=0.0)))
         # A pyramid's coarsest level must have a spread to calibrate.
-        module(torch.from_numpy(picture(channels, 256 if isinstance(module, SpyNet) else 32)))
+        size = {SpyNet: 256, NafNet: 128}.get(type(module), 32)
+        module(torch.from_numpy(picture(channels, size)))
         for hook in hooks:
             hook.remove()
         _show(module, convs[-1], channels)
