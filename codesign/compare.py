@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 from codesign.compile.driver import CompiledNetwork
 from codesign.compile.layers import Conv, sources
-from codesign.energy.account import DRAMS, EnergyAccount, Evidence, account
-from codesign.energy.gpu import Layer, Workload, on_gpu
+from codesign.energy.account import DRAMS, EnergyAccount, Evidence, account, layer_energy
+from codesign.energy.gpu import Layer, Workload, find_device, on_gpu
 from codesign.energy.interval import Interval, engineering
 from codesign.frames import bicubic_baseline, judge
 from codesign.hw.counters import Counters
 from codesign.hw.spec import AccelSpec
+from codesign.hw.timing import Memory, profile
 from codesign.images import Pixels, to_pixels
 from codesign.sim.synthesis import FpgaFit, fitted
 from codesign.simulate import Simulation, run_float
@@ -69,6 +70,37 @@ class TargetRow:
 
 
 @dataclass(frozen=True)
+class LayerFigures:
+    """A layer on Scanline. Spans of a cascade's layers overlap: they take turns on the array."""
+
+    name: str
+    macs: int
+    """The user's, not the array's."""
+    busy_cycles: int
+    begin_cycle: int
+    end_cycle: int
+    utilization: float
+    """Of the array in the cycles that it works on this layer: the user's MACs over those it could do."""
+    joules: Interval
+    """Dynamic, on the chip, with its share of control and clock; no DRAM, no leakage."""
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A target's peak and bandwidth, and where this network lies under them."""
+
+    target: str
+    peak_macs_per_s: float
+    bytes_per_s: float
+    macs_per_byte: float
+    """Of this network: its MACs over the bytes that the target moves."""
+    reached_macs_per_s: Interval
+    evidence: Evidence
+    records: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Everything the table, the JSON and the report show; the first row is Scanline's."""
 
@@ -81,6 +113,8 @@ class Comparison:
     account: EnergyAccount
     simulation: dict[str, Any] = field(repr=False)
     command: str
+    layers: tuple[LayerFigures, ...] = ()
+    rooflines: tuple[Roofline, ...] = ()
 
     @property
     def best_other(self) -> TargetRow | None:
@@ -190,8 +224,56 @@ def compare_targets(
         account=bill,
         simulation=result.to_json(),
         command=command,
+        layers=layer_figures(result, Memory.of(result.spec, result.dram.bytes_per_cycle, result.dram.latency_cycles)),
+        rooflines=rooflines(result, work, (chip, *others)),
     )
     return comparison, pictures
+
+
+def layer_figures(result: Simulation, memory: Memory) -> tuple[LayerFigures, ...]:
+    """Every layer of the accelerator's regions, one region after another, as the cycle model sees them."""
+    figures: list[LayerFigures] = []
+    offset = 0
+    for region in result.compiled.network.regions:
+        macs: dict[str, int] = {}
+        for layer in region.plan.graph.layers:
+            if isinstance(layer, Conv):
+                macs[layer.name] = macs.get(layer.name, 0) + layer.macs
+        counters, layers = profile(region.program, memory)
+        figures += [
+            LayerFigures(
+                name=one.name,
+                macs=macs[one.name],
+                busy_cycles=one.busy_cycles,
+                begin_cycle=offset + one.begin_cycle,
+                end_cycle=offset + one.end_cycle,
+                utilization=macs[one.name] / (one.busy_cycles * result.spec.macs_per_cycle),
+                joules=layer_energy(one, result.spec),
+                evidence=Evidence.MODEL,
+            )
+            for one in layers
+        ]
+        offset += counters.cycles
+    return tuple(figures)
+
+
+def rooflines(result: Simulation, work: Workload, rows: Sequence[TargetRow]) -> tuple[Roofline, ...]:
+    """The machines' limits, and what each reached; of a GPU that was not measured, its compulsory bytes are taken."""
+    spec, counters = result.spec, result.counters
+    lines = []
+    for row in rows:
+        reached = Interval.exact(work.macs * 1e3) / row.ms_per_frame
+        if row.kind == "gpu":
+            device = find_device(row.target.split(",")[0])
+            peak, bandwidth = device.peak_fp16_tflops * 1e12 / 2, device.bandwidth_gb_s * 1e9
+            moved = work.moved_bytes(device.l2_bytes).value
+        else:
+            clock_hz = counters.cycles / (row.ms_per_frame.value * 1e-3)
+            peak = spec.macs_per_cycle * clock_hz
+            bandwidth = (result.dram.bytes_per_cycle or spec.bus_bytes) * clock_hz
+            moved = float(counters.dram_read_bytes + counters.dram_write_bytes)
+        lines.append(Roofline(row.target, peak, bandwidth, work.macs / moved, reached, row.evidence, row.records))
+    return tuple(lines)
 
 
 def host_work(mac_share: float, chroma_seconds: float) -> str:

@@ -186,6 +186,7 @@ class Simulation:
     chroma_seconds: float
     compulsory_bytes: int
     host_mac_share: float
+    dram: Dram
     spec: AccelSpec = field(repr=False)
     output: NDArray[np.float32] = field(repr=False)
     judged: Judged = field(repr=False)
@@ -369,6 +370,7 @@ def _run(
         chroma_seconds=judged.chroma_seconds,
         compulsory_bytes=network.compulsory_bytes,
         host_mac_share=network.host_mac_share,
+        dram=dram,
         spec=network.spec,
         output=output,
         judged=judged,

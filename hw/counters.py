@@ -44,3 +44,20 @@ class Counters:
     def stalls(self) -> dict[str, int]:
         """Cycles by cause; with ``busy_cycles`` they add up to ``cycles``."""
         return {cause: int(getattr(self, f"{cause}_stall_cycles")) for cause in STALL_CAUSES}
+
+
+@dataclass(frozen=True)
+class LayerCounters:
+    """What of a frame's events belongs to one layer. Spans of a cascade's layers overlap: they take turns on the array.
+
+    A step reads one weight word, so ``busy_cycles`` counts those too.
+    """
+
+    name: str
+    begin_cycle: int
+    """When the array began the layer's first row, from the accepted start write."""
+    end_cycle: int
+    busy_cycles: int
+    scratchpad_read_words: int
+    scratchpad_write_words: int
+    requantised_values: int

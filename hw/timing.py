@@ -9,14 +9,14 @@ memory's order of service when reads and writes compete (its bandwidth is kept).
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.hw.counters import STALL_CAUSES, Counters
+from codesign.hw.counters import STALL_CAUSES, Counters, LayerCounters
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import Command, Opcode, WeightKind, decode_fill, decode_step
 from codesign.hw.program import Program
@@ -47,6 +47,9 @@ SETTLE = 2  # last step until the array counts as idle
 END = 3  # HALT executed to done
 
 _LONG_PAST = 256  # cycles after which a time can no longer be the latest of those waited for
+
+_Work = tuple[Opcode, str]
+"""What an event belongs to: the kind of command, and the layer or tensor that it is for."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +169,8 @@ class _Snapshot:
     done: int
     time: float
     rows: dict[int, int]  # of every buffer
-    busy: int
     stalls: dict[str, float]
-    events: dict[str, int]
+    events: Counter[tuple[_Work, str]]
 
 
 class _Model:
@@ -201,12 +203,10 @@ class _Model:
         self.fills: NDArray[np.uint32] = np.zeros(spec.fill_words, np.uint32)
         self.shapes: dict[int, _ConvShape] = {}
         self.timings: dict[tuple[object, ...], RowTiming] = {}
-        self.busy = 0
         self.stalls = dict.fromkeys(STALL_CAUSES, 0.0)
-        self.events = dict.fromkeys(
-            ("commands", "command_bytes", "weight_bytes", "load_bytes", "write_bytes", "read_words", "write_words",
-             "values"), 0
-        )  # fmt: skip
+        self.work = (Opcode.HALT, "")  # opcode and label of the command being executed
+        self.events: Counter[tuple[_Work, str]] = Counter()
+        self.spans: dict[_Work, tuple[float, float]] = {}  # when the array began and ended its rows
 
     # Commands
 
@@ -216,7 +216,8 @@ class _Model:
         for index, oldest, cmd, delayed in _every_command(self.program.commands, leave_out):
             self._fetch(oldest)
             self.sequencer = max(self.sequencer, self.arrived[index] + 1) + COMMAND
-            self.events["commands"] += 1
+            self.work = (cmd.opcode, self.program.labels[index] if self.program.labels else "")
+            self._count("commands", 1)
             try:
                 if not delayed:
                     self._execute(cmd)
@@ -265,11 +266,10 @@ class _Model:
         for index, buffer in buffers.items():
             buffer.height -= times * rates[index]
         self.left_out += times * (now.time - before.time)
-        self.busy += times * (now.busy - before.busy)
         for cause, stalled in before.stalls.items():
             self.stalls[cause] += times * (now.stalls[cause] - stalled)
-        for name, count in before.events.items():
-            self.events[name] += times * (now.events[name] - count)
+        for event, count in now.events.items():
+            self.events[event] += times * (count - before.events[event])
         self.seen.clear()
         return times * period
 
@@ -310,7 +310,10 @@ class _Model:
 
     def _snapshot(self, done: int, buffers: dict[int, Buffer]) -> _Snapshot:
         rows = {index: buffer.next_row for index, buffer in buffers.items()}
-        return _Snapshot(done, self.sequencer, rows, self.busy, dict(self.stalls), dict(self.events))
+        return _Snapshot(done, self.sequencer, rows, dict(self.stalls), self.events.copy())
+
+    def _count(self, event: str, number: int) -> None:
+        self.events[self.work, event] += number
 
     def _fetch(self, oldest: int) -> None:
         """Commands stream in ahead of the sequencer, one request a cycle, while an open loop leaves room on chip."""
@@ -319,7 +322,7 @@ class _Model:
             number = self.fetched
             asked = START + number if number < self.spec.command_slots else max(START + number, self.sequencer)
             self.arrived.append(self.bus.transfer("commands", asked + self.memory.latency_cycles, beats))
-            self.events["command_bytes"] += COMMAND_BYTES
+            self._count("command_bytes", COMMAND_BYTES)
             self.fetched += 1
 
     def _dispatch(self, queue: str, engine: float) -> float:
@@ -354,7 +357,7 @@ class _Model:
         now = self.array
         drained = self.drain + REPORT
         for cause, until in (
-            ("fill", now + SETTLE if self.busy else now),
+            ("fill", now + SETTLE if self.spans else now),
             ("control", min(self.sequencer, drained)),
             ("drain", drained),
             ("store", self.written),
@@ -408,7 +411,7 @@ class _Model:
         start = self._dispatch("load", self.request) + TAKE + TO_REQUEST_WEIGHTS
         self.weights.append(self._job(start, cmd["address"], cmd["bytes"] // self.spec.bus_bytes, cmd["elements"]))
         self.tokens.weights_loaded += 1
-        self.events["weight_bytes"] += cmd["bytes"]
+        self._count("weight_bytes", cmd["bytes"])
         offset = cmd["address"] - self.program.blob_offset
         kind, first, count = WeightKind(cmd["kind"]), cmd["destination"], cmd["elements"]
         if kind is WeightKind.STEPS:
@@ -435,8 +438,8 @@ class _Model:
         words = cmd["x_count"] * -(-cmd["pixel_bytes"] // self.spec.ci_lanes)
         self.alignments.append(at % self.spec.burst_bytes)
         rows.loaded.append(self._job(start + TO_REQUEST, at + max(cmd["skip"], 0), beats, words))
-        self.events["load_bytes"] += beats * self.spec.bus_bytes
-        self.events["write_words"] += words
+        self._count("load_bytes", beats * self.spec.bus_bytes)
+        self._count("write_words", words)
 
     def _beats(self, first: int, end: int) -> int:
         bus = self.spec.bus_bytes
@@ -470,7 +473,9 @@ class _Model:
         self.stalls["fill"] += fill
         self.stalls["requantise"] += max(0.0, stalled - fill) + max(0.0, end_by_drain - end)
         end = max(end, end_by_drain)
-        self.busy += timing.steps
+        self._count("busy", timing.steps)
+        first, _ = self.spans.get(self.work, (self.left_out + begin, 0.0))
+        self.spans[self.work] = (first, self.left_out + end)
         self.chunks_since_load += timing.drain
         self.array = end
         last_grant = max(granted + shape.fills - 1, end - 1 - timing.last_grant)
@@ -525,11 +530,10 @@ class _Model:
         self.front = max(self.front, at_hand - 1)
         if cmd["add_enable"] and cmd["add_free"]:
             _free_to(self.rows[cmd["add_buffer"]].by_conv, at.y + 1, reported)
-        self.events["values"] += destination.computed_width * cmd["words"] * self.spec.ci_lanes
-        self.events["write_words"] += destination.computed_width * cmd["words"]
-        self.events["read_words"] += shape.add_words + sum(
-            words for row, words in enumerate(shape.words_by_row) if 0 <= at.top + row < source.height
-        )
+        self._count("values", destination.computed_width * cmd["words"] * self.spec.ci_lanes)
+        self._count("write_words", destination.computed_width * cmd["words"])
+        window = (words for row, words in enumerate(shape.words_by_row) if 0 <= at.top + row < source.height)
+        self._count("read_words", shape.add_words + sum(window))
 
     def _shape(self, cmd: Command, source: Buffer, destination: Buffer) -> _ConvShape:
         key = id(cmd)  # the program's own; forgotten when weights or buffers change
@@ -598,8 +602,8 @@ class _Model:
             packed = began + self._packing(cmd, groups)
             sent = self.bus.transfer("writes", began + FETCH + 2, beats)
             time = max(packed, sent - spec.store_fifo_beats) + SUB_ROW_END
-            self.events["write_bytes"] += beats * spec.bus_bytes
-            self.events["read_words"] += cmd["x_count"] * groups
+            self._count("write_bytes", beats * spec.bus_bytes)
+            self._count("read_words", cmd["x_count"] * groups)
         self.store = time
         self.written = max(time, sent) + self.memory.latency_cycles + RESPONSE
         if self.tokens.buffer(cmd["buffer"]).freed_by_store:
@@ -661,26 +665,54 @@ def predict(program: Program, memory: Memory | None = None, *, patient: bool = F
     ``patient``: follow every row, instead of multiplying what repeats itself. Raises :class:`ProgramError` for a
     program that ``verify`` refuses.
     """
+    return _predict(program, memory, patient)[0]
+
+
+def profile(program: Program, memory: Memory | None = None) -> tuple[Counters, tuple[LayerCounters, ...]]:
+    """Predict one frame's counters, and what of them belongs to each layer, in the order in which the layers begin.
+
+    What belongs to no layer, the loads of weights and tensors and the stores, is in the counters alone. Raises
+    :class:`ProgramError` as :func:`predict`.
+    """
+    counters, model = _predict(program, memory, patient=False)
+    layers = []
+    for (opcode, label), (begin, end) in sorted(model.spans.items(), key=lambda item: item[1]):
+        work = (opcode, label)
+        layers.append(
+            LayerCounters(
+                name=label, begin_cycle=round(begin), end_cycle=round(end), busy_cycles=model.events[work, "busy"],
+                scratchpad_read_words=model.events[work, "read_words"],
+                scratchpad_write_words=model.events[work, "write_words"],
+                requantised_values=model.events[work, "values"],
+            )
+        )  # fmt: skip
+    return counters, tuple(layers)
+
+
+def _predict(program: Program, memory: Memory | None, patient: bool) -> tuple[Counters, _Model]:
     model = _Model(program, memory or Memory.of(program.spec), patient)
     cycles = round(model.run())
+    events: Counter[str] = Counter()
+    for (_, event), number in model.events.items():
+        events[event] += number
     stalls = {cause: round(time) for cause, time in model.stalls.items()}
-    stalls["control"] += cycles - model.busy - sum(stalls.values())
-    spec = program.spec
-    return Counters(
+    stalls["control"] += cycles - events["busy"] - sum(stalls.values())
+    counters = Counters(
         cycles=cycles,
-        busy_cycles=model.busy,
+        busy_cycles=events["busy"],
         **{f"{cause}_stall_cycles": time for cause, time in stalls.items()},
-        macs_issued=model.busy * spec.macs_per_cycle,
-        dram_command_read_bytes=model.events["command_bytes"],
-        dram_weight_read_bytes=model.events["weight_bytes"],
-        dram_load_read_bytes=model.events["load_bytes"],
-        dram_write_bytes=model.events["write_bytes"],
-        scratchpad_read_words=model.events["read_words"],
-        scratchpad_write_words=model.events["write_words"],
-        weight_read_words=model.busy,
-        requantised_values=model.events["values"],
-        commands=model.events["commands"],
+        macs_issued=events["busy"] * program.spec.macs_per_cycle,
+        dram_command_read_bytes=events["command_bytes"],
+        dram_weight_read_bytes=events["weight_bytes"],
+        dram_load_read_bytes=events["load_bytes"],
+        dram_write_bytes=events["write_bytes"],
+        scratchpad_read_words=events["read_words"],
+        scratchpad_write_words=events["write_words"],
+        weight_read_words=events["busy"],
+        requantised_values=events["values"],
+        commands=events["commands"],
     )
+    return counters, model
 
 
-__all__ = ["Memory", "predict"]
+__all__ = ["Memory", "predict", "profile"]

@@ -8,12 +8,13 @@ charged too little.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
 
 from codesign.energy.interval import Interval, total
 from codesign.energy.records import constant, memory_read_j_per_byte, nodes, records
-from codesign.hw.counters import Counters
+from codesign.hw.counters import Counters, LayerCounters
 from codesign.hw.errors import InputError
 from codesign.hw.spec import STEP_BYTES, AccelSpec
 
@@ -116,6 +117,21 @@ def account(
     parts.append(Component("DRAM and interface", constant(dram, "J") * dram_bits, (dram,), False))
     parts.append(_regulator_loss(total(part.joules for part in parts)))
     return EnergyAccount(tuple(parts), time, node, dram, dram_bits)
+
+
+def layer_energy(layer: LayerCounters, spec: AccelSpec, *, node: str = "28nm") -> Interval:
+    """What switches on the chip for one layer, its share of control and clock included; no leakage, no DRAM.
+
+    What the engines that load and store tensors read and write belongs to no layer. Raises as :func:`account`.
+    """
+    nothing = dict.fromkeys((field.name for field in dataclasses.fields(Counters)), 0)
+    counters = Counters(**nothing | {
+        "busy_cycles": layer.busy_cycles, "macs_issued": layer.busy_cycles * spec.macs_per_cycle,
+        "weight_read_words": layer.busy_cycles, "scratchpad_read_words": layer.scratchpad_read_words,
+        "scratchpad_write_words": layer.scratchpad_write_words, "requantised_values": layer.requantised_values,
+    })  # fmt: skip
+    dynamic_j = total(part.joules for part in _dynamic(counters, spec, node))
+    return dynamic_j + dynamic_j * constant("control_and_clock_share", "dimensionless")
 
 
 def _dynamic(counters: Counters, spec: AccelSpec, node: str) -> list[Component]:

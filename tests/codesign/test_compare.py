@@ -15,7 +15,7 @@ from codesign.energy.interval import Interval
 from codesign.energy.records import constant, devices
 from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError
-from codesign.hw.spec import BASE
+from codesign.hw.spec import BASE, TINY
 from codesign.sim import synthesis
 from codesign.sim.synthesis import FpgaFit, PathStep, Resource, Synthesis, hardware_key
 
@@ -280,3 +280,14 @@ def test_a_simulated_frame_beside_two_gpus(tmp_path):
     recorded(tmp_path / "gpu", network=result.network, input_size=result.input_size, output_size=result.output_size)
     measured, _ = compare_targets(result, ["H200"], command="the command", results=tmp_path)
     assert measured.rows[1].evidence is Evidence.HARDWARE
+    # Its layers and the machines' limits.
+    assert sum(layer.macs for layer in made.layers) == made.macs
+    assert sum(layer.busy_cycles for layer in made.layers) == result.counters.busy_cycles
+    assert 0.0 < sum(layer.joules.value for layer in made.layers) < made.account.chip_j.value
+    assert max(layer.end_cycle for layer in made.layers) <= result.counters.cycles
+    chip, *boards = made.rooflines
+    assert chip.peak_macs_per_s == pytest.approx(TINY.macs_per_cycle * TINY.clock_hz)
+    assert chip.bytes_per_s == pytest.approx(TINY.bus_bytes * TINY.clock_hz)
+    for line in (chip, *boards):
+        roof = min(line.peak_macs_per_s, line.macs_per_byte * line.bytes_per_s)
+        assert 0.0 < line.reached_macs_per_s.high <= 1.0001 * roof, line

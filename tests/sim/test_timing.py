@@ -128,3 +128,11 @@ def test_what_repeats_is_counted_exactly(
     )
     assert timing.predict(program, memory) == timing.predict(program, memory, patient=True)
     assert any(left_out)
+    counters, layers = timing.profile(program, memory)
+    assert counters == timing.predict(program, memory)
+    assert sum(layer.busy_cycles for layer in layers) == counters.busy_cycles
+    assert sum(layer.requantised_values for layer in layers) == counters.requantised_values
+    assert all(0 < layer.begin_cycle < layer.end_cycle <= counters.cycles for layer in layers)
+    assert all(layer.busy_cycles <= layer.end_cycle - layer.begin_cycle for layer in layers)
+    convs = {label for label, cmd in zip(program.labels, program.commands, strict=True) if cmd.opcode is Opcode.CONV}
+    assert {layer.name for layer in layers} == convs
