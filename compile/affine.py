@@ -72,7 +72,10 @@ def fold_affine(graph: Graph) -> Graph:
             convolution is not None and len(convolution.inputs) > 1 and convolution.inputs[1] in editor.constants
         )
         sole = private(node.inputs[0])
-        if node.op == "add" and producer.op in CONVOLUTIONS:
+        if is_bias(graph, node):  # as it should be: a new constant each round would never be stable
+            name = editor.keep(node)
+            made[name] = editor.nodes[-1]
+        elif node.op == "add" and producer.op in CONVOLUTIONS:
             bias = editor.constant(f"{producer.name}.bias.value", value)
             name = editor.keep(node, inputs=(producer.name, bias), attributes={})
             made[name] = editor.nodes[-1]
