@@ -117,7 +117,7 @@ def networks(size: SizeOption = "1280x720", json_to: Json = None) -> None:
                 "scale": network.scale,
                 "channels": network.channels,
                 "parameters": library.parameters(module),
-                "macs": library.count_macs(module, width, height, network.channels),
+                "macs": library.count_macs(module, width, height, network.channels) // network.results,
                 "trained": network.trained,
                 "reference": network.reference,
             }
@@ -129,8 +129,10 @@ def networks(size: SizeOption = "1280x720", json_to: Json = None) -> None:
     for heading in ("network", "input", "parameters", "GMAC", "weights", "from"):
         table.add_column(heading, justify="right" if heading in ("parameters", "GMAC") else "left")
     for row in rows:
+        images = row["channels"] // 3
+        taken = "luma" if images == 0 else "RGB" if images == 1 else f"{images} RGB"
         table.add_row(
-            str(row["network"]), "luma" if row["channels"] == 1 else "RGB", f"{row['parameters']:,}",
+            str(row["network"]), taken, f"{row['parameters']:,}",
             f"{row['macs'] / 1e9:.2f}", "shipped" if row["trained"] else "seeded", str(row["reference"]),
         )  # fmt: skip
     _out.print(table)

@@ -16,10 +16,10 @@ from codesign.images import Pixels, Reals
 from codesign.metrics import degrade, psnr
 
 PAIR_CHANNELS = 6
-"""A flow network's input: two RGB images."""
+"""The input of flow and interpolation: two RGB images."""
 
 PAIR_SHIFT = (3, 2)
-"""Pixels (right, down) that a photograph moves between the two images of a pair made from it."""
+"""Pixels (right, down) that a photograph moves from one image to the next of a pair or clip made from it."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,19 @@ class Frame:
 def make_frame(
     *, channels: int, scale: int, size: tuple[int, int] | None, image: Path | None = None, given: Path | None = None
 ) -> Frame:
-    """The input of a network with ``channels`` (1 takes luma, 6 two RGB images) that up-scales by ``scale``.
+    """The input of a network with ``channels`` (1 takes luma, 3 n take n RGB images) that up-scales by ``scale``.
 
     ``image`` is ground truth: cropped to a multiple of the scale, down-sampled, compared with the output. ``given`` is
     fed as it is. Without either the reference photograph is the ground truth. ``size`` is (width, height) of the input;
-    the centre is taken, mirrored outwards where the image is smaller. A pair of images is the one image, and it moved
-    by ``PAIR_SHIFT``; there is no truth for it here. Raises :class:`InputError` for an unusable image.
+    the centre is taken, mirrored outwards where the image is smaller. A pair or clip is the one image, and it moved
+    by ``PAIR_SHIFT`` again and again; there is no truth for it here. Raises :class:`InputError` for an unusable image.
     """
     if image is not None and given is not None:
         raise InputError("--image and --input exclude each other", where="options")
-    if channels not in (1, 3, PAIR_CHANNELS):
+    if channels != 1 and (channels < 1 or channels % 3):
         raise InputError(
             f"a network of {channels} input channels takes no image", where="input",
-            hint="1 channel takes luma, 3 take RGB, 6 take two RGB images.",
+            hint="1 channel takes luma, 3 take RGB, 6 and more take two and more RGB images.",
         )  # fmt: skip
     if given is not None:
         pixels = images.load_image(given)
@@ -71,9 +71,9 @@ def make_frame(
         images.crop_to_multiple(truth, scale) if size is None else images.fit(truth, size[0] * scale, size[1] * scale)
     )
     real = images.to_real(truth)
-    if channels == PAIR_CHANNELS:
-        return _frame(real, None, channels, scale, "reference photograph" if image is None else str(image))
     low = degrade(real, scale) if scale > 1 else real
+    if channels >= PAIR_CHANNELS:
+        return _frame(low, None, channels, scale, "reference photograph" if image is None else str(image))
     return _frame(low, real, channels, scale, "reference photograph" if image is None else str(image))
 
 
@@ -82,8 +82,9 @@ def _frame(rgb: Reals, truth: Reals | None, channels: int, scale: int, source: s
         planes = images.luma(rgb)[None]
     else:
         right, down = PAIR_SHIFT
-        moved = np.pad(rgb, ((down, 0), (right, 0), (0, 0)), mode="edge")[: rgb.shape[0], : rgb.shape[1]]
-        planes = np.concatenate([rgb, moved][: channels // 3], axis=2).transpose(2, 0, 1)
+        shifts = [(i * right, i * down) for i in range(channels // 3)]
+        padded = [np.pad(rgb, ((y, 0), (x, 0), (0, 0)), mode="edge") for x, y in shifts]
+        planes = np.concatenate([image[: rgb.shape[0], : rgb.shape[1]] for image in padded], axis=2).transpose(2, 0, 1)
     # Luma is rounded to 8 bits, as a video decoder would hand it over.
     tensor = images.to_pixels(planes).astype(np.float32)[None] / np.float32(255.0)
     return Frame(np.ascontiguousarray(tensor), rgb, truth, scale, source)
@@ -107,8 +108,10 @@ def judge(frame: Frame, output: NDArray[np.float32]) -> Judged:
     began = time.perf_counter()
     real = output[0].astype(np.float64)
     luma_only = frame.tensor.shape[1] == 1
-    if frame.tensor.shape[1] == PAIR_CHANNELS:
-        return Judged(_flow_picture(real), None, 0.0)
+    if real.shape[0] == 2:
+        return Judged(flow_picture(real), None, 0.0)
+    if frame.tensor.shape[1] > PAIR_CHANNELS and real.shape[0] == frame.tensor.shape[1]:
+        real = real[:3]  # of a clip, the first frame is shown
     if real.shape[0] != (1 if luma_only else 3):  # no image: its first channel is shown, and nothing compared
         return Judged(np.repeat(images.to_pixels(real[0])[..., None], 3, axis=2), None, 0.0)
     if luma_only:
@@ -125,7 +128,7 @@ def judge(frame: Frame, output: NDArray[np.float32]) -> Judged:
     return Judged(images.to_pixels(rgb), quality, seconds if luma_only else 0.0)
 
 
-def _flow_picture(flow: Reals) -> Pixels:
+def flow_picture(flow: Reals) -> Pixels:
     """Direction as hue, length as saturation, the longest vector full: ``[2, H, W]`` to ``uint8[H, W, 3]``."""
     from matplotlib.colors import hsv_to_rgb
 

@@ -13,25 +13,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from codesign.hw.errors import InputError
 from codesign.images import check_size
-from codesign.networks import deep, flow, nafnet, small
+from codesign.networks import basicvsr, deep, flow, nafnet, pwcnet, raft, rife, small
 from codesign.networks.published import translate
 from codesign.networks.seeds import seed
 from codesign.networks.sesr import Sesr
 
-Task = Literal["upscale", "denoise", "flow"]
+Task = Literal["upscale", "denoise", "flow", "interpolate"]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A reference network. ``channels``: 1 takes luma, 3 takes RGB, 6 takes two RGB images, in [0, 1]."""
+    """A reference network. ``channels``: 1 takes luma, 3 n take n RGB images, in [0, 1]."""
 
     name: str
     family: str
@@ -40,6 +41,16 @@ class Network:
     channels: int
     reference: str
     build: Callable[[], nn.Module]
+
+    @property
+    def images(self) -> int:
+        """How many images it takes."""
+        return max(1, self.channels // 3)
+
+    @property
+    def results(self) -> int:
+        """How many frames it makes at a time: a clip's network makes all of them."""
+        return self.images if self.task in ("upscale", "denoise") else 1
 
     @property
     def trained(self) -> bool:
@@ -88,25 +99,39 @@ _DEFAULT_SCALES = {"bicubic": 2, "espcn": 3, "fsrcnn": 2, "sesr_m5": 2, "sesr_m1
                    "rrdbnet6": 4, "srvgg16": 4, "srvgg32": 4}  # fmt: skip
 
 
+CLIP = 3
+"""Frames that a video network of the catalogue takes at a time."""
+
+_SINGLE = (
+    Network(
+        "fsrcnn_x2_subpixel1", "fsrcnn_subpixel1", "upscale", 2, 1, "Dong et al., ECCV 2016; 1x1 sub-pixel tail",
+        lambda: small.Fsrcnn(2, subpixel=True),
+    ),
+    Network("dncnn17", "dncnn17", "denoise", 1, 1, "Zhang et al., IEEE TIP 2017", deep.DnCnn),
+    Network("nafnet32", "nafnet32", "denoise", 1, 3, "Chen et al., ECCV 2022", nafnet.NafNet),
+    Network("spynet", "spynet", "flow", 1, 6, "Ranjan and Black, CVPR 2017", flow.SpyNet),
+    Network("pwcnet", "pwcnet", "flow", 1, 6, "Sun et al., CVPR 2018", pwcnet.PwcNet),
+    Network("raft", "raft", "flow", 1, 6, "Teed and Deng, ECCV 2020", raft.Raft),
+    Network("raft_small", "raft_small", "flow", 1, 6, "Teed and Deng, ECCV 2020", lambda: raft.Raft(raft.RAFT_SMALL)),
+    Network("rife", "rife", "interpolate", 1, 6, "Huang et al., ECCV 2022", rife.Rife),
+    Network(
+        "basicvsr_x4", "basicvsr", "upscale", 4, 3 * CLIP, f"Chan et al., CVPR 2021; {CLIP} frames",
+        lambda: basicvsr.BasicVsr(CLIP),
+    ),
+)  # fmt: skip
+
+
 def catalogue() -> tuple[Network, ...]:
     """Every family at its usual scale."""
     names = [f"{family.pattern}_x{_DEFAULT_SCALES[family.pattern]}" for family in _FAMILIES]
-    return tuple(get(name) for name in (*names, "fsrcnn_x2_subpixel1", "dncnn17", "nafnet32", "spynet"))
+    return (*(get(name) for name in names), *_SINGLE)
 
 
 def get(name: str) -> Network:
     """A network by name. Raises :class:`InputError`, with near names, for an unknown one."""
-    if name == "dncnn17":
-        return Network(name, "dncnn17", "denoise", 1, 1, "Zhang et al., IEEE TIP 2017", deep.DnCnn)
-    if name == "nafnet32":
-        return Network(name, "nafnet32", "denoise", 1, 3, "Chen et al., ECCV 2022", nafnet.NafNet)
-    if name == "spynet":
-        return Network(name, "spynet", "flow", 1, 6, "Ranjan and Black, CVPR 2017", flow.SpyNet)
-    if name == "fsrcnn_x2_subpixel1":
-        return Network(
-            name, "fsrcnn_subpixel1", "upscale", 2, 1, "Dong et al., ECCV 2016; 1x1 sub-pixel tail",
-            lambda: small.Fsrcnn(2, subpixel=True),
-        )  # fmt: skip
+    for network in _SINGLE:
+        if network.name == name:
+            return network
     if match := re.fullmatch(r"(\w+)_x(\d)", name):
         pattern, scale = match[1], int(match[2])
         for family in _FAMILIES:
@@ -114,7 +139,7 @@ def get(name: str) -> Network:
                 build = functools.partial(family.make, scale)
                 return Network(name, pattern, family.task, scale, family.channels, family.reference, build)
     known = [f"{family.pattern}_x{scale}" for family in _FAMILIES for scale in family.scales]
-    known += ["dncnn17", "nafnet32", "spynet"]
+    known += [network.name for network in _SINGLE]
     near = difflib.get_close_matches(name, known, 3) or ["sesr_m5_x2"]
     raise InputError(
         f"unknown network {name!r}",
@@ -146,11 +171,13 @@ def parameters(module: nn.Module) -> int:
 
 
 def count_macs(module: nn.Module, width: int, height: int, channels: int | None = None) -> int:
-    """Multiply-accumulates of one frame: every convolution's taps at every output, border taps included.
+    """Multiply-accumulates of one input: every convolution's taps at every output, border taps included.
 
-    A transposed convolution counts its kernel at every input position. ``width`` and ``height`` are the input's, in
-    pixels; ``channels`` are its planes, by default those of the first convolution. Nothing is computed and ``module``
-    is left as it was. Raises :class:`InputError` for a frame without pixels or a module without convolutions.
+    A transposed convolution counts its kernel at every input position; products of two matrices count (RAFT's
+    correlation of all pairs); local cost volumes, as all that is computed element by element, do not. ``width`` and
+    ``height`` are the input's, in pixels; ``channels`` are its planes, by default those of the first convolution.
+    Nothing is computed and ``module`` is left as it was. Raises :class:`InputError` for a frame without pixels or a
+    module without convolutions.
     """
     check_size(width, height)
     twin = copy.deepcopy(module).to("meta")
@@ -167,9 +194,24 @@ def count_macs(module: nn.Module, width: int, height: int, channels: int | None 
 
     for layer in layers:
         layer.register_forward_hook(count)
-    with torch.no_grad():
+    products = _Products()
+    with torch.no_grad(), products:
         twin(torch.zeros(1, channels or layers[0].in_channels, height, width, device="meta"))
-    return total
+    return total + products.macs
+
+
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the multiply-accumulates of matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.macs = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default):
+            self.macs += result.numel() * args[0].shape[-1]
+        return result
 
 
 def _shipped(name: str) -> Path | None:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from codesign.networks.motion import estimated_resized, warp
+
 LEVELS = 6
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -32,8 +34,7 @@ class SpyNet(nn.Module):
     """Flow from the first image to the second, coarse to fine over six levels (Ranjan and Black, CVPR 2017).
 
     Input: two RGB images in [0, 1] as 6 channels. Output: ``[N, 2, H, W]``, pixels right and down. Five halvings need
-    sides that are multiples of 32: others are resized to the next ones and the flow is scaled back, as the published
-    evaluations do.
+    sides that are multiples of 32: others are resized to the next ones and the flow is scaled back.
     """
 
     mean: torch.Tensor
@@ -46,14 +47,7 @@ class SpyNet(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pair: torch.Tensor) -> torch.Tensor:
-        height, width = pair.shape[2:]
-        grid = 2 ** (LEVELS - 1)
-        rows, columns = -(-height // grid) * grid, -(-width // grid) * grid
-        if (rows, columns) == (height, width):
-            return self.estimate(pair)
-        flow = self.estimate(F.interpolate(pair, (rows, columns), mode="bilinear", align_corners=False))
-        flow = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
-        return torch.cat((flow[:, :1] * (width / columns), flow[:, 1:] * (height / rows)), 1)
+        return estimated_resized(pair, 2 ** (LEVELS - 1), self.estimate)
 
     def estimate(self, pair: torch.Tensor) -> torch.Tensor:
         """The flow of a pair whose sides are multiples of 32."""
@@ -69,18 +63,3 @@ class SpyNet(nn.Module):
                 flow = 2.0 * F.interpolate(flow, scale_factor=2, mode="bilinear", align_corners=True)
             flow = flow + level(torch.cat((first[index], warp(second[index], flow), flow), 1))
         return flow
-
-
-def warp(image: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-    """``image`` sampled bilinearly at every pixel's place plus its ``flow``; beyond the border the border's value."""
-    _, _, height, width = image.shape
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=flow.dtype, device=flow.device),
-        torch.arange(width, dtype=flow.dtype, device=flow.device),
-        indexing="ij",
-    )
-    across = 2.0 * (x + flow[:, 0]) / max(width - 1, 1) - 1.0
-    down = 2.0 * (y + flow[:, 1]) / max(height - 1, 1) - 1.0
-    return F.grid_sample(
-        image, torch.stack((across, down), dim=3), mode="bilinear", padding_mode="border", align_corners=True
-    )

@@ -15,9 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from codesign.networks.basicvsr import BasicVsr
 from codesign.networks.deep import DenseBlock, Edsr, ResidualBlock, RrdbNet
 from codesign.networks.flow import SpyNet
 from codesign.networks.nafnet import NafBlock, NafNet
+from codesign.networks.pwcnet import Decoder, PwcNet
+from codesign.networks.raft import Raft
+from codesign.networks.rife import Block, Rife
 from codesign.networks.small import Espcn, Fsrcnn, QuickSrNet
 
 SPREAD = 0.25
@@ -29,6 +33,9 @@ TEXTURE = 0.04
 _GRID = 256.0  # scales and offsets are rounded to this, so that the last bit of a machine's sums cannot show
 
 Conv = nn.Conv2d | nn.ConvTranspose2d
+
+_SIZES: dict[type[nn.Module], int] = {SpyNet: 256, NafNet: 128, PwcNet: 128, Raft: 128, Rife: 128}
+"""Of the picture, where a pyramid's coarsest level must have a spread to calibrate."""
 
 
 def picture(channels: int, size: int = 32) -> NDArray[np.float64]:
@@ -49,6 +56,10 @@ def seed(module: nn.Module, name: str, channels: int) -> None:
     blocks = [block for block in module.modules() if isinstance(block, NafBlock)]
     attentions = {block.attention for block in blocks}  # on one pixel, which has no spread
     layers = [layer for layer in module.modules() if isinstance(layer, Conv)]
+    if isinstance(module, BasicVsr):  # its flow network takes a larger picture
+        seed(module.flow, f"{name}.flow", 2 * channels // module.frames)
+        inside = set(module.flow.modules())
+        layers = [layer for layer in layers if layer not in inside]
     convs = [layer for layer in layers if layer not in attentions]
     module.double()
     with torch.no_grad():
@@ -64,29 +75,47 @@ def seed(module: nn.Module, name: str, channels: int) -> None:
             block.beta.fill_(0.25)
             block.gamma.fill_(0.25)
         carried = _carry(module, channels)
-        hooks = [layer.register_forward_hook(_Calibrator(rng, carried.get(layer, 0))) for layer in convs[:-1]]
-        hooks.append(convs[-1].register_forward_hook(_Calibrator(rng, spread=TEXTURE, offset=0.0)))
-        # A pyramid's coarsest level must have a spread to calibrate.
-        size = {SpyNet: 256, NafNet: 128}.get(type(module), 32)
-        module(torch.from_numpy(picture(channels, size)))
+        heads = {convs[-1], *_flow_heads(module)}
+        hooks = []
+        for layer in convs:
+            calm = {"spread": TEXTURE, "offset": 0.0} if layer in heads else {}
+            hooks.append(layer.register_forward_hook(_Calibrator(rng, carried.get(layer, 0), **calm)))
+        module(torch.from_numpy(picture(channels, _SIZES.get(type(module), 32))))
         for hook in hooks:
             hook.remove()
         _show(module, convs[-1], channels)
     module.float()
 
 
+def _flow_heads(module: nn.Module) -> list[nn.Module]:
+    """What makes flows, in networks that sum them over levels or iterations: large ones would leave the frame."""
+    if isinstance(module, PwcNet):
+        decoders = [decoder for decoder in module.decoders if isinstance(decoder, Decoder)]
+        ups = [decoder.up_flow for decoder in decoders if decoder.up_flow is not None]
+        return [*(decoder.flow for decoder in decoders), *ups, module.context[-1]]
+    if isinstance(module, Raft):
+        return [module.head2]
+    if isinstance(module, Rife):
+        return [block.up for block in module.blocks if isinstance(block, Block)]
+    return []
+
+
 class _Calibrator:
     """A forward hook that rescales a layer so that what it returns has the wanted spread, channel by channel.
 
-    The first ``carried`` channels are left alone.
+    The first ``carried`` channels are left alone; a layer that is used again is as it was set the first time.
     """
 
     def __init__(
         self, rng: np.random.Generator, carried: int = 0, *, spread: float = SPREAD, offset: float = 0.25
     ) -> None:
         self.rng, self.carried, self.spread, self.offset = rng, carried, spread, offset
+        self.done = False
 
     def __call__(self, layer: Conv, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        if self.done:
+            return output
+        self.done = True
         if layer.bias is None:  # a 1x1 layer: its kernels are made blind to the mean of its input instead
             mean = inputs[0].mean(dim=(0, 2, 3))
             kernels = layer.weight[:, :, 0, 0]

@@ -19,6 +19,7 @@ from codesign.compile.quantize import quantise_reported, read_canonical
 from codesign.frames import calibration_frames, photographs
 from codesign.hw.errors import InputError
 from codesign.metrics import degrade, luma_psnr, psnr, set5
+from codesign.networks.basicvsr import BasicVsr
 
 COMMAND_LINE = [
     "bicubic_x2", "espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3", "quicksrnet_m_x3", "edsr_f32b5_x2", "srvgg16_x4",
@@ -46,6 +47,9 @@ COUNTS = [
     ("rrdbnet6_x4", 4_468.0, 5_259.0, (1280, 720)),
     ("spynet", 1440.3, 146.7, (1024, 448)),
     ("nafnet32", 17_112.0, 16.0, (256, 256)),
+    ("pwcnet", 9_374.3, 84.1, (1024, 448)),
+    ("raft_small", 990.2, 84.6, (1024, 440)),
+    ("rife", 10_071.6, 119.0, (1280, 720)),  # the paper's 10.7 M have the block that only trains
 ]
 
 OPERATORS = {
@@ -75,6 +79,21 @@ def test_counts(name: str, thousands: float, gmac: float, size: tuple[int, int])
     assert networks.count_macs(module, *size, network.channels) / 1e9 == pytest.approx(gmac, rel=0.01)
 
 
+def test_counts_of_raft() -> None:
+    """Published counts make the mask of the up-sampling in each of the 12 iterations, of which one is read."""
+    module = networks.get("raft").build()
+    assert networks.parameters(module) / 1e6 == pytest.approx(5.26, rel=0.001)
+    mask = (1024 // 8) * (440 // 8) * sum(layer.weight.numel() for layer in (module.mask1, module.mask2))
+    assert (networks.count_macs(module, 1024, 440, 6) + 11 * mask) / 1e9 == pytest.approx(368.0, rel=0.001)
+
+
+def test_counts_of_a_clip() -> None:
+    """Ten frames of BasicVSR have nine flows each way: 373 GMAC a frame."""
+    module = BasicVsr(10)
+    assert networks.parameters(module) / 1e6 == pytest.approx(6.29, rel=0.001)
+    assert networks.count_macs(module, 320, 180, 30) / 10e9 == pytest.approx(373.0, rel=0.005)
+
+
 def test_fsrcnn_has_the_weights_of_its_paper() -> None:
     """The paper's 12,464 are the kernels; biases and slopes come on top."""
     module = networks.get("fsrcnn_x2").build()
@@ -92,10 +111,20 @@ def test_counting_leaves_the_network_alone() -> None:
     assert torch.equal(module(frame("sesr_m5_x2")), before)
 
 
+class Gram(nn.Module):
+    """Products of all pixels with all."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.reshape(x.shape[1], -1)
+        return flat.transpose(0, 1) @ flat
+
+
 def test_macs_of_single_layers() -> None:
     assert networks.count_macs(nn.Conv2d(4, 6, 3, padding=1, groups=2), 5, 7) == 5 * 7 * 9 * 4 * 6 // 2
     assert networks.count_macs(nn.Conv2d(4, 6, 3, stride=2, padding=1), 5, 7) == 3 * 4 * 9 * 4 * 6
     assert networks.count_macs(nn.ConvTranspose2d(4, 1, 9, stride=2, padding=4), 5, 7) == 5 * 7 * 81 * 4
+    product = nn.Sequential(nn.Conv2d(1, 3, 1), Gram())
+    assert networks.count_macs(product, 5, 7) == 35 * 3 + 35 * 35 * 3
     with pytest.raises(InputError):
         networks.count_macs(nn.ReLU(), 5, 7)
     with pytest.raises(InputError):
@@ -135,7 +164,7 @@ def test_export_gives_a_clean_static_graph(name: str) -> None:
 
 @pytest.mark.parametrize(
     "network",
-    [n for n in networks.catalogue() if not n.trained and n.task != "flow"],
+    [n for n in networks.catalogue() if not n.trained and n.images == 1],
     ids=lambda network: network.name,
 )
 def test_seeded_networks_are_repeatable_and_keep_the_picture(network: networks.Network) -> None:
@@ -165,14 +194,52 @@ def test_seeded_networks_are_repeatable_and_keep_the_picture(network: networks.N
     assert psnr(output[0, 0].double().numpy(), near[0, 0].double().numpy()) > 18.0
 
 
-def test_a_seeded_flow_network_is_lively() -> None:
-    module = networks.load("spynet")
-    again = networks.load("spynet")
-    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
-    pair = torch.cat((frame("edsr_f32b5_x2", 96, 64), frame("edsr_f32b5_x2", 96, 64).flip(3)), 1)
-    flow = module(pair)
-    assert flow.shape == (1, 2, 64, 96)
-    assert 0.01 < float(flow.std()) < 20.0
+def clip(images_: int, width: int = 96, height: int = 64) -> torch.Tensor:
+    """The photograph, moved a little from image to image: ``[1, 3 images, H, W]``."""
+    first = frame("edsr_f32b5_x2", width, height)
+    return torch.cat([first.roll((2 * i, 3 * i), (2, 3)) for i in range(images_)], 1)
+
+
+@pytest.mark.parametrize("name", ["spynet", "pwcnet", "raft_small"])
+def test_a_seeded_flow_network_is_lively(name: str) -> None:
+    module = networks.load(name)
+    if name == "raft_small":  # once is enough: seeds are drawn from names
+        again = networks.load(name)
+        assert all(torch.equal(a, b) for a, b in zip(module.parameters(), again.parameters(), strict=True))
+    for width, height in ((96, 64), (61, 47)):
+        flow = module(clip(2, width, height))
+        assert flow.shape == (1, 2, height, width)
+        assert 0.01 < float(flow.std()) < 20.0
+        assert float(flow.abs().max()) < 100.0
+
+
+def test_a_seeded_interpolation_is_a_picture() -> None:
+    module = networks.load("rife")
+    for width, height in ((96, 64), (61, 47)):
+        between = module(clip(2, width, height))
+        assert between.shape == (1, 3, height, width)
+        assert 0.05 < float(between.std()) < 0.5
+        assert 0.0 <= float(between.min()) < 0.1
+        assert 0.7 < float(between.max()) <= 1.0
+
+
+def test_a_clip_is_read_both_ways() -> None:
+    """Every output frame sees every input frame, and is its own frame enlarged where the last layer adds nothing."""
+    torch.manual_seed(2)
+    module = BasicVsr(3, features=8, blocks=2).eval()
+    given = clip(3, 40, 33)
+    with torch.no_grad():
+        made = module(given)
+        assert made.shape == (1, 9, 132, 160)
+        for changed in range(3):
+            other = given.clone()
+            other[:, 3 * changed : 3 * changed + 3] += 0.1
+            differs = (module(other) - made).abs().reshape(3, -1).amax(1)
+            assert (differs > 1e-5).all()
+        module.last.weight.zero_()
+        module.last.bias.zero_()
+        plain = nn.functional.interpolate(given, scale_factor=4, mode="bilinear")
+        assert torch.allclose(module(given), plain, atol=1e-6)
 
 
 def test_seeds_differ_by_name() -> None:
