@@ -21,6 +21,7 @@ from codesign.compile.plan import (
     ConvPlan,
     KeptPlan,
     StorePlan,
+    Strip,
     consumers,
     words_per_row,
 )
@@ -166,7 +167,7 @@ def _plan_cascades(
     Every stretch of layers that fits in some number of strips is a candidate; the cheapest sequence of stretches is
     found by dynamic programming over the layers.
     """
-    planner = _Planner(spec, graph, bytes_per_cycle, halos, mappings)
+    planner = Planner(spec, graph, bytes_per_cycle, halos, mappings)
     count = len(graph.layers)
     # reached[i]: price of the cheapest way to have computed the first i layers, and where its last cascade begins.
     reached: list[tuple[float, int]] = [(0.0, 0)] + [(math.inf, 0)] * count
@@ -213,11 +214,24 @@ class _Stretch:
     rows: RowSchedule
 
 
-class _Planner:
+class Geometry:
+    """Row schedules and strips that were worked out, for planners of one network on machines that are much alike."""
+
+    def __init__(self) -> None:
+        self.schedules: dict[tuple[object, ...], RowSchedule | None] = {}
+        self.strips: dict[tuple[object, ...], tuple[Strip, ...] | None] = {}
+
+
+class Planner:
+    """Prices stretches of one network's layers as cascades of one machine."""
+
     def __init__(
-        self, spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None, mappings: Mappings
-    ) -> None:
+        self, spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None, mappings: Mappings,
+        geometry: Geometry | None = None,
+    ) -> None:  # fmt: skip
         self.spec, self.graph, self.bytes_per_cycle, self.halos = spec, graph, bytes_per_cycle, halos
+        self._geometry = geometry or Geometry()
+        self._layers = hash(tuple((layer.name, sources(layer), layer.output) for layer in graph.layers))
         self.consumers = consumers(graph)
         self._mappings = mappings
         self._by_layer: dict[tuple[int, Conversion], Mapping] = {}
@@ -362,7 +376,12 @@ class _Planner:
             return f"more than {spec.look_up_tables} look-up tables"
         kept = kept_tensors(graph, convs) if keep else None
         tails = [name for name in kept or () if name not in stored]
-        rows = schedule_rows(graph, convs, loads, stored, tails, spare_rows=1, eager=eager)
+        key = (self._layers, first, end, eager, keep)
+        if key not in self._geometry.schedules:
+            self._geometry.schedules[key] = schedule_rows(
+                graph, convs, loads, stored, tails, spare_rows=1, eager=eager
+            )  # fmt: skip
+        rows = self._geometry.schedules[key]
         if rows is None:
             return "readers of one tensor overtake each other for too long"
         commands = sum(rows.loads.values()) + sum(rows.conv_repeat.values()) + sum(rows.store_repeat.values())
@@ -384,7 +403,13 @@ class _Planner:
         layers = [layer for index in convs if isinstance(layer := graph.layers[index], Conv)]
         added = {layer.add.other for layer in layers if layer.add is not None}
         kept = stretch.kept
-        plan = divide_columns(spec, graph, convs, leaving, conversions, strips, keep=kept is not None)
+        lying = tuple((name, one.unfold, one.pad_left) for name, one in conversions.items())
+        key = (self._layers, first, end, strips, kept is not None, spec.pixel_lanes, spec.banks, lying)
+        if key not in self._geometry.strips:
+            self._geometry.strips[key] = divide_columns(
+                spec, graph, convs, leaving, conversions, strips, keep=kept is not None
+            )  # fmt: skip
+        plan = self._geometry.strips[key]
         if plan is None or (kept is not None and any(name not in kept for strip in plan for name in strip.halos)):
             return None
         buffers = tuple(
@@ -490,6 +515,7 @@ class _Planner:
         return ConvPlan(
             layer=layer,
             mapping=mapping,
+            group_cycles=self._mappings.group_cycles(mapping, add=layer.add is not None),
             delay=rows.conv_delay[index],
             repeat=rows.conv_repeat[index],
             frees=tuple(rows.freeing[name] == Reading(index, k) for k, name in enumerate(layer.convolved)),

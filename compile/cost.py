@@ -1,6 +1,7 @@
 """What a cascade costs: the planner's estimate of cycles and DRAM bytes, coarse where it may be and cheap everywhere.
 
-``hw/timing.py`` predicts a finished program exactly; this ranks thousands of candidates before there is one.
+``hw/timing.py`` predicts a finished program exactly; this ranks thousands of candidates before there is one. What a
+cascade asks of the engines (:class:`Demand`) does not depend on the DRAM, so it is priced for many at once.
 """
 
 from __future__ import annotations
@@ -25,15 +26,39 @@ ROW_CYCLES, EAGER_ROW_CYCLES = 1, 24
 
 
 @dataclass(frozen=True)
+class Demand:
+    """What one frame's pass through a cascade asks of each engine of a machine."""
+
+    compute: float  # cycles
+    busy: int  # of them, those in which the array issues a step
+    load: float  # words; the load engine unpacks one a cycle
+    store: float  # words
+    dram_bytes: int
+    weight_bytes: int
+    waits: tuple[tuple[float, float], ...]
+    """Bytes and words of what is moved while the array waits: the first rows in, the last ones out, strip by strip."""
+    halo: float  # share of the computing that strips do twice
+    read_words: int  # of the scratchpad
+    write_words: int
+    values: int  # requantised
+    commands: int
+
+
+def byte_cycles(spec: AccelSpec) -> float:
+    """What the planner pays for a byte from DRAM, in cycles of a full array."""
+    return ENERGY_WEIGHT * DRAM_BYTE_MACS / spec.macs_per_cycle
+
+
+@dataclass(frozen=True)
 class Cost:
     """Cycles by what they are spent on; engines overlap, so a cascade takes the longest of the three, and its start."""
 
     compute: float
     dram: float
-    load: float  # the load engine unpacks a word a cycle
+    load: float
     store: float
     start: float  # until the array has its first rows, strip by strip, and the last rows' way out
-    halo: float  # share of the computing that strips do twice
+    halo: float
     dram_bytes: int
     byte_cycles: float  # what a byte from DRAM is priced at
 
@@ -53,67 +78,89 @@ class Cost:
         return max(parts, key=lambda name: parts[name])
 
 
-def drain_cycles(spec: AccelSpec, words: int) -> int:
-    """Cycles of the requantiser for ``words`` channel groups of one pixel group."""
-    return words * (spec.pixel_lanes // spec.requantise_pixels)
-
-
 def estimate(spec: AccelSpec, graph: LayerGraph, cascade: Cascade, bytes_per_cycle: float) -> Cost:
     """The cost of one frame's pass through ``cascade`` with a DRAM of ``bytes_per_cycle``."""
-    compute = whole = load_words = store_words = start = 0.0
-    moved = _weight_bytes(spec, cascade)
-    weight_cycles = moved / min(spec.bus_bytes, bytes_per_cycle)
+    asked = demand(spec, graph, cascade)
+    start = sum(max(moved / bytes_per_cycle, words) for moved, words in asked.waits)
+    start += asked.weight_bytes / min(spec.bus_bytes, bytes_per_cycle) + 3 * LATENCY_CYCLES * len(cascade.strips)
+    return Cost(
+        compute=asked.compute,
+        dram=asked.dram_bytes / bytes_per_cycle,
+        load=asked.load,
+        store=asked.store,
+        start=start,
+        halo=asked.halo,
+        dram_bytes=asked.dram_bytes,
+        byte_cycles=byte_cycles(spec),
+    )
+
+
+def demand(spec: AccelSpec, graph: LayerGraph, cascade: Cascade) -> Demand:
+    """What one frame's pass through ``cascade`` asks of the engines of ``spec``."""
+    compute = whole = 0.0
+    busy = read = write = load = store = commands = 0
+    moved = weights = _weight_bytes(spec, cascade)
+    waits: list[tuple[float, float]] = []
     repeats = dict(cascade.loads)
     row_cycles = EAGER_ROW_CYCLES if cascade.eager and len(cascade.convs) > 1 else ROW_CYCLES
-    for number, strip in enumerate(cascade.strips):
+    for strip in cascade.strips:
         for plan in cascade.convs:
             layer, mapping = plan.layer, plan.mapping
             rows = graph.tensors[layer.output].height
-            group = max(
-                len(mapping.steps), len(mapping.fills) * mapping.passes, drain_cycles(spec, mapping.output_words)
-            )
             width = strip.computed_width(layer.output)
-            compute += rows * (-(-width // spec.pixel_lanes) * group + row_cycles)
-            whole += rows * graph.tensors[layer.output].width / spec.pixel_lanes * group / len(cascade.strips)
-        first_rows = 0.0
+            groups = -(-width // spec.pixel_lanes)
+            compute += rows * (groups * plan.group_cycles + row_cycles)
+            whole += (
+                rows * graph.tensors[layer.output].width / spec.pixel_lanes * plan.group_cycles / len(cascade.strips)
+            )
+            busy += rows * groups * len(mapping.steps)
+            # A segment of every fill is as wide as the lanes and the reach of the window, but for the row's ends.
+            reach = spec.pixel_lanes if layer.stride == 2 else spec.segment_pixels
+            read += rows * len(mapping.fills) * mapping.passes * groups * reach
+            write += rows * width * mapping.output_words
+            if layer.add is not None:
+                read += rows * width * mapping.output_words
         for buffer in cascade.buffers:
             if not buffer.loaded:
                 continue
             tensor, width = graph.tensors[buffer.tensor], strip.width(buffer.tensor)
             row_bytes = width if buffer.conversion.unfold else width * tensor.channels
             moved += tensor.height * _up(row_bytes, spec.bus_bytes)
-            load_words += tensor.height * width * buffer.groups
+            load += tensor.height * width * buffer.groups
             rows = min(buffer.rows, tensor.height) * repeats[buffer.tensor]
-            first_rows += rows * max(row_bytes / bytes_per_cycle, width * buffer.groups)
+            waits.append((rows * row_bytes, rows * width * buffer.groups))
         for kept in cascade.kept:
             tensor, count = graph.tensors[kept.tensor], strip.halos.get(kept.tensor, 0)
             first, end = strip.tails.get(kept.tensor, (0, 0))
             groups = -(-kept.channels // spec.ci_lanes)
-            load_words += tensor.height * count * groups
-            store_words += tensor.height * (end - first) * groups
+            load += tensor.height * count * groups
+            store += tensor.height * (end - first) * groups
             moved += tensor.height * (_up(count * kept.channels, spec.bus_bytes) if count else 0)
             moved += tensor.height * (_up((end - first) * kept.channels, spec.bus_bytes) if end > first else 0)
-        last_row = 0.0
-        for store in cascade.stores:
-            target = graph.tensors[store.target]
-            first, end = strip.stored[store.tensor]
-            row_bytes = (end - first) * store.factor * target.channels
-            moved += graph.tensors[store.tensor].height * store.factor * _up(row_bytes, spec.bus_bytes)
-            words = (end - first) * store.factor * (-(-store.factor * target.channels // spec.ci_lanes))
-            store_words += graph.tensors[store.tensor].height * words
-            last_row += max(row_bytes * store.factor / bytes_per_cycle, words)
-        start += first_rows + last_row + 3 * LATENCY_CYCLES + (weight_cycles if number == 0 else 0.0)
-        commands = len(cascade.buffers) + len(cascade.convs) + len(cascade.loads) + len(cascade.stores) + 4
-        moved += commands * COMMAND_BYTES
-    return Cost(
+        for target in cascade.stores:
+            tensor = graph.tensors[target.target]
+            first, end = strip.stored[target.tensor]
+            row_bytes = (end - first) * target.factor * tensor.channels
+            moved += graph.tensors[target.tensor].height * target.factor * _up(row_bytes, spec.bus_bytes)
+            words = (end - first) * target.factor * (-(-target.factor * tensor.channels // spec.ci_lanes))
+            store += graph.tensors[target.tensor].height * words
+            waits.append((row_bytes * target.factor, words))
+        issued = len(cascade.buffers) + len(cascade.convs) + len(cascade.loads) + len(cascade.stores) + 4
+        moved += issued * COMMAND_BYTES
+        commands += issued + cascade.iterations * (issued - len(cascade.buffers))
+    return Demand(
         compute=compute,
-        dram=moved / bytes_per_cycle,
-        load=load_words,
-        store=store_words,
-        start=start,
+        busy=busy,
+        load=load,
+        store=store,
+        dram_bytes=moved,
+        weight_bytes=weights,
+        waits=tuple(waits),
         halo=compute / whole - 1.0 if whole and len(cascade.strips) > 1 else 0.0,
-        dram_bytes=int(moved),
-        byte_cycles=ENERGY_WEIGHT * DRAM_BYTE_MACS / spec.macs_per_cycle,
+        read_words=read + store,
+        write_words=write + load,
+        values=write * spec.ci_lanes,
+        commands=commands,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.hw.isa import Fill, Selector, Step, encode_fill, encode_step
+from codesign.hw.row_timing import RowCommand, group_cycles
 from codesign.hw.spec import AccelSpec
 
 Int8 = NDArray[np.int8]
@@ -52,6 +53,7 @@ class Mappings:
     def __init__(self, spec: AccelSpec) -> None:
         self.spec = spec
         self._made: dict[tuple[object, ...], Mapping] = {}
+        self._cycles: dict[tuple[int, bool], int] = {}
 
     def of(self, weights: Int8, stride: int, sources: tuple[int, ...]) -> Mapping:
         """:func:`map_conv` of these."""
@@ -59,6 +61,16 @@ class Mappings:
         if key not in self._made:
             self._made[key] = map_conv(self.spec, weights, stride=stride, sources=sources)
         return self._made[key]
+
+    def group_cycles(self, mapping: Mapping, *, add: bool) -> int:
+        """Cycles of one pixel group of ``mapping`` (made here) in a long row; ``add``: there is a second operand."""
+        key = (id(mapping), add)
+        if key not in self._cycles:
+            words_per_set = max(1, (self.spec.co_lanes >> mapping.lane_groups_log2) // self.spec.ci_lanes)
+            fills = len(mapping.fills) * mapping.passes
+            command = RowCommand(mapping.steps, fills, mapping.output_words, words_per_set, add)
+            self._cycles[key] = group_cycles(self.spec, command)
+        return self._cycles[key]
 
 
 def map_conv(spec: AccelSpec, weights: Int8, *, stride: int, sources: tuple[int, ...] = ()) -> Mapping:

@@ -37,6 +37,7 @@ class ConvPlan:
 
     layer: Conv
     mapping: Mapping = field(repr=False)
+    group_cycles: int  # of one pixel group in a long row
     delay: int  # iterations before its first row
     repeat: int  # rows per iteration
     frees: tuple[bool, ...]  # by source: its rows are free when this layer has read them

@@ -72,6 +72,12 @@ def row_timing(spec: AccelSpec, command: RowCommand, groups: int) -> RowTiming:
     )
 
 
+def group_cycles(spec: AccelSpec, command: RowCommand) -> int:
+    """Cycles that one more pixel group of a long row takes: its steps, and what they wait for."""
+    ends = _simulate(spec, command, SETTLED_GROUPS, True).ends
+    return ends[-1] - ends[-2]
+
+
 @dataclass(frozen=True)
 class _Run:
     ends: list[int]  # last step of each group

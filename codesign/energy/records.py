@@ -150,6 +150,7 @@ def devices() -> Mapping[str, Device]:
     return table
 
 
+@cache
 def constant(name: str, unit: str) -> Interval:
     """A shipped constant in ``unit``. Raises :class:`InputError` for an unknown name."""
     table = records()
@@ -164,6 +165,7 @@ def nodes() -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda node: float(node.removesuffix("nm"))))
 
 
+@cache
 def memory_read_j_per_byte(capacity_bytes: int, node: str) -> tuple[Interval, tuple[str, ...]]:
     """Energy per byte read from one SRAM macro, and the names of the records used.
 
