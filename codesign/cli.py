@@ -16,12 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from codesign import studies
 from codesign.hw.errors import CodesignError, InputError
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
     help="What would an image network cost on a GPU, and on silicon of its own?",
 )  # fmt: skip
+
+app.add_typer(studies.app, name="study")
 
 # Figures go to standard output, everything else to standard error.
 _out = Console()
