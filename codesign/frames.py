@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign import images
+from codesign.flows import flow_picture
 from codesign.hw.errors import InputError
 from codesign.images import Pixels, Reals
 from codesign.metrics import degrade, psnr
@@ -126,16 +127,6 @@ def judge(frame: Frame, output: NDArray[np.float32]) -> Judged:
         if min(real.shape[1:]) > 2 * frame.scale:
             quality = psnr(images.to_real(images.to_pixels(pair[0])), pair[1], shave=frame.scale)
     return Judged(images.to_pixels(rgb), quality, seconds if luma_only else 0.0)
-
-
-def flow_picture(flow: Reals) -> Pixels:
-    """Direction as hue, length as saturation, the longest vector full: ``[2, H, W]`` to ``uint8[H, W, 3]``."""
-    from matplotlib.colors import hsv_to_rgb
-
-    length = np.hypot(flow[0], flow[1])
-    hue = np.arctan2(-flow[1], -flow[0]) / (2.0 * np.pi) + 0.5
-    saturation = length / max(float(length.max()), 1e-9)
-    return images.to_pixels(np.asarray(hsv_to_rgb(np.stack([hue, saturation, np.ones_like(hue)], axis=2))))
 
 
 def bicubic_baseline(frame: Frame) -> Judged:
