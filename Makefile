@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A folder with images and weights for the tests that need them: make test DATA=DIR
 DATA ?=
 
-.PHONY: demo test lint pytest bench bench-accel soak clean
+.PHONY: demo test lint pytest bench bench-accel bench-energy bench-toggles soak clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,14 @@ bench: $(VENV)/installed
 # Ten networks on the RTL, about fifteen minutes; goes on where it was interrupted.
 bench-accel: $(VENV)/installed
 	$(BIN)/python benchmarks/accel.py
+
+# Published chips predicted from their public parameters, beside what was published.
+bench-energy: $(VENV)/installed
+	$(BIN)/python benchmarks/energy.py
+
+# What photographs switch in the array; writes the activity records of the energy account.
+bench-toggles: $(VENV)/installed
+	$(BIN)/python benchmarks/energy_toggles.py $(if $(DATA),--data $(DATA))
 
 # Random networks on the RTL: make soak MINUTES=60, and SEED=N to repeat a run.
 soak: $(VENV)/installed

@@ -1,4 +1,4 @@
-"""``python -m codesign``: networks, compile, tune, simulate, explore, compare, synth."""
+"""``python -m codesign``: networks, compile, tune, simulate, explore, compare, synth, constants, area."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -617,6 +618,72 @@ def synth(
         f"{sum(one.memory_bits for one in made.modules) / 8:,.0f}",
     )  # fmt: skip
     _out.print(table)
+
+
+@app.command(epilog="Example: [bold]python -m codesign constants mac --node 28nm[/]")
+def constants(
+    text: Annotated[list[str] | None, typer.Argument(help="Words that name, meaning or source contain.")] = None,
+    node: Annotated[str, typer.Option(help="A process node: 28nm.")] = "",
+    json_to: Json = None,
+) -> None:
+    """List the constants of the energy account: value, bounds, node, supply, confidence and source."""
+    from codesign.energy.listing import chosen, figure
+
+    found = chosen(" ".join(text or []), node)
+    if json_to is not None:
+        write_json({name: record.model_dump(exclude_none=True) for name, record in found.items()}, json_to)
+        return
+    for name, record in found.items():
+        place = record.node if record.node == "any" else f"{record.node}, {record.voltage:g} V"
+        _out.print(f"[bold]{name}[/]  {figure(record)}  [dim]{place}[/]  {record.confidence}", highlight=False)
+        _out.print(Padding(_escaped(f"{record.what}: {record.provenance}"), (0, 0, 0, 4)), style="dim", highlight=False)
+    _out.print(f"{len(found)} constants.", highlight=False)
+
+
+@app.command(epilog="Example: [bold]python -m codesign area --node 28nm[/]")
+def area(
+    accel: Annotated[str, typer.Option(help="Presets or specifications in TOML, comma-separated.")] = (
+        "tiny,edge,base,large"
+    ),
+    node: Annotated[str, typer.Option(help="Process nodes, comma-separated: 28nm,7nm.")] = "28nm",
+    count: Annotated[bool, typer.Option("--count", help="Count the RTL's gates (a minute), do not estimate.")] = False,
+    json_to: Json = None,
+) -> None:
+    """Performance, power and area of a specification: gates, mm2, clock and watts, and what it takes on an FPGA."""
+    from codesign.energy.interval import engineering, span
+    from codesign.hw.spec import load_spec
+    from codesign.ppa import RESULTS, ppa
+
+    with progress("Area") as (say, _):
+        rows = [
+            ppa(load_spec(one.strip()), where.strip(), RESULTS / "fpga", count=count, say=say)
+            for one in accel.split(",")
+            for where in node.split(",")
+        ]
+    if json_to is not None:
+        write_json({"rows": [row.to_json() for row in rows]}, json_to)
+        return
+    table = Table(title="Performance, power and area; the array busy in every cycle, without DRAM")
+    for heading in ("accel", "node", "MACs", "MHz", "TOPS", "kGE", "logic mm2", "SRAM mm2", "power"):
+        table.add_column(heading, justify="left" if heading in ("accel", "node") else "right")
+    for row in rows:
+        table.add_row(
+            row.spec.name, row.area.node, str(row.spec.macs_per_cycle), f"{row.spec.clock_hz / 1e6:.0f}",
+            f"{row.tops:.3g}", f"{row.area.gates.value / 1e3:,.0f}", f"{row.area.logic_mm2.value:.2f}",
+            f"{row.area.memory_mm2.value:.2f}", f"{engineering(row.watts.value)}W",
+        )  # fmt: skip
+    _out.print(table)
+    for row in rows:
+        _out.print(
+            f"{row.spec.name} at {row.area.node}: {row.area.mm2.low:.2f} to {row.area.mm2.high:.2f} mm2, "
+            f"{span(row.watts, 'W')}; gates {row.evidence}.",
+            highlight=False,
+        )  # fmt: skip
+    _out.print("Clocks on silicon are the specifications', not timed at these nodes.", highlight=False)
+    for fit in {fit.device: (row, fit) for row in rows for fit in row.fits}.values():
+        row, one = fit
+        used = ", ".join(f"{name} {what.used:,} of {what.available:,}" for name, what in one.resources.items())
+        _out.print(f"{row.spec.name} on {one.device}: {one.fmax_hz / 1e6:.1f} MHz; {used}.", highlight=False)
 
 
 def _command() -> str:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from codesign.compile.driver import CompiledNetwork
 from codesign.compile.layers import Conv, sources
-from codesign.energy.account import DRAMS, EnergyAccount, Evidence, account, layer_energy
+from codesign.energy.account import DRAM_NAMES, DRAMS, EnergyAccount, Evidence, account, layer_energy
 from codesign.energy.gpu import Layer, Workload, find_device, on_gpu
 from codesign.energy.interval import Interval, engineering
 from codesign.frames import bicubic_baseline, judge
@@ -23,8 +23,6 @@ from codesign.simulate import Simulation, run_float
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 """Where a source tree keeps its measurements, ``gpu`` and ``fpga``; an installed package has none of its own."""
-
-_DRAM_NAMES = {"dram_lpddr4": "LPDDR4", "dram_lpddr5": "LPDDR5"}
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ class Comparison:
         texts = ["Ratios compare each target at its own node and voltage."]
         if at_7nm is not None:
             texts.append(
-                f"Were Scanline made at 7 nm, its chip scaled as an int8 MAC is and its DRAM unchanged, the ratio "
+                f"Were Scanline made at 7 nm, accounted with that node's records and its DRAM unchanged, the ratio "
                 f"would be {times(at_7nm.value)} ({times(at_7nm.low)} to {times(at_7nm.high)}): modelled."
             )
         texts.append(
@@ -307,7 +305,7 @@ def scanline_row(
         evidence=evidence,
         energy_evidence=Evidence.MODEL,
         quality_evidence=evidence,
-        boundary=f"die, {_DRAM_NAMES[bill.dram]} with interface, leakage, regulator",
+        boundary=f"die, {DRAM_NAMES[bill.dram]} with interface, leakage, regulator",
         notes=f"cycles at the specification's clock, not yet timed on a netlist; energy from counted events{apart}",
         records=bill.records,
     )

@@ -224,11 +224,11 @@ def _read_rtl() -> str:
 def _gates(work: Path) -> tuple[ModuleGates, ...]:
     def mapped(kinds: dict[str, Any]) -> Mapping[str, Any]:
         (work / "kinds.json").write_text(json.dumps(kinds))
-        _yosys(work, _MAP)
+        yosys(work, _MAP)
         found: dict[str, Any] = _stat(work / "kinds.txt")["modules"]
         return found
 
-    _yosys(work, f"{_read_rtl()}; {_GATES}")
+    yosys(work, f"{_read_rtl()}; {_GATES}")
     return gates.count(gates.read(work / "words.json"), TOP, mapped)
 
 
@@ -245,7 +245,7 @@ _NETLIST = (
 def _fit(work: Path, netlist: Path, fpga: _Fpga, say: Report) -> FpgaFit:
     if not netlist.exists():  # kept, so that an interrupted run has less to do again
         say("map to the FPGA's cells (about four minutes)")
-        _yosys(work, f"{_read_rtl()}; {_NETLIST}")
+        yosys(work, f"{_read_rtl()}; {_NETLIST}")
         write_bytes(netlist, (work / "netlist.json").read_bytes())
     else:
         (work / "netlist.json").write_bytes(netlist.read_bytes())
@@ -356,7 +356,8 @@ def _register(cell: str) -> str:
 # Tools
 
 
-def _yosys(work: Path, script: str) -> None:
+def yosys(work: Path, script: str) -> None:
+    """Run commands separated by ``; `` in ``work``. Raises :class:`SimulationError` with what Yosys said."""
     (work / "script.ys").write_text(script.replace("; ", "\n") + "\n")
     errors: list[str] = []
     last = ""
@@ -402,5 +403,5 @@ def _stat(path: Path) -> Mapping[str, Any]:
 
 __all__ = [
     "TARGETS", "FpgaFit", "ModuleGates", "PathStep", "Resource", "Synthesis", "cached", "fitted", "hardware_key",
-    "synthesise",
+    "synthesise", "yosys",
 ]  # fmt: skip

@@ -1,28 +1,36 @@
-"""Joules of one frame: events counted, times energy per event, plus leakage x time, DRAM and regulator.
+"""Joules of one frame: events counted, times energy per event, plus leakage x time, DRAM, its interface, regulator.
 
-Each component names the records it used; no number that is not a record enters, but sizes from the specification.
-What is not counted apart (the parameter, look-up and command memories, the FIFOs, the bus) lies within the share of
-control and clock. Refresh and background power of the DRAM are in its energy per bit, so a nearly idle DRAM is
-charged too little.
+Each component names the records and the counters it was computed from. Refresh and background power of the DRAM are in
+its energy per bit, so a nearly idle DRAM is charged too little.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from typing import TypeVar
 
+from codesign.energy.area import GATES, cell_area_mm2
+from codesign.energy.costs import Cost, Engine, Level, Operation, dynamic_costs, ratio, share_costs
 from codesign.energy.interval import Interval, total
-from codesign.energy.records import constant, memory_read_j_per_byte, nodes, records
+from codesign.energy.records import constant, find_record
 from codesign.hw.counters import Counters, LayerCounters
 from codesign.hw.errors import InputError
-from codesign.hw.spec import STEP_BYTES, AccelSpec
+from codesign.hw.spec import AccelSpec
 
-DRAMS = ("dram_lpddr4", "dram_lpddr5")
-"""Records that may stand for the accelerator's memory; the first is the default."""
+DRAM_NAMES = {
+    "dram_lpddr4": "LPDDR4", "dram_lpddr4x": "LPDDR4X", "dram_lpddr5": "LPDDR5", "dram_ddr4": "DDR4",
+    "dram_gddr6": "GDDR6", "dram_hbm2": "HBM2", "dram_hbm2e": "HBM2E", "dram_hbm3": "HBM3",
+}  # fmt: skip
+"""Records that may stand for the accelerator's memory, with the names users know. Each has a ``phy_`` beside it."""
 
-WEIGHT_MACRO_BYTES = 8
-"""Width of the macros that the weight memory is built of, side by side: as wide as the SRAM records' small ports."""
+DRAMS = tuple(DRAM_NAMES)
+"""The records alone; the first is the default."""
+
+DRAM_COUNTERS = ("dram_command_read_bytes", "dram_weight_read_bytes", "dram_load_read_bytes", "dram_write_bytes")
+
+_Key = TypeVar("_Key")
 
 
 class Evidence(StrEnum):
@@ -40,23 +48,40 @@ class Evidence(StrEnum):
 
 @dataclass(frozen=True)
 class Component:
-    """A part of the account. ``records`` are the constants it was computed from."""
+    """A part of the account.
+
+    ``records`` are the constants and ``counters`` the events that it was computed from; a share of other components
+    has theirs. ``on_chip`` leaves out DRAM, its interface and the regulator.
+    """
 
     name: str
     joules: Interval
     records: tuple[str, ...]
     on_chip: bool
+    counters: tuple[str, ...] = ()
+    engine: Engine = Engine.SHARED
+    level: Level = Level.ALL
 
 
 @dataclass(frozen=True)
 class EnergyAccount:
-    """One frame's energy. ``system_j`` adds DRAM and regulator losses to the chip."""
+    """One frame's energy. ``system_j`` adds DRAM, its interface and regulator losses to the chip.
+
+    The joules are ``modelled`` whoever counted the events, because the constants are.
+    """
 
     components: tuple[Component, ...]
     seconds: float
     node: str
     dram: str
-    dram_bits: int
+    counters: Counters
+    spec: AccelSpec
+    volts: float | None = None
+    """Supply of the chip; None: every record at the supply it holds at."""
+
+    @property
+    def dram_bits(self) -> int:
+        return 8 * (self.counters.dram_read_bytes + self.counters.dram_write_bytes)
 
     @property
     def chip_j(self) -> Interval:
@@ -72,20 +97,29 @@ class EnergyAccount:
         return self.system_j / self.seconds
 
     @property
+    def by_engine(self) -> dict[Engine, Interval]:
+        """Joules on the chip per engine; leakage and the scratchpad's ports are shared."""
+        return _grouped((part.engine, part.joules) for part in self.components if part.on_chip)
+
+    @property
+    def by_level(self) -> dict[Level, Interval]:
+        """Joules per level of the memory hierarchy, DRAM with its interface; regulator losses apart."""
+        return _grouped((part.level, part.joules) for part in self.components if part.name != "regulator loss")
+
+    @property
     def costly_dram_j(self) -> float:
         """The system's central value were DRAM to take 20 pJ per bit (the record ``dram_sensitivity``)."""
         dram_j = constant("dram_sensitivity", "J").value * self.dram_bits
-        return (self.chip_j.value + dram_j) / constant("regulator_efficiency", "dimensionless").value
+        return (self.chip_j.value + dram_j) / ratio("regulator_efficiency").value
+
+    def at(self, node: str) -> EnergyAccount:
+        """The same events in the same time at another node, DRAM unchanged, every record at its own supply."""
+        return account(self.counters, self.spec, node=node, dram=self.dram, seconds=self.seconds)
 
     @property
     def at_7nm_j(self) -> Interval:
-        """The system were its chip made at 7 nm: chip energy scaled as an int8 MAC's, DRAM as it is. An estimate.
-
-        Formula: (chip x ``mac_energy_7nm_over_28nm`` + DRAM) / regulator efficiency.
-        """
-        chip_j = self.chip_j * constant(f"mac_energy_7nm_over_{self.node}", "dimensionless")
-        delivered_j = chip_j + constant(self.dram, "J") * self.dram_bits
-        return delivered_j + _regulator_loss(delivered_j).joules
+        """The system were its chip made at 7 nm, its DRAM as it is."""
+        return self.at("7nm").system_j
 
     @property
     def records(self) -> tuple[str, ...]:
@@ -94,87 +128,149 @@ class EnergyAccount:
 
 
 def account(
-    counters: Counters, spec: AccelSpec, *, node: str = "28nm", dram: str = DRAMS[0], seconds: float | None = None
-) -> EnergyAccount:
+    counters: Counters, spec: AccelSpec, *, node: str = "28nm", dram: str = DRAMS[0], seconds: float | None = None,
+    volts: float | None = None, operand_bits: int = 8, celsius: int = 85,
+) -> EnergyAccount:  # fmt: skip
     """The energy of the counted frame. ``seconds`` defaults to cycles over the specification's clock.
 
-    Raises :class:`InputError` for a node without records (nothing is scaled silently), an unknown DRAM, a memory
+    ``volts``: the chip's supply; dynamic energy and leakage go with its square from each record's own. ``celsius``: 85,
+    or 25. Raises :class:`InputError` for a node without records (nothing is scaled silently), an unknown DRAM, a memory
     outside the table's sizes, and a frame that took no time.
     """
-    if node not in nodes():
-        raise InputError(f"no energy records at {node}", where="energy", hint=f"Nodes: {', '.join(nodes())}.")
-    if dram not in DRAMS:
-        raise InputError(f"unknown DRAM {dram!r}", where="energy", hint=f"Known: {', '.join(DRAMS)}.")
+    at = Operation(node, volts, operand_bits, celsius)
+    _known_dram(dram)
     time = counters.cycles / spec.clock_hz if seconds is None else seconds
     if not time > 0.0:
         raise InputError(f"a frame cannot take {time} s", where="energy", hint="Run a frame first.")
-    parts = _dynamic(counters, spec, node)
-    share = "control_and_clock_share"
-    dynamic_j = total(part.joules for part in parts)
-    parts.append(Component("control and clock", dynamic_j * constant(share, "dimensionless"), (share,), True))
-    parts.append(_leakage(spec, node, time))
-    dram_bits = 8 * (counters.dram_read_bytes + counters.dram_write_bytes)
-    parts.append(Component("DRAM and interface", constant(dram, "J") * dram_bits, (dram,), False))
-    parts.append(_regulator_loss(total(part.joules for part in parts)))
-    return EnergyAccount(tuple(parts), time, node, dram, dram_bits)
+    parts = _switching(counters, dynamic_costs(spec, at))
+    leakage_w, used = leakage(spec, at)
+    parts.append(Component("leakage", leakage_w * time, used, True, ("cycles",)))
+    bits = 8 * (counters.dram_read_bytes + counters.dram_write_bytes)
+    for name, record in (("DRAM", dram), ("PHY and controller", _phy(dram))):
+        joules = constant(record, "J") * bits
+        parts.append(Component(name, joules, (record,), False, DRAM_COUNTERS, Engine.SHARED, Level.DRAM))
+    delivered = total(part.joules for part in parts)
+    loss = delivered * _regulator_loss()
+    parts.append(Component("regulator loss", loss, ("regulator_efficiency",), False, _counters(parts)))
+    return EnergyAccount(tuple(parts), time, node, dram, counters, spec, volts)
 
 
-def layer_energy(layer: LayerCounters, spec: AccelSpec, *, node: str = "28nm") -> Interval:
-    """What switches on the chip for one layer, its share of control and clock included; no leakage, no DRAM.
+def layer_components(
+    layer: LayerCounters, spec: AccelSpec, *, node: str = "28nm", volts: float | None = None
+) -> tuple[Component, ...]:
+    """What switches on the chip for one layer, its control and clock included; no leakage, no DRAM.
 
     What the engines that load and store tensors read and write belongs to no layer. Raises as :func:`account`.
     """
-    nothing = dict.fromkeys((field.name for field in dataclasses.fields(Counters)), 0)
+    nothing = dict.fromkeys((field.name for field in fields(Counters)), 0)
     counters = Counters(**nothing | {
         "busy_cycles": layer.busy_cycles, "macs_issued": layer.busy_cycles * spec.macs_per_cycle,
         "weight_read_words": layer.busy_cycles, "scratchpad_read_words": layer.scratchpad_read_words,
         "scratchpad_write_words": layer.scratchpad_write_words, "requantised_values": layer.requantised_values,
     })  # fmt: skip
-    dynamic_j = total(part.joules for part in _dynamic(counters, spec, node))
-    return dynamic_j + dynamic_j * constant("control_and_clock_share", "dimensionless")
+    return tuple(_switching(counters, dynamic_costs(spec, Operation(node, volts))))
 
 
-def _dynamic(counters: Counters, spec: AccelSpec, node: str) -> list[Component]:
-    """What switches with events: datapath, registers, memories, requantisation."""
-    mac, bit, requantise = f"mac_int8_{node}", f"register_bit_{node}", f"requantise_{node}"
-    for name in (mac, bit, requantise):
-        if name not in records():
-            raise InputError(f"no energy record {name!r}", where="energy", hint="Add it with its source.")
-    # Registers of one busy cycle: operands, weights and accumulators; window registers take what is read.
-    operand_bytes = spec.pixel_lanes * spec.ci_lanes * spec.lane_groups + spec.weight_word_bytes
-    accumulator_bytes = 4 * spec.pixel_lanes * spec.co_lanes
-    read_bytes = counters.scratchpad_read_words * spec.ci_lanes
-    register_bits = 8 * ((operand_bytes + accumulator_bytes) * counters.busy_cycles + read_bytes)
-    toggling = constant("toggle_share", "dimensionless") * constant(bit, "J")
-
-    bank_j, bank_records = memory_read_j_per_byte(spec.scratchpad_bytes // spec.banks, node)
-    write_j = bank_j * constant("sram_write_factor", "dimensionless")
-    write_bytes = counters.scratchpad_write_words * spec.ci_lanes
-    macro_j, macro_records = memory_read_j_per_byte(spec.weight_words * WEIGHT_MACRO_BYTES, node)
-    # A step word comes with every weight word.
-    weight_bytes = counters.weight_read_words * (spec.weight_word_bytes + STEP_BYTES)
-    values = counters.requantised_values
-    return [
-        Component("MAC data path", constant(mac, "J") * counters.macs_issued, (mac,), True),
-        Component("array registers", toggling * register_bits, (bit, "toggle_share"), True),
-        Component("scratchpad reads", bank_j * read_bytes, bank_records, True),
-        Component("scratchpad writes", write_j * write_bytes, (*bank_records, "sram_write_factor"), True),
-        Component("weight memory", macro_j * weight_bytes, macro_records, True),
-        Component("requantisation", constant(requantise, "J") * values, (requantise,), True),
-    ]
+def layer_energy(layer: LayerCounters, spec: AccelSpec, *, node: str = "28nm") -> Interval:
+    """The sum of :func:`layer_components`."""
+    return total(part.joules for part in layer_components(layer, spec, node=node))
 
 
-def _leakage(spec: AccelSpec, node: str, seconds: float) -> Component:
-    used = (f"leakage_sram_{node}", f"mac_area_{node}", "logic_area_over_macs", f"leakage_logic_{node}")
-    sram, area, factor, logic = used
-    memory_w = constant(sram, "W") * (8 * sum(spec.on_chip_bytes().values()))
-    area_mm2 = constant(area, "mm**2") * constant(factor, "dimensionless") * spec.macs_per_cycle
-    return Component("leakage", (memory_w + area_mm2 * constant(logic, "W/mm**2")) * seconds, used, True)
+def by_layer(bill: EnergyAccount, layers: Sequence[LayerCounters]) -> dict[str, Interval]:
+    """The whole system's joules by layer's name, in order; they add up to ``bill.system_j``.
+
+    Leakage goes by busy cycles. The last entry, ``load and store``, has the memory, its interface, the engines that
+    move tensors, and the leakage of cycles in which the array stood still; every entry bears its regulator loss.
+    """
+    leakage_j = next(part.joules for part in bill.components if part.name == "leakage")
+    loss = Interval.exact(1.0) + _regulator_loss()
+    found: dict[str, Interval] = {}
+    for layer in layers:
+        share = layer.busy_cycles / bill.counters.cycles
+        parts = layer_components(layer, bill.spec, node=bill.node, volts=bill.volts)
+        joules = (total(part.joules for part in parts) + leakage_j * share) * loss
+        found[layer.name] = found.get(layer.name, Interval.exact(0.0)) + joules
+    given = total(found.values())
+    rest = (max(0.0, whole - part) for whole, part in zip(_bounds(bill.system_j), _bounds(given), strict=True))
+    value, low, high = rest
+    found["load and store"] = Interval(value, min(low, value), max(high, value))
+    return found
 
 
-def _regulator_loss(delivered_j: Interval) -> Component:
-    """Drawn minus delivered: delivered x (1 / efficiency - 1), so the best efficiency gives the low bound."""
-    name = "regulator_efficiency"
-    efficiency = constant(name, "dimensionless")
-    factor = Interval(1.0 / efficiency.value - 1.0, 1.0 / efficiency.high - 1.0, 1.0 / efficiency.low - 1.0)
-    return Component("regulator loss", delivered_j * factor, (name,), False)
+def event_rates(
+    spec: AccelSpec, *, node: str = "28nm", dram: str = DRAMS[0], volts: float | None = None
+) -> dict[str, Interval]:
+    """The account as a linear form: system joules per count of each counter, leakage per cycle at the clock.
+
+    ``sum(rates[name] * getattr(counters, name))`` is ``account(counters, spec, ...).system_j``: what a search over many
+    frames or machines evaluates at once. Raises as :func:`account`.
+    """
+    at = Operation(node, volts)
+    _known_dram(dram)
+    costs = dynamic_costs(spec, at)
+    delivered = _grouped((cost.counter, cost.joules) for cost in (*costs, *share_costs(costs)))
+    bit = constant(dram, "J") + constant(_phy(dram), "J")
+    for counter in DRAM_COUNTERS:
+        delivered[counter] = delivered.get(counter, Interval.exact(0.0)) + bit * 8.0
+    delivered["cycles"] = leakage(spec, at)[0] / spec.clock_hz
+    loss = Interval.exact(1.0) + _regulator_loss()
+    return {counter: joules * loss for counter, joules in delivered.items()}
+
+
+def leakage(spec: AccelSpec, at: Operation) -> tuple[Interval, tuple[str, ...]]:
+    """Watts that flow whatever happens, and the records."""
+    sram, logic, cell = f"leakage_sram_{at.node}", f"leakage_logic_{at.node}", f"gate_area_{at.node}"
+    memory_w = constant(sram, "W") * (8.0 * sum(spec.on_chip_bytes().values())) * at.scale(find_record(sram).voltage)
+    logic_w = cell_area_mm2(spec, at.node) * constant(logic, "W/mm**2") * at.scale(find_record(logic).voltage)
+    watts, used = memory_w + logic_w, (sram, logic, cell, *GATES)
+    cooler = "leakage_25c_over_85c"
+    return (watts, used) if at.celsius == 85 else (watts * ratio(cooler), (*used, cooler))
+
+
+def _switching(counters: Counters, costs: tuple[Cost, ...]) -> list[Component]:
+    """Components of all that switches, in the order of their costs."""
+    parts: dict[str, Component] = {}
+    for cost in (*costs, *share_costs(costs)):
+        joules = cost.joules * float(getattr(counters, cost.counter))
+        one = Component(cost.component, joules, cost.records, True, (cost.counter,), cost.engine, cost.level)
+        if (before := parts.get(cost.component)) is not None:
+            one = replace(
+                one, joules=before.joules + joules, records=_merged(before.records, one.records),
+                counters=_merged(before.counters, one.counters),
+            )  # fmt: skip
+        parts[cost.component] = one
+    return list(parts.values())
+
+
+def _merged(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
+
+
+def _counters(parts: Iterable[Component]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for part in parts for name in part.counters))
+
+
+def _grouped(parts: Iterable[tuple[_Key, Interval]]) -> dict[_Key, Interval]:
+    found: dict[_Key, Interval] = {}
+    for key, joules in parts:
+        found[key] = found.get(key, Interval.exact(0.0)) + joules
+    return found
+
+
+def _bounds(interval: Interval) -> tuple[float, float, float]:
+    return interval.value, interval.low, interval.high
+
+
+def _phy(dram: str) -> str:
+    return dram.replace("dram_", "phy_")
+
+
+def _known_dram(dram: str) -> None:
+    if dram not in DRAMS:
+        raise InputError(f"unknown DRAM {dram!r}", where="energy", hint=f"Known: {', '.join(DRAMS)}.")
+
+
+def _regulator_loss() -> Interval:
+    """Drawn minus delivered, per delivered: 1 / efficiency - 1, so the best efficiency gives the low bound."""
+    efficiency = ratio("regulator_efficiency")
+    return Interval(1.0 / efficiency.value - 1.0, 1.0 / efficiency.high - 1.0, 1.0 / efficiency.low - 1.0)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import pint
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from codesign.energy.derive import Derivation, Point, derive, feature_nm
 from codesign.energy.interval import Interval
 from codesign.hw.errors import InputError
 
@@ -51,7 +51,7 @@ class Band(BaseModel):
 
 
 class Record(Band):
-    """One constant as it stands in the table."""
+    """One constant as it stands in the tables, or as computed from others there."""
 
     what: Text
     unit: Text
@@ -60,9 +60,11 @@ class Record(Band):
     voltage: Positive
     """Supply in volts."""
     source: Text
-    confidence: Literal["measured", "published", "interpolated", "prior"]
+    confidence: Literal["measured", "published", "interpolated", "derived", "prior"]
     capacity_bytes: int | None = Field(default=None, gt=0, strict=True)
     """Of a memory: the size the figure holds for."""
+    derived: Derivation | None = None
+    """How value and bounds follow from other records."""
 
     @model_validator(mode="after")
     def _known_unit(self) -> Record:
@@ -71,6 +73,11 @@ class Record(Band):
         except Exception as error:  # pint raises several unrelated types for text that is no unit
             raise ValueError(f"unknown unit {self.unit!r}") from error
         return self
+
+    @property
+    def provenance(self) -> str:
+        """Source, and the rule it was computed by."""
+        return self.source if self.derived is None else f"{self.source} ({self.derived})"
 
     def to(self, unit: str) -> Interval:
         """The constant in ``unit``. Raises :class:`InputError` when the dimensions differ."""
@@ -102,47 +109,135 @@ class Device(BaseModel):
 
 
 Entry = TypeVar("Entry", bound=BaseModel)
+Raw = dict[str, Any]
+
+_FIELDS = "A constant has what, value, low, high, unit, node, voltage, source and confidence."
 
 
-def _load(path: Path, kind: type[Entry]) -> dict[str, Entry]:
+def _table(path: Path) -> dict[str, Raw]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"is not a readable table ({error})", where=str(path)) from error
-    entries: dict[str, Entry] = {}
     for name, entry in table.items():
         if not isinstance(entry, dict):
             raise InputError(f"{name} is a bare number", where=str(path), hint="Give value, bounds, unit and source.")
-        try:
-            entries[name] = kind.model_validate(entry)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            place = ".".join(str(part) for part in problem["loc"])
-            raise InputError(
-                f"{' '.join(filter(None, (name, place)))}: {problem['msg']}",
-                where=str(path),
-                hint="A constant has what, value, low, high, unit, node, voltage, source and confidence."
-                if kind is Record
-                else "",
-            ) from error
-    return entries
+    return table
 
 
-def load_records(path: Path) -> dict[str, Record]:
-    """Read a table of constants. Raises :class:`InputError`, naming the entry, for anything incomplete."""
-    return _load(path, Record)
+def _validated(kind: type[Entry], name: str, entry: Raw, path: Path) -> Entry:
+    try:
+        return kind.model_validate(entry)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise InputError(
+            f"{' '.join(filter(None, (name, place)))}: {problem['msg']}",
+            where=str(path),
+            hint=_FIELDS if kind is Record else "",
+        ) from error
+
+
+def load_records(*paths: Path) -> dict[str, Record]:
+    """Read tables of constants that may refer to each other.
+
+    An entry with ``nodes`` in place of ``node`` and ``voltage`` stands for one constant per node, at the node's
+    ``supply`` record; ``{node}`` in its name, source and parents is replaced. An entry with ``derived`` has no value:
+    it is computed. Raises :class:`InputError`, naming the entry, for anything incomplete, double or circular.
+    """
+    entries: dict[str, tuple[Raw, Path]] = {}
+    for path in paths:
+        for key, entry in _table(path).items():
+            for name, one in _expanded(key, entry, path):
+                if name in entries:
+                    raise InputError(f"{name} is there twice", where=str(path))
+                entries[name] = one, path
+    found: dict[str, Record] = {}
+    for name in entries:
+        _resolve(name, entries, found, ())
+    return {name: found[name] for name in entries}
+
+
+def _expanded(key: str, entry: Raw, path: Path) -> Iterator[tuple[str, Raw]]:
+    template = entry.get("name", key)
+    if "nodes" not in entry:
+        yield template, {field: value for field, value in entry.items() if field != "name"}
+        return
+    if {"node", "voltage"} & set(entry):
+        raise InputError(f"{key} has both nodes and a node", where=str(path))
+    for node in entry["nodes"]:
+
+        def fill(value: Any, node: str = node) -> Any:
+            if isinstance(value, str):
+                return value.replace("{node}", node)
+            if isinstance(value, list):
+                return [fill(one) for one in value]
+            if isinstance(value, dict):
+                return {fill(name): fill(one) for name, one in value.items()}
+            return value
+
+        one = {field: fill(value) for field, value in entry.items() if field not in ("name", "nodes")}
+        yield fill(template), one | {"node": node}
+
+
+def _resolve(
+    name: str, entries: Mapping[str, tuple[Raw, Path]], found: dict[str, Record], asked: tuple[str, ...]
+) -> Record:
+    if name in found:
+        return found[name]
+    if name in asked:
+        raise InputError(f"{name} follows from itself", where=" from ".join((*asked, name)))
+    if name not in entries:
+        raise InputError(f"{asked[-1]} names no energy record: {name!r}", where=str(entries[asked[-1]][1]))
+    entry, path = entries[name]
+    asked = (*asked, name)
+    if "voltage" not in entry and "supply_" + str(entry.get("node")) in entries:
+        entry = entry | {"voltage": _resolve(f"supply_{entry['node']}", entries, found, asked).value}
+    if "derived" in entry:
+        if {"value", "low", "high"} & set(entry):
+            raise InputError(f"{name} is derived and has a value of its own", where=str(path))
+        # Everything but the figures is checked first, so that a missing field is named as in any entry.
+        blank = _validated(Record, name, entry | {"value": 0.0, "low": 0.0, "high": 0.0}, path)
+        assert blank.derived is not None
+        parents = [_resolve(parent, entries, found, asked) for parent in blank.derived.parents]
+        entry = entry | _derived(name, blank, blank.derived, parents, path)
+    found[name] = _validated(Record, name, entry, path)
+    return found[name]
+
+
+def _derived(name: str, blank: Record, how: Derivation, parents: list[Record], path: Path) -> dict[str, float]:
+    """Value and bounds in the unit of ``blank``."""
+    base = [_UNITS.Quantity(1.0, parent.unit).to_base_units() for parent in parents]
+    points = [
+        Point(interval=parent.interval * float(unit.magnitude), node=parent.node, voltage=parent.voltage)
+        for parent, unit in zip(parents, base, strict=True)
+    ]
+    result = base[0].units
+    if how.rule == "product":
+        result = _UNITS.Unit("dimensionless")
+        for unit, exponent in zip(base, how.parents.values(), strict=True):
+            result = result * unit.units**exponent
+    try:
+        if how.rule != "product" and any(unit.dimensionality != base[0].dimensionality for unit in base):
+            raise ValueError(f"{how.rule} of records of different dimensions")
+        figure = derive(how, points, blank.node, blank.voltage)
+        factor = float(_UNITS.Quantity(1.0, result).to(blank.unit).magnitude)
+    except (ValueError, pint.DimensionalityError) as error:
+        raise InputError(f"{name} derived: {error}", where=str(path)) from error
+    return (figure * factor).to_json()
 
 
 @cache
 def records() -> Mapping[str, Record]:
     """The constants that ship."""
-    return load_records(_HERE / "constants.toml")
+    return load_records(*sorted((_HERE / "constants").glob("*.toml")))
 
 
 @cache
 def devices() -> Mapping[str, Device]:
     """The GPUs that ship. Raises :class:`InputError` for one that names no record."""
-    table = _load(_HERE / "devices.toml", Device)
+    path = _HERE / "devices.toml"
+    table = {name: _validated(Device, name, entry, path) for name, entry in _table(path).items()}
     for name, device in table.items():
         for record in (device.flop, device.memory):
             if record not in records():
@@ -150,53 +245,31 @@ def devices() -> Mapping[str, Device]:
     return table
 
 
+def find_record(name: str) -> Record:
+    """A shipped constant. Raises :class:`InputError` for an unknown name."""
+    table = records()
+    if name not in table:
+        raise InputError(f"no energy record {name!r}", where="constants", hint="Add it with its source.")
+    return table[name]
+
+
 @cache
 def constant(name: str, unit: str) -> Interval:
     """A shipped constant in ``unit``. Raises :class:`InputError` for an unknown name."""
-    table = records()
-    if name not in table:
-        raise InputError(f"no energy record {name!r}", where="constants.toml", hint="Add it with its source.")
-    return table[name].to(unit)
+    return find_record(name).to(unit)
 
 
-def nodes() -> tuple[str, ...]:
-    """Process nodes that the accelerator can be accounted at: those with a MAC record, smallest first."""
-    found = {record.node for name, record in records().items() if name == f"mac_int8_{record.node}"}
-    return tuple(sorted(found, key=lambda node: float(node.removesuffix("nm"))))
+def lineage(name: str) -> tuple[str, ...]:
+    """``name`` and every record that it follows from, parents after children. Raises as :func:`find_record`."""
+    seen = [name]
+    for one in seen:
+        how = find_record(one).derived
+        seen += [parent for parent in (how.parents if how else ()) if parent not in seen]
+    return tuple(seen)
 
 
 @cache
-def memory_read_j_per_byte(capacity_bytes: int, node: str) -> tuple[Interval, tuple[str, ...]]:
-    """Energy per byte read from one SRAM macro, and the names of the records used.
-
-    Between two records the energy is interpolated linearly in the logarithms of capacity and energy, bound by bound.
-    A macro smaller than the smallest record is charged like that record: too much rather than too little. Raises
-    :class:`InputError` for a node without records and for a macro larger than the largest record.
-    """
-    points = sorted(
-        (record.capacity_bytes, name)
-        for name, record in records().items()
-        if record.capacity_bytes is not None and record.node == node
-    )
-    if not points:
-        raise InputError(f"no SRAM records at {node}", where="energy", hint=f"Nodes: {', '.join(nodes())}.")
-    largest = points[-1][0]
-    if capacity_bytes > largest:
-        raise InputError(
-            f"an SRAM macro of {capacity_bytes} bytes exceeds the largest record ({largest} bytes at {node})",
-            where="energy",
-            hint="Use more banks, or add a record with its source.",
-        )
-    if capacity_bytes <= points[0][0]:
-        name = points[0][1]
-        return constant(name, "J"), (name,)
-    after = next(index for index, (extent, _) in enumerate(points) if extent >= capacity_bytes)
-    (a, first), (b, second) = points[after - 1], points[after]
-    share = (math.log(capacity_bytes) - math.log(a)) / (math.log(b) - math.log(a))
-    one, two = constant(first, "J"), constant(second, "J")
-
-    def between(x: float, y: float) -> float:
-        return math.exp(math.log(x) * (1.0 - share) + math.log(y) * share)
-
-    bounds = Interval(between(one.value, two.value), between(one.low, two.low), between(one.high, two.high))
-    return bounds, (first, second)
+def nodes() -> tuple[str, ...]:
+    """Process nodes that the accelerator can be accounted at: those with a MAC record, smallest first."""
+    found = {record.node for name, record in records().items() if name == f"mac_int8_{record.node}"}
+    return tuple(sorted(found, key=feature_nm))

@@ -52,7 +52,7 @@ def test_documented_commands_run(run, command, tmp_path, monkeypatch):
     assert out.strip()
 
 
-@pytest.mark.parametrize("verb", ["networks", "compile", "tune", "simulate", "compare", "synth"])
+@pytest.mark.parametrize("verb", ["networks", "compile", "tune", "simulate", "compare", "synth", "constants", "area"])
 def test_help_has_an_example(run, verb):
     code, out, _ = run(verb, "--help")
     assert code == 0
@@ -72,6 +72,26 @@ def test_simulate_prints_what_machines_read(run):
     assert data["dram_write_bytes"] >= 46 * 34
     assert data["sim_cycles_per_second"] > 0
     assert data["quality_db"] > 20
+
+
+def test_constants_have_their_sources(run):
+    code, out, _ = run("constants", "int8_multiply", "horowitz", "--json", "-")
+    found = json.loads(out)
+    assert code == 0
+    assert found["int8_multiply_45nm"]["value"] == 0.2
+    assert all(record["source"] and record["unit"] for record in found.values())
+    code, out, _ = run("constants", "--node", "7nm")
+    assert code == 0
+    assert max(len(line) for line in out.splitlines()) <= 80
+    assert "Jouppi" in out
+
+
+def test_area_grows_with_the_machine_and_shrinks_with_the_node(run):
+    code, out, _ = run("area", "--accel", "tiny,base", "--node", "28nm,7nm", "--json", "-")
+    assert code == 0
+    size = {(row["accel"], row["node"]): row["mm2"]["value"] for row in json.loads(out)["rows"]}
+    assert size["tiny", "7nm"] < size["tiny", "28nm"] < size["base", "28nm"]
+    assert size["base", "7nm"] < size["base", "28nm"]
 
 
 def test_reference_backend_is_labelled(run):
@@ -161,6 +181,9 @@ BAD = [
     (["simulate", "bicubic_x2", "--waves", "a.vcd", "--checkpoint", "folder"], "cannot be resumed"),
     (["synth", "--target", "asic"], "unknown target"),
     (["synth", "--accel", "huge"], "huge"),
+    (["constants", "--node", "3nm"], "no records at"),
+    (["constants", "unobtainium"], "no record speaks of"),
+    (["area", "--node", "3nm"], "no area records at 3nm"),
 ]
 
 

@@ -1,0 +1,104 @@
+"""Area of a specification on silicon: gate equivalents counted in the RTL, mm2 by node from records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from codesign.energy.interval import Interval
+from codesign.energy.records import constant, nodes
+from codesign.hw.errors import InputError
+from codesign.hw.spec import AccelSpec
+
+GATES = (
+    "gates_fixed", "gates_per_mac", "gates_per_requantise_lane", "flip_flops_fixed", "flip_flops_per_requantise_lane",
+    "flip_flop_gates",
+)  # fmt: skip
+"""Records that gate equivalents of a specification follow from."""
+
+ARRAY_AREA = ("gates_of_mac", "placement_density")
+"""Records, beside the node's gate area, that the array's extent follows from."""
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a specification's logic takes, memories apart."""
+
+    combinational: Interval
+    """Gate equivalents (NAND2 of least drive)."""
+    flip_flops: Interval
+
+    @property
+    def equivalents(self) -> Interval:
+        """All of it in gate equivalents."""
+        return self.combinational + self.flip_flops * _ratio("flip_flop_gates")
+
+
+@dataclass(frozen=True)
+class SiliconArea:
+    """Square millimetres at one node, placed and routed; no pads, no memory interface."""
+
+    node: str
+    gates: Interval
+    """Gate equivalents, flip-flops included."""
+    logic_mm2: Interval
+    memory_mm2: Interval
+    records: tuple[str, ...]
+
+    @property
+    def mm2(self) -> Interval:
+        return self.logic_mm2 + self.memory_mm2
+
+
+def estimated_gates(spec: AccelSpec) -> Gates:
+    """Gates by the numbers of the specification: lines through what Yosys counted in the presets' RTL."""
+    lanes = spec.requantise_lanes
+    combinational = (
+        _ratio("gates_fixed")
+        + _ratio("gates_per_mac") * spec.macs_per_cycle
+        + _ratio("gates_per_requantise_lane") * lanes
+    )
+    named = Interval.exact(float(named_register_bits(spec)))
+    others = _ratio("flip_flops_fixed") + _ratio("flip_flops_per_requantise_lane") * lanes
+    return Gates(combinational, named + others)
+
+
+def counted_gates(modules: Sequence[tuple[float, int]]) -> Gates:
+    """Gates as counted: ``(gate equivalents, flip-flops)`` of every module. Mapping to cells may save a fifth."""
+    gates = sum(gates for gates, _ in modules)
+    return Gates(Interval(gates, 0.8 * gates, gates), Interval.exact(float(sum(bits for _, bits in modules))))
+
+
+def named_register_bits(spec: AccelSpec) -> int:
+    """Bits of the registers that the specification names: psums, window, and the operands of one cycle."""
+    operands = spec.pixel_lanes * spec.ci_lanes * spec.lane_groups + spec.weight_word_bytes
+    return 8 * (sum(spec.register_bytes().values()) + operands)
+
+
+def silicon_area(spec: AccelSpec, node: str, gates: Gates | None = None) -> SiliconArea:
+    """Area at ``node``; ``gates`` as counted, else estimated. Raises :class:`InputError` for a node without records."""
+    if node not in nodes():
+        raise InputError(f"no area records at {node}", where="area", hint=f"Nodes: {', '.join(nodes())}.")
+    found = gates or estimated_gates(spec)
+    cell, bit = f"gate_area_{node}", f"sram_area_{node}"
+    logic = found.equivalents * constant(cell, "mm**2") / _ratio("placement_density")
+    memory = constant(bit, "mm**2") * (8.0 * sum(spec.on_chip_bytes().values()))
+    used = (cell, bit, "placement_density", *(GATES if gates is None else ("flip_flop_gates",)))
+    return SiliconArea(node, found.equivalents, logic, memory, used)
+
+
+def cell_area_mm2(spec: AccelSpec, node: str) -> Interval:
+    """Area of the logic's cells alone: what leaks."""
+    return estimated_gates(spec).equivalents * constant(f"gate_area_{node}", "mm**2")
+
+
+def array_side_mm(spec: AccelSpec, node: str) -> Interval:
+    """Side of the square that the array fills: what an operand's wire spans."""
+    area = _ratio("gates_of_mac") * spec.macs_per_cycle * constant(f"gate_area_{node}", "mm**2")
+    area = area / _ratio("placement_density")
+    return Interval(math.sqrt(area.value), math.sqrt(area.low), math.sqrt(area.high))
+
+
+def _ratio(name: str) -> Interval:
+    return constant(name, "dimensionless")

@@ -1,0 +1,162 @@
+"""What one event of Scanline costs: joules per count of every counter, by component, and the records they come from.
+
+No number that is not a record enters, but sizes from the specification. Dynamic energy goes with the supply squared,
+from the supply that its record holds at. What is not counted apart (parameters, look-up tables, commands, fills) lies
+within the share of control.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from codesign.energy.area import ARRAY_AREA, array_side_mm
+from codesign.energy.interval import Interval
+from codesign.energy.memory import macro_energy
+from codesign.energy.records import constant, find_record, nodes, records
+from codesign.hw.errors import InputError
+from codesign.hw.spec import STEP_BYTES, AccelSpec
+
+WEIGHT_MACRO_BYTES = 8
+"""Width of the macros that the weight memory is built of, side by side: as wide as the SRAM records' small ports."""
+
+CLOCK_AND_CONTROL = {"control": "control_share", "clock tree": "clock_tree_share"}
+"""Components that are shares of everything that switches, and their records."""
+
+
+class Engine(StrEnum):
+    """Which part of the machine spends it."""
+
+    COMPUTE = "compute"
+    LOAD = "load"
+    STORE = "store"
+    SHARED = "shared"
+
+
+class Level(StrEnum):
+    """Where in the hierarchy of memories, or in none."""
+
+    LOGIC = "logic"
+    REGISTERS = "registers"
+    SCRATCHPAD = "scratchpad"
+    WEIGHTS = "weight memory"
+    DRAM = "DRAM"
+    ALL = "all"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Joules per count of ``counter`` (a field of :class:`codesign.hw.counters.Counters`) in one component."""
+
+    component: str
+    counter: str
+    joules: Interval
+    records: tuple[str, ...]
+    engine: Engine
+    level: Level
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What an account is made for: node, supply, operand width, temperature.
+
+    ``volts`` None: every record at its own supply. ``celsius``: 85, silicon at work, or 25, as publications have it.
+    """
+
+    node: str = "28nm"
+    volts: float | None = None
+    operand_bits: int = 8
+    celsius: int = 85
+
+    def __post_init__(self) -> None:
+        if self.node not in nodes():
+            raise InputError(f"no energy records at {self.node}", where="energy", hint=f"Nodes: {', '.join(nodes())}.")
+        if self.operand_bits not in (8, 16):
+            raise InputError(f"operands of {self.operand_bits} bits", where="energy", hint="8 or 16.")
+        if self.celsius not in (25, 85):
+            raise InputError(f"silicon at {self.celsius} C", where="energy", hint="25 or 85.")
+        if self.volts is not None and not 0.3 <= self.volts <= 5.0:
+            raise InputError(f"a supply of {self.volts} V", where="energy", hint="0.3 to 5 V.")
+
+    def scale(self, record_volts: float) -> float:
+        """Of dynamic energy, from the record's supply to this one."""
+        return 1.0 if self.volts is None else (self.volts / record_volts) ** 2
+
+    def joules(self, name: str, unit: str = "J") -> Interval:
+        """Energy of a record at this supply."""
+        return constant(name, unit) * self.scale(find_record(name).voltage)
+
+    def macro(self, capacity_bytes: int) -> tuple[Interval, tuple[str, ...]]:
+        """Joules per byte read from an SRAM macro, and the records."""
+        found = macro_energy(capacity_bytes, self.node)
+        return found.joules * self.scale(found.voltage), found.records
+
+
+def ratio(name: str) -> Interval:
+    """A record without dimension."""
+    return constant(name, "dimensionless")
+
+
+def dynamic_costs(spec: AccelSpec, at: Operation) -> tuple[Cost, ...]:
+    """Everything that switches on the chip with events, but control and clock. Raises :class:`InputError`."""
+    node = at.node
+    bit, requantise = f"register_bit_{node}", f"requantise_{node}"
+    width = f"int{at.operand_bits}"
+    multiply, add, accumulate = f"{width}_multiply_{node}", f"sum_{width}_{node}", f"accumulate_{width}_{node}"
+    for name in (multiply, add, accumulate, bit, requantise):
+        if name not in records():
+            raise InputError(f"no energy record {name!r}", where="energy", hint="Add it with its source.")
+    bank_j, bank_records = at.macro(spec.scratchpad_bytes // spec.banks)
+    macro_j, macro_records = at.macro(spec.weight_words * WEIGHT_MACRO_BYTES)
+    write = ratio("sram_write_factor")
+    word_bytes = spec.weight_word_bytes + STEP_BYTES  # a step word comes with every weight word
+
+    def registers(component: str, counter: str, bits: float, toggle: str, engine: Engine = Engine.COMPUTE) -> Cost:
+        joules = at.joules(bit) * ratio(toggle) * bits
+        return Cost(component, counter, joules, (bit, toggle), engine, Level.REGISTERS)
+
+    def queue(counter: str, engine: Engine) -> Cost:
+        # Written once, read once; what passes is as lively as activations are.
+        return registers(f"{engine} queue", counter, 2 * 8, "toggle_activations", engine)
+
+    operands = 8 * spec.pixel_lanes * spec.ci_lanes * spec.lane_groups
+    psums = 32 * spec.pixel_lanes * spec.co_lanes
+    # An operand crosses the outputs of its lane group, a weight all pixels: the array's side, or a part of it.
+    crossing = operands / spec.lane_groups + 8.0 * spec.weight_word_bytes
+    wires = at.joules("wire_bit_mm", "J/mm") * array_side_mm(spec, node) * crossing
+    compute, load, store, shared = Engine.COMPUTE, Engine.LOAD, Engine.STORE, Engine.SHARED
+    return (
+        Cost("MAC data path", "macs_issued", at.joules(multiply) * ratio("multiply_activity"),
+             (multiply, "multiply_activity"), compute, Level.LOGIC),
+        Cost("MAC data path", "macs_issued", at.joules(add) * ratio("sum_activity") * (1.0 - 1.0 / spec.ci_lanes),
+             (add, "sum_activity"), compute, Level.LOGIC),
+        Cost("MAC data path", "macs_issued", at.joules(accumulate) * ratio("accumulate_activity") / spec.ci_lanes,
+             (accumulate, "accumulate_activity"), compute, Level.LOGIC),
+        registers("array registers", "busy_cycles", operands, "toggle_activations"),
+        registers("array registers", "busy_cycles", 8 * spec.weight_word_bytes, "toggle_weights"),
+        registers("array registers", "busy_cycles", psums, "toggle_psums"),
+        registers("array registers", "requantised_values", 32, "toggle_psums"),
+        registers("window registers", "scratchpad_read_words", 8 * spec.ci_lanes, "toggle_activations"),
+        Cost("operand wires", "busy_cycles", wires, ("wire_bit_mm", *ARRAY_AREA, f"gate_area_{node}"), compute,
+             Level.LOGIC),
+        Cost("scratchpad reads", "scratchpad_read_words", bank_j * spec.ci_lanes, bank_records, shared,
+             Level.SCRATCHPAD),
+        Cost("scratchpad writes", "scratchpad_write_words", bank_j * write * spec.ci_lanes,
+             (*bank_records, "sram_write_factor"), shared, Level.SCRATCHPAD),
+        Cost("weight memory", "weight_read_words", macro_j * word_bytes, macro_records, compute, Level.WEIGHTS),
+        Cost("weight loading", "dram_weight_read_bytes", macro_j * write, (*macro_records, "sram_write_factor"), load,
+             Level.WEIGHTS),
+        Cost("requantisation", "requantised_values", at.joules(requantise), (requantise,), compute, Level.LOGIC),
+        queue("dram_load_read_bytes", load),
+        queue("dram_weight_read_bytes", load),
+        queue("dram_write_bytes", store),
+    )  # fmt: skip
+
+
+def share_costs(costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
+    """Control and clock tree of each of ``costs``: the same events, a share of the same joules."""
+    return tuple(
+        Cost(component, cost.counter, cost.joules * ratio(share), (share,), Engine.SHARED, Level.ALL)
+        for component, share in CLOCK_AND_CONTROL.items()
+        for cost in costs
+    )
