@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.padding import Padding
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from codesign import studies
+from codesign.console import (
+    Accel,
+    Bandwidth,
+    Finetune,
+    ImageOption,
+    Images,
+    InputOption,
+    Json,
+    Latency,
+    Method,
+    SizeOption,
+    Source,
+    Weights,
+    parse_size,
+    progress,
+    write_json,
+)
+from codesign.console import err as _err
+from codesign.console import out as _out
 from codesign.hw.errors import CodesignError, InputError
 
 app = typer.Typer(
@@ -26,77 +40,6 @@ app = typer.Typer(
 )  # fmt: skip
 
 app.add_typer(studies.app, name="study")
-
-# Figures go to standard output, everything else to standard error.
-_out = Console()
-_err = Console(stderr=True)
-
-Source = Annotated[str, typer.Argument(help="A network's name, or a .onnx or .pt2 file.", metavar="NET|FILE")]
-Accel = Annotated[str, typer.Option(help="Preset (tiny, edge, base, large) or a specification in TOML.")]
-SizeOption = Annotated[str | None, typer.Option(help="Input size, width first: 1280x720.", metavar="WxH")]
-Weights = Annotated[Path | None, typer.Option(help="Weights for a named network (.npz, .pt).")]
-ImageOption = Annotated[Path | None, typer.Option(help="Ground truth: down-sampled, restored, compared.")]
-InputOption = Annotated[list[Path] | None, typer.Option("--input", help="An image, or a folder of them, fed as is.")]
-Method = Annotated[str, typer.Option(help="Calibration: percentile, minmax or mse.")]
-Images = Annotated[Path | None, typer.Option(help="Folder of photographs to calibrate and fine-tune with.")]
-Finetune = Annotated[int, typer.Option(help="Steps of quantisation-aware fine-tuning.", min=0, metavar="STEPS")]
-Json = Annotated[str | None, typer.Option("--json", help="Write the figures as JSON to a file, or - for here.")]
-Bandwidth = Annotated[float | None, typer.Option(help="DRAM bytes per cycle; the bus width by default.")]
-Latency = Annotated[int, typer.Option(help="DRAM latency in cycles.")]
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """``1280x720`` as (1280, 720). Raises :class:`InputError` for anything else."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text.strip().lower())
-    if match is None:
-        raise InputError(f"{text!r} is not a size", where="--size", hint="Write WIDTHxHEIGHT, for example 1280x720.")
-    from codesign.images import check_size
-
-    size = int(match[1]), int(match[2])
-    check_size(*size, where="--size")
-    return size
-
-
-def write_json(data: dict[str, Any], target: str) -> None:
-    """To a file, whole or not at all, or to standard output."""
-    from codesign.hw.files import write_text
-
-    text = json.dumps(data, indent=2)
-    if target == "-":
-        print(text)
-    else:
-        write_text(target, text + "\n")
-        _err.print(f"Wrote {target}", highlight=False)
-
-
-@contextmanager
-def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """A spinner on standard error: say what happens, tick with cycles done and expected (0: not known)."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Progress(*columns, console=_err, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        stage = title
-
-        def say(text: str) -> None:
-            nonlocal stage
-            stage = text
-            bar.update(task, description=f"{title}: {text}")
-
-        ticks: list[tuple[float, int]] = []
-
-        def tick(cycles: int, expected: int) -> None:
-            ticks.append((time.perf_counter(), cycles))
-            (first, before), (now, _) = ticks[0], ticks[-1]
-            rate = (cycles - before) / (now - first) if now > first else 0.0
-            left = f", {(expected - cycles) / rate:.0f} s left" if rate and expected > cycles else ""
-            text = f"{title}: {cycles / 1e6:.2f} M cycles, {rate / 1e3:.0f} thousand/s{left}"
-            if expected:
-                bar.update(task, completed=cycles, total=expected)
-            bar.update(task, description=text)
-
-        yield say, tick
 
 
 def _method(text: str) -> Any:

@@ -23,9 +23,7 @@ from numpy.typing import NDArray
 from codesign.compile.candidates import Candidates, Choice, all_candidates, candidates_of, plan_of
 from codesign.compile.cascade import Geometry, Plan
 from codesign.compile.layers import LayerGraph
-from codesign.energy.account import Evidence, account
-from codesign.energy.interval import Interval
-from codesign.hw.counters import Counters
+from codesign.energy.account import Evidence, event_rates
 from codesign.hw.errors import InputError, SpecError, UnsupportedError
 from codesign.hw.spec import AccelSpec
 
@@ -222,49 +220,35 @@ def _only(choices: tuple[Choice, ...], fits: NDArray[np.bool_]) -> tuple[Choice,
     )  # fmt: skip
 
 
-_NOTHING = dict.fromkeys((one.name for one in dataclasses.fields(Counters)), 0)
+_COUNTED = {
+    "busy": ("busy_cycles", "weight_read_words"),
+    "dram_bytes": ("dram_load_read_bytes",),
+    "read_words": ("scratchpad_read_words",),
+    "write_words": ("scratchpad_write_words",),
+    "values": ("requantised_values",),
+}
+"""Counters of the energy account that each estimated event stands for, beside MACs. Weights and writes are charged as
+loads are: what they cost beside DRAM is little."""
 
 
 def _joules(
     spec: AccelSpec, scratchpad: NDArray[np.generic], events: dict[str, Floats], seconds: Floats
 ) -> dict[str, Floats]:
-    """The system's energy by bound. The account is linear in events and time: its coefficients are read off it."""
+    """The system's energy by bound, from the account's rates per event; of the free fields only the scratchpad's size
+    changes them."""
     found = {bound: np.empty(len(seconds)) for bound in ("value", "low", "high")}
     sizes, of = np.unique(scratchpad.astype(np.int64), return_inverse=True)
     for number, size in enumerate(sizes.tolist()):
         at = np.flatnonzero(of == number)
-        sized = dataclasses.replace(spec, scratchpad_bytes=size)
-        coefficients, idle = _coefficients(sized)
+        rates = event_rates(dataclasses.replace(spec, scratchpad_bytes=size))
         for bound, joules in found.items():
-            total = getattr(idle, bound) * seconds[at]
-            for name, per in coefficients.items():
-                total = total + getattr(per, bound) * events[name][at]
+            per = {name: getattr(rate, bound) for name, rate in rates.items()}
+            total = per["cycles"] * spec.clock_hz * seconds[at]
+            total = total + per["macs_issued"] * spec.macs_per_cycle * events["busy"][at]
+            for event, counters in _COUNTED.items():
+                total = total + sum(per[name] for name in counters) * events[event][at]
             joules[at] = total
     return found
-
-
-def _coefficients(spec: AccelSpec) -> tuple[dict[str, Interval], Interval]:
-    """Joules of the system per event, and per second."""
-    scale = 10**9  # events of a frame: the differences below are of sizes that floats keep apart
-
-    def bill(seconds: float, **counted: int) -> Interval:
-        return account(Counters(**_NOTHING | counted), spec, seconds=seconds).system_j
-
-    idle = bill(1.0)
-    per = {
-        "busy": {"busy_cycles": scale, "macs_issued": scale * spec.macs_per_cycle, "weight_read_words": scale},
-        "dram_bytes": {"dram_load_read_bytes": scale},
-        "read_words": {"scratchpad_read_words": scale},
-        "write_words": {"scratchpad_write_words": scale},
-        "values": {"requantised_values": scale},
-    }
-    tiny = 1e-12  # a frame cannot take no time
-    nothing = bill(tiny)
-    return {
-        name: Interval(*((getattr(bill(tiny, **counted), bound) - getattr(nothing, bound)) / scale
-                         for bound in ("value", "low", "high")))
-        for name, counted in per.items()
-    }, idle  # fmt: skip
 
 
 def _on_chip_bytes(machines: Machines, families: Sequence[Family]) -> Ints:

@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from codesign.energy.account import Evidence
 from codesign.energy.interval import Interval
-from codesign.energy.records import Band, Device, Positive, Text, constant, devices
+from codesign.energy.records import Band, Device, Positive, Precision, Text, constant, devices
 from codesign.hw.errors import InputError
 
-FP16_BYTES = 2
+VALUE_BYTES: dict[Precision, int] = {"FP16": 2, "INT8": 1}
 MINIMUM_SECONDS = 10.0
 """Shortest loop worth recording: the driver's energy counter moves about ten times a second."""
 
@@ -44,16 +44,15 @@ class Workload:
     """Values that any machine moves: inputs, outputs and weights."""
     layers: tuple[Layer, ...] = ()
 
-    def moved_bytes(self, l2_bytes: int) -> Interval:
-        """FP16 bytes to and from the board's memory.
+    def moved_bytes(self, l2_bytes: int, precision: Precision = "FP16") -> Interval:
+        """Bytes to and from the board's memory.
 
         Low and central: the compulsory ones, once each. High: layer by layer, where a layer whose feature maps exceed
         ``l2_bytes`` reads and writes them in memory.
         """
-        least = float(FP16_BYTES * self.compulsory_values)
-        spilled = sum(
-            FP16_BYTES * layer.feature_values for layer in self.layers if FP16_BYTES * layer.feature_values > l2_bytes
-        )
+        size = VALUE_BYTES[precision]
+        least = float(size * self.compulsory_values)
+        spilled = sum(size * layer.feature_values for layer in self.layers if size * layer.feature_values > l2_bytes)
         return Interval(least, least, least + spilled)
 
 
@@ -139,10 +138,13 @@ def find_device(name: str) -> Device:
     return table[name]
 
 
-def on_gpu(workload: Workload, device_name: str, recorded: Sequence[Path] = ()) -> GpuFigures:
+def on_gpu(
+    workload: Workload, device_name: str, recorded: Sequence[Path] = (), precision: Precision | None = None
+) -> GpuFigures:
     """``workload`` on a device: the fitting measurement of least energy (the best software wins), else the roofline.
 
-    ``recorded``: measurement files to look through. Raises :class:`InputError` for an unknown device or a broken file.
+    ``recorded``: measurement files to look through. ``precision`` None: whichever was measured, else FP16. Raises
+    :class:`InputError` for an unknown device or a broken file.
     """
     device = find_device(device_name)
     fitting = [
@@ -151,12 +153,14 @@ def on_gpu(workload: Workload, device_name: str, recorded: Sequence[Path] = ()) 
         if (record := load_recorded(path)).network == workload.network
         and (record.input_size, record.output_size) == (workload.input_size, workload.output_size)
         and record.device == device_name
+        and precision in (None, record.precision)
     ]
     if not fitting:
-        return roofline(workload, device)
+        return roofline(workload, device, precision or "FP16")
     record, path = min(fitting, key=lambda pair: pair[0].j_per_frame.value)
     seconds, joules = record.ms_per_frame.interval * 1e-3, record.j_per_frame.interval
-    reached = 2e-12 * workload.macs / seconds.value / device.peak_fp16_tflops
+    unit: Precision = "INT8" if record.precision == "INT8" else "FP16"
+    reached = 2.0 * workload.macs / seconds.value / device.peak_per_s(unit)
     return GpuFigures(
         device=device,
         seconds=seconds,
@@ -167,7 +171,7 @@ def on_gpu(workload: Workload, device_name: str, recorded: Sequence[Path] = ()) 
         precision=record.precision,
         evidence=Evidence.HARDWARE,
         quality_db=record.quality_db,
-        notes=f"{record.software}; batch {record.batch}; {reached:.1%} of the FP16 peak; {record.method}; "
+        notes=f"{record.software}; batch {record.batch}; {reached:.1%} of the {unit} peak; {record.method}; "
         f"{record.date}",
         records=(path.name,),
     )
@@ -177,18 +181,22 @@ def _above_idle(joules: Interval, idle_j: float) -> Interval:
     return Interval(*(max(0.0, bound - idle_j) for bound in (joules.value, joules.low, joules.high)))
 
 
-def roofline(workload: Workload, device: Device) -> GpuFigures:
+def roofline(workload: Workload, device: Device, precision: Precision = "FP16") -> GpuFigures:
     """Time: the longer of computing at peak and moving the compulsory bytes, over the share of it software reaches.
 
-    Energy: FLOPs and bits at their energies, plus idle power x time. Bounds go together: the fastest run is the one
-    with the least energy.
+    Energy: operations and bits at their energies, plus idle power x time. Bounds go together: the fastest run is the
+    one with the least energy.
     """
     share = constant("gpu_peak_share", "dimensionless")
-    moved = workload.moved_bytes(device.l2_bytes)
-    flops = 2.0 * workload.macs
-    ideal = max(flops / (device.peak_fp16_tflops * 1e12), moved.value / (device.bandwidth_gb_s * 1e9))
+    moved = workload.moved_bytes(device.l2_bytes, precision)
+    operations = 2.0 * workload.macs
+    ideal = max(operations / device.peak_per_s(precision), moved.value / (device.bandwidth_gb_s * 1e9))
+    operation_j = constant(device.flop, "J")
+    used: tuple[str, ...] = ("gpu_peak_share", device.flop, device.memory)
+    if precision == "INT8":
+        operation_j, used = operation_j * constant("gpu_int8_over_fp16", "dimensionless"), (*used, "gpu_int8_over_fp16")
     seconds = Interval(ideal / share.value, ideal / share.high, ideal / share.low)
-    above_idle = constant(device.flop, "J") * flops + constant(device.memory, "J") * (moved * 8.0)
+    above_idle = operation_j * operations + constant(device.memory, "J") * (moved * 8.0)
     joules = above_idle + device.idle_w.interval * seconds
     watts = sorted(
         energy / time
@@ -200,9 +208,9 @@ def roofline(workload: Workload, device: Device) -> GpuFigures:
         joules=joules,
         joules_above_idle=above_idle,
         watts=Interval(joules.value / seconds.value, watts[0], watts[-1]),
-        precision="FP16",
+        precision=precision,
         evidence=Evidence.MODEL,
         quality_db=None,
         notes=f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%}) of the roofline; no launch overhead",
-        records=("gpu_peak_share", device.flop, device.memory),
+        records=used,
     )

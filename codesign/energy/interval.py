@@ -51,6 +51,8 @@ class Interval:
 def engineering(value: float) -> str:
     """A number to three digits with an SI prefix and a space: ``112 µ``, ``6.36 k``; the unit follows."""
     for factor, prefix in (
+        (1e15, "P"),
+        (1e12, "T"),
         (1e9, "G"),
         (1e6, "M"),
         (1e3, "k"),

@@ -88,6 +88,9 @@ class Record(Band):
         return self.interval * factor
 
 
+Precision = Literal["FP16", "INT8"]
+
+
 class Device(BaseModel):
     """A GPU: its data sheet, and the records that give its energy per event."""
 
@@ -96,6 +99,8 @@ class Device(BaseModel):
     name: Text
     peak_fp16_tflops: Positive
     """Dense (no sparsity), products summed in FP32."""
+    peak_int8_tops: Positive
+    """Dense, products summed in INT32."""
     bandwidth_gb_s: Positive
     l2_bytes: int = Field(gt=0, strict=True)
     idle_w: Band
@@ -106,6 +111,10 @@ class Device(BaseModel):
     memory: Text
     """Name of the record of energy per bit moved to or from the board's memory."""
     source: Text
+
+    def peak_per_s(self, precision: Precision) -> float:
+        """Operations a second, two per MAC."""
+        return 1e12 * (self.peak_fp16_tflops if precision == "FP16" else self.peak_int8_tops)
 
 
 Entry = TypeVar("Entry", bound=BaseModel)

@@ -1,0 +1,118 @@
+"""What one frame of a reference network takes on a machine, without weights worth having and without running it.
+
+Cycles, bytes and joules do not depend on the weights' values, so the network is built as torch initialises it and
+calibrated on one crop. All figures are the cycle model's (``modelled``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from codesign import networks
+from codesign.compare import gpu_layers
+from codesign.compile.driver import compile_network
+from codesign.compile.evaluate import size_free
+from codesign.compile.frontend import load_model
+from codesign.compile.relax_form import from_module
+from codesign.energy.gpu import Layer, Workload
+from codesign.frames import calibration_frames
+from codesign.hw import timing
+from codesign.hw.counters import Counters
+from codesign.hw.errors import InputError, UnsupportedError
+from codesign.hw.spec import AccelSpec
+
+CROP = (48, 48)
+"""Of the one image that a network is calibrated on."""
+
+WHOLE_FRAME_PIXELS = 600_000
+"""A network whose graph depends on the frame's size is calibrated on whole frames, and so compiled at no more pixels;
+what a larger one takes is multiplied by MACs."""
+
+
+@dataclass(frozen=True)
+class Costing:
+    """One frame of a network on ``spec``. Sizes are (width, height)."""
+
+    network: networks.Network
+    input_size: tuple[int, int]
+    output_size: tuple[int, int]
+    spec: AccelSpec = field(repr=False)
+    counters: Counters = field(repr=False)
+    host_mac_share: float
+    """MACs that the machine does not run; their time and energy are not in the counters."""
+    workload: Workload = field(repr=False)
+    modelled_size: tuple[int, int]
+    """Of the frame that was compiled; if it is smaller, the figures were multiplied by the MACs' ratio."""
+
+    @property
+    def seconds(self) -> float:
+        return self.counters.cycles / self.spec.clock_hz
+
+
+def size_in(network: networks.Network, resolution: tuple[int, int]) -> tuple[int, int]:
+    """The input of which ``network`` makes frames of ``resolution`` (width, height). Raises :class:`InputError`."""
+    if any(side % network.scale for side in resolution):
+        raise InputError(
+            f"{resolution[0]}x{resolution[1]} is not {network.scale} times anything", where=network.name,
+            hint=f"Choose a width and height that {network.scale} divides.",
+        )  # fmt: skip
+    return resolution[0] // network.scale, resolution[1] // network.scale
+
+
+def cost(name: str, input_size: tuple[int, int], spec: AccelSpec, say: Callable[[str], None] | None = None) -> Costing:
+    """Compile and predict one frame. Raises :class:`InputError` for an unknown network and
+    :class:`UnsupportedError` for one of which nothing runs on the machine.
+    """
+    network = networks.get(name)
+    torch.manual_seed(0)
+    module = network.build().eval()
+    width, height = input_size
+    model = load_model(module, width=width, height=height, channels=network.channels)
+    compiled_size, crop, times = input_size, CROP, 1.0
+    if not size_free(from_module(model.module)):
+        divisor = math.ceil(math.sqrt(width * height / WHOLE_FRAME_PIXELS))
+        compiled_size = crop = (-(-width // divisor), -(-height // divisor))
+        if divisor > 1:
+            small = load_model(module, width=crop[0], height=crop[1], channels=network.channels)
+            times = networks.count_macs(module, width, height, network.channels) / networks.count_macs(
+                module, *crop, network.channels
+            )
+            model = small
+    compiled = compile_network(
+        model, spec, calibration=calibration_frames(network.channels, network.scale, None, crop)[:1], name=name,
+        pixel_output=network.task != "flow", on_stage=say,
+    )  # fmt: skip
+    if not compiled.regions:
+        raise UnsupportedError("no operator runs on the accelerator", where=name, hint="See `compile` for the reasons.")
+    counted = [timing.predict(region.program) for region in compiled.regions]
+    total = {one.name: sum(getattr(part, one.name) for part in counted) for one in dataclasses.fields(Counters)}
+    output_size = tuple(
+        round(side * input_size[k] / compiled_size[k]) for k, side in enumerate(model.output_shape[:1:-1])
+    )
+    return Costing(
+        network=network,
+        input_size=input_size,
+        output_size=(output_size[0], output_size[1]),
+        spec=spec,
+        counters=Counters(**{name: round(count * times) for name, count in total.items()}),
+        host_mac_share=compiled.host_mac_share,
+        workload=Workload(
+            network=name,
+            input_size=f"{width}x{height}",
+            output_size=f"{output_size[0]}x{output_size[1]}",
+            macs=round(compiled.macs * times),
+            compulsory_values=round(compiled.compulsory_bytes * times),
+            layers=tuple(Layer(round(one.feature_values * times), one.weight_values) for one in gpu_layers(compiled)),
+        ),
+        modelled_size=compiled_size,
+    )
+
+
+def prefixed(say: Callable[[str], None] | None, name: str) -> Callable[[str], None] | None:
+    """Progress of one network among several."""
+    return None if say is None else lambda text: say(f"{name}: {text}")
