@@ -257,7 +257,7 @@ def simulate(
             "timeline, waveform and checkpoints are the RTL's", where=f"backend {backend}", hint="Use --backend rtl."
         )
     began = time.perf_counter() if began is None else began
-    with _host_module(compiled, say) as module:
+    with host_module(compiled, say) as module:
         return _run(
             compiled, module, backend=backend, dram=dram, timeline=timeline, waves=waves, checkpoints=checkpoints,
             began=began, say=say, tick=tick,
@@ -265,7 +265,7 @@ def simulate(
 
 
 @contextlib.contextmanager
-def _host_module(compiled: Compiled, say: Say | None) -> Iterator[Path]:
+def host_module(compiled: Compiled, say: Say | None) -> Iterator[Path]:
     """The network's module as a file: what the host computes, with calls for the accelerator's regions."""
     with tempfile.TemporaryDirectory(prefix="codesign-") as folder:
         path = Path(folder) / "module.so"
@@ -444,7 +444,7 @@ def simulate_frames(
             checkpoints=checkpoints, began=time.perf_counter(), tick=ticked,
         )  # fmt: skip
 
-    with _host_module(compiled, say) as module, ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+    with host_module(compiled, say) as module, ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
         running = [pool.submit(one, index) for index in range(len(frames))]
         try:
             return [job.result() for job in running]

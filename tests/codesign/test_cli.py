@@ -52,7 +52,9 @@ def test_documented_commands_run(run, command, tmp_path, monkeypatch):
     assert out.strip()
 
 
-@pytest.mark.parametrize("verb", ["networks", "compile", "tune", "simulate", "compare", "synth", "constants", "area"])
+@pytest.mark.parametrize(
+    "verb", ["networks", "compile", "tune", "simulate", "compare", "restore", "synth", "constants", "area"]
+)
 def test_help_has_an_example(run, verb):
     code, out, _ = run(verb, "--help")
     assert code == 0

@@ -1,0 +1,1 @@
+"""Video in, video out: read, restore on a target of the user's choice, write, as a stream of bounded size."""

@@ -1,0 +1,168 @@
+"""Frames out of a video file, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import NDArray
+
+from codesign.hw.errors import InputError
+from codesign.images import check_size
+
+_HDR = {16: "PQ", 18: "HLG"}
+"""Transfer characteristics of ITU-T H.273 that these networks were not made for."""
+
+_BT709, _BT2020 = 1, (9, 10)
+HD_ROWS = 720
+
+
+@dataclass(frozen=True)
+class Video:
+    """What a file says of its first video stream."""
+
+    path: Path
+    width: int
+    height: int
+    time_base: Fraction  # seconds a unit of a frame's time
+    rate: Fraction  # frames a second, on average
+    frames: int | None  # as the container estimates
+    ten_bit: bool
+    bt709: bool  # its colours; else BT.601
+    audio: int  # streams
+
+    @property
+    def colorspace(self) -> Colorspace:
+        return Colorspace.ITU709 if self.bt709 else Colorspace.ITU601
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A frame as it came, and its time in units of ``Video.time_base``."""
+
+    frame: av.VideoFrame
+    pts: int
+
+
+def probe(path: Path) -> Video:
+    """Read what a file says of itself, and its first frame.
+
+    Raises :class:`InputError` for a missing or broken file, and for video that is interlaced, rotated by its metadata
+    or HDR: these must be converted first.
+    """
+    with _opened(path) as container:
+        if not container.streams.video:
+            raise InputError("has no video stream", where=str(path))
+        stream = container.streams.video[0]
+        try:
+            first = next(iter(container.decode(stream)), None)
+        except av.error.FFmpegError as error:
+            raise InputError(f"its video cannot be decoded ({error.strerror})", where=str(path)) from error
+        if first is None:
+            raise InputError("has no frame that can be decoded", where=str(path))
+        check_size(first.width, first.height, where=str(path))
+        _check(first, path)
+        if stream.codec_context.color_trc in _HDR:
+            raise InputError(
+                f"its transfer curve is {_HDR[stream.codec_context.color_trc]} (HDR)", where=str(path),
+                hint="These networks take SDR: tone-map it first, with ffmpeg's zscale and tonemap filters.",
+            )  # fmt: skip
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        frames = stream.frames or None
+        if frames is None and stream.duration is not None and stream.time_base is not None:
+            frames = max(1, round(float(stream.duration * stream.time_base * rate)))
+        known = int(first.colorspace) if int(first.colorspace) != 2 else None
+        return Video(
+            path=path, width=first.width, height=first.height, time_base=stream.time_base or Fraction(1, 90000),
+            rate=rate, frames=frames, ten_bit=any(part.bits > 8 for part in first.format.components),
+            bt709=known == _BT709 or known in _BT2020 or (known is None and first.height >= HD_ROWS),
+            audio=len(container.streams.audio),
+        )  # fmt: skip
+
+
+def frames(video: Video, skip: int = 0) -> Iterator[Decoded]:
+    """The frames after the first ``skip``, in the order they are shown, with times that grow.
+
+    A frame without a time gets one of an average rate's. Raises :class:`InputError` where the file turns out to be
+    interlaced, to change size, or to be broken at its beginning; what follows damage later is left out, as players do.
+    """
+    step = max(1, round(1 / (video.rate * video.time_base)))
+    last = None
+    with _opened(video.path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for index, frame in enumerate(container.decode(stream)):
+            pts = frame.pts if frame.pts is not None else (last + step if last is not None else 0)
+            if last is not None and pts <= last:
+                pts = last + 1
+            last = pts
+            if index < skip:
+                continue
+            _check(frame, video.path)
+            if (frame.width, frame.height) != (video.width, video.height):
+                raise InputError(
+                    f"changes its size from {video.width}x{video.height} to {frame.width}x{frame.height}",
+                    where=f"{video.path}, frame {index}", hint="Cut it into files of one size.",
+                )  # fmt: skip
+            yield Decoded(frame, pts)
+
+
+def times(video: Video, count: int) -> list[int]:
+    """Of the first ``count`` frames, as :func:`frames` tells them, without decoding any."""
+    with _opened(video.path) as container:
+        packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+    known = sorted(packet.pts for packet in packets if packet.pts is not None)
+    if len(known) < len(packets):
+        return [one.pts for one in islice(frames(video), count)]
+    return known[:count]
+
+
+def rgb(decoded: Decoded, video: Video) -> NDArray[np.float32]:
+    """``float32[3, H, W]`` in [0, 1]."""
+    deep = "rgb48le" if video.ten_bit else "rgb24"
+    pixels = decoded.frame.reformat(format=deep, src_colorspace=video.colorspace).to_ndarray()
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / np.float32(65535 if video.ten_bit else 255)
+
+
+def luma(decoded: Decoded, video: Video) -> NDArray[np.float32]:
+    """``float32[1, H, W]``: studio-range luma over its largest code, as :mod:`codesign.images` has it."""
+    wanted = "yuv420p10le" if video.ten_bit else "yuv420p"
+    frame = decoded.frame.reformat(format=wanted, dst_color_range=ColorRange.MPEG)
+    return plane(frame, video.ten_bit)[None].astype(np.float32) / np.float32(1023 if video.ten_bit else 255)
+
+
+def plane(frame: av.VideoFrame, ten_bit: bool) -> NDArray[np.generic]:
+    """The luma codes of a frame, ``[H, W]``."""
+    first = frame.planes[0]
+    dtype = np.dtype("<u2" if ten_bit else np.uint8)
+    rows = np.frombuffer(memoryview(first), np.uint8).reshape(-1, first.line_size)[: frame.height]
+    return np.ascontiguousarray(rows[:, : frame.width * dtype.itemsize]).view(dtype)
+
+
+def _check(frame: av.VideoFrame, path: Path) -> None:
+    if frame.interlaced_frame:
+        raise InputError(
+            "is interlaced: a frame of it is two moments", where=str(path),
+            hint="Deinterlace it first, for example with ffmpeg -i IN -vf bwdif OUT.",
+        )  # fmt: skip
+    if frame.rotation:
+        raise InputError(
+            f"is turned by {frame.rotation} degrees by its metadata", where=str(path),
+            hint="Turn its pixels first: ffmpeg -i IN OUT does.",
+        )  # fmt: skip
+
+
+def _opened(path: Path) -> av.container.InputContainer:
+    try:
+        return av.open(str(path))
+    except FileNotFoundError as error:
+        raise InputError("no such video", where=str(path), hint="Check the path.") from error
+    except (av.error.FFmpegError, OSError) as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"is no video that can be read ({reason})", where=str(path)) from error

@@ -1,0 +1,73 @@
+"""A network as a function from planes to planes, on the target of the user's choice."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codesign import simulate as verbs
+from codesign.compile.module import LoadedModule
+from codesign.hw import reference
+from codesign.hw.errors import InputError
+
+Target = Literal["cpu", "cuda", "scanline-model"]
+TARGETS: tuple[Target, ...] = ("cpu", "cuda", "scanline-model")
+
+
+def check_target(text: str) -> Target:
+    """``text`` as a target. Raises :class:`InputError` for an unknown one."""
+    if text not in TARGETS:
+        raise InputError(f"unknown target {text!r}", where="--target", hint=f"One of {', '.join(TARGETS)}.")
+    return text
+
+
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""``float32[C, H, W]`` in [0, 1] to the same, at the network's scale."""
+
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def running(
+    source: verbs.Source, target: Target, size: tuple[int, int], *, accel: str = "base", say: Say
+) -> Iterator[Run]:  # fmt: skip
+    """``source`` for frames of ``size`` (width, height).
+
+    ``cpu``: FP32 by torch. ``scanline-model``: the machine's golden model, whose bits are the RTL's. ``cuda``: the
+    compiled module in FP16. Raises :class:`InputError` for a model file on the CPU and for a GPU that is not there.
+    """
+    if target == "cpu":
+        if source.module is None:
+            raise InputError("a model file has no torch module to run", where=source.name, hint="Use scanline-model.")
+        yield _by_torch(source.module)
+    elif target == "scanline-model":
+        compiled = verbs.compile_source(source, accel, size=size, say=say)
+        with verbs.host_module(compiled, say) as path:
+            module = LoadedModule(path, lambda program, inputs: reference.run(program, inputs))
+            yield lambda planes: module.run(planes[None])[0]
+    else:
+        from codesign import cuda
+        from codesign.compile.gpu_run import check_gpu, loaded
+
+        arch = check_gpu()
+        with TemporaryDirectory(prefix="codesign-") as folder:
+            path = Path(folder) / "network.so"
+            cuda.compile_source(source, size, arch=arch, say=say).module.export(path)
+            run = loaded(path)
+            yield lambda planes: run(planes[None])[0]
+
+
+def _by_torch(module: torch.nn.Module) -> Run:
+    def run(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            result: NDArray[np.float32] = module(torch.from_numpy(planes[None]))[0].numpy()
+        return result
+
+    return run

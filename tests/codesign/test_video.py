@@ -1,0 +1,306 @@
+"""Video in, video out: times, audio, colours, odd sizes, interruption, and a stream whose memory does not grow."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from codesign import cli
+from codesign import simulate as verbs
+from codesign.hw.errors import InputError
+from codesign.images import to_real
+from codesign.metrics import psnr
+from codesign.video.pump import pump
+from codesign.video.restore import restore
+from codesign.video.sink import GROUP
+from codesign.video.source import frames, luma, probe, rgb
+
+
+def picture(index: int, width: int, height: int) -> np.ndarray:
+    """A smooth scene that moves: ``uint8[H, W, 3]``."""
+    y, x = np.mgrid[:height, :width]
+    planes = [np.sin((x + 3 * index) / (9.0 + c)) * np.cos(y / (7.0 + c)) for c in range(3)]
+    return np.uint8(127.5 + 100.0 * np.stack(planes, 2))
+
+
+def make_video(
+    path: Path, count: int = 6, size: tuple[int, int] = (32, 24), *, times: list[int] | None = None,
+    audio: bool = False, pix_fmt: str = "yuv420p", codec: str = "libx264", options: dict[str, str] | None = None,
+    context: dict[str, int] | None = None,
+) -> Path:  # fmt: skip
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=24, options=options or {"crf": "4"})
+        stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 12000)
+        for name, value in (context or {}).items():
+            setattr(stream.codec_context, name, value)
+        sound = out.add_stream("aac", rate=48000, layout="mono") if audio else None
+        for index in range(count):
+            frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
+            frame.pts, frame.time_base = (times or [500 * i for i in range(count)])[index], Fraction(1, 12000)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+        if sound is not None:
+            for index in range(count * 2000 // 1024):
+                block = np.float32(0.1 * np.sin(np.arange(1024) * 0.06 + index))[None]
+                made = av.AudioFrame.from_ndarray(block, format="fltp", layout="mono")
+                made.sample_rate, made.pts = 48000, 1024 * index
+                out.mux(sound.encode(made))
+            out.mux(sound.encode(None))
+    return path
+
+
+def read(path: Path) -> tuple[list[float], list[np.ndarray]]:
+    with av.open(str(path)) as container:
+        shown = list(container.decode(container.streams.video[0]))
+        return [frame.time for frame in shown], [frame.to_ndarray(format="rgb24") for frame in shown]
+
+
+def sound(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(container.streams.audio[0]) if packet.size]
+
+
+def test_times_and_audio_are_kept(tmp_path: Path) -> None:
+    uneven = [0, 500, 1400, 1500, 3000, 3333]
+    source = make_video(tmp_path / "in.mp4", times=uneven, audio=True)
+    ticks: list[tuple[int, int | None]] = []
+    made = restore(source, tmp_path / "out.mp4", verbs.find("sesr_m5_x2"), tick=lambda *told: ticks.append(told))
+    times, pictures = read(tmp_path / "out.mp4")
+    assert times == pytest.approx([pts / 12000 for pts in uneven])
+    assert (made.frames, made.resumed_frames, made.size) == (6, 0, (64, 48))
+    assert [done for done, _ in ticks] == [1, 2, 3, 4, 5, 6]
+    assert sound(tmp_path / "out.mp4") == sound(source)
+    for index, shown in enumerate(pictures):
+        assert shown.shape == (48, 64, 3)
+        assert psnr(to_real(shown[::2, ::2]), to_real(picture(index, 32, 24)), shave=2) > 20.0
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "out"),
+    [("sesr_m5_x2", (33, 21), (66, 42)), ("quicksrnet_s_x3", (31, 23), (93, 69))],
+)
+def test_odd_sizes(tmp_path: Path, network: str, size: tuple[int, int], out: tuple[int, int]) -> None:
+    source = make_video(tmp_path / "in.mkv", 3, size, pix_fmt="yuv444p")
+    restore(source, tmp_path / "out.mp4", verbs.find(network))
+    _, pictures = read(tmp_path / "out.mp4")
+    assert [shown.shape for shown in pictures] == [(out[1], out[0], 3)] * 3
+
+
+def test_ten_bits_stay_ten(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mp4", 3, pix_fmt="yuv420p10le")
+    video = probe(source)
+    assert video.ten_bit
+    for name in ("sesr_m5_x2", "quicksrnet_s_x2"):
+        restore(source, tmp_path / f"{name}.mkv", verbs.find(name))
+        with av.open(str(tmp_path / f"{name}.mkv")) as container:
+            assert container.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
+
+
+def test_planes_of_a_frame_are_the_projects(tmp_path: Path) -> None:
+    """Luma and RGB agree with the picture that was encoded, in both colour spaces."""
+    from codesign.images import luma as luma_of
+
+    source = make_video(tmp_path / "in.mkv", 1, (64, 48), pix_fmt="yuv444p", options={"crf": "0"})
+    video = probe(source)
+    (decoded,) = frames(video)
+    want = to_real(picture(0, 64, 48))
+    assert not video.bt709
+    np.testing.assert_allclose(rgb(decoded, video).transpose(1, 2, 0), want, atol=0.02)
+    np.testing.assert_allclose(luma(decoded, video)[0], luma_of(want), atol=0.01)
+
+
+def test_a_clip_s_network_takes_frames_together(tmp_path: Path) -> None:
+    """Three at a time, the last group filled up; nothing else is asked of the network here."""
+    import torch
+
+    class Mean(torch.nn.Module):
+        def forward(self, clip: torch.Tensor) -> torch.Tensor:
+            mean = clip.reshape(1, 3, 3, *clip.shape[2:]).mean(1)
+            return torch.nn.functional.interpolate(mean, scale_factor=4).repeat(1, 3, 1, 1)
+
+    found = verbs.find("sesr_m5_x2")
+    clip = verbs.Source("mean", verbs.networks.get("basicvsr_x4"), Mean(), None, True)
+    assert found.network is not None
+    source = make_video(tmp_path / "in.mp4", 5)
+    assert restore(source, tmp_path / "out.mp4", clip).frames == 5
+    _, pictures = read(tmp_path / "out.mp4")
+    _, before = read(source)
+    np.testing.assert_allclose(
+        pictures[1][::4, ::4].astype(float), np.mean([p.astype(float) for p in before[:3]], 0), atol=8.0
+    )
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_an_interrupted_output_plays_and_goes_on(tmp_path: Path, suffix: str) -> None:
+    count = 2 * GROUP + 9
+    source = make_video(tmp_path / "in.mp4", count, (16, 16), audio=True)
+    output = tmp_path / f"out{suffix}"
+    network = verbs.find("bicubic_x2")
+
+    def interrupt(done: int, expected: int | None) -> None:
+        assert expected == count
+        if done == GROUP + 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore(source, output, network, tick=interrupt)
+    times, _ = read(output)
+    assert GROUP + 12 <= len(times) <= GROUP + 13
+    with pytest.raises(InputError, match="is there already"):
+        restore(source, output, network)
+    with pytest.raises(InputError, match="was not made from this source"):
+        restore(source, output, verbs.find("sesr_m5_x2"), resume=True)
+    made = restore(source, output, network, resume=True)
+    assert (made.frames, made.resumed_frames) == (count, GROUP)
+    whole = tmp_path / f"whole{suffix}"
+    restore(source, whole, network)
+    (ours, shown), (theirs, wanted) = read(output), read(whole)
+    assert ours == theirs
+    np.testing.assert_array_equal(shown[:GROUP], wanted[:GROUP])
+    for a, b in zip(shown, wanted, strict=True):  # what the encoder had seen before it differs
+        assert psnr(to_real(a), to_real(b)) > 35.0
+    assert sound(output) == sound(source)
+    assert [path.name for path in tmp_path.glob("*interrupted*")] == []
+
+
+def test_a_killed_process_leaves_what_plays(tmp_path: Path) -> None:
+    """SIGKILL: the groups of pictures that were finished are there, and the run goes on from them."""
+    source = make_video(tmp_path / "in.mp4", 4000, (16, 16))
+    output = tmp_path / "out.mp4"
+    command = [sys.executable, "-m", "codesign", "restore", str(source), "-o", str(output), "--network", "bicubic_x2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+
+    def playable() -> int:
+        try:
+            return len(read(output)[0])
+        except (av.error.FFmpegError, OSError, IndexError):
+            return 0
+
+    while playable() < GROUP and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = playable()
+    assert GROUP <= kept < 4000
+
+    def enough(done: int, _: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore(source, output, verbs.find("bicubic_x2"), resume=True, tick=enough)
+    assert len(read(output)[0]) >= kept - GROUP
+
+
+def test_the_golden_model_restores(tmp_path: Path) -> None:
+    """Every frame is what the simulated machine gives, to the bit before the video's own compression."""
+    source = make_video(tmp_path / "in.mp4", 2, (23, 17), pix_fmt="yuv444p")
+    for target in ("cpu", "scanline-model"):
+        restore(source, tmp_path / f"{target}.mkv", verbs.find("bicubic_x2"), target=target, accel="tiny")
+    ours, theirs = (read(tmp_path / f"{target}.mkv")[1] for target in ("cpu", "scanline-model"))
+    for a, b in zip(ours, theirs, strict=True):
+        assert psnr(to_real(a), to_real(b)) > 35.0
+
+
+def test_what_cannot_be_taken_is_said(tmp_path: Path) -> None:
+    network = verbs.find("bicubic_x2")
+    woven = make_video(
+        tmp_path / "woven.mp4", 4, (32, 32), options={"x264opts": "tff=1"}, context={"flags": 1 << 29 | 1 << 18}
+    )
+    with pytest.raises(InputError, match="interlaced"):
+        restore(woven, tmp_path / "a.mp4", network)
+    hdr = make_video(tmp_path / "hdr.mp4", 2, pix_fmt="yuv420p10le", context={"color_trc": 16})
+    with pytest.raises(InputError, match="HDR"):
+        restore(hdr, tmp_path / "a.mp4", network)
+    good = make_video(tmp_path / "good.mp4", 2)
+    for name in ("spynet", "rife"):
+        other = verbs.Source(name, verbs.networks.get(name), None, None, False)
+        with pytest.raises(InputError, match="makes no restored frames"):
+            restore(good, tmp_path / "a.mp4", other)
+    with pytest.raises(InputError, match="no container"):
+        restore(good, tmp_path / "a.avi", network)
+    with pytest.raises(InputError, match="source itself"):
+        restore(good, good, network, overwrite=True)
+    with pytest.raises(InputError, match="no such video"):
+        restore(tmp_path / "absent.mp4", tmp_path / "a.mp4", network)
+    (tmp_path / "text.mp4").write_text("not a video")
+    with pytest.raises(InputError, match="no video that can be read"):
+        restore(tmp_path / "text.mp4", tmp_path / "a.mp4", network)
+    with pytest.raises(InputError, match="GPU"):
+        restore(good, tmp_path / "a.mp4", network, target="cuda")
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_a_stream_waits_for_its_slowest_part() -> None:
+    """However long the stream: what was read and not yet written stays within the bound."""
+    depth, lock = 3, threading.Lock()
+    alive, most, order = 0, 0, []
+
+    def items():
+        nonlocal alive, most
+        for index in range(200):
+            with lock:
+                alive += 1
+                most = max(most, alive)
+            yield index
+
+    def sink(item: int) -> None:
+        nonlocal alive
+        time.sleep(0.001)
+        order.append(item)
+        with lock:
+            alive -= 1
+
+    assert pump(items(), lambda item: -item, sink, depth=depth) == 200
+    assert order == [-index for index in range(200)]
+    assert most <= 2 * depth + 4
+
+
+@pytest.mark.parametrize("part", ["source", "work", "sink"])
+def test_a_failure_anywhere_ends_the_stream(part: str) -> None:
+    written: list[int] = []
+
+    def fail(name: str, index: int) -> None:
+        if name == part and index == 20:
+            raise InputError(f"{name} fails")
+
+    def items():
+        for index in range(1000):
+            fail("source", index)
+            yield index
+
+    def work(index: int) -> int:
+        fail("work", index)
+        return index
+
+    def sink(index: int) -> None:
+        fail("sink", index)
+        written.append(index)
+
+    with pytest.raises(InputError, match=f"{part} fails"):
+        pump(items(), work, sink)
+    assert written == list(range(20))
+    assert threading.active_count() < 20
+
+
+def test_the_command_tells_what_it_did(tmp_path: Path, monkeypatch, capsys) -> None:
+    source = make_video(tmp_path / "in.mp4", 3)
+    monkeypatch.setattr(
+        sys, "argv", ["codesign", "restore", str(source), "-o", str(tmp_path / "out.mp4"), "--json", "-"]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    data = json.loads(capsys.readouterr().out)
+    assert (data["frames"], data["output_size"], data["network"]) == (3, "64x48", "sesr_m5_x2")
