@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A folder with images and weights for the tests that need them: make test DATA=DIR
 DATA ?=
 
-.PHONY: demo test lint pytest bench bench-accel bench-energy bench-toggles soak clean
+.PHONY: demo test browser lint pytest bench bench-accel bench-energy bench-toggles soak clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,7 +17,14 @@ demo: $(VENV)/installed
 	$(BIN)/python -m codesign compare sesr_m5_x2 --size 256x256 --report out/demo
 	@echo "The report is out/demo/report.html"
 
-test: $(VENV)/installed lint pytest
+test: $(VENV)/installed browser lint pytest
+
+# The report is tested in a real browser: the system's, or Debian's package of it.
+browser:
+	@command -v chromium > /dev/null || { \
+	  echo "Installing chromium, in which the report is tested"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null; } || { \
+	  echo "chromium is missing and could not be installed: install it with your system's packages" >&2; exit 1; }
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

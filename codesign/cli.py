@@ -517,8 +517,7 @@ def compare(
     if report is not None:
         report.mkdir(parents=True, exist_ok=True)
         paths = write_report(comparison, report, pictures)
-        for what, path in paths.items():
-            _err.print(f"Wrote {what}: {path}", highlight=False)
+        _err.print(f"Wrote {paths['page']} and {len(paths) - 1} files beside it", highlight=False)
 
 
 @app.command(epilog="Example: [bold]python -m codesign restore in.mp4 -o out.mp4 --network sesr_m5_x2[/]")

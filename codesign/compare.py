@@ -14,7 +14,7 @@ from codesign.energy.account import DRAM_NAMES, DRAMS, EnergyAccount, Evidence, 
 from codesign.energy.gpu import Layer, Workload, find_device, on_gpu
 from codesign.energy.interval import Interval, engineering
 from codesign.frames import bicubic_baseline, judge
-from codesign.hw.counters import Counters
+from codesign.hw.counters import Counters, LayerCounters
 from codesign.hw.spec import AccelSpec
 from codesign.hw.timing import Memory, profile
 from codesign.images import Pixels, to_pixels
@@ -82,6 +82,8 @@ class LayerFigures:
     joules: Interval
     """Dynamic, on the chip, with its share of control and clock; no DRAM, no leakage."""
     evidence: Evidence
+    events: LayerCounters = field(repr=False)
+    """What the joules were computed from; its cycles are the region's own."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class Comparison:
     command: str
     layers: tuple[LayerFigures, ...] = ()
     rooflines: tuple[Roofline, ...] = ()
+    workload: Workload | None = field(default=None, repr=False)
+    """What the GPUs' rooflines were computed from."""
 
     @property
     def best_other(self) -> TargetRow | None:
@@ -224,6 +228,7 @@ def compare_targets(
         command=command,
         layers=layer_figures(result, Memory.of(result.spec, result.dram.bytes_per_cycle, result.dram.latency_cycles)),
         rooflines=rooflines(result, work, (chip, *others)),
+        workload=work,
     )
     return comparison, pictures
 
@@ -248,6 +253,7 @@ def layer_figures(result: Simulation, memory: Memory) -> tuple[LayerFigures, ...
                 utilization=macs[one.name] / (one.busy_cycles * result.spec.macs_per_cycle),
                 joules=layer_energy(one, result.spec),
                 evidence=Evidence.MODEL,
+                events=one,
             )
             for one in layers
         ]

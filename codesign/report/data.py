@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from codesign.compare import Comparison, TargetRow
 from codesign.energy.interval import Interval
 from codesign.energy.records import records
+from codesign.report.figures import figures
 
-SCHEMA = "codesign.comparison/1"
+SCHEMA = "codesign.comparison/2"
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as JSON values; intervals are ``{value, low, high}``, units are in the names."""
-    used = {name for row in comparison.rows for name in row.records}
+    shown = figures(comparison)
+    used = {name for figure in shown.values() for name in figure.records}
     return {
         "schema": SCHEMA,
         "command": comparison.command,
@@ -38,10 +41,43 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
                     "component": part.name,
                     "joules": part.joules.to_json(),
                     "on_chip": part.on_chip,
+                    "engine": part.engine.value,
+                    "level": part.level.value,
+                    "counters": list(part.counters),
                     "records": list(part.records),
                 }
                 for part in comparison.account.components
             ],
+        },
+        "layers": [
+            {
+                "layer": layer.name,
+                "macs": layer.macs,
+                "busy_cycles": layer.busy_cycles,
+                "begin_cycle": layer.begin_cycle,
+                "end_cycle": layer.end_cycle,
+                "utilization": layer.utilization,
+                "joules": layer.joules.to_json(),
+                "evidence": layer.evidence.value,
+                "events": dataclasses.asdict(layer.events),
+            }
+            for layer in comparison.layers
+        ],
+        "rooflines": [
+            {
+                "target": line.target,
+                "peak_macs_per_s": line.peak_macs_per_s,
+                "bytes_per_s": line.bytes_per_s,
+                "macs_per_byte": line.macs_per_byte,
+                "reached_macs_per_s": line.reached_macs_per_s.to_json(),
+                "evidence": line.evidence.value,
+            }
+            for line in comparison.rooflines
+        ],
+        "figures": {path: figure.to_json() for path, figure in shown.items()},
+        "inputs": {
+            "specification": comparison.account.spec.to_dict(),
+            "workload": None if comparison.workload is None else dataclasses.asdict(comparison.workload),
         },
         "records": {name: record.model_dump(exclude_none=True) for name, record in records().items() if name in used},
         "simulation": comparison.simulation,

@@ -1,4 +1,4 @@
-"""The comparison as a picture for papers: frames per second against joules per frame."""
+"""The comparison as pictures for papers, PNG or SVG by their file's name."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SHAPES = "osD^vP"
 
 
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "codesign",  # the same file for the same figures
+}
+
+
 def draw(comparison: Comparison, path: Path) -> None:
-    """Write a PNG: bars are the bounds, both axes logarithmic, grey lines join points of equal power."""
-    style: dict[Any, Any] = {
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": "#888888",
-    }
-    with mpl.rc_context(style):
+    """Frames per second against joules per frame: bars are the bounds, grey lines join points of equal power."""
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 5.2), dpi=160, layout="constrained")
         axes = figure.add_subplot()
         axes.set(xscale="log", yscale="log", xlabel="energy per frame, whole system", ylabel="frames per second")
@@ -55,8 +59,65 @@ def draw(comparison: Comparison, path: Path) -> None:
         _equal_power(axes)
         axes.set_title(f"{comparison.network}, {comparison.input_size} to {comparison.output_size}", loc="left")
         figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=8.5, handletextpad=0.4)
-        with replaced(path) as temporary:
-            figure.savefig(temporary, format="png")
+        _save(figure, path)
+
+
+def draw_rooflines(comparison: Comparison, path: Path) -> None:
+    """What each target could do at most, and where this network lies under that."""
+    lines = comparison.rooflines
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
+        axes = figure.add_subplot()
+        axes.set(xscale="log", yscale="log", xlabel="MACs per byte from DRAM", ylabel="MACs per second")
+        places = [x for line in lines for x in (line.macs_per_byte, line.peak_macs_per_s / line.bytes_per_s)]
+        low, high = min(places) / 4.0, max(places) * 4.0
+        for index, line in enumerate(lines):
+            colour = COLOURS[index % len(COLOURS)]
+            corner = line.peak_macs_per_s / line.bytes_per_s
+            axes.plot(
+                [low, corner, high], [low * line.bytes_per_s, line.peak_macs_per_s, line.peak_macs_per_s],
+                color=colour, linewidth=1.4,
+            )  # fmt: skip
+            reached = line.reached_macs_per_s
+            axes.errorbar(
+                line.macs_per_byte, reached.value, yerr=[[reached.value - reached.low], [reached.high - reached.value]],
+                fmt=_SHAPES[index % len(_SHAPES)], color=colour, capsize=3, markersize=8, zorder=3,
+                label=f"{line.target}, {line.evidence}",
+            )  # fmt: skip
+        axes.grid(which="major", color="#e4e4e4", linewidth=0.6)
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.yaxis.set_major_formatter(EngFormatter())
+        axes.set_title(f"{comparison.network}, {comparison.input_size} to {comparison.output_size}", loc="left")
+        figure.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=8.5, handletextpad=0.4)
+        _save(figure, path)
+
+
+def draw_energy(comparison: Comparison, path: Path) -> None:
+    """Where Scanline's joules go, by component, with bounds."""
+    parts = comparison.account.components[::-1]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 0.9 + 0.27 * len(parts)), dpi=160, layout="constrained")
+        axes = figure.add_subplot()
+        values = [part.joules.value for part in parts]
+        axes.barh(
+            [part.name for part in parts], values, color=[COLOURS[0 if part.on_chip else 1] for part in parts],
+            xerr=[[part.joules.value - part.joules.low for part in parts],
+                  [part.joules.high - part.joules.value for part in parts]],
+            error_kw={"ecolor": "#777777", "capsize": 2, "elinewidth": 1.2},
+        )  # fmt: skip
+        axes.set_xlim(left=0.0)
+        axes.xaxis.set_major_formatter(EngFormatter(unit="J"))
+        axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.set_title(f"{comparison.network}: energy of a frame, on the chip (blue) and off it", loc="left")
+        _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """PNG or SVG by the file's name, whole or not at all."""
+    form = path.suffix.removeprefix(".")
+    with replaced(path) as temporary:
+        figure.savefig(temporary, format=form, metadata={"Date": None} if form == "svg" else None)
 
 
 def _limits(shown: list[Interval]) -> tuple[float, float]:

@@ -141,7 +141,7 @@ class TestJson:
 
 class TestPlot:
     def test_is_a_picture_with_every_target(self, written, comparison):
-        picture = np.asarray(Image.open(written["plot"]).convert("RGB"))
+        picture = np.asarray(Image.open(written["comparison.png"]).convert("RGB"))
         assert picture.shape[0] > 600
         assert picture.shape[1] > 1000
         colours = {tuple(pixel) for pixel in picture.reshape(-1, 3)}
@@ -184,9 +184,9 @@ class TestPage:
 
     def test_pictures_and_charts_are_inside(self, page):
         pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-        assert len(pictures) == 3
+        assert len(pictures) == 3 + 2  # side by side, and two under the slider
         assert all(source.startswith("data:image/png;base64,") for source in pictures)
-        assert sum("plotly-graph-div" in (attributes.get("class") or "") for _, attributes in page.tags) == 3
+        assert sum("plotly-graph-div" in (attributes.get("class") or "") for _, attributes in page.tags) == 4
 
     def test_every_constant_is_listed_with_its_source(self, page, comparison):
         for name in comparison.account.records:
@@ -215,5 +215,5 @@ class TestFiles:
         with pytest.raises(InputError, match="No space left"):
             write_report(comparison, tmp_path)
         assert {path.name for path in tmp_path.iterdir()} == {path.name for path in first.values()}
-        assert first["plot"].read_bytes() == before["plot"]
+        assert first["comparison.png"].read_bytes() == before["comparison.png"]
         assert first["page"].read_bytes() == before["page"]
