@@ -134,25 +134,30 @@ def conv_attributes(node: Node, **changes: object) -> dict[str, object]:
 def standalone_affine(graph: Graph) -> Graph:
     """A per-channel scale or an offset that no convolution takes becomes a 1x1 convolution with a diagonal kernel.
 
-    Multiplication by one scalar stays: the machine requantises for that.
+    Multiplication by one scalar stays: the machine requantises for that. A scale and then an offset, as in ``1 - x``,
+    are one convolution.
     """
     editor = Editor(graph)
+    consumers = graph.consumers()
     for node in graph.nodes:
         value = per_channel(graph, node, node.inputs[1]) if node.op in ("add", "multiply") else None
         alone = value is not None and graph.shape_of(node.inputs[0]) == node.shape and not is_bias(graph, node)
         if value is None or not alone or (node.op == "multiply" and graph.scalar(node.inputs[1]) is not None):
             editor.keep(node)
             continue
-        channels = node.shape[1]
+        channels, source = node.shape[1], node.inputs[0]
         diagonal = value.reshape(-1) if node.op == "multiply" else np.ones(channels, np.float32)
+        scaling = graph.by_name.get(source)
+        if node.op == "add" and scaling is not None and scaling.op == "multiply" and len(consumers[source]) == 1:
+            scale = per_channel(graph, scaling, scaling.inputs[1])
+            if scale is not None and graph.shape_of(scaling.inputs[0]) == node.shape:
+                diagonal, source = scale.reshape(-1), scaling.inputs[0]
         kernel = np.diag(diagonal).astype(np.float32).reshape(channels, channels, 1, 1)
         weight = editor.constant(f"{node.name}.weight", kernel)
         attributes = {"strides": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1), "groups": 1}
         if node.op == "multiply":
-            editor.keep(node, op="nn.conv2d", inputs=(node.inputs[0], weight), attributes=attributes)
+            editor.keep(node, op="nn.conv2d", inputs=(source, weight), attributes=attributes)
             continue
-        product = editor.add(
-            f"{node.name}.identity", "nn.conv2d", (node.inputs[0], weight), attributes, shape=node.shape
-        )
+        product = editor.add(f"{node.name}.identity", "nn.conv2d", (source, weight), attributes, shape=node.shape)
         editor.keep(node, inputs=(product, editor.constant(f"{node.name}.bias", value)), attributes={})
     return editor.graph()

@@ -26,6 +26,7 @@ from codesign.compile.plan import (
     words_per_row,
 )
 from codesign.compile.schedule import OPERAND, Reading, RowSchedule, schedule_rows
+from codesign.compile.slices import fold_slices
 from codesign.compile.strips import Leaving, divide_columns, kept_tensors
 from codesign.compile.subpixel import fold_shuffles
 from codesign.hw.errors import UnsupportedError
@@ -63,15 +64,15 @@ def make_plan(
     """The cheapest plan of ``graph`` on ``spec``, for a DRAM of ``bytes_per_cycle`` (by default the bus width).
 
     ``halos``: do it that way, wherever there are strips; by default each cascade the way that costs it less. Layers
-    behind a pixel shuffle may run before it instead (:mod:`codesign.compile.subpixel`): both ways are planned.
+    behind a pixel shuffle may run before it instead (:mod:`codesign.compile.subpixel`), and slices of a layer may be
+    computed apart (:mod:`codesign.compile.slices`): all ways are planned.
 
     Raises :class:`UnsupportedError` when a layer does not fit even in the narrowest strips.
     """
-    folded = fold_shuffles(graph)
     mappings = Mappings(spec)
     plans: list[Plan] = []
     failure: UnsupportedError | None = None
-    for candidate in (graph,) if folded is graph else (graph, folded):
+    for candidate in _rewritings(graph):
         try:
             made = split_wide_layers(spec, order_channels(candidate), mappings)
             plans.append(_plan_cascades(spec, made, bytes_per_cycle or spec.bus_bytes, halos, mappings))
@@ -81,6 +82,16 @@ def make_plan(
         assert failure is not None
         raise failure
     return min(plans, key=lambda plan: plan.price)
+
+
+def _rewritings(graph: LayerGraph) -> list[LayerGraph]:
+    """``graph`` and what else computes the same."""
+    sliced = fold_slices(graph)
+    found = [graph] if sliced is graph else [graph, sliced]
+    for one in tuple(found):
+        folded = fold_shuffles(one)
+        found += [] if folded is one else [folded]
+    return found
 
 
 def split_wide_layers(spec: AccelSpec, graph: LayerGraph, mappings: Mappings) -> LayerGraph:

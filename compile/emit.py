@@ -362,6 +362,8 @@ class _Emitter:
                 "add_channel": other.conversion.pad_left if other.conversion.unfold else 0,
                 "add_x_offset": out_first - strip.columns[layer.add.other][0],
                 "add_free": plan.free_add,
+                "add_product": layer.add.product,
+                "add_value_zero_point": layer.add.value_zero_point,
                 "add_multiplier": layer.add.multiplier,
                 "add_other_multiplier": layer.add.other_multiplier,
                 "add_shift": layer.add.shift,

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from codesign.compile import layers as machine
 from codesign.compile.graph import Node
+from codesign.hw.errors import UnsupportedError
 from codesign.kernels import pointwise
 from codesign.kernels.layers import AddRule, Conv, Precision, Requantise
 from codesign.kernels.resize import Resize
@@ -148,10 +149,14 @@ def from_layers(graph: machine.LayerGraph) -> GpuGraph:
             layer.table,
         )  # fmt: skip
         add = layer.add
+        if add is not None and add.product:
+            raise UnsupportedError(
+                "a product of two tensors has no INT8 kernel", where=layer.name, hint="Compile the network in FP16."
+            )
         add_rule = None
         if add is not None:
             add_rule = AddRule(
-                layer.zero_point, tensors[add.other].zero_point, add.multiplier, add.other_multiplier, add.shift,
+                add.value_zero_point, tensors[add.other].zero_point, add.multiplier, add.other_multiplier, add.shift,
                 add.zero_point, add.qmin, add.qmax,
             )  # fmt: skip
         conv = Conv(

@@ -25,16 +25,21 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Add:
-    """The second operand of a layer: ``other`` is added to the requantised result (``numerics.add_requantised``)."""
+    """The second operand of a layer: ``other`` is added to the requantised result (``numerics.add_requantised``).
+
+    Or, as a ``product``, multiplied with it (``numerics.multiply_requantised``, by ``other_multiplier``).
+    """
 
     other: str
-    broadcast: bool  # other has one channel, added to all
+    broadcast: bool  # other has one channel, for all of the result's
+    value_zero_point: int  # of the result, look-up included
     multiplier: int
     other_multiplier: int
     shift: int
-    zero_point: int  # of the sum
+    zero_point: int  # of what is stored
     qmin: int
     qmax: int
+    product: bool = False
 
 
 @dataclass(frozen=True)

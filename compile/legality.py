@@ -100,9 +100,10 @@ def unshuffles(call: relax.Call) -> bool:
     return len(before) == 6 and after == [1, before[1] * before[2] * before[3], *before[4:]]
 
 
-def factor_is_scalar(call: relax.Call) -> bool:
-    """A tensor may be multiplied by one constant; products of tensors are not yet commands of the machine."""
-    return int(call.args[1].ty.ndim) == 0 or all(int(extent) == 1 for extent in call.args[1].ty.shape.values)
+def factors_match(call: relax.Call) -> bool:
+    """A tensor may be multiplied by one constant, or by a tensor of its shape; one of two may have one channel."""
+    constant = int(call.args[1].ty.ndim) == 0 or all(int(extent) == 1 for extent in call.args[1].ty.shape.values)
+    return constant or (batch_is_one(call) and operands_match(call))
 
 
 def is_command(call: relax.Call) -> bool:
@@ -115,7 +116,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "relax.nn.conv2d_transpose": (batch_is_one, frame_fits, transposed_is_exact),
     "relax.add": (batch_is_one, operands_match),
     "relax.subtract": (batch_is_one, operands_match),
-    "relax.multiply": (factor_is_scalar,),
+    "relax.multiply": (factors_match,),
     "relax.nn.pixel_shuffle": (batch_is_one, frame_fits, shuffle_fits),
     "relax.concat": (batch_is_one, concatenates_channels),
     "relax.repeat": (moves_channels,),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tvm
@@ -65,12 +65,12 @@ class PendingConv:
 
 
 @dataclass(frozen=True)
-class PendingSum:
-    """Two tensors to be added; ``signs`` are 1 or -1."""
+class PendingPair:
+    """Two tensors to be added, subtracted or multiplied."""
 
     name: str
     operands: tuple[str, str]
-    signs: tuple[int, int]
+    how: Literal["add", "subtract", "multiply"]
     low: float = -math.inf
     high: float = math.inf
 
@@ -190,7 +190,7 @@ class _Builder:
             "nn.conv2d_transpose": lambda: self._transposed(call, var, operands),
             "add": lambda: self._add(name, operands, subtract=False),
             "subtract": lambda: self._add(name, operands, subtract=True),
-            "multiply": lambda: self._scaled(name, operands, call),
+            "multiply": lambda: self._multiply(name, operands),
             "nn.relu": lambda: self._relu(name, operands[0]),
             "nn.leakyrelu": lambda: self._sloped(name, operands[0], float(call.attrs.alpha)),
             "nn.prelu": lambda: self._sloped(name, operands[0], np.asarray(operands[1], np.float64).reshape(-1)),
@@ -258,19 +258,19 @@ class _Builder:
             macs=0,
         )  # fmt: skip
 
-    def _add(self, name: str, operands: list[Any], *, subtract: bool) -> PendingConv | PendingSum:
+    def _add(self, name: str, operands: list[Any], *, subtract: bool) -> PendingConv | PendingPair:
         first, second = operands
         if isinstance(first, PendingConv) and isinstance(second, np.ndarray):
             scale = self.tensors[first.source].scale
             per_channel = first.scales[:: first.shuffle**2]
             bias = numerics.bias_integers(second.reshape(-1), scale, per_channel)
             return replace(first, bias=np.repeat(bias, first.shuffle**2))
-        return PendingSum(name, (first.tensor, second.tensor), (1, -1 if subtract else 1))
+        return PendingPair(name, (first.tensor, second.tensor), "subtract" if subtract else "add")
 
-    def _scaled(self, name: str, operands: list[Any], call: relax.Call) -> PendingConv:
+    def _multiply(self, name: str, operands: list[Any]) -> PendingConv | PendingPair:
         value, factor = operands
-        if not isinstance(factor, np.ndarray) or factor.size != 1:
-            raise UnsupportedError("multiplies two tensors", where=f"{call.op.name} '{name}'")
+        if not isinstance(factor, np.ndarray):
+            return PendingPair(name, (value.tensor, factor.tensor), "multiply")
         pending = self._identity(name, value)
         return replace(pending, scales=np.full(len(pending.scales), float(factor.reshape(-1)[0])))
 
@@ -280,11 +280,11 @@ class _Builder:
             slope = np.repeat(slope, pending.shuffle**2) if slope.size > 1 else slope
         return replace(pending, slope=slope)
 
-    def _relu(self, name: str, value: Any) -> PendingConv | PendingSum:
-        return replace(value, low=0.0) if isinstance(value, PendingSum) else self._sloped(name, value, 0.0)
+    def _relu(self, name: str, value: Any) -> PendingConv | PendingPair:
+        return replace(value, low=0.0) if isinstance(value, PendingPair) else self._sloped(name, value, 0.0)
 
-    def _clipped(self, name: str, value: Any, low: float, high: float) -> PendingConv | PendingSum:
-        pending = value if isinstance(value, PendingSum) else self._identity(name, value)
+    def _clipped(self, name: str, value: Any, low: float, high: float) -> PendingConv | PendingPair:
+        pending = value if isinstance(value, PendingPair) else self._identity(name, value)
         return replace(pending, low=low, high=high)
 
     def _gather(self, name: str, value: Open, pick: Callable[[Int64], Int64]) -> PendingGather:
@@ -307,8 +307,8 @@ class _Builder:
         self._readers.setdefault(name, 0)
         if isinstance(value, PendingConv):
             self._close_conv(value, target)
-        elif isinstance(value, PendingSum):
-            self._close_sum(value, target)
+        elif isinstance(value, PendingPair):
+            self._close_pair(value, target)
         elif isinstance(value, PendingTable):
             self._close_table(value, target)
         elif isinstance(value, PendingShuffle):
@@ -414,24 +414,34 @@ class _Builder:
         if pending.shuffle > 1:
             self.layers.append(Shuffle(f"{pending.name}.shuffle", made.name, target.name, pending.shuffle))
 
-    def _close_sum(self, pending: PendingSum, target: Tensor) -> None:
+    def _close_pair(self, pending: PendingPair, target: Tensor) -> None:
         tensors = [self.tensors[name] for name in pending.operands]
-        # The sum belongs to the layer that makes one operand; that operand must have all channels.
+        # The pair belongs to the layer that makes one operand; that operand must have all channels.
         order = [i for i in (0, 1) if tensors[i].channels == target.channels]
-        chosen = next((i for i in order if pending.operands[i] in self._plain_convs()), order[0])
+        chosen = next((i for i in order if pending.operands[i] in self._lone_convs()), order[0])
         mine, other = tensors[chosen], tensors[1 - chosen]
         layer = copy_layer(pending.name, mine, replace(mine, name=target.name))
-        if mine.name in self._plain_convs() and mine.name != other.name:
-            made = self._plain_convs()[mine.name]
+        if mine.name in self._lone_convs() and mine.name != other.name:
+            made = self._lone_convs()[mine.name]
             self.layers = [one for one in self.layers if one is not made]
             layer = replace(made, output=target.name)
-        multiplier, other_multiplier, shift = numerics.quantise_pair(
-            pending.signs[chosen] * mine.scale / target.scale, pending.signs[1 - chosen] * other.scale / target.scale
-        )
         qmin, qmax = numerics.clip_bounds(pending.low, pending.high, target.scale, target.zero_point)
+        try:
+            if pending.how == "multiply":
+                factors = (0, *numerics.product_parameters(mine.scale, other.scale, target.scale))
+            else:
+                signs = (1, -1 if pending.how == "subtract" else 1)
+                factors = numerics.quantise_pair(
+                    signs[chosen] * mine.scale / target.scale, signs[1 - chosen] * other.scale / target.scale
+                )
+        except ValueError as error:
+            raise UnsupportedError(str(error), where=pending.name) from error
+        multiplier, other_multiplier, shift = factors
         add = Add(
             other=other.name,
+            product=pending.how == "multiply",
             broadcast=other.channels == 1,
+            value_zero_point=mine.zero_point,
             multiplier=multiplier,
             other_multiplier=other_multiplier,
             shift=shift,
@@ -452,14 +462,17 @@ class _Builder:
             layer = copy_layer(pending.name, source, replace(source, name=target.name))
         self.layers.append(replace(layer, output=target.name, table=table))
 
-    def _plain_convs(self) -> dict[str, Conv]:
-        """Layers that may still take a second operand or a table: read once, by whoever asks."""
+    def _lone_convs(self) -> dict[str, Conv]:
+        """Layers that may still take a second operand: read once, by whoever asks."""
         return {
             layer.output: layer
             for layer in self.layers
-            if isinstance(layer, Conv) and layer.add is None and layer.table is None
-            and self._readers.get(layer.output, 0) == 1
-        }  # fmt: skip
+            if isinstance(layer, Conv) and layer.add is None and self._readers.get(layer.output, 0) == 1
+        }
+
+    def _plain_convs(self) -> dict[str, Conv]:
+        """Layers that may still take a table, which comes before the second operand."""
+        return {name: layer for name, layer in self._lone_convs().items() if layer.table is None}
 
     def graph(self, results: tuple[str, ...]) -> LayerGraph:
         layers, tensors = fold_concats(self.layers, self.tensors, results)

@@ -141,6 +141,24 @@ def _nearest_factor(graph: Graph, node: Node) -> int:
     return height // rows if exact and height > rows else 0
 
 
+def slice_splits(graph: Graph) -> Graph:
+    """``graph`` with the parts of every split as slices."""
+    editor = Editor(graph)
+    for node in graph.nodes:
+        source = graph.by_name[node.inputs[0]] if node.op == "tuple_item" else None
+        if source is None or source.op != "split":
+            if node.op != "split":
+                editor.keep(node)
+            continue
+        axis, sections = int(source.attributes["axis"]), source.attributes["indices_or_sections"]
+        extent = graph.shape_of(source.inputs[0])[axis]
+        cuts = range(0, extent, -(-extent // sections)) if isinstance(sections, int) else (0, *sections)
+        first = cuts[node.attributes["index"]]
+        attributes = {"axes": [axis], "begin": [first], "end": [first + node.shape[axis]], "strides": [1]}
+        editor.keep(node, op="strided_slice", inputs=source.inputs[:1], attributes=attributes)
+    return editor.graph()
+
+
 def depth_order(channels: int, factor: int) -> Array:
     """``order[k]``: which channel of a depth-first (DCR) tensor is channel ``k`` in the column-row (CRD) order."""
     square = factor * factor

@@ -121,6 +121,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
     conv = is_op("relax.nn.conv2d")(opened(), opened()) | is_op("relax.nn.conv2d_transpose")(opened(), opened())
     biased = conv | is_op("relax.add")(conv, is_const())
     total = is_op("relax.add")(opened(), opened()) | is_op("relax.subtract")(opened(), opened())
+    product = is_op("relax.multiply")(opened(), opened())
     scaled = is_op("relax.multiply")(opened(), is_const())
     moved = (
         is_op("relax.nn.pixel_shuffle")(opened())
@@ -136,6 +137,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
     return [
         ("conv", closed(activated(biased))),
         ("sum", closed(clipped(total))),
+        ("product", closed(clipped(product))),
         ("scale", closed(activated(scaled))),
         ("movement", closed(moved)),
         ("unshuffle", closed(is_op("relax.reshape")(split, wildcard()))),

@@ -44,7 +44,7 @@ from codesign.compile.calibration import (
 )
 from codesign.compile.equalize import equalised
 from codesign.compile.graph import Array, Editor, Graph, Node
-from codesign.compile.movement import recognise_movement
+from codesign.compile.movement import recognise_movement, slice_splits
 from codesign.compile.relax_form import from_module, to_module
 from codesign.compile.units import Kind, Unit, float_only, units
 from codesign.hw.errors import InputError, UnsupportedError
@@ -107,7 +107,7 @@ def quantise_reported(
     output_params: QuantParams | None = None,
 ) -> Quantised:
     """As :func:`quantise`, with the calibration's findings."""
-    graph = read_canonical(module)
+    graph = slice_splits(read_canonical(module))
     if any(node.op in ("quantize", "dequantize") for node in graph.nodes):
         raise UnsupportedError("the network is quantised already", where="main", hint="Use it as it is.")
     parts = units(graph)

@@ -23,7 +23,7 @@ from codesign.hw.spec import COMMAND_BYTES, SELECTOR_BITS, AccelSpec
 
 
 class Opcode(IntEnum):
-    """Opcodes; those from ``ELTWISE`` on are reserved for operators to come, and stop this machine as illegal."""
+    """Opcodes; those from ``POOL`` on are reserved for operators to come, and stop this machine as illegal."""
 
     BUFFER = 1
     LOOP = 2
@@ -34,7 +34,6 @@ class Opcode(IntEnum):
     STORE = 7
     SYNC = 8
     HALT = 15
-    ELTWISE = 16
     POOL = 17
     RESIZE = 18
     WARP = 19
@@ -142,7 +141,9 @@ CONV_FIELDS = (
     Field("table_enable", 1),
     Field("table", 4),
     Field("free_source", 1),
-    Field("add_enable", 1),
+    Field("add_enable", 1),  # a second operand: another buffer's row, added to the value or multiplied with it
+    Field("add_product", 1),  # multiplied; add_multiplier has no say then
+    Field("add_value_zero_point", 8, True),  # of the value, look-up included
     Field("add_buffer", 6),
     Field("add_broadcast", 1),  # every channel adds channel add_channel of group 0
     Field("add_channel", 4),
@@ -151,7 +152,7 @@ CONV_FIELDS = (
     Field("add_multiplier", 32, True),
     Field("add_other_multiplier", 32, True),
     Field("add_shift", 6),
-    Field("add_zero_point", 8, True),  # of the sum
+    Field("add_zero_point", 8, True),  # of the result
     Field("add_qmin", 8, True),
     Field("add_qmax", 8, True),
     Field("shuffle", 3),  # reserved: pixel shuffle into the destination buffer

@@ -89,6 +89,26 @@ def add_requantised(
     return np.clip(round_shift(left + right, shift) + output_zero_point, qmin, qmax).astype(np.int8)
 
 
+def multiply_requantised(
+    q: NDArray[np.int8],
+    other: NDArray[np.int8],
+    *,
+    zero_point: int,
+    other_zero_point: int,
+    multiplier: int,
+    shift: int,
+    output_zero_point: int,
+    qmin: int = INT8_MIN,
+    qmax: int = INT8_MAX,
+) -> NDArray[np.int8]:
+    """The second operand as a factor: the product of two int8 tensors, rounded once.
+
+    ``clip(round((q - z) (other - z') m / 2**shift) + z_out)``, the multiplier from :func:`product_parameters`.
+    """
+    product = (q.astype(np.int64) - zero_point) * (other.astype(np.int64) - other_zero_point)
+    return np.clip(round_shift(product * multiplier, shift) + output_zero_point, qmin, qmax).astype(np.int8)
+
+
 def quantise_pair(first: float, second: float) -> tuple[int, int, int]:
     """Two real factors as ``(m1, m2, shift)`` with ``factor ~ m / 2**shift`` on a common shift.
 
@@ -144,6 +164,11 @@ def add_parameters(
     """``(multiplier, other_multiplier, shift)`` for :func:`add_requantised`; ``a - b`` has a negative second one."""
     second = float(second_scale) / float(output_scale)
     return quantise_pair(float(first_scale) / float(output_scale), -second if subtract else second)
+
+
+def product_parameters(first_scale: float, second_scale: float, output_scale: float) -> tuple[int, int]:
+    """``(multiplier, shift)`` for :func:`multiply_requantised`."""
+    return quantise_multiplier(float(first_scale) * float(second_scale) / float(output_scale))
 
 
 def clip_bounds(low: float, high: float, scale: float, zero_point: int) -> tuple[int, int]:

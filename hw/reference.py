@@ -224,11 +224,11 @@ class _Machine:
             result = numerics.look_up(result, self.tables[cmd["table"]])
         outputs = cmd["words"] * self.spec.ci_lanes
         if cmd["add_enable"]:
-            result = self._add(cmd, at.y, result, outputs)
+            result = self._joined(cmd, at.y, result, outputs)
         base = cmd["group"] * self.spec.ci_lanes
         self.data[cmd["destination"]][at.y % destination.rows][destination.halo :, base : base + outputs] = result
 
-    def _add(self, cmd: Command, y: int, result: Int8, outputs: int) -> Int8:
+    def _joined(self, cmd: Command, y: int, result: Int8, outputs: int) -> Int8:
         buffer = self.tokens.buffer(cmd["add_buffer"])
         held = self.data[cmd["add_buffer"]][y % buffer.rows]
         other = np.full((len(result), held.shape[1]), buffer.zero_point, np.int8)
@@ -238,8 +238,14 @@ class _Machine:
             other[low - offset : high - offset] = held[low:high]
         channel = cmd["add_channel"]
         other = other[:, channel : channel + 1] if cmd["add_broadcast"] else other[:, :outputs]
+        if cmd["add_product"]:
+            return numerics.multiply_requantised(
+                result, other, zero_point=cmd["add_value_zero_point"], other_zero_point=buffer.zero_point,
+                multiplier=cmd["add_other_multiplier"], shift=cmd["add_shift"],
+                output_zero_point=cmd["add_zero_point"], qmin=cmd["add_qmin"], qmax=cmd["add_qmax"],
+            )  # fmt: skip
         return numerics.add_requantised(
-            result, other, zero_point=cmd["zero_point"], other_zero_point=buffer.zero_point,
+            result, other, zero_point=cmd["add_value_zero_point"], other_zero_point=buffer.zero_point,
             multiplier=cmd["add_multiplier"], other_multiplier=cmd["add_other_multiplier"], shift=cmd["add_shift"],
             output_zero_point=cmd["add_zero_point"], qmin=cmd["add_qmin"], qmax=cmd["add_qmax"],
         )  # fmt: skip

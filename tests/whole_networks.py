@@ -40,7 +40,8 @@ POOL: dict[str, AccelSpec] = {
 REGRESSIONS = Path(__file__).parent / "regressions"
 
 KINDS = ("conv", "conv", "conv", "strided", "depthwise", "dilated", "transposed", "residual", "residual", "concat",
-         "concat", "shuffle", "unshuffle", "mask", "look-up", "scale", "slice")  # fmt: skip
+         "concat", "shuffle", "unshuffle", "mask", "look-up", "scale", "slice", "product", "product", "gate",
+         "complement")  # fmt: skip
 ACTIVATIONS = ("none", "relu", "clip", "leaky", "prelu")
 MOST_PIXELS = 48 * 48
 
@@ -125,7 +126,7 @@ class Net(nn.Module):
         same = [i for i, shape in enumerate(self.shapes) if shape == (c, h, w) and i != source]
         alike = [i for i, shape in enumerate(self.shapes) if shape[1:] == (h, w) and i != source and shape[0] + c <= 64]
         match node.kind:
-            case "residual" if same:
+            case "residual" | "product" if same:
                 self._step(node, source, same[-1], -1, (c, h, w))
             case "concat" if alike:
                 self._step(node, source, alike[-1], -1, (c + self.shapes[alike[-1]][0], h, w))
@@ -136,7 +137,9 @@ class Net(nn.Module):
             case "mask" if c > 1:
                 self.layers.append(nn.Conv2d(c, 1, 1))
                 self._step(node, source, 0, len(self.layers) - 1, (c, h, w))
-            case "look-up" | "scale":
+            case "gate" if c % 2 == 0:
+                self._step(node, source, 0, -1, (c // 2, h, w))
+            case "look-up" | "scale" | "complement":
                 self._step(node, source, 0, -1, (c, h, w))
             case "slice" if c > 1:
                 self._step(node, source, 0, -1, (-(-c // 2), h, w))
@@ -190,6 +193,13 @@ class Net(nn.Module):
                 case "residual":
                     y = y + values[other] if parameter % 2 else y - values[other]
                     y = torch.relu(y) if activation == "relu" else y
+                case "product":
+                    y = y * (torch.sigmoid(values[other]) if parameter % 2 else values[other])
+                    y = torch.relu(y) if activation == "relu" else y
+                case "gate":
+                    y = y[:, : y.shape[1] // 2] * y[:, y.shape[1] // 2 :]
+                case "complement":
+                    y = 1 - torch.sigmoid(y) if parameter % 2 else 0.5 - y
                 case "concat":
                     y = torch.cat([y, values[other]], 1)
                 case "shuffle":

@@ -292,6 +292,8 @@ module conv_front
       end
       row_q.free_source_to <= freed_to[15:0];
       row_q.add_enable <= cmd_q.add_enable;
+      row_q.add_product <= cmd_q.add_product;
+      row_q.add_value_zero_point <= cmd_q.add_value_zero_point;
       row_q.add_buffer <= add_id_o;
       row_q.add_broadcast <= cmd_q.add_broadcast;
       row_q.add_channel <= cmd_q.add_channel;

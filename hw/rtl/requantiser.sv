@@ -44,6 +44,7 @@ module requantiser
     output logic busy_o,
     output logic [15:0] values_o  // requantised in this cycle
 );
+  localparam int unsigned JoinBits = 50;  // two 9-bit differences and a 32-bit multiplier
   localparam int unsigned ChunkBits = (RequantChunks > 1) ? $clog2(RequantChunks) : 1;
 
   // What the pipeline must remember of a chunk's row.
@@ -54,6 +55,8 @@ module requantiser
     logic table_enable;
     logic [TableBits-1:0] lut;
     logic add_enable;
+    logic add_product;
+    logic signed [7:0] add_value_zero_point;
     logic signed [7:0] add_operand_zero_point;
     logic signed [31:0] add_multiplier;
     logic signed [31:0] add_other_multiplier;
@@ -212,6 +215,8 @@ module requantiser
     meta_now.table_enable = row_q.table_enable;
     meta_now.lut = row_q.lut;
     meta_now.add_enable = row_q.add_enable;
+    meta_now.add_product = row_q.add_product;
+    meta_now.add_value_zero_point = row_q.add_value_zero_point;
     meta_now.add_operand_zero_point = row_q.add_operand_zero_point;
     meta_now.add_multiplier = row_q.add_multiplier;
     meta_now.add_other_multiplier = row_q.add_other_multiplier;
@@ -253,6 +258,7 @@ module requantiser
   end
 
   // Stages 1 to 6, lane by lane: bias and factor; product; rounding; clamp and look-up; second operand; its rounding.
+  // The operand's own share is worked out while the value is looked up: a sum adds it, a product multiplies by it.
   logic signed [7:0] result[RequantPixels][CiLanes];
   assign table_read_o = valid_q[3] && meta_q[3].table_enable;
   for (genvar p = 0; p < RequantPixels; p++) begin : gen_pixel
@@ -261,13 +267,15 @@ module requantiser
       logic [5:0] shift1_q, shift2_q;
       logic signed [63:0] product_q, rounded, rounded_q, shifted;
       logic signed [7:0] clamped, clamped_q, looked_up;
-      logic signed [7:0] add1_q, add2_q, add3_q, add4_q;
-      logic signed [42:0] sum_q, sum_rounded, sum_shifted;
+      logic signed [7:0] add1_q, add2_q, add3_q;
+      logic signed [40:0] share_q;
+      logic signed [JoinBits-1:0] joined, joined_q, joined_rounded, joined_shifted;
       logic signed [7:0] plain5_q;
 
       assign biased = psum0_q[p][j] + parameter0_q[j].bias;
       round_shift #(.Width(64)) u_round (.product_i(product_q), .shift_i(shift2_q), .rounded_o(rounded));
-      round_shift #(.Width(43)) u_round_sum (.product_i(sum_q), .shift_i(meta_q[5].add_shift), .rounded_o(sum_rounded));
+      round_shift #(.Width(JoinBits)) u_round_joined (.product_i(joined_q), .shift_i(meta_q[5].add_shift),
+          .rounded_o(joined_rounded));
 
       always_comb begin
         shifted = rounded_q + 64'(meta_q[3].zero_point);
@@ -276,10 +284,13 @@ module requantiser
         if (shifted > 64'(meta_q[3].qmax)) clamped = meta_q[3].qmax;
         table_addr_o[p*CiLanes+j] = {meta_q[3].lut, clamped ^ 8'h80};
         looked_up = meta_q[4].table_enable ? table_data_i[p*CiLanes+j] : clamped_q;
-        sum_shifted = sum_rounded + 43'(meta_q[5].add_zero_point);
-        result[p][j] = sum_shifted[7:0];
-        if (sum_shifted < 43'(meta_q[5].add_qmin)) result[p][j] = meta_q[5].add_qmin;
-        if (sum_shifted > 43'(meta_q[5].add_qmax)) result[p][j] = meta_q[5].add_qmax;
+        joined = JoinBits'(9'(looked_up) - 9'(meta_q[4].add_value_zero_point)) *
+            JoinBits'(meta_q[4].add_product ? share_q : 41'(meta_q[4].add_multiplier));
+        if (!meta_q[4].add_product) joined = joined + JoinBits'(share_q);
+        joined_shifted = joined_rounded + JoinBits'(meta_q[5].add_zero_point);
+        result[p][j] = joined_shifted[7:0];
+        if (joined_shifted < JoinBits'(meta_q[5].add_qmin)) result[p][j] = meta_q[5].add_qmin;
+        if (joined_shifted > JoinBits'(meta_q[5].add_qmax)) result[p][j] = meta_q[5].add_qmax;
         if (!meta_q[5].add_enable) result[p][j] = plain5_q;
       end
 
@@ -301,11 +312,10 @@ module requantiser
         end
         if (valid_q[3]) begin
           clamped_q <= clamped;
-          add4_q    <= add3_q;
+          share_q   <= 41'(9'(add3_q) - 9'(meta_q[3].add_operand_zero_point)) * 41'(meta_q[3].add_other_multiplier);
         end
         if (valid_q[4]) begin
-          sum_q <= 43'(9'(looked_up) - 9'(meta_q[4].zero_point)) * 43'(meta_q[4].add_multiplier) +
-              43'(9'(add4_q) - 9'(meta_q[4].add_operand_zero_point)) * 43'(meta_q[4].add_other_multiplier);
+          joined_q <= joined;
           plain5_q <= looked_up;
         end
       end

@@ -15,5 +15,6 @@ module round_shift #(
     below = product_i & (half - Width'(1));
     up = (half != '0) && ((product_i & half) != '0) && ((below != '0) || quotient[0]);
     rounded_o = quotient + signed'(Width'(up));
+    if (32'(shift_i) >= Width) rounded_o = '0;  // half a unit at most
   end
 endmodule

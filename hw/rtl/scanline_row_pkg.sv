@@ -50,6 +50,8 @@ package scanline_row_pkg;
     logic free_source;
     logic [15:0] free_source_to;
     logic add_enable;
+    logic add_product;
+    logic signed [7:0] add_value_zero_point;
     logic [BufferBits-1:0] add_buffer;
     logic add_broadcast;
     logic [3:0] add_channel;

@@ -51,6 +51,16 @@ def test_add(q: int, other: int, z: int, other_z: int, m: int, other_m: int, shi
     assert int(found[0]) == clipped(exact, out_z)
 
 
+@given(int8, int8, int8, int8, multipliers, shifts, int8)
+@example(-128, -128, 127, 127, INT32_MAX, 0, 127)
+def test_multiply(q: int, other: int, z: int, other_z: int, m: int, shift: int, out_z: int) -> None:
+    found = numerics.multiply_requantised(
+        np.array([q], np.int8), np.array([other], np.int8), zero_point=z, other_zero_point=other_z, multiplier=m,
+        shift=shift, output_zero_point=out_z,
+    )  # fmt: skip
+    assert int(found[0]) == clipped(Fraction((q - z) * (other - other_z) * m, 1 << shift), out_z)
+
+
 @given(factors, factors)
 @example(0.0, 0.0)
 @example(1.0, -1.0)

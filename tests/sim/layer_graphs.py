@@ -28,6 +28,8 @@ class LayerDraw:
     loud: bool  # weights at their limits and sums that saturate
     back: int  # how many tensors before the last one the source is
     shuffle: int  # factor of a pixel shuffle after the layer; 1 is none
+    product: bool = False  # what would be added is multiplied
+    faint: bool = False  # the second operand's factors are so small that everything rounds to zero
     more: int = 0  # further sources, as far as there are tensors of the same size and zero point
 
 
@@ -54,6 +56,8 @@ def graph_draws(*, side: int = 24, channels: int = 20, layers: int = 4) -> st.Se
         channels=st.integers(1, channels),
         activation=st.sampled_from(ACTIVATIONS),
         add=st.sampled_from(ADDS),
+        product=st.booleans(),
+        faint=st.sampled_from([False] * 7 + [True]),
         padded=st.sampled_from([True, True, True, False]),
         loud=st.booleans(),
         back=st.sampled_from([0, 0, 0, 1, 2]),
@@ -148,9 +152,15 @@ def _conv(
         low = zero_point
     add = None
     if other is not None:
-        factors = numerics.quantise_pair(float(rng.uniform(0.2, 1.5)), float(rng.uniform(-1.5, 1.5)))
-        add = Add(other.name, other.channels == 1 and output.channels > 1, *factors, output.zero_point, -128, 127)
-        zero_point = int(rng.integers(-128, 128))
+        reals = float(rng.uniform(0.2, 1.5)), float(rng.uniform(-1.5, 1.5))
+        factors = numerics.quantise_pair(*(real * (2.0**-28 if want.faint else 1.0) for real in reals))
+        if want.product:
+            factors = (0, *numerics.quantise_multiplier(reals[1] * 2.0 ** (-40 if want.faint else -6)))
+        zero_point, value_zero_point = (int(value) for value in rng.integers(-128, 128, 2))
+        if want.activation != "table":
+            value_zero_point = zero_point
+        broadcast = other.channels == 1 and output.channels > 1
+        add = Add(other.name, broadcast, value_zero_point, *factors, output.zero_point, -128, 127, product=want.product)
     table = rng.integers(-128, 128, 256).astype(np.int8) if want.activation == "table" else None
     bias = rng.integers(-3000 * kernel, 3000 * kernel + 1, output.channels).astype(np.int64)
     macs = output.height * output.width * weights.size
@@ -188,12 +198,13 @@ def evaluate(graph: LayerGraph, x: Int8) -> dict[str, Int8]:
         if layer.table is not None:
             q = numerics.look_up(q, layer.table)
         if (add := layer.add) is not None:
-            q = numerics.add_requantised(
-                q, values[add.other], zero_point=layer.zero_point,
-                other_zero_point=graph.tensors[add.other].zero_point, multiplier=add.multiplier,
-                other_multiplier=add.other_multiplier, shift=add.shift, output_zero_point=add.zero_point,
-                qmin=add.qmin, qmax=add.qmax,
-            )  # fmt: skip
+            mine = q.astype(np.int64) - add.value_zero_point
+            other = values[add.other].astype(np.int64) - graph.tensors[add.other].zero_point
+            joined = mine * add.multiplier + other * add.other_multiplier
+            if add.product:
+                joined = mine * other * add.other_multiplier
+            shifted = numerics.round_shift(joined, add.shift) + add.zero_point
+            q = np.clip(shifted, add.qmin, add.qmax).astype(np.int8)
         values[layer.output] = q
     return values
 

@@ -168,6 +168,8 @@ package scanline_pkg;
     logic [3:0] add_channel;
     logic add_broadcast;
     logic [5:0] add_buffer;
+    logic signed [7:0] add_value_zero_point;
+    logic add_product;
     logic add_enable;
     logic free_source;
     logic [3:0] lut;
