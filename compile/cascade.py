@@ -280,7 +280,7 @@ class Planner:
             else:
                 yield from map(number, layer.more)
                 yield layer.weights.shape, layer.stride, layer.pad_top, layer.pad_left, self._is_slice(layer)
-                yield layer.first_channel, None if layer.table is None else layer.table.tobytes()
+                yield layer.edge, layer.first_channel, None if layer.table is None else layer.table.tobytes()
                 if layer.add is not None:
                     yield number(layer.add.other), layer.add.broadcast
                 mapping = self.mapping(index, Conversion())
@@ -516,7 +516,7 @@ class Planner:
         if any(other.add is not None and not other.add.broadcast for other in others):
             return Conversion()
         same_width = self.graph.tensors[layer.output].width == self.graph.tensors[name].width
-        if layer.stride != 1 or unfold < 2 or unfold <= layer.pad_left or not same_width:
+        if layer.edge or layer.stride != 1 or unfold < 2 or unfold <= layer.pad_left or not same_width:
             return Conversion()
         return Conversion(unfold=unfold, pad_left=layer.pad_left)
 

@@ -383,7 +383,7 @@ class _Emitter:
             stride_rows=layer.stride, pad_rows=layer.pad_top, x_offset=x_offset, x_stride=layer.stride,
             lane_groups_log2=mapping.lane_groups_log2, words=mapping.output_words, parameters_base=words,
             qmin=layer.qmin, qmax=layer.qmax, zero_point=layer.zero_point, free_source=plan.frees[0],
-            more_sources=len(layer.more), **fields,
+            more_sources=len(layer.more), edge=layer.edge, **fields,
         )  # fmt: skip
 
 

@@ -16,6 +16,9 @@ sum
     ``add_requantised`` with ``add_parameters(s_a, s_b, s_out, subtract=...)``; ReLU is ``clip_bounds(0, inf)``.
 product
     ``psum = (q_a - z_a)(q_b - z_b)`` requantised by ``requantise_parameters(s_a, [s_b], s_out)``; ReLU is slope 0.
+average pool, bilinear resize
+    ``psum`` is the sum over the window, or over the four neighbours (beyond the border the border's) with their weights
+    in ``1 / (2 f)`` a direction; ``s_w`` is one over the window's size, or ``1 / (4 f^2)``; requantised as above.
 look-up
     ``look_up(q, lut_table(name, s_in, z_in, s_out, z_out))``.
 movement, concat
@@ -191,6 +194,8 @@ def _call(call: relax.Call, operands: list[Any]) -> Any:
         "add": lambda: _added(first, operands[1], subtract=False),
         "subtract": lambda: _added(first, operands[1], subtract=True),
         "multiply": lambda: _multiplied(first, operands[1]),
+        "nn.avg_pool2d": lambda: _averaged(call, _tensor(first)),
+        "image.resize2d": lambda: _resized(call, _tensor(first), operands[1]),
         "nn.relu": lambda: _sloped(first, 0.0) if not isinstance(first, _Sum) else _clipped(first, 0.0, math.inf),
         "nn.leakyrelu": lambda: _sloped(first, float(call.attrs.alpha)),
         "nn.prelu": lambda: _sloped(first, np.asarray(operands[1], np.float64)),
@@ -329,6 +334,39 @@ def _multiplied(first: Any, second: Any) -> _Psum:
     left, right = _tensor(first), _tensor(second)
     values = left.centred() * right.centred()
     return _Psum(values, left.scale, np.full(values.shape[1], right.scale))
+
+
+def _averaged(call: relax.Call, tensor: _Tensor) -> _Psum:
+    rows, columns = (int(extent) for extent in call.attrs.pool_size)
+    stride_y, stride_x = (int(s) for s in call.attrs.strides)
+    top, left, bottom, right = (int(p) for p in call.attrs.padding)
+    counted = bool(call.attrs.count_include_pad) or not any((top, left, bottom, right))
+    if not counted or call.attrs.ceil_mode or any(int(d) != 1 for d in call.attrs.dilation):
+        raise _NoMeaningError("an average over windows of unlike sizes")
+    padded = np.pad(tensor.centred(), ((0, 0), (0, 0), (top, bottom), (left, right)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (rows, columns), (2, 3))
+    values = windows[:, :, ::stride_y, ::stride_x].sum(axis=(4, 5))
+    return _Psum(values, tensor.scale, np.full(values.shape[1], 1.0 / (rows * columns)))
+
+
+def _resized(call: relax.Call, tensor: _Tensor, size: tuple[int, ...]) -> _Psum:
+    """Along each direction, pixel ``x`` lies at ``(x + 1/2) before / after - 1/2``: a whole number of its units."""
+    how = str(call.attrs.method), str(call.attrs.coordinate_transformation_mode)
+    if how not in (("linear", "half_pixel"), ("linear", "pytorch_half_pixel")):
+        raise _NoMeaningError("a resize that is not bilinear with half-pixel centres")
+    values, unit = tensor.centred(), 1
+    for axis, after in zip((2, 3), size, strict=True):
+        before = values.shape[axis]
+        common = math.gcd(before, after)
+        up, down = after // common, before // common
+        place = (2 * np.arange(after) + 1) * down - up  # in units of 1 / (2 up)
+        first, share = np.divmod(place, 2 * up)
+        near, far = (np.take(values, np.clip(first + step, 0, before - 1), axis) for step in (0, 1))
+        shape = [1, 1, 1, 1]
+        shape[axis] = after
+        values = near * (2 * up - share).reshape(shape) + far * share.reshape(shape)
+        unit *= 2 * up
+    return _Psum(values, tensor.scale, np.full(values.shape[1], 1.0 / unit))
 
 
 def _concatenated(call: relax.Call, parts: tuple[Any, ...]) -> _Concat:

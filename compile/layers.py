@@ -65,6 +65,7 @@ class Conv:
     macs: int  # of the user's operator
     first_channel: int = 0  # of the output tensor that this layer computes (wide layers are split)
     more: tuple[str, ...] = ()  # further sources, whose channels follow the first one's: a concatenation
+    edge: bool = False  # padding reads the nearest pixel instead
 
     @property
     def channels(self) -> int:

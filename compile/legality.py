@@ -11,6 +11,7 @@ from collections.abc import Callable
 from tvm import relax
 
 from codesign.compile.lower import shape_of
+from codesign.compile.resample import resize_factor
 
 MAX_ROWS, MAX_COLUMNS, MAX_PADDING, MAX_SIDE = 31, 128, 31, 65535
 UNSHUFFLES = (2, 4, 8)
@@ -106,6 +107,23 @@ def factors_match(call: relax.Call) -> bool:
     return constant or (batch_is_one(call) and operands_match(call))
 
 
+def averages_plainly(call: relax.Call) -> bool:
+    """An average pool must divide by its whole window, by floor of the frame, in strides of 1 or 2."""
+    counted = bool(call.attrs.count_include_pad) or not any(int(p) for p in call.attrs.padding)
+    plain = not call.attrs.ceil_mode and all(int(d) == 1 for d in call.attrs.dilation)
+    rows, columns = (int(extent) for extent in call.attrs.pool_size)
+    fits = rows < MAX_ROWS and columns < MAX_COLUMNS and max(int(p) for p in call.attrs.padding) <= MAX_PADDING
+    return counted and plain and fits and stride_is_one_or_two(call)
+
+
+def resizes_alike(call: relax.Call) -> bool:
+    """A bilinear resize must be by 1/2, 2, 3, 4 or 5 with half-pixel centres: one kernel for the whole frame."""
+    height, width = shape_of(call.args[0])[2:]
+    rows, columns = shape_of(call)[2:]
+    how = str(call.attrs.method), str(call.attrs.coordinate_transformation_mode)
+    return resize_factor((height, width), (rows, columns), *how) != 0
+
+
 def is_command(call: relax.Call) -> bool:
     """The machine has no command for this operator."""
     return call.op.name in RULES
@@ -118,6 +136,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "relax.subtract": (batch_is_one, operands_match),
     "relax.multiply": (factors_match,),
     "relax.nn.pixel_shuffle": (batch_is_one, frame_fits, shuffle_fits),
+    "relax.nn.avg_pool2d": (batch_is_one, frame_fits, averages_plainly),
+    "relax.image.resize2d": (batch_is_one, frame_fits, resizes_alike),
     "relax.concat": (batch_is_one, concatenates_channels),
     "relax.repeat": (moves_channels,),
     "relax.tile": (moves_channels,),

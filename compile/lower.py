@@ -20,6 +20,7 @@ from tvm import relax
 from codesign.compile.concat import fold_concats
 from codesign.compile.layers import Add, Concat, Conv, Int8, Int64, LayerGraph, Shuffle, Tensor, sources
 from codesign.compile.ordering import copy_layer
+from codesign.compile.resample import average_weights, bilinear_weights, resize_factor
 from codesign.compile.transposed import subpixel_weights
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
@@ -57,6 +58,7 @@ class PendingConv:
     height: int
     width: int
     macs: int
+    edge: bool = False  # padding reads the nearest pixel
     shuffle: int = 1  # output pixels per side of each psum pixel: a transposed convolution in sub-pixel form
     bias: Int64 | None = None
     slope: Reals | float = 1.0
@@ -191,6 +193,8 @@ class _Builder:
             "add": lambda: self._add(name, operands, subtract=False),
             "subtract": lambda: self._add(name, operands, subtract=True),
             "multiply": lambda: self._multiply(name, operands),
+            "nn.avg_pool2d": lambda: self._averaged(call, var, operands[0]),
+            "image.resize2d": lambda: self._resized(call, var, operands[0]),
             "nn.relu": lambda: self._relu(name, operands[0]),
             "nn.leakyrelu": lambda: self._sloped(name, operands[0], float(call.attrs.alpha)),
             "nn.prelu": lambda: self._sloped(name, operands[0], np.asarray(operands[1], np.float64).reshape(-1)),
@@ -245,6 +249,35 @@ class _Builder:
             weights=dense, scales=np.repeat(np.broadcast_to(weight.scales, outputs), factor * factor), stride=1,
             pad_top=top, pad_left=left, height=height, width=width,
             macs=height * width * inputs * outputs * rows * columns, shuffle=factor,
+        )  # fmt: skip
+
+    def _averaged(self, call: relax.Call, var: relax.Var, value: Open) -> PendingConv:
+        rows, columns = (int(extent) for extent in call.attrs.pool_size)
+        top, left = int(call.attrs.padding[0]), int(call.attrs.padding[1])
+        return self._mean(var, value, rows, columns, int(call.attrs.strides[0]), top, left)
+
+    def _mean(
+        self, var: relax.Var, value: Open, rows: int, columns: int, stride: int, top: int = 0, left: int = 0
+    ) -> PendingConv:
+        """The mean of every window."""
+        _, channels, height, width = shape_of(var)
+        return PendingConv(
+            name=str(var.name), source=value.tensor, weights=average_weights(channels, rows, columns),
+            scales=np.full(channels, 1.0 / (rows * columns)), stride=stride, pad_top=top, pad_left=left,
+            height=height, width=width, macs=0,
+        )  # fmt: skip
+
+    def _resized(self, call: relax.Call, var: relax.Var, value: Open) -> PendingConv:
+        tensor, (rows, columns) = self.tensors[value.tensor], shape_of(var)[2:]
+        how = str(call.attrs.method), str(call.attrs.coordinate_transformation_mode)
+        factor = resize_factor((tensor.height, tensor.width), (rows, columns), *how)
+        if factor == -2:
+            return self._mean(var, value, 2, 2, 2)
+        weights = bilinear_weights(tensor.channels, factor)
+        return PendingConv(
+            name=str(var.name), source=tensor.name, weights=weights, edge=True,
+            scales=np.full(weights.shape[3], 1.0 / (4 * factor**2)), stride=1, pad_top=1, pad_left=1,
+            height=tensor.height, width=tensor.width, macs=0, shuffle=factor,
         )  # fmt: skip
 
     def _identity(self, name: str, value: Any) -> PendingConv:
@@ -409,6 +442,7 @@ class _Builder:
                 table=None,
                 add=None,
                 macs=pending.macs,
+                edge=pending.edge,
             )
         )
         if pending.shuffle > 1:

@@ -130,6 +130,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         | is_op("relax.strided_slice")(opened(), wildcard(), wildcard(), wildcard())
         | is_op("relax.strided_slice")(opened(), wildcard(), wildcard(), wildcard(), wildcard())
     )
+    resampled = is_op("relax.nn.avg_pool2d")(opened()) | is_op("relax.image.resize2d")(opened(), wildcard())
     split = is_op("relax.permute_dims")(is_op("relax.reshape")(opened(), wildcard()))
     table = is_op(tables[0])(opened())
     for name in tables[1:]:
@@ -139,6 +140,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         ("sum", closed(clipped(total))),
         ("product", closed(clipped(product))),
         ("scale", closed(activated(scaled))),
+        ("resampling", closed(resampled)),
         ("movement", closed(moved)),
         ("unshuffle", closed(is_op("relax.reshape")(split, wildcard()))),
         *(

@@ -13,6 +13,7 @@ unit ``dequantize`` of each operand, the float operators, one ``quantize``::
     product       d, d -> multiply [-> nn.relu | clip] -> q
     scale         d -> multiply(const float32 []) [-> activation as above] -> q
     activation    d -> nn.relu | clip | nn.leakyrelu | nn.prelu -> q
+    resampling    d -> nn.avg_pool2d | image.resize2d -> q
     look-up       d -> tanh | sigmoid | nn.gelu | nn.silu | ... -> q
     movement      d -> nn.pixel_shuffle | repeat(axis=1) | tile | strided_slice | (reshape, permute_dims, reshape) -> q
     concat        d, d, ... -> concat(axis=1) -> q

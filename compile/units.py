@@ -13,6 +13,7 @@ from enum import Enum
 from codesign.compile.affine import CONVOLUTIONS, is_bias
 from codesign.compile.evaluate import UNARY
 from codesign.compile.graph import Graph, Node
+from codesign.compile.resample import resize_factor
 
 SLOPES = ("nn.leakyrelu", "nn.prelu")
 CLIPS = ("nn.relu", "clip")
@@ -28,6 +29,7 @@ class Kind(Enum):
     SUM = "sum of two tensors"
     PRODUCT = "product of two tensors"
     SCALE = "scale by a constant"
+    RESAMPLING = "average pool or bilinear resize"
     ACTIVATION = "piecewise-linear activation alone"
     LOOK_UP = "look-up"
     MOVEMENT = "data movement"
@@ -64,6 +66,8 @@ def kind_of(graph: Graph, node: Node) -> Kind:
         return Kind.PRODUCT
     if node.op == "multiply" and len(activations) == 1 and graph.scalar(node.inputs[1]) is not None:
         return Kind.SCALE
+    if _resamples(graph, node):
+        return Kind.RESAMPLING
     if node.op in PIECEWISE_LINEAR:
         return Kind.ACTIVATION
     if node.op in MOVEMENT:
@@ -78,6 +82,19 @@ def _joins(graph: Graph, node: Node) -> bool:
     batch, _, height, width = node.shape
     allowed = (node.shape, (batch, 1, height, width))
     return all(graph.shape_of(name) in allowed for name in node.inputs)
+
+
+def _resamples(graph: Graph, node: Node) -> bool:
+    """Whether the machine can average or interpolate as ``node`` does."""
+    attributes = node.attributes
+    if node.op == "nn.avg_pool2d":
+        counted = attributes["count_include_pad"] or not any(attributes["padding"])
+        return counted and not attributes["ceil_mode"] and attributes["layout"] == "NCHW"
+    if node.op != "image.resize2d" or attributes["layout"] != "NCHW":
+        return False
+    before, after = graph.shape_of(node.inputs[0])[2:], node.shape[2:]
+    how = attributes["method"], attributes["coordinate_transformation_mode"]
+    return resize_factor((before[0], before[1]), (after[0], after[1]), *how) != 0
 
 
 def _turns_sign(graph: Graph, kind: Kind, node: Node) -> bool:

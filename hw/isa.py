@@ -131,6 +131,7 @@ CONV_FIELDS = (
     Field("pad_rows", 6, True),  # rows of padding above
     Field("x_offset", 16, True),  # source column of tap 0 for output column 0
     Field("x_stride", 2),  # 1 or 2
+    Field("edge", 1),  # beyond the frame reads as the nearest pixel, not as the zero point
     Field("lane_groups_log2", 2),
     Field("words", 12),  # output channel groups written per pixel
     Field("group", 12),  # first output channel group in the destination

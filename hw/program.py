@@ -294,6 +294,12 @@ def _check_conv(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
         raise ProgramError("parameters lie outside their memory")
     if cmd["x_stride"] not in (1, 2) or (1 << cmd["lane_groups_log2"]) > spec.lane_groups or cmd["shuffle"]:
         raise ProgramError("stride, lane groups or shuffle are not the machine's")
+    if cmd["edge"]:
+        source = tokens.buffer(cmd["source"])
+        last_top = (destination.height - 1) * cmd["stride_rows"] - cmd["pad_rows"]
+        reach = -cmd["x_offset"] if cmd["x_offset"] < 0 else 0
+        if not 0 <= cmd["pad_rows"] < cmd["kernel_rows"] or last_top >= source.height or reach > spec.window_reach:
+            raise ProgramError("rows or columns beyond the frame have no nearest pixel in reach")
     if cmd["more_sources"] > MORE_SOURCES:
         raise ProgramError(f"{cmd['more_sources']} further sources, the machine reads {MORE_SOURCES}")
     if cmd["table_enable"] and cmd["table"] >= spec.look_up_tables:

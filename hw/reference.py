@@ -204,7 +204,10 @@ class _Machine:
             low, high = max(start, 0), min(start + span, buffer.width)
             for index, row in enumerate(kernel.rows):
                 y = at.top + row
-                if 0 <= y < source.height and high > low:
+                if cmd["edge"]:
+                    held = self.data[buffer_id][min(max(y, 0), source.height - 1) % buffer.rows]
+                    part[index] = held[np.clip(np.arange(start, start + span), 0, buffer.width - 1), :channels]
+                elif 0 <= y < source.height and high > low:
                     held = self.data[buffer_id][y % buffer.rows]
                     part[index, low - start : high - start] = held[low:high, :channels]
             channel += channels

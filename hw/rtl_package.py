@@ -22,7 +22,7 @@ def _struct(name: str, fields: tuple[isa.Field, ...]) -> list[str]:
     return lines
 
 
-_SV_WORDS = {"table": "lut", "bytes": "byte_count", "buffer": "buf_id"}
+_SV_WORDS = {"table": "lut", "bytes": "byte_count", "buffer": "buf_id", "edge": "edge_pixels"}
 
 
 def _member(name: str) -> str:

@@ -532,7 +532,8 @@ class _Model:
             _free_to(self.rows[cmd["add_buffer"]].by_conv, at.y + 1, reported)
         self._count("values", destination.computed_width * cmd["words"] * self.spec.ci_lanes)
         self._count("write_words", destination.computed_width * cmd["words"])
-        window = (words for row, words in enumerate(shape.words_by_row) if 0 <= at.top + row < source.height)
+        inside = range(source.height)
+        window = (words for row, words in enumerate(shape.words_by_row) if cmd["edge"] or at.top + row in inside)
         self._count("read_words", shape.add_words + sum(window))
 
     def _shape(self, cmd: Command, source: Buffer, destination: Buffer) -> _ConvShape:
@@ -553,7 +554,9 @@ class _Model:
             index, delta = (cmd[f"source_{fill.source}"], cmd[f"x_delta_{fill.source}"]) if fill.source else (
                 cmd["source"], 0)  # fmt: skip
             width = self.tokens.buffer(index).width
-            words[fill.row] += cmd["fills_repeat"] * _pixels(x + fill.column + delta, reach, width)
+            starts = x + fill.column + delta
+            starts = np.minimum(starts, width - 1) if cmd["edge"] else starts
+            words[fill.row] += cmd["fills_repeat"] * _pixels(starts, reach, width)
         add_words = 0
         if cmd["add_enable"]:
             other = self.tokens.buffer(cmd["add_buffer"])

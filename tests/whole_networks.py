@@ -41,7 +41,7 @@ REGRESSIONS = Path(__file__).parent / "regressions"
 
 KINDS = ("conv", "conv", "conv", "strided", "depthwise", "dilated", "transposed", "residual", "residual", "concat",
          "concat", "shuffle", "unshuffle", "mask", "look-up", "scale", "slice", "product", "product", "gate",
-         "complement")  # fmt: skip
+         "complement", "average", "enlarge", "halve")  # fmt: skip
 ACTIVATIONS = ("none", "relu", "clip", "leaky", "prelu")
 MOST_PIXELS = 48 * 48
 
@@ -137,6 +137,17 @@ class Net(nn.Module):
             case "mask" if c > 1:
                 self.layers.append(nn.Conv2d(c, 1, 1))
                 self._step(node, source, 0, len(self.layers) - 1, (c, h, w))
+            case "average" if min(h, w) >= node.kernel:
+                stride = 1 + node.channels % 2
+                pad = node.kernel // 2 * (node.channels % 3 > 0)
+                size = ((extent + 2 * pad - node.kernel) // stride + 1 for extent in (h, w))
+                self.layers.append(nn.AvgPool2d(node.kernel, stride, pad))
+                self._step(node, source, 0, len(self.layers) - 1, (c, *size))
+            case "enlarge" if (2 + node.channels % 2) ** 2 * h * w <= MOST_PIXELS:
+                factor = 2 + node.channels % 2
+                self._step(node, source, 0, -1, (c, factor * h, factor * w))
+            case "halve" if h % 2 == w % 2 == 0:
+                self._step(node, source, 0, -1, (c, h // 2, w // 2))
             case "gate" if c % 2 == 0:
                 self._step(node, source, 0, -1, (c // 2, h, w))
             case "look-up" | "scale" | "complement":
@@ -178,7 +189,7 @@ class Net(nn.Module):
             self.layers[-1].weight.data.uniform_(-0.5, 1.5)
             slope = len(self.layers) - 1
         kind = node.kind
-        if layer >= 0 and kind != "mask":
+        if layer >= 0 and kind not in ("mask", "average"):
             kind = "layer"
         self.steps.append((kind, source, other, layer, node.activation, slope if slope >= 0 else node.channels))
         self.shapes.append(shape)
@@ -196,6 +207,11 @@ class Net(nn.Module):
                 case "product":
                     y = y * (torch.sigmoid(values[other]) if parameter % 2 else values[other])
                     y = torch.relu(y) if activation == "relu" else y
+                case "average":
+                    y = self.layers[layer](y)
+                case "enlarge" | "halve":
+                    factor = 0.5 if kind == "halve" else 2 + parameter % 2
+                    y = F.interpolate(y, scale_factor=factor, mode="bilinear", align_corners=False)
                 case "gate":
                     y = y[:, : y.shape[1] // 2] * y[:, y.shape[1] // 2 :]
                 case "complement":

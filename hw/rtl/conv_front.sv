@@ -175,12 +175,19 @@ module conv_front
   segment_request_t word_request;
   always_comb begin
     word_row = top_q + signed'({15'b0, fill_word_i.row});
+    if (cmd_q.edge_pixels && (word_row < 0)) word_row = '0;
+    if (cmd_q.edge_pixels && (word_row >= source_height_q)) word_row = source_height_q - 20'sd1;
     reading = reading_q[(32'(fill_word_i.source)<Sources)?SourceBits'(fill_word_i.source):'0];
     word_slot = slot_of(word_row[15:0], reading.next_row, reading.next_slot, reading.rows);
     word_request.row_valid = (word_row >= 0) && (word_row < source_height_q);
     word_request.address = reading.base + 16'(word_slot * reading.row_pitch) +
         16'(16'(fill_word_i.group) * reading.group_pitch);
     word_request.x = word_x_q + 18'(fill_word_i.column) + 18'(reading.x_delta);
+    // Beyond the last pixel there is only that one.
+    if (cmd_q.edge_pixels && (word_request.x >= signed'({2'b0, reading.width}))) begin
+      word_request.x = signed'({2'b0, reading.width}) - 18'sd1;
+    end
+    word_request.edge_pixels = cmd_q.edge_pixels;
     word_request.width = segment_end(word_request.x, segment_x2_o ? 18'(2 * PixelLanes) : 18'(SegmentPixels),
                                      reading.width);
     word_request.zero_point = reading.zero_point;

@@ -133,6 +133,7 @@ module requantiser
     segment_o.x = signed'({2'b0, add_group_x}) + 18'(row_q.add_x_offset);
     segment_o.width = segment_end(segment_o.x, 18'(PixelLanes), row_q.add_width);
     segment_o.row_valid = 1'b1;
+    segment_o.edge_pixels = 1'b0;
     segment_o.zero_point = row_q.add_operand_zero_point;
   end
   logic [PixelLanes-1:0][CiLanes-1:0][7:0] add_q[2], add_arriving;

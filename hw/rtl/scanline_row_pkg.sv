@@ -76,6 +76,7 @@ package scanline_row_pkg;
     logic signed [17:0] x;
     logic [15:0] width;
     logic row_valid;
+    logic edge_pixels;  // beyond the row reads as its first or last pixel, else as the zero point
     logic signed [7:0] zero_point;
   } segment_request_t;
 

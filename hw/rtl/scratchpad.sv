@@ -32,7 +32,7 @@ module scratchpad
     output logic [BankBits:0] words_read_o,
     output logic [BankBits:0] words_written_o
 );
-  logic [Banks-1:0] bank_read, bank_valid, bank_write;
+  logic [Banks-1:0] bank_read, bank_valid, bank_below, bank_write;
   logic [Banks-1:0][BankAddrBits-1:0] read_addr;
   logic [BankAddrBits-1:0] write_addr[Banks];
   logic [WordBits-1:0] write_data[Banks];
@@ -58,6 +58,7 @@ module scratchpad
       word = first_word + 18'(wrapped);
       pixel = (word <<< BankBits) + 18'(b);
       bank_valid[b] = segment.row_valid && (pixel >= 0) && (pixel < $signed({2'b0, segment.width}));
+      bank_below[b] = pixel < 0;
       bank_read[b] = read && bank_valid[b];
       read_addr[b] = BankAddrBits'(18'(segment.address) + word);
     end
@@ -103,13 +104,18 @@ module scratchpad
     );
   end
 
-  // The cycle after a read: zero point where there was no pixel, then rotate.
-  logic [Banks-1:0] valid_q;
+  // The cycle after a read: zero point or nearest pixel where there was none, then rotate.
+  logic [Banks-1:0] valid_q, below_q;
+  logic edge_q;
+  logic [BankBits-1:0] last_bank_q;  // of the row's last pixel
   logic [BankBits-1:0] first_bank_q;
   logic signed [7:0] zero_point_q;
   always_ff @(posedge clk_i) begin
     if (read) begin
       valid_q <= bank_valid;
+      below_q <= bank_below;
+      edge_q <= segment.edge_pixels;
+      last_bank_q <= BankBits'(segment.width - 16'd1);
       first_bank_q <= first_bank;
       zero_point_q <= segment.zero_point;
     end
@@ -117,7 +123,10 @@ module scratchpad
 
   always_comb begin
     logic [Banks-1:0][WordBits-1:0] masked;
-    for (int unsigned b = 0; b < Banks; b++) masked[b] = valid_q[b] ? read_data[b] : {CiLanes{zero_point_q}};
+    logic [WordBits-1:0] left, right;
+    left  = edge_q ? read_data[0] : {CiLanes{zero_point_q}};
+    right = edge_q ? read_data[last_bank_q] : {CiLanes{zero_point_q}};
+    for (int unsigned b = 0; b < Banks; b++) masked[b] = valid_q[b] ? read_data[b] : below_q[b] ? left : right;
     for (int unsigned i = 0; i < Banks; i++) segment_data_o[i] = masked[BankBits'(i)+first_bank_q];
   end
 

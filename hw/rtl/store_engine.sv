@@ -160,6 +160,7 @@ module store_engine
     segment_o.x = signed'({2'b0, batch_x_q});
     segment_o.width = segment_end(segment_o.x, 18'(batch_pixels_q), cmd_q.x_first + cmd_q.x_count);
     segment_o.row_valid = 1'b1;
+    segment_o.edge_pixels = 1'b0;
     segment_o.zero_point = '0;
   end
 

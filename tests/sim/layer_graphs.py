@@ -30,6 +30,7 @@ class LayerDraw:
     shuffle: int  # factor of a pixel shuffle after the layer; 1 is none
     product: bool = False  # what would be added is multiplied
     faint: bool = False  # the second operand's factors are so small that everything rounds to zero
+    edge: bool = False  # beyond the frame lies its nearest pixel
     more: int = 0  # further sources, as far as there are tensors of the same size and zero point
 
 
@@ -57,6 +58,7 @@ def graph_draws(*, side: int = 24, channels: int = 20, layers: int = 4) -> st.Se
         activation=st.sampled_from(ACTIVATIONS),
         add=st.sampled_from(ADDS),
         product=st.booleans(),
+        edge=st.sampled_from([False, False, True]),
         faint=st.sampled_from([False] * 7 + [True]),
         padded=st.sampled_from([True, True, True, False]),
         loud=st.booleans(),
@@ -165,7 +167,8 @@ def _conv(
     bias = rng.integers(-3000 * kernel, 3000 * kernel + 1, output.channels).astype(np.int64)
     macs = output.height * output.width * weights.size
     return Conv(name, source.name, output.name, weights, bias, want.stride, pad, pad, multiplier, negative, shift,
-                zero_point, low, high, table, add, macs, 0, tuple(tensor.name for tensor in more))  # fmt: skip
+                zero_point, low, high, table, add, macs, 0, tuple(tensor.name for tensor in more),
+                want.edge)  # fmt: skip
 
 
 def evaluate(graph: LayerGraph, x: Int8) -> dict[str, Int8]:
@@ -185,6 +188,10 @@ def evaluate(graph: LayerGraph, x: Int8) -> dict[str, Int8]:
                           read.shape[2]), np.int64)  # fmt: skip
         inside = read.astype(np.int64) - source.zero_point
         frame[layer.pad_top : layer.pad_top + source.height, layer.pad_left : layer.pad_left + source.width] = inside
+        if layer.edge:
+            pads = tuple((pad, size - pad - extent) for pad, size, extent in zip(
+                (layer.pad_top, layer.pad_left), frame.shape, inside.shape, strict=False))  # fmt: skip
+            frame = np.pad(inside, (*pads, (0, 0)), "edge")
         psum = np.tile(layer.bias, (output.height, output.width, 1))
         for y in range(rows):
             for x_tap in range(columns):

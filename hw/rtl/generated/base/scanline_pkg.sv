@@ -181,6 +181,7 @@ package scanline_pkg;
     logic [11:0] group;
     logic [11:0] words;
     logic [1:0] lane_groups_log2;
+    logic edge_pixels;
     logic [1:0] x_stride;
     logic signed [15:0] x_offset;
     logic signed [5:0] pad_rows;
