@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.cascade import MAX_STRIPS, STRIPS_TRIED, Geometry, Plan, Planner, split_wide_layers
+from codesign.compile.cascade import MAX_STRIPS, STRIPS_TRIED, Geometry, Plan, Planner, rewritings, split_wide_layers
 from codesign.compile.cost import LATENCY_CYCLES, Demand, byte_cycles, demand, estimate
 from codesign.compile.layers import LayerGraph
 from codesign.compile.mapping import Mappings
 from codesign.compile.ordering import order_channels
 from codesign.compile.plan import Cascade
-from codesign.compile.subpixel import fold_shuffles
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.spec import AccelSpec
 
@@ -149,11 +148,10 @@ def all_candidates(
     """
     word_bytes = spec.banks * spec.ci_lanes
     least, most = least_scratchpad_bytes // word_bytes, most_scratchpad_bytes // word_bytes
-    folded = fold_shuffles(graph)
     mappings = Mappings(spec)
     found: list[Candidates] = []
     failure: UnsupportedError | None = None
-    for variant in (graph,) if folded is graph else (graph, folded):
+    for variant in rewritings(spec, graph):
         try:
             made = split_wide_layers(spec, order_channels(variant), mappings)
         except UnsupportedError as error:

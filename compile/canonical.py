@@ -8,6 +8,7 @@ After :func:`canonicalise`
 - sub-pixel up-scaling is ``pixel_shuffle``, whatever the exporter wrote; nearest up-scaling by an integer is ``repeat``
   along the channels and ``pixel_shuffle``; copies of channels are ``repeat`` (each one r times in a row) or ``tile``
   (the whole group r times);
+- a bilinear ``grid_sample`` at every pixel's own place plus a flow is ``warp``;
 - a per-channel scale or offset that no convolution can take is a 1x1 convolution with a diagonal kernel;
 - nothing constant is computed, and identities are gone.
 
@@ -27,6 +28,7 @@ from codesign.compile.affine import fold_affine, fold_padding, is_bias, standalo
 from codesign.compile.evaluate import apply
 from codesign.compile.graph import COPY, Array, Editor, Graph, Node
 from codesign.compile.movement import recognise_movement
+from codesign.compile.warps import recognise_warps
 from codesign.hw.errors import UnsupportedError
 
 Pass = Callable[[Graph], Graph]
@@ -41,6 +43,7 @@ def canonicalise(graph: Graph) -> Graph:
         respell_arithmetic,
         respell_activations,
         recognise_movement,
+        recognise_warps,
         fold_affine,
         fold_padding,
     )

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 
 from codesign.compile.cost import Cost, estimate
-from codesign.compile.layers import Conv, Int8, LayerGraph, Shuffle, sources
-from codesign.compile.mapping import Mapping, Mappings
+from codesign.compile.layers import Conv, Int8, Layer, LayerGraph, Shuffle, sources
+from codesign.compile.mapping import Mapping, Mappings, sampled
 from codesign.compile.ordering import copy_layer, order_channels
 from codesign.compile.plan import (
     BufferPlan,
@@ -72,7 +72,7 @@ def make_plan(
     mappings = Mappings(spec)
     plans: list[Plan] = []
     failure: UnsupportedError | None = None
-    for candidate in _rewritings(graph):
+    for candidate in rewritings(spec, graph):
         try:
             made = split_wide_layers(spec, order_channels(candidate), mappings)
             plans.append(_plan_cascades(spec, made, bytes_per_cycle or spec.bus_bytes, halos, mappings))
@@ -84,14 +84,28 @@ def make_plan(
     return min(plans, key=lambda plan: plan.price)
 
 
-def _rewritings(graph: LayerGraph) -> list[LayerGraph]:
-    """``graph`` and what else computes the same."""
+def rewritings(spec: AccelSpec, graph: LayerGraph) -> list[LayerGraph]:
+    """``graph`` and what else computes the same, with the windows of ``spec``."""
+    graph = widen_windows(spec, graph)
     sliced = fold_slices(graph)
     found = [graph] if sliced is graph else [graph, sliced]
     for one in tuple(found):
         folded = fold_shuffles(one)
         found += [] if folded is one else [folded]
     return found
+
+
+def widen_windows(spec: AccelSpec, graph: LayerGraph) -> LayerGraph:
+    """Every warp with as much of its source around a pixel on chip as ``spec`` grants."""
+    reach, side = spec.warp_reach, 2 * spec.warp_reach + 2
+
+    def widened(layer: Layer) -> Layer:
+        if isinstance(layer, Shuffle) or layer.warp is None:
+            return layer
+        weights = np.broadcast_to(np.int8(0), (side, side, *layer.weights.shape[2:]))
+        return dataclasses.replace(layer, weights=weights, pad_top=reach, pad_left=reach)
+
+    return dataclasses.replace(graph, layers=tuple(map(widened, graph.layers)))
 
 
 def split_wide_layers(spec: AccelSpec, graph: LayerGraph, mappings: Mappings) -> LayerGraph:
@@ -105,7 +119,7 @@ def split_wide_layers(spec: AccelSpec, graph: LayerGraph, mappings: Mappings) ->
     waiting = list(reversed(graph.layers))
     while waiting:
         layer = waiting.pop()
-        if isinstance(layer, Shuffle):
+        if isinstance(layer, Shuffle) or layer.warp is not None:
             layers.append(layer)
             continue
         share = _share(spec, graph, layer, mappings)
@@ -280,7 +294,8 @@ class Planner:
             else:
                 yield from map(number, layer.more)
                 yield layer.weights.shape, layer.stride, layer.pad_top, layer.pad_left, self._is_slice(layer)
-                yield layer.edge, layer.first_channel, None if layer.table is None else layer.table.tobytes()
+                yield layer.first_channel, None if layer.table is None else layer.table.tobytes()
+                yield layer.edge, layer.warp
                 if layer.add is not None:
                     yield number(layer.add.other), layer.add.broadcast
                 mapping = self.mapping(index, Conversion())
@@ -348,6 +363,8 @@ class Planner:
         if key not in self._by_layer:
             layer = self.graph.layers[index]
             assert isinstance(layer, Conv)
+            if layer.warp is not None:
+                return sampled(self.spec, layer.channels)
             weights = unfolded_weights(layer, conversion)
             self._by_layer[key] = self._mappings.of(weights, layer.stride, source_channels(self.graph, layer))
         return self._by_layer[key]
@@ -363,6 +380,8 @@ class Planner:
             return "what a pixel shuffle has spread is read back from memory"
         if any(isinstance(layer, Conv) and self._is_slice(layer) for layer in inside) and len(inside) > 1:
             return "slices of a split layer meet in memory"
+        if any(isinstance(layer, Conv) and layer.warp is not None and layer.source in made for layer in inside):
+            return "a warp gathers from memory what is not on chip"
         loads = list(dict.fromkeys(name for layer in inside for name in sources(layer) if name not in made))
         # What leaves: shuffled tensors, and whatever a later layer or the user reads as it is.
         leaving: Leaving = []
@@ -516,7 +535,8 @@ class Planner:
         if any(other.add is not None and not other.add.broadcast for other in others):
             return Conversion()
         same_width = self.graph.tensors[layer.output].width == self.graph.tensors[name].width
-        if layer.edge or layer.stride != 1 or unfold < 2 or unfold <= layer.pad_left or not same_width:
+        plain = layer.stride == 1 and not layer.edge and layer.warp is None
+        if not plain or unfold < 2 or unfold <= layer.pad_left or not same_width:
             return Conversion()
         return Conversion(unfold=unfold, pad_left=layer.pad_left)
 

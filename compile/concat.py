@@ -32,7 +32,7 @@ def fold_concats(
         if isinstance(layer, Shuffle) and layer.source in parts:
             whole.add(layer.source)
         elif isinstance(layer, Conv):
-            if layer.source in parts and len(parts[layer.source]) > MOST_PARTS:
+            if layer.source in parts and (len(parts[layer.source]) > MOST_PARTS or layer.warp is not None):
                 whole.add(layer.source)
             if layer.add is not None and layer.add.other in parts:
                 whole.add(layer.add.other)

@@ -9,7 +9,7 @@ from codesign.compile.layers import Conv, Int64, LayerGraph
 from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, KeptPlan, StorePlan, Strip, words_per_row
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
-from codesign.hw.isa import Command, Opcode, WeightKind, command
+from codesign.hw.isa import FIELDS, Command, Opcode, WeightKind, command
 from codesign.hw.program import Program, TensorSlot
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BYTES
 
@@ -23,7 +23,7 @@ def emit(plan: Plan) -> Program:
     Raises :class:`UnsupportedError` for a layer whose sums may leave 32 bits or a network beyond 4 GiB.
     """
     for layer in plan.graph.layers:
-        if isinstance(layer, Conv):
+        if isinstance(layer, Conv) and layer.warp is None:
             check_accumulator(layer, plan.graph.tensors[layer.source].zero_point)
     program = _Emitter(plan).program()
     program.verify()
@@ -32,6 +32,8 @@ def emit(plan: Plan) -> Program:
 
 def folded_bias(layer: Conv, zero_point: int) -> Int64:
     """Bias with the source's zero point folded in: ``b - z sum(w)``, so that the array multiplies raw codes."""
+    if layer.warp is not None:
+        return layer.bias - zero_point * numerics.SAMPLE_UNITS
     return np.asarray(layer.bias - zero_point * layer.weights.astype(np.int64).sum(axis=(0, 1, 2)))
 
 
@@ -226,7 +228,7 @@ class _Emitter:
         stores = [self._store_commands(cascade, store, strip, ids, offsets) for store in cascade.stores]
         stores += [self._keep(cascade, kept, strip, ids) for kept in reversed(cascade.kept)]
         halos = [self._fetch(cascade, kept, strip, ids, offsets) for kept in cascade.kept]
-        convs = self._conv_commands(cascade, strip, ids, plans, tables, weights_needed)
+        convs = self._conv_commands(cascade, strip, ids, plans, tables, weights_needed, offsets)
         loads = [[self._load(cascade, plans[name], strip, offsets)] * repeat for name, repeat in cascade.loads]
         # Halos come in the order in which their rows are freed.
         if cascade.eager:
@@ -297,13 +299,15 @@ class _Emitter:
 
     def _conv_commands(
         self, cascade: Cascade, strip: Strip, ids: dict[str, int], plans: dict[str, BufferPlan], tables: list[bytes],
-        weights_needed: int,
+        weights_needed: int, offsets: dict[str, int],
     ) -> list[list[Command]]:  # fmt: skip
         """Per layer, in execution order, one command for each of its rows in an iteration."""
         steps, fills, words = 0, 0, 0
         convs: list[list[Command]] = []
         for plan in cascade.convs:
             cmd = self._conv(plan, strip, ids, plans, tables, weights_needed, (steps, fills, words))
+            if plan.layer.warp is not None:
+                cmd = self._warp(plan, cmd, strip, offsets)
             convs.append([cmd] * plan.repeat)
             steps += len(plan.mapping.steps)
             fills += len(plan.mapping.fills)
@@ -333,6 +337,7 @@ class _Emitter:
         for plan in cascade.convs:  # the second operand of a split layer: its slice alone
             add = plan.layer.add
             sliced = add is not None and not add.broadcast and plan.layer.channels < tensor.channels
+            sliced = sliced and plan.layer.warp is None
             if sliced and add is not None and add.other == buffer.tensor and buffer.tensor not in plan.layer.convolved:
                 channel, count = plan.layer.first_channel, plan.layer.channels
         start = first * tensor.channels + channel
@@ -386,6 +391,24 @@ class _Emitter:
             more_sources=len(layer.more), edge=layer.edge, **fields,
         )  # fmt: skip
 
+    def _warp(self, plan: ConvPlan, conv: Command, strip: Strip, offsets: dict[str, int]) -> Command:
+        """The command for a row that is sampled: a CONV's, and where the source lies in memory."""
+        layer, tensor = plan.layer, self.graph.tensors[plan.layer.source]
+        assert layer.warp is not None
+        first = strip.columns[tensor.name][0]
+        shared = {field.name for field in FIELDS[Opcode.WARP]} & {field.name for field in FIELDS[Opcode.CONV]}
+        fields = {name: conv[name] for name in shared} | {
+            "x_first": first,
+            "x_offset": strip.computed[layer.output] - first,  # not the window's first column, but the pixel's own
+            "frame_width": tensor.width,
+            "pixel_pitch": tensor.channels,
+            "channels": tensor.channels,
+            "fraction_bits": layer.warp.fraction_bits,
+            "address": offsets[tensor.name],
+            "row_stride": tensor.width * tensor.channels,
+        }
+        return command(Opcode.WARP, **fields)
+
 
 def _kept_row(cascade: Cascade, kept: KeptPlan) -> int:
     """Bytes per row of the columns that wait in memory: the most that any strip leaves there."""
@@ -399,7 +422,7 @@ def _label(cascade: Cascade, cmd: Command) -> str:
             return cascade.buffers[cmd["id"]].tensor
         case Opcode.LOAD | Opcode.STORE:
             return cascade.buffers[cmd["buffer"]].tensor
-        case Opcode.CONV:
+        case Opcode.CONV | Opcode.WARP:
             made = cascade.buffers[cmd["destination"]].tensor
             return next(plan.layer.name for plan in cascade.convs if plan.layer.output == made)
         case Opcode.LOADW:
@@ -416,5 +439,5 @@ def compulsory_bytes(graph: LayerGraph) -> int:
     """Dense int8 inputs and outputs plus int8 weights: what any machine must move."""
     tensors = (graph.tensors[name] for name in (*graph.inputs, *graph.outputs))
     return sum(t.height * t.width * t.channels for t in tensors) + sum(
-        layer.weights.size for layer in graph.layers if isinstance(layer, Conv)
+        layer.weights.size for layer in graph.layers if isinstance(layer, Conv) and layer.warp is None
     )

@@ -60,7 +60,7 @@ BINARY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 SIZE_FREE = frozenset(
     {*UNARY, *BINARY}
     | {"nn.conv2d", "nn.conv2d_transpose", "nn.leakyrelu", "nn.prelu", "clip", "where", "concat", "repeat", "tile"}
-    | {"nn.pixel_shuffle", "pixel_unshuffle", "quantize", "dequantize", "permute_dims", "nn.pad"}
+    | {"nn.pixel_shuffle", "pixel_unshuffle", "quantize", "dequantize", "permute_dims", "nn.pad", "warp"}
 )
 """Operators whose attributes do not mention the frame's size."""
 
@@ -194,6 +194,12 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
             return x.expand(node.shape)
         case "take" if attributes["axis"] is not None and inputs[1].dim() == 1:
             return x.index_select(attributes["axis"], inputs[1].long())
+        case "warp":
+            rows, columns = x.shape[2:]
+            across = torch.arange(columns, dtype=x.dtype) + inputs[1][:, 0]
+            down = torch.arange(rows, dtype=x.dtype)[:, None] + inputs[1][:, 1]
+            grid = torch.stack((2 * across / max(columns - 1, 1) - 1, 2 * down / max(rows - 1, 1) - 1), 3)
+            return F.grid_sample(x, grid, "bilinear", attributes["padding_mode"], True)
         case "image.grid_sample" if attributes["layout"] == "NCHW":
             return F.grid_sample(
                 x, inputs[1].permute(0, 2, 3, 1), attributes["method"], attributes["padding_mode"],

@@ -183,7 +183,8 @@ def _fake_quantised(graph: Graph, learned: _Parameters) -> Callable[[Node, list[
     def override(node: Node, inputs: list[Tensor]) -> Tensor | None:
         if node.op == "quantize":
             x, scale, zero_point = inputs
-            return torch.clamp(_rounded(x / scale) + zero_point, -128, 127)
+            limits = torch.iinfo(getattr(torch, node.dtype))
+            return torch.clamp(_rounded(x / scale) + zero_point, limits.min, limits.max)
         if node.op == "dequantize" and node.name in kernel_of:
             return _rounded_kernel(kernel_of[node.name], node.attributes["axis"])
         if node.name in learned.biases:

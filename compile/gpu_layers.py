@@ -148,9 +148,9 @@ def from_layers(graph: machine.LayerGraph) -> GpuGraph:
             layer.multiplier, layer.negative_multiplier, layer.shift, layer.zero_point, layer.qmin, layer.qmax,
             layer.table,
         )  # fmt: skip
-        if layer.edge:
+        if layer.warp is not None or layer.edge:
             raise UnsupportedError(
-                "a bilinear resize has no INT8 kernel", where=layer.name, hint="Compile the network in FP16."
+                "a bilinear resize or warp has no INT8 kernel", where=layer.name, hint="Compile the network in FP16."
             )
         add = layer.add
         if add is not None and add.product:

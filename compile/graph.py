@@ -26,8 +26,8 @@ COPY = "_copy"
 class Node:
     """One operator application.
 
-    ``op`` is the Relax operator without its ``relax.`` prefix, or ``pixel_unshuffle`` and ``tuple_item``, which Relax
-    spells with several expressions; ``inputs`` are names of nodes, of constants or of the graph's input.
+    ``op`` is the Relax operator without its ``relax.`` prefix, or ``pixel_unshuffle``, ``warp`` and ``tuple_item``,
+    which Relax spells with several expressions; ``inputs`` are names of nodes, of constants or of the graph's input.
     """
 
     name: str

@@ -19,6 +19,9 @@ product
 average pool, bilinear resize
     ``psum`` is the sum over the window, or over the four neighbours (beyond the border the border's) with their weights
     in ``1 / (2 f)`` a direction; ``s_w`` is one over the window's size, or ``1 / (4 f^2)``; requantised as above.
+warp
+    places by ``sample_places`` of the int16 flow, whose scale is ``2**-bits`` pixels; ``psum`` is ``interpolate``
+    across, then down, of ``q - z_in``, which beyond the frame is 0 or the nearest pixel's; ``s_w = 1 / SAMPLE_UNITS``.
 look-up
     ``look_up(q, lut_table(name, s_in, z_in, s_out, z_out))``.
 movement, concat
@@ -37,6 +40,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from codesign.compile.grids import is_grid_of_flow
 from codesign.compile.integer_sums import BLOCK, Exact, correlated, scattered
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, UnsupportedError
@@ -49,9 +53,9 @@ AnyInts = NDArray[Any]
 
 @dataclass(frozen=True)
 class _Codes:
-    """What comes in from outside: ``int8[1, C, H, W]``, whose scale its first reader tells."""
+    """What comes in from outside: ``int8[1, C, H, W]`` (a flow: int16), whose scale its first reader tells."""
 
-    codes: Codes
+    codes: AnyInts
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,14 @@ class _LookUp:
 
 
 @dataclass(frozen=True)
+class _Grid:
+    """A flow on its way to a grid; ``scale`` as long as it waits for the pixels' own places."""
+
+    flow: _Tensor
+    scale: AnyInts | None
+
+
+@dataclass(frozen=True)
 class _Concat:
     parts: tuple[_Tensor, ...]
 
@@ -132,9 +144,14 @@ def evaluate_region(function: relax.Function, inputs: Sequence[Codes]) -> tuple[
     """Run one accelerator region, whose parameters and results are codes: ``int8[1, C, H, W]`` each.
 
     A network that the host has a part in is judged region by region, as the host's floats have no integer meaning.
-    Raises as :func:`evaluate`.
+    What the region takes as int16 comes as ``int8[1, 2 C, H, W]``, in byte planes. Raises as :func:`evaluate`.
     """
-    result = _followed(function, [_Codes(codes) for codes in inputs])
+    wide = [str(parameter.ty.dtype.dtype) == "int16" for parameter in function.params]
+    joined = [
+        numerics.from_byte_planes(codes.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if is_wide else codes
+        for codes, is_wide in zip(inputs, wide, strict=True)
+    ]
+    result = _followed(function, [_Codes(codes) for codes in joined])
     return tuple(value.codes for value in (result if isinstance(result, tuple) else (result,)))
 
 
@@ -195,6 +212,7 @@ def _call(call: relax.Call, operands: list[Any]) -> Any:
         "subtract": lambda: _added(first, operands[1], subtract=True),
         "multiply": lambda: _multiplied(first, operands[1]),
         "nn.avg_pool2d": lambda: _averaged(call, _tensor(first)),
+        "image.grid_sample": lambda: _warped(call, _tensor(first), operands[1]),
         "image.resize2d": lambda: _resized(call, _tensor(first), operands[1]),
         "nn.relu": lambda: _sloped(first, 0.0) if not isinstance(first, _Sum) else _clipped(first, 0.0, math.inf),
         "nn.leakyrelu": lambda: _sloped(first, float(call.attrs.alpha)),
@@ -318,7 +336,11 @@ def _clipped(value: Any, low: float, high: float) -> _Psum | _Sum:
     return replace(pending, low=low, high=high)
 
 
-def _added(first: Any, second: Any, *, subtract: bool) -> _Psum | _Sum:
+def _added(first: Any, second: Any, *, subtract: bool) -> _Psum | _Sum | _Grid:
+    if isinstance(first, _Grid):
+        if first.scale is None or not is_grid_of_flow(first.scale, second):
+            raise _NoMeaningError("a grid that is not a flow's")
+        return _Grid(first.flow, None)
     if isinstance(first, _Psum) and isinstance(second, np.ndarray) and not subtract:
         if second.shape != (1, first.values.shape[1], 1, 1):
             raise _NoMeaningError("a constant that is not one number per channel")
@@ -327,13 +349,40 @@ def _added(first: Any, second: Any, *, subtract: bool) -> _Psum | _Sum:
     return _Sum(_tensor(first), _tensor(second), subtract)
 
 
-def _multiplied(first: Any, second: Any) -> _Psum:
+def _multiplied(first: Any, second: Any) -> _Psum | _Grid:
     if isinstance(second, np.ndarray) and second.size == 1:
         tensor = _tensor(first)
         return replace(_identity(tensor), scales=np.full(tensor.codes.shape[1], float(second.reshape(-1)[0])))
+    if isinstance(second, np.ndarray):
+        return _Grid(_tensor(first), second)
     left, right = _tensor(first), _tensor(second)
     values = left.centred() * right.centred()
     return _Psum(values, left.scale, np.full(values.shape[1], right.scale))
+
+
+def _warped(call: relax.Call, tensor: _Tensor, grid: Any) -> _Psum:
+    if not isinstance(grid, _Grid) or grid.scale is not None or grid.flow.codes.dtype != np.int16:
+        raise _NoMeaningError("a grid that is not a flow's")
+    padding = str(call.attrs.padding_mode)
+    if str(call.attrs.method) != "bilinear" or not call.attrs.align_corners or padding not in ("zeros", "border"):
+        raise _NoMeaningError("sampling that is not bilinear")
+    bits = round(-math.log2(grid.flow.scale))
+    if grid.flow.scale != 2.0**-bits or grid.flow.zero_point or not 0 <= bits <= numerics.FLOW_FRACTION_BITS:
+        raise _NoMeaningError("a flow that is not in binary fractions of a pixel")
+    values = tensor.centred()[0]
+    height, width = values.shape[1:]
+    codes = np.clip(grid.flow.codes[0], numerics.INT16_MIN, numerics.INT16_MAX)
+    (across, right), (down, below) = (numerics.sample_places(one, bits) for one in codes)
+    x, y = np.arange(width) + across, np.arange(height)[:, None] + down
+
+    def pixels(rows: Wide, columns: Wide) -> Wide:
+        found: Wide = values[:, np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)]
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        return found if padding == "border" else np.where(inside, found, 0)
+
+    upper, lower = (numerics.interpolate(pixels(rows, x), pixels(rows, x + 1), right) for rows in (y, y + 1))
+    scales = np.full(len(values), 1.0 / numerics.SAMPLE_UNITS)
+    return _Psum(numerics.interpolate(upper, lower, below)[None], tensor.scale, scales)
 
 
 def _averaged(call: relax.Call, tensor: _Tensor) -> _Psum:

@@ -43,6 +43,16 @@ class Add:
 
 
 @dataclass(frozen=True)
+class Warp:
+    """A layer that samples its source at the second operand's flow, in ``2**-fraction_bits`` pixels.
+
+    Its weights weigh nothing: their rows and columns are the window of the source that is on chip.
+    """
+
+    fraction_bits: int
+
+
+@dataclass(frozen=True)
 class Conv:
     """A convolution with everything the machine does to its psums. Padding reads the source's zero point."""
 
@@ -66,6 +76,7 @@ class Conv:
     first_channel: int = 0  # of the output tensor that this layer computes (wide layers are split)
     more: tuple[str, ...] = ()  # further sources, whose channels follow the first one's: a concatenation
     edge: bool = False  # padding reads the nearest pixel instead
+    warp: Warp | None = None
 
     @property
     def channels(self) -> int:

@@ -12,6 +12,7 @@ from tvm import relax
 
 from codesign.compile.lower import shape_of
 from codesign.compile.resample import resize_factor
+from codesign.compile.warps import PADDINGS
 
 MAX_ROWS, MAX_COLUMNS, MAX_PADDING, MAX_SIDE = 31, 128, 31, 65535
 UNSHUFFLES = (2, 4, 8)
@@ -124,6 +125,13 @@ def resizes_alike(call: relax.Call) -> bool:
     return resize_factor((height, width), (rows, columns), *how) != 0
 
 
+def samples_pixels(call: relax.Call) -> bool:
+    """A warp must be bilinear, at a flow of 16 bits, and read zeros or the border's values beyond the frame."""
+    bilinear = str(call.attrs.method) == "bilinear" and str(call.attrs.layout) == "NCHW"
+    same = shape_of(call.args[0]) == shape_of(call) and bool(call.attrs.align_corners)
+    return bilinear and same and str(call.attrs.padding_mode) in PADDINGS
+
+
 def is_command(call: relax.Call) -> bool:
     """The machine has no command for this operator."""
     return call.op.name in RULES
@@ -138,6 +146,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "relax.nn.pixel_shuffle": (batch_is_one, frame_fits, shuffle_fits),
     "relax.nn.avg_pool2d": (batch_is_one, frame_fits, averages_plainly),
     "relax.image.resize2d": (batch_is_one, frame_fits, resizes_alike),
+    "relax.image.grid_sample": (batch_is_one, frame_fits, samples_pixels),
     "relax.concat": (batch_is_one, concatenates_channels),
     "relax.repeat": (moves_channels,),
     "relax.tile": (moves_channels,),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from codesign.compile.concat import fold_concats
-from codesign.compile.layers import Add, Concat, Conv, Int8, Int64, LayerGraph, Shuffle, Tensor, sources
+from codesign.compile.layers import Add, Concat, Conv, Int8, Int64, LayerGraph, Shuffle, Tensor, Warp, sources
 from codesign.compile.ordering import copy_layer
 from codesign.compile.resample import average_weights, bilinear_weights, resize_factor
 from codesign.compile.transposed import subpixel_weights
@@ -59,6 +59,8 @@ class PendingConv:
     width: int
     macs: int
     edge: bool = False  # padding reads the nearest pixel
+    warp: Warp | None = None
+    flow: str = ""  # where there is a warp
     shuffle: int = 1  # output pixels per side of each psum pixel: a transposed convolution in sub-pixel form
     bias: Int64 | None = None
     slope: Reals | float = 1.0
@@ -98,6 +100,13 @@ class PendingUnshuffle:
     name: str
     source: str
     factor: int
+
+
+@dataclass(frozen=True)
+class PendingGrid:
+    """The grid that a flow makes, which names no frame yet."""
+
+    flow: str
 
 
 @dataclass(frozen=True)
@@ -194,6 +203,7 @@ class _Builder:
             "subtract": lambda: self._add(name, operands, subtract=True),
             "multiply": lambda: self._multiply(name, operands),
             "nn.avg_pool2d": lambda: self._averaged(call, var, operands[0]),
+            "image.grid_sample": lambda: self._sampled(call, var, operands[0], operands[1]),
             "image.resize2d": lambda: self._resized(call, var, operands[0]),
             "nn.relu": lambda: self._relu(name, operands[0]),
             "nn.leakyrelu": lambda: self._sloped(name, operands[0], float(call.attrs.alpha)),
@@ -221,6 +231,8 @@ class _Builder:
             return Weight(source, np.asarray(scale, np.float64).reshape(-1), int(call.attrs.axis))
         if source not in self.tensors:  # a parameter: its first reader tells what its codes mean
             channels, height, width = self.inputs[source]
+            if str(call.args[0].ty.dtype.dtype) == "int16":
+                channels *= 2  # numerics.byte_planes
             self.tensors[source] = Tensor(source, height, width, channels, float(scale), int(zero_point))
         return Open(source)
 
@@ -280,6 +292,19 @@ class _Builder:
             height=tensor.height, width=tensor.width, macs=0, shuffle=factor,
         )  # fmt: skip
 
+    def _sampled(self, call: relax.Call, var: relax.Var, value: Open, grid: PendingGrid) -> PendingConv:
+        """A warp; the window of its source that is on chip is the planner's choice."""
+        tensor, flow = self.tensors[value.tensor], self.tensors[grid.flow]
+        bits = round(-math.log2(flow.scale))
+        if flow.scale != 2.0**-bits or not 0 <= bits <= numerics.FLOW_FRACTION_BITS:
+            raise UnsupportedError("samples at a flow that is not in binary fractions of a pixel", where=str(var.name))
+        return PendingConv(
+            name=str(var.name), source=tensor.name, weights=np.zeros((2, 2, tensor.channels, tensor.channels), np.int8),
+            scales=np.full(tensor.channels, 1.0 / numerics.SAMPLE_UNITS), stride=1, pad_top=0, pad_left=0,
+            height=tensor.height, width=tensor.width, macs=0, edge=str(call.attrs.padding_mode) == "border",
+            warp=Warp(bits), flow=flow.name,
+        )  # fmt: skip
+
     def _identity(self, name: str, value: Any) -> PendingConv:
         """A tensor as a one-by-one layer, so that what follows may round it anew."""
         if isinstance(value, PendingConv):
@@ -291,8 +316,10 @@ class _Builder:
             macs=0,
         )  # fmt: skip
 
-    def _add(self, name: str, operands: list[Any], *, subtract: bool) -> PendingConv | PendingPair:
+    def _add(self, name: str, operands: list[Any], *, subtract: bool) -> PendingConv | PendingPair | PendingGrid:
         first, second = operands
+        if isinstance(first, PendingGrid):
+            return first
         if isinstance(first, PendingConv) and isinstance(second, np.ndarray):
             scale = self.tensors[first.source].scale
             per_channel = first.scales[:: first.shuffle**2]
@@ -300,8 +327,10 @@ class _Builder:
             return replace(first, bias=np.repeat(bias, first.shuffle**2))
         return PendingPair(name, (first.tensor, second.tensor), "subtract" if subtract else "add")
 
-    def _multiply(self, name: str, operands: list[Any]) -> PendingConv | PendingPair:
+    def _multiply(self, name: str, operands: list[Any]) -> PendingConv | PendingPair | PendingGrid:
         value, factor = operands
+        if isinstance(factor, np.ndarray) and factor.size > 1:  # only a flow is scaled by direction
+            return PendingGrid(value.tensor)
         if not isinstance(factor, np.ndarray):
             return PendingPair(name, (value.tensor, factor.tensor), "multiply")
         pending = self._identity(name, value)
@@ -440,9 +469,10 @@ class _Builder:
                 qmin=qmin,
                 qmax=qmax,
                 table=None,
-                add=None,
+                add=None if pending.warp is None else _flow(pending.flow),
                 macs=pending.macs,
                 edge=pending.edge,
+                warp=pending.warp,
             )
         )
         if pending.shuffle > 1:
@@ -518,6 +548,14 @@ class _Builder:
             inputs=tuple(name for name in self.inputs if name in used),
             outputs=tuple(dict.fromkeys(results)),
         )
+
+
+def _flow(tensor: str) -> Add:
+    """A warp's second operand, which is not added."""
+    return Add(
+        tensor, broadcast=False, value_zero_point=0, multiplier=0, other_multiplier=0, shift=0, zero_point=0, qmin=0,
+        qmax=0,
+    )  # fmt: skip
 
 
 def _readers(function: relax.Function) -> dict[Any, int]:

@@ -66,11 +66,20 @@ class Mappings:
         """Cycles of one pixel group of ``mapping`` (made here) in a long row; ``add``: there is a second operand."""
         key = (id(mapping), add)
         if key not in self._cycles:
+            if not mapping.steps:  # sampled: two reads a sample, and what a set of words and a flow take besides
+                sets = -(-mapping.output_words * self.spec.ci_lanes // self.spec.co_lanes)
+                return 2 * self.spec.pixel_lanes * mapping.output_words + 4 * sets + 2
             words_per_set = max(1, (self.spec.co_lanes >> mapping.lane_groups_log2) // self.spec.ci_lanes)
             fills = len(mapping.fills) * mapping.passes
             command = RowCommand(mapping.steps, fills, mapping.output_words, words_per_set, add)
             self._cycles[key] = group_cycles(self.spec, command)
         return self._cycles[key]
+
+
+def sampled(spec: AccelSpec, channels: int) -> Mapping:
+    """What a warp takes of the array: nothing."""
+    words = np.zeros((0, spec.co_lanes, spec.ci_lanes), np.int8)
+    return Mapping(words, (), (), 1, 0, -(-channels // spec.ci_lanes))
 
 
 def map_conv(spec: AccelSpec, weights: Int8, *, stride: int, sources: tuple[int, ...] = ()) -> Mapping:

@@ -22,6 +22,7 @@ from tvm.runtime import vm
 
 from codesign.compile.partition import CODEGEN, Partitioned
 from codesign.compile.runnable import runnable
+from codesign.hw import numerics
 from codesign.hw.errors import InputError
 from codesign.hw.files import replaced
 from codesign.hw.program import Program
@@ -95,13 +96,16 @@ class LoadedModule:
         if key not in self._programs:
             self._programs[key] = Program.from_bytes(ctypes.string_at(key, int(size)), where="embedded program")
         program = self._programs[key]
-        inputs = {
-            slot.name: np.ascontiguousarray(tensor.numpy()[0].transpose(1, 2, 0))
-            for slot, tensor in zip(program.inputs, tensors, strict=False)
-        }
+        inputs = {slot.name: _pixels(tensor.numpy()) for slot, tensor in zip(program.inputs, tensors, strict=False)}
         outputs = self._executor(program, inputs)
         for slot, tensor in zip(program.outputs, tensors[len(program.inputs) :], strict=True):
             tensor.copyfrom(np.ascontiguousarray(outputs[slot.name].transpose(2, 0, 1)[None]))
+
+
+def _pixels(tensor: NDArray[Any]) -> Int8:
+    """``int8[1, C, H, W]`` as the machine has it, ``int8[H, W, C]``; int16 in byte planes."""
+    pixels = np.ascontiguousarray(tensor[0].transpose(1, 2, 0))
+    return numerics.byte_planes(pixels) if pixels.dtype == np.int16 else pixels
 
 
 _running = threading.local()

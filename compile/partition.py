@@ -11,6 +11,7 @@ from tvm.relax.dpl import DFPattern, is_const, is_op, is_tuple, wildcard
 from tvm.relax.transform import FuseOpsByPattern, MergeCompositeFunctions, PatternCheckContext
 
 from codesign.compile import legality
+from codesign.compile.grids import is_grid_of_flow
 from codesign.compile.lower import shape_of
 from codesign.hw import numerics
 
@@ -18,6 +19,8 @@ CODEGEN = "scanline"
 
 MAX_CONCAT = 16
 """A concatenation of more tensors stays on the host."""
+
+_SAMPLED = "relax.image.grid_sample"
 
 _QUANTISATION = ("relax.quantize", "relax.dequantize")
 
@@ -63,14 +66,25 @@ def look_up_operators() -> tuple[str, ...]:
     return tuple(names)
 
 
-def partition(module: tvm.IRModule) -> Partitioned:
-    """Cut the quantised ``module`` (the form of :mod:`codesign.compile.quantize`) into host and accelerator parts."""
+def partition(module: tvm.IRModule, *, sampler: bool = True) -> Partitioned:
+    """Cut the quantised ``module`` (the form of :mod:`codesign.compile.quantize`) into host and accelerator parts.
+
+    ``sampler``: the machine has one, for warps.
+    """
     tables = look_up_operators()
     placements: list[Placement] = []
 
     def check(context: PatternCheckContext) -> bool:
         calls = [value for value in context.matched_bindings.values() if isinstance(value, relax.Call)]
         calls.append(context.matched_expr)
+        sampled = [call for call in calls if call.op.name == _SAMPLED]
+        wide = [call for call in calls if call.op.name == "relax.dequantize" and _dtype(call.args[0]) == "int16"]
+        if _dtype(context.matched_expr) != "int8" or len(wide) != len(sampled):
+            return False
+        if sampled:
+            constants = [call.args[1] for call in calls if call.op.name in ("relax.multiply", "relax.add")]
+            grid = sorted((constant.value.numpy() for constant in constants), key=lambda value: value.size)
+            return sampler and is_grid_of_flow(*grid) and legality.violated(sampled[0]) is None
         return all(
             legality.violated(call, call.op.name in tables) is None
             for call in calls
@@ -94,7 +108,10 @@ def partition(module: tvm.IRModule) -> Partitioned:
         ]
     for name, call in _calls(fused["main"]):
         if call.op.name not in _QUANTISATION:
-            reason = legality.violated(call, call.op.name in tables) or "It does not stand between roundings to int8."
+            reason = legality.violated(call, call.op.name in tables)
+            if call.op.name == _SAMPLED and not sampler:
+                reason = "This machine has no sampler (warp_reach)."
+            reason = reason or "It does not stand between roundings to int8."
             placements.append(Placement(name, call.op.name.removeprefix("relax."), False, reason, _macs(call)))
     return Partitioned(fused, tuple(regions), tuple(placements))
 
@@ -130,6 +147,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         | is_op("relax.strided_slice")(opened(), wildcard(), wildcard(), wildcard())
         | is_op("relax.strided_slice")(opened(), wildcard(), wildcard(), wildcard(), wildcard())
     )
+    grid = is_op("relax.add")(is_op("relax.multiply")(opened(), is_const()), is_const())
     resampled = is_op("relax.nn.avg_pool2d")(opened()) | is_op("relax.image.resize2d")(opened(), wildcard())
     split = is_op("relax.permute_dims")(is_op("relax.reshape")(opened(), wildcard()))
     table = is_op(tables[0])(opened())
@@ -141,6 +159,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         ("product", closed(clipped(product))),
         ("scale", closed(activated(scaled))),
         ("resampling", closed(resampled)),
+        ("warp", closed(is_op(_SAMPLED)(opened(), grid))),
         ("movement", closed(moved)),
         ("unshuffle", closed(is_op("relax.reshape")(split, wildcard()))),
         *(
@@ -150,6 +169,10 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         ("table", closed(table)),
         ("activation", closed(activated(opened()))),
     ]
+
+
+def _dtype(expression: Any) -> str:
+    return str(expression.ty.dtype.dtype)
 
 
 def _is_bias(call: relax.Call) -> bool:

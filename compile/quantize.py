@@ -13,6 +13,7 @@ unit ``dequantize`` of each operand, the float operators, one ``quantize``::
     product       d, d -> multiply [-> nn.relu | clip] -> q
     scale         d -> multiply(const float32 []) [-> activation as above] -> q
     activation    d -> nn.relu | clip | nn.leakyrelu | nn.prelu -> q
+    warp          d, d16 -> warp (multiply, add, image.grid_sample) -> q          d16: the flow, int16 for it alone
     resampling    d -> nn.avg_pool2d | image.resize2d -> q
     look-up       d -> tanh | sigmoid | nn.gelu | nn.silu | ... -> q
     movement      d -> nn.pixel_shuffle | repeat(axis=1) | tile | strided_slice | (reshape, permute_dims, reshape) -> q
@@ -48,7 +49,9 @@ from codesign.compile.graph import Array, Editor, Graph, Node
 from codesign.compile.movement import recognise_movement, slice_splits
 from codesign.compile.relax_form import from_module, to_module
 from codesign.compile.units import Kind, Unit, float_only, units
+from codesign.compile.warps import recognise_warps
 from codesign.hw.errors import InputError, UnsupportedError
+from codesign.hw.numerics import FLOW_FRACTION_BITS, INT16_MAX
 
 MAX_BIAS = 2**22
 """Largest integer bias: below it the float32 constant names the integer without doubt."""
@@ -113,19 +116,33 @@ def quantise_reported(
         raise UnsupportedError("the network is quantised already", where="main", hint="Use it as it is.")
     parts = units(graph)
     stored = {graph.input, *(unit.name for unit in parts)} - float_only(graph, parts)
+    flows = {unit.head.inputs[1] for unit in parts if unit.kind is Kind.WARP}
     if equalise:
         check_images(graph, calibration)
         graph = equalised(graph, calibration)
         parts = units(graph)
     observations = observe(graph, calibration, stored)
     chosen = _chosen(graph, parts, observations, method, percentile, input_params, output_params)
+    chosen |= {flow_codes(name): _flow_params(flow) for name, flow in observe(graph, calibration, flows).items()}
     result = insert(graph, parts, chosen)
     return Quantised(to_module(result), to_module(graph), chosen, distinct_codes(observations, chosen))
 
 
+def flow_codes(name: str) -> str:
+    """What the 16-bit codes of the flow ``name`` are called."""
+    return f"{name}.flow"
+
+
+def _flow_params(flow: Observation) -> QuantParams:
+    """A scale of ``2**-bits`` pixels, with room for flows twice as long as those that were seen."""
+    longest = max(abs(flow.low), abs(flow.high), 1.0)
+    bits = int(np.clip(np.floor(np.log2(INT16_MAX / (2.0 * longest))), 0, FLOW_FRACTION_BITS))
+    return QuantParams(2.0**-bits, 0)
+
+
 def read_canonical(module: tvm.IRModule) -> Graph:
     """The graph of a canonical module, the operators that Relax spells as several put together again."""
-    return recognise_movement(from_module(module))
+    return recognise_warps(recognise_movement(from_module(module)))
 
 
 def quantised_io(module: tvm.IRModule) -> tuple[QuantParams, QuantParams]:
@@ -235,6 +252,11 @@ def insert(
             _dequantize(editor, codes[name], name, chosen[name], graph.shape_of(name)) if name in codes else name
             for name in head.inputs
         ]
+        if unit.kind is Kind.WARP:
+            flow = head.inputs[1]
+            shape, params = graph.shape_of(flow), chosen[flow_codes(flow)]
+            wide = _quantize(editor, inputs[1], params, shape, dtype="int16")
+            inputs[1] = _dequantize(editor, wide, f"{head.name}.flow", params, shape)
         if unit.kind is Kind.CONVOLUTION:
             _keep_convolution(editor, unit, inputs, chosen[head.inputs[0]], weights.get(head.name))
         else:
@@ -247,10 +269,10 @@ def insert(
     return editor.graph(output)
 
 
-def _quantize(editor: Editor, name: str, params: QuantParams, shape: tuple[int, ...]) -> str:
+def _quantize(editor: Editor, name: str, params: QuantParams, shape: tuple[int, ...], *, dtype: str = "int8") -> str:
     operands = _scalars(editor, name, params)
-    attributes = {"axis": -1, "out_dtype": "int8"}
-    return editor.add(f"{name}.q", "quantize", (name, *operands), attributes, shape=shape, dtype="int8")
+    attributes = {"axis": -1, "out_dtype": dtype}
+    return editor.add(f"{name}.q", "quantize", (name, *operands), attributes, shape=shape, dtype=dtype)
 
 
 def _dequantize(editor: Editor, code: str, name: str, params: QuantParams, shape: tuple[int, ...]) -> str:

@@ -9,6 +9,7 @@ import tvm
 from tvm import relax
 
 from codesign.compile.graph import COPY, Array, Graph, Node, Shape
+from codesign.compile.grids import grid_of_flow
 from codesign.hw.errors import UnsupportedError
 
 
@@ -231,6 +232,14 @@ def emit_node(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) ->
             x = bind(f"{node.name}.split", relax.op.reshape(x, (1, channels, height, factor, width, factor)))
             x = bind(f"{node.name}.turn", relax.op.permute_dims(x, (0, 1, 3, 5, 2, 4)))
             return bind(node.name, relax.op.reshape(x, node.shape))
+        case "warp":
+            scale, places = grid_of_flow(*node.shape[2:])
+            grid = bind(f"{node.name}.scaled", relax.op.multiply(inputs[1], relax.const(scale)))
+            grid = bind(f"{node.name}.grid", relax.op.add(grid, relax.const(places)))
+            sampled = relax.op.image.grid_sample(
+                x, grid, method="bilinear", layout="NCHW", align_corners=True, **attributes
+            )
+            return bind(node.name, sampled)
         case "tuple_item":
             return bind(node.name, relax.TupleGetItem(x, attributes["index"]))
         case _ if "call" in attributes:

@@ -29,6 +29,7 @@ class Kind(Enum):
     SUM = "sum of two tensors"
     PRODUCT = "product of two tensors"
     SCALE = "scale by a constant"
+    WARP = "image sampled at a flow"
     RESAMPLING = "average pool or bilinear resize"
     ACTIVATION = "piecewise-linear activation alone"
     LOOK_UP = "look-up"
@@ -66,6 +67,8 @@ def kind_of(graph: Graph, node: Node) -> Kind:
         return Kind.PRODUCT
     if node.op == "multiply" and len(activations) == 1 and graph.scalar(node.inputs[1]) is not None:
         return Kind.SCALE
+    if node.op == "warp" and len(activations) == 2:
+        return Kind.WARP
     if _resamples(graph, node):
         return Kind.RESAMPLING
     if node.op in PIECEWISE_LINEAR:
@@ -143,13 +146,15 @@ def units(graph: Graph, stored: Container[str] = ()) -> tuple[Unit, ...]:
 
 
 def float_only(graph: Graph, parts: tuple[Unit, ...]) -> frozenset[str]:
-    """Results that stay float: those that only operators of the host read, and those that are not float32 numbers."""
+    """Results that stay float: those that only operators of the host read, or warps as a flow of 16 bits."""
     kinds = {node.name: unit.kind for unit in parts for node in unit.nodes}
     consumers = graph.consumers()
 
     def stays(unit: Unit) -> bool:
         if unit.kind is not Kind.HOST or unit.name == graph.output:
             return False
-        return all(kinds[reader.name] is Kind.HOST for reader in consumers[unit.name])
+        readers = consumers[unit.name]
+        flow = all(reader.op != "warp" or reader.inputs[0] != unit.name for reader in readers)
+        return flow and all(kinds[reader.name] in (Kind.HOST, Kind.WARP) for reader in readers)
 
     return frozenset(unit.name for unit in parts if stays(unit))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STALL_CAUSES = ("load", "store", "weights", "requantise", "control", "fill", "drain")
+STALL_CAUSES = ("load", "store", "weights", "requantise", "control", "fill", "drain", "sample")
 """Why the MAC array did not issue in a cycle. With ``busy`` these partition ``cycles``."""
 
 
@@ -35,10 +35,16 @@ class Counters:
     """Weight words (``ci_lanes x co_lanes`` bytes each) read."""
     requantised_values: int
     commands: int
+    sample_stall_cycles: int = 0
+    """Cycles in which a row was sampled instead of convolved."""
+    dram_gather_read_bytes: int = 0
+    gathered_reads: int = 0
+    """Rows of samples (one or two pixels) that were not on chip."""
 
     @property
     def dram_read_bytes(self) -> int:
-        return self.dram_command_read_bytes + self.dram_weight_read_bytes + self.dram_load_read_bytes
+        streams = (self.dram_command_read_bytes, self.dram_weight_read_bytes, self.dram_load_read_bytes)
+        return sum(streams) + self.dram_gather_read_bytes
 
     @property
     def stalls(self) -> dict[str, int]:

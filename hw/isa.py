@@ -23,7 +23,7 @@ from codesign.hw.spec import COMMAND_BYTES, SELECTOR_BITS, AccelSpec
 
 
 class Opcode(IntEnum):
-    """Opcodes; those from ``POOL`` on are reserved for operators to come, and stop this machine as illegal."""
+    """Opcodes; WARP stops a machine without a sampler as illegal, as the reserved RESIZE and CORR stop any."""
 
     BUFFER = 1
     LOOP = 2
@@ -34,7 +34,6 @@ class Opcode(IntEnum):
     STORE = 7
     SYNC = 8
     HALT = 15
-    POOL = 17
     RESIZE = 18
     WARP = 19
     CORR = 20
@@ -177,6 +176,31 @@ STORE_FIELDS = (
     Field("x_count", 16),
 )
 
+_WARP_NAMES = {
+    "steps_base": "x_first",  # the frame's column that the source's first pixel is
+    "steps_count": "frame_width",
+    "fills_base": "pixel_pitch",  # bytes from pixel to pixel of the frame in memory
+    "fills_count": "channels",
+    "fills_repeat": "fraction_bits",  # of the flow
+    "add_multiplier": "address",  # of the frame's first pixel
+    "add_other_multiplier": "row_stride",
+}
+
+WARP_FIELDS = tuple(field._replace(name=_WARP_NAMES.get(field.name, field.name)) for field in CONV_FIELDS)
+"""A CONV whose row is sampled: pixel ``x`` is the source at ``x`` plus the second operand's flow, in bilinear weights.
+
+The flow's words hold, of 16-bit numbers, the high bytes right and down and then the low bytes
+(``numerics.byte_planes``); ``fraction_bits`` (at most 8) of them are fractions of a pixel. The kernel's rows are those
+on chip; other rows, and columns that the buffer has not, are read from memory, where the source lies whole. Beyond the
+frame reads as the nearest pixel (``edge``) or the zero point. The psum is the sample in units of 2^-16, requantised as
+any other.
+"""
+
+ROWS = frozenset({Opcode.LOAD, Opcode.CONV, Opcode.WARP, Opcode.STORE})
+"""Commands that work on a row: they may start late in a loop."""
+
+COMPUTE = frozenset({Opcode.CONV, Opcode.WARP})
+
 FIELDS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.BUFFER: BUFFER_FIELDS,
     Opcode.LOOP: LOOP_FIELDS,
@@ -184,6 +208,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.LOADW: LOADW_FIELDS,
     Opcode.LOAD: LOAD_FIELDS,
     Opcode.CONV: CONV_FIELDS,
+    Opcode.WARP: WARP_FIELDS,
     Opcode.STORE: STORE_FIELDS,
     Opcode.SYNC: (),
     Opcode.HALT: (),
@@ -359,9 +384,12 @@ COUNTER_NAMES = (
     "control_stall_cycles",
     "fill_stall_cycles",
     "drain_stall_cycles",
+    "sample_stall_cycles",
     "dram_command_read_beats",
     "dram_weight_read_beats",
     "dram_load_read_beats",
+    "dram_gather_read_beats",
+    "gathered_reads",
     "dram_write_beats",
     "scratchpad_read_words",
     "scratchpad_write_words",

@@ -109,6 +109,43 @@ def multiply_requantised(
     return np.clip(round_shift(product * multiplier, shift) + output_zero_point, qmin, qmax).astype(np.int8)
 
 
+FLOW_FRACTION_BITS = 8
+"""A sample's place is exact to 1/256 of a pixel."""
+
+SAMPLE_UNITS = 1 << 2 * FLOW_FRACTION_BITS
+"""What the four weights of a sample add up to."""
+
+INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1 - 128
+"""What :func:`byte_planes` can hold."""
+
+
+def byte_planes(q: NDArray[np.int16]) -> NDArray[np.int8]:
+    """``int16[..., C]`` as ``int8[..., 2 C]``: high bytes, then low ones, with ``q = 256 high + low``, both signed.
+
+    Signed low bytes make zero (0, 0), and a high byte alone the nearest multiple of 256. Saturates at ``INT16_MAX``.
+    """
+    wide = np.clip(q.astype(np.int64), INT16_MIN, INT16_MAX)
+    high = (wide + 128) >> 8
+    return np.concatenate([high, wide - 256 * high], axis=-1).astype(np.int8)
+
+
+def from_byte_planes(planes: NDArray[np.int8]) -> NDArray[np.int16]:
+    """The inverse of :func:`byte_planes`."""
+    high, low = np.split(planes.astype(np.int64), 2, axis=-1)
+    return np.asarray(256 * high + low, np.int16)
+
+
+def sample_places(flow: NDArray[np.int16], fraction_bits: int) -> tuple[IntArray, NDArray[np.int64]]:
+    """Of flows along one axis, in ``2**-bits`` pixels: whole pixels, and the share of the pixel behind in 1/256."""
+    places = flow.astype(np.int64) << (FLOW_FRACTION_BITS - fraction_bits)
+    return places >> FLOW_FRACTION_BITS, places & ((1 << FLOW_FRACTION_BITS) - 1)
+
+
+def interpolate(near: AnyInts, far: AnyInts, share: AnyInts) -> IntArray:
+    """``near (256 - share) + far share``: one axis of a bilinear sample, in 1/256."""
+    return np.asarray(near.astype(np.int64) * (256 - share) + far.astype(np.int64) * share, np.int64)
+
+
 def quantise_pair(first: float, second: float) -> tuple[int, int, int]:
     """Two real factors as ``(m1, m2, shift)`` with ``factor ~ m / 2**shift`` on a common shift.
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from codesign.hw import numerics
 from codesign.hw.errors import InputError, ProgramError, SpecError
 from codesign.hw.files import write_bytes
-from codesign.hw.isa import MAX_LOOP_DEPTH, MORE_SOURCES, Command, Opcode, WeightKind, decode, encode
+from codesign.hw.isa import COMPUTE, MAX_LOOP_DEPTH, MORE_SOURCES, ROWS, Command, Opcode, WeightKind, decode, encode
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
 from codesign.hw.tokens import Buffer, Tokens
 
@@ -165,7 +166,7 @@ def walk(commands: tuple[Command, ...]) -> Iterator[tuple[int, Command]]:
                 stack.pop()
             else:
                 pc = loop[0]
-        elif cmd.opcode in (Opcode.LOAD, Opcode.CONV, Opcode.STORE):
+        elif cmd.opcode in ROWS:
             if not stack or stack[-1][2] >= cmd["delay"]:
                 yield pc - 1, cmd
         else:
@@ -211,9 +212,13 @@ def _verify(program: Program) -> None:
             elif cmd.opcode is Opcode.LOAD:
                 if (row := tokens.load(cmd)) is not None:
                     _check_load(program, tokens.buffer(cmd["buffer"]), cmd, row)
-            elif cmd.opcode is Opcode.CONV:
+            elif cmd.opcode in COMPUTE:
                 if tokens.conv(cmd) is not None and index not in sound:
-                    _check_conv(spec, tokens, cmd)
+                    _check_layer(spec, tokens, cmd)
+                    if cmd.opcode is Opcode.CONV:
+                        _check_conv(spec, tokens, cmd)
+                    else:
+                        _check_warp(program, tokens, cmd)
                     sound.add(index)
             elif cmd.opcode is Opcode.STORE and (row := tokens.store(cmd)) is not None:
                 _check_store(program, tokens.buffer(cmd["buffer"]), cmd, row)
@@ -282,16 +287,42 @@ def _check_load(program: Program, buffer: Buffer, cmd: Command, row: int) -> Non
         raise ProgramError("overlapping pixels must fit one word")
 
 
-def _check_conv(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
+def _check_layer(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
+    """What CONV and WARP have in common: their results and the way there."""
     destination = tokens.buffer(cmd["destination"])
     if cmd["group"] + cmd["words"] > destination.groups or cmd["words"] == 0:
         raise ProgramError(f"{cmd['words']} output groups do not fit the buffer's {destination.groups}")
+    if cmd["parameters_base"] + cmd["words"] > spec.parameter_words:
+        raise ProgramError("parameters lie outside their memory")
+    if cmd["table_enable"] and cmd["table"] >= spec.look_up_tables:
+        raise ProgramError(f"table {cmd['table']} of {spec.look_up_tables}")
+    if cmd["add_enable"] and not tokens.buffer(cmd["add_buffer"]).operand:
+        raise ProgramError(f"adds rows of buffer {cmd['add_buffer']}, which is not configured as an operand")
+    if cmd["add_enable"] and cmd["add_channel"] >= spec.ci_lanes:
+        raise ProgramError(f"channel {cmd['add_channel']} is not in a group's first word")
+
+
+def _check_warp(program: Program, tokens: Tokens, cmd: Command) -> None:
+    source = tokens.buffer(cmd["source"])
+    if not program.spec.warp_reach:
+        raise ProgramError("the machine has no sampler")
+    if not cmd["add_enable"] or cmd["more_sources"] or (cmd["stride_rows"], cmd["x_stride"]) != (1, 1):
+        raise ProgramError("a sampled row has one source, a flow, and no stride")
+    if cmd["fraction_bits"] > numerics.FLOW_FRACTION_BITS:
+        raise ProgramError(f"{cmd['fraction_bits']} fraction bits, the sampler has {numerics.FLOW_FRACTION_BITS}")
+    if cmd["words"] > source.groups or cmd["x_first"] + source.width > cmd["frame_width"]:
+        raise ProgramError("the source has not the channels or columns that are sampled")
+    pixels = (source.height - 1) * cmd["row_stride"] + (cmd["frame_width"] - 1) * cmd["pixel_pitch"]
+    if cmd["channels"] == 0 or cmd["address"] + pixels + cmd["channels"] > program.memory_bytes:
+        raise ProgramError("samples are read outside the program's memory")
+
+
+def _check_conv(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
+    destination = tokens.buffer(cmd["destination"])
     if cmd["steps_base"] + cmd["steps_count"] > spec.weight_words or cmd["steps_count"] == 0:
         raise ProgramError("steps lie outside the weight memory")
     if cmd["fills_base"] + cmd["fills_count"] > spec.fill_words or 0 in (cmd["fills_count"], cmd["fills_repeat"]):
         raise ProgramError("fills lie outside the fill memory")
-    if cmd["parameters_base"] + cmd["words"] > spec.parameter_words:
-        raise ProgramError("parameters lie outside their memory")
     if cmd["x_stride"] not in (1, 2) or (1 << cmd["lane_groups_log2"]) > spec.lane_groups or cmd["shuffle"]:
         raise ProgramError("stride, lane groups or shuffle are not the machine's")
     if cmd["edge"]:
@@ -302,12 +333,6 @@ def _check_conv(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
             raise ProgramError("rows or columns beyond the frame have no nearest pixel in reach")
     if cmd["more_sources"] > MORE_SOURCES:
         raise ProgramError(f"{cmd['more_sources']} further sources, the machine reads {MORE_SOURCES}")
-    if cmd["table_enable"] and cmd["table"] >= spec.look_up_tables:
-        raise ProgramError(f"table {cmd['table']} of {spec.look_up_tables}")
-    if cmd["add_enable"] and not tokens.buffer(cmd["add_buffer"]).operand:
-        raise ProgramError(f"adds rows of buffer {cmd['add_buffer']}, which is not configured as an operand")
-    if cmd["add_enable"] and cmd["add_channel"] >= spec.ci_lanes:
-        raise ProgramError(f"channel {cmd['add_channel']} is not in a group's first word")
 
 
 def _check_store(program: Program, buffer: Buffer, cmd: Command, row: int) -> None:

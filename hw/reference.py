@@ -18,9 +18,11 @@ from codesign.hw.errors import InputError, ProgramError
 from codesign.hw.isa import Command, Opcode, WeightKind, decode_fill, decode_step
 from codesign.hw.program import Program, TensorSlot
 from codesign.hw.spec import FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
-from codesign.hw.tokens import ConvRow, Tokens
+from codesign.hw.tokens import Buffer, ConvRow, Tokens
 
 Int8 = NDArray[np.int8]
+
+_PARAMETERS = np.dtype([("bias", "<i4"), ("m", "<i4"), ("n", "<i4"), ("shift", "<u4")])
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,6 @@ class Kernel:
     columns: int
     channels: tuple[int, ...]  # of each source, whole groups
     matrix: NDArray[Any]  # float[rows x columns x channels, outputs], exact
-    bias: NDArray[np.int64]
-    multiplier: NDArray[np.int64]
-    negative_multiplier: NDArray[np.int64]
-    shift: NDArray[np.int64]
 
 
 def decode_kernel(
@@ -44,7 +42,6 @@ def decode_kernel(
     weights: Int8,
     steps: NDArray[np.uint64],
     fills: NDArray[np.uint32],
-    parameters: bytes,
 ) -> Kernel:
     """Follow the window's ring of slots through one pixel group and collect every weight at its tap.
 
@@ -100,13 +97,7 @@ def decode_kernel(
         dense[rows.index(row), column - first, at : at + spec.part_lanes] += tap
     matrix = dense.reshape(-1, outputs)
     exact = np.float32 if int(np.abs(matrix).sum(axis=0).max()) * 128 < 2**24 else np.float64
-    fields = np.frombuffer(parameters, np.dtype([("bias", "<i4"), ("m", "<i4"), ("n", "<i4"), ("shift", "<u4")]))[
-        cmd["parameters_base"] * spec.ci_lanes :
-    ][:outputs]
-    return Kernel(
-        rows, first, columns, channels, matrix.astype(exact), fields["bias"].astype(np.int64),
-        fields["m"].astype(np.int64), fields["n"].astype(np.int64), fields["shift"].astype(np.int64) & 63,
-    )  # fmt: skip
+    return Kernel(rows, first, columns, channels, matrix.astype(exact))
 
 
 class _Machine:
@@ -137,6 +128,9 @@ class _Machine:
         elif cmd.opcode is Opcode.CONV:
             if (conv_row := self.tokens.conv(cmd)) is not None:
                 self._conv(cmd, conv_row)
+        elif cmd.opcode is Opcode.WARP:
+            if (warp_row := self.tokens.conv(cmd)) is not None:
+                self._warp(cmd, warp_row)
         elif cmd.opcode is Opcode.STORE and (row := self.tokens.store(cmd)) is not None:
             self._store(cmd, row)
 
@@ -176,13 +170,11 @@ class _Machine:
         target[:, at : at + cmd["pixel_bytes"]] = pixels
 
     def _kernel(self, cmd: Command) -> Kernel:
-        names = ("steps_base", "steps_count", "fills_base", "fills_count", "fills_repeat", "words", "parameters_base",
-                 "lane_groups_log2", "x_stride", "more_sources")  # fmt: skip
+        names = ("steps_base", "steps_count", "fills_base", "fills_count", "fills_repeat", "words", "lane_groups_log2",
+                 "x_stride", "more_sources")  # fmt: skip
         key = tuple(cmd[name] for name in names)
         if key not in self.kernels:
-            self.kernels[key] = decode_kernel(
-                self.spec, cmd, self.weights, self.steps, self.fills, bytes(self.parameters)
-            )
+            self.kernels[key] = decode_kernel(self.spec, cmd, self.weights, self.steps, self.fills)
         return self.kernels[key]
 
     def _conv(self, cmd: Command, at: ConvRow) -> None:
@@ -217,19 +209,57 @@ class _Machine:
             (width, len(kernel.rows), kernel.columns, sum(kernel.channels)),
             (step_x * stride, step_row, step_x, step_channel),
         )
-        psum = (patches.reshape(width, -1) @ kernel.matrix).astype(np.int64) + kernel.bias
-        psum = psum.astype(np.int32)  # accumulators have 32 bits and wrap; the compiler proves that they never do
-        result = numerics.requantise(
-            psum, multiplier=kernel.multiplier, negative_multiplier=kernel.negative_multiplier, shift=kernel.shift,
-            zero_point=cmd["zero_point"], qmin=cmd["qmin"], qmax=cmd["qmax"],
-        )  # fmt: skip
-        if cmd["table_enable"]:
-            result = numerics.look_up(result, self.tables[cmd["table"]])
-        outputs = cmd["words"] * self.spec.ci_lanes
+        result = self._requantised(cmd, (patches.reshape(width, -1) @ kernel.matrix).astype(np.int64))
         if cmd["add_enable"]:
-            result = self._joined(cmd, at.y, result, outputs)
-        base = cmd["group"] * self.spec.ci_lanes
-        self.data[cmd["destination"]][at.y % destination.rows][destination.halo :, base : base + outputs] = result
+            result = self._joined(cmd, at.y, result, cmd["words"] * self.spec.ci_lanes)
+        self._write(cmd, at.y, result)
+
+    def _warp(self, cmd: Command, at: ConvRow) -> None:
+        source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])
+        flows, width = self.tokens.buffer(cmd["add_buffer"]), destination.computed_width
+        planes = self.data[cmd["add_buffer"]][at.y % flows.rows][cmd["add_x_offset"] :][:width, :4]
+        flow = numerics.from_byte_planes(planes)
+        pixels_x, share_x = numerics.sample_places(flow[:, :1], cmd["fraction_bits"])
+        pixels_y, share_y = numerics.sample_places(flow[:, 1:], cmd["fraction_bits"])
+        x = pixels_x[:, 0] + cmd["x_first"] + cmd["x_offset"] + np.arange(width)
+        y = pixels_y[:, 0] + at.y
+        corners = [self._pixels(cmd, at, source, y + down, x + right) for down in (0, 1) for right in (0, 1)]
+        upper = numerics.interpolate(corners[0], corners[1], share_x)
+        lower = numerics.interpolate(corners[2], corners[3], share_x)
+        self._write(cmd, at.y, self._requantised(cmd, numerics.interpolate(upper, lower, share_y)))
+
+    def _pixels(self, cmd: Command, at: ConvRow, source: Buffer, y: NDArray[np.int64], x: NDArray[np.int64]) -> Int8:
+        """Pixels (y, x) of a WARP's frame, ``int8[n, C]``: from the window on chip, else from memory."""
+        height, width, outputs = source.height, cmd["frame_width"], cmd["words"] * self.spec.ci_lanes
+        outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
+        y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
+        own = x - cmd["x_first"]
+        held = (y >= at.top) & (y < at.top + cmd["kernel_rows"]) & (own >= 0) & (own < source.width)
+        found = np.full((len(x), outputs), source.zero_point, np.int8)
+        found[held] = self.data[cmd["source"]][y[held] % source.rows, own[held]][:, :outputs]
+        for index in np.nonzero(~held)[0]:
+            start = cmd["address"] + int(y[index]) * cmd["row_stride"] + int(x[index]) * cmd["pixel_pitch"]
+            count = min(cmd["channels"], outputs)
+            found[index, :count] = self.memory[start : start + count].view(np.int8)
+        if not cmd["edge"]:
+            found[outside] = source.zero_point
+        return found
+
+    def _requantised(self, cmd: Command, psum: NDArray[np.int64]) -> Int8:
+        """Psums to codes, bias and look-up included. ``psum: int64[n, C]``."""
+        first = cmd["parameters_base"] * self.spec.ci_lanes
+        fields = np.frombuffer(bytes(self.parameters), _PARAMETERS)[first : first + psum.shape[1]]
+        # Accumulators have 32 bits and wrap; the compiler proves that they never do.
+        result = numerics.requantise(
+            (psum + fields["bias"]).astype(np.int32), multiplier=fields["m"], negative_multiplier=fields["n"],
+            shift=fields["shift"] & 63, zero_point=cmd["zero_point"], qmin=cmd["qmin"], qmax=cmd["qmax"],
+        )  # fmt: skip
+        return numerics.look_up(result, self.tables[cmd["table"]]) if cmd["table_enable"] else result
+
+    def _write(self, cmd: Command, y: int, result: Int8) -> None:
+        destination = self.tokens.buffer(cmd["destination"])
+        base, outputs = cmd["group"] * self.spec.ci_lanes, cmd["words"] * self.spec.ci_lanes
+        self.data[cmd["destination"]][y % destination.rows][destination.halo :, base : base + outputs] = result
 
     def _joined(self, cmd: Command, y: int, result: Int8, outputs: int) -> Int8:
         buffer = self.tokens.buffer(cmd["add_buffer"])

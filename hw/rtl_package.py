@@ -47,6 +47,7 @@ def render_package(spec: AccelSpec) -> str:
         ("BankWords", spec.bank_words),
         ("BankAddrBits", _bits(spec.bank_words)),
         ("WordBits", 8 * spec.ci_lanes),
+        ("LaneBits", _bits(spec.pixel_lanes)),
         ("RequantPixels", spec.requantise_pixels),
         ("RequantChunks", spec.pixel_lanes // spec.requantise_pixels),
         ("WeightWords", spec.weight_words),
@@ -82,6 +83,7 @@ def render_package(spec: AccelSpec) -> str:
         "package scanline_pkg;",
     ]
     lines += [f"  localparam int unsigned {name} = {value};" for name, value in constants]
+    lines.append(f"  localparam bit Sampler = 1'b{int(spec.warp_reach > 0)};")
     lines.append("")
     lines += [f"  localparam logic [7:0] Op{_camel(op.name)} = 8'd{op.value};" for op in isa.FIELDS]
     lines += [f"  localparam logic [2:0] Kind{_camel(kind.name)} = 3'd{kind.value};" for kind in isa.WeightKind]

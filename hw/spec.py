@@ -45,6 +45,7 @@ class AccelSpec:
     command_slots: int = 64  # commands held on chip: the longest loop body
     store_fifo_beats: int = 32
     queue_depth: int = 4  # commands waiting per engine
+    warp_reach: int = 0  # rows and columns around a pixel that a WARP has on chip; 0: the machine has no sampler
 
     def __post_init__(self) -> None:
         def require(condition: bool, text: str) -> None:
@@ -112,6 +113,11 @@ class AccelSpec:
         require(4 <= self.buffers <= 64, f"buffers {self.buffers} is outside 4..64")
         require(self.look_up_tables <= 16, f"look_up_tables {self.look_up_tables} exceeds 16")
         require(self.load_fifo_beats >= 32, f"load_fifo_beats {self.load_fifo_beats} is less than two bursts (32)")
+        require(0 <= self.warp_reach <= 14, f"warp_reach {self.warp_reach} is outside 0..14")
+        require(
+            self.warp_reach == 0 or self.ci_lanes >= 4,
+            f"a sampler needs 4 ci_lanes for a flow in one word, not {self.ci_lanes}",
+        )
         require(self.clock_hz > 0, f"clock_hz must be positive, not {self.clock_hz}")
 
     # Derived widths. Every other room asks here.
@@ -243,6 +249,7 @@ BASE = AccelSpec(
     bus_bytes=16,
     load_fifo_beats=128,
     clock_hz=1e9,
+    warp_reach=8,
 )
 
 LARGE = AccelSpec(
@@ -261,6 +268,7 @@ LARGE = AccelSpec(
     bus_bytes=32,
     load_fifo_beats=128,
     clock_hz=1e9,
+    warp_reach=8,
 )
 
 PRESETS: dict[str, AccelSpec] = {spec.name: spec for spec in (TINY, EDGE, BASE, LARGE)}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from codesign.hw.counters import STALL_CAUSES, Counters, LayerCounters
 from codesign.hw.errors import ProgramError
-from codesign.hw.isa import Command, Opcode, WeightKind, decode_fill, decode_step
+from codesign.hw.isa import COMPUTE, ROWS, Command, Opcode, WeightKind, decode_fill, decode_step
 from codesign.hw.program import Program
 from codesign.hw.row_timing import RowCommand, RowTiming, row_timing
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, AccelSpec
@@ -31,6 +31,8 @@ TAKE = 1  # a command in a queue to its engine's first check
 TO_GRANT = 4  # passed check of a CONV to its first segment
 LANDING = 2  # segment granted to the first step that may use it
 FINISH = 2  # last segment granted to the next command taken
+SAMPLE_FLOW = 2  # a pixel group's flow read and arrived
+SAMPLE_HANDOVER = 3  # the sampler's last read of a set to its psums at the requantiser
 REPORT = 8  # last chunk requantised to its row seen as finished
 NEXT_ROW, NEXT_ROW_ADD = 2, 3  # last chunk of a row to the first of the next
 TO_REQUEST, TO_REQUEST_WEIGHTS = 4, 3  # passed check of a LOAD, of a LOADW, to its first burst
@@ -147,8 +149,8 @@ class _Body:
 
     @staticmethod
     def of(rows: list[Command]) -> _Body:
-        convs = tuple(cmd for cmd in rows if cmd.opcode is Opcode.CONV)
-        moved = {cmd["buffer"] for cmd in rows if cmd.opcode is not Opcode.CONV}
+        convs = tuple(cmd for cmd in rows if cmd.opcode in COMPUTE)
+        moved = {cmd["buffer"] for cmd in rows if cmd.opcode not in COMPUTE}
         for cmd in convs:
             moved |= {cmd["source"], cmd["destination"], *(index for index, _ in more_sources(cmd))}
             if cmd["add_enable"]:
@@ -197,6 +199,7 @@ class _Model:
         self.beats = 0  # requested by the load engine
         self.jobs = deque([0.0] * JOBS, maxlen=JOBS)  # when the load engine unpacked its last jobs
         self.chunks_since_load, self.last_load = 0, 0.0
+        self.fetches = 0  # of the store engine since the array's last row
         self.begun = deque([0.0, 0.0], maxlen=2)  # when the array began the last rows
         self.weights: list[float] = []
         self.steps: NDArray[np.uint64] = np.zeros(spec.weight_words, np.uint64)
@@ -277,7 +280,7 @@ class _Model:
         """What a loop's body works on; None for one that configures the machine."""
         if first not in self.bodies:
             commands = self.program.commands[first:end]
-            rows = [cmd for cmd in commands if cmd.opcode in (Opcode.LOAD, Opcode.CONV, Opcode.STORE)]
+            rows = [cmd for cmd in commands if cmd.opcode in ROWS]
             plain = all(cmd.opcode in (Opcode.LOOP, Opcode.END) or cmd in rows for cmd in commands)
             self.bodies[first] = _Body.of(rows) if plain else None
         return self.bodies[first]
@@ -292,6 +295,7 @@ class _Model:
 
         yield times(self.request, self.front, self.store, self.unpacked, self.array, self.drain, self.written)
         yield times(*self.begun, *self.jobs)
+        yield self.fetches
         yield tuple(times(*queue) for queue in self.queues.values())
         self.bus.forget(base)
         yield times(*self.bus.last.values(), *self.bus.begins, *self.bus.ends)
@@ -347,7 +351,7 @@ class _Model:
             self._load_weights(cmd)
         elif cmd.opcode is Opcode.LOAD:
             self._load(cmd)
-        elif cmd.opcode is Opcode.CONV:
+        elif cmd.opcode in COMPUTE:
             self._conv(cmd)
         elif cmd.opcode is Opcode.STORE:
             self._store(cmd)
@@ -459,6 +463,11 @@ class _Model:
         ready = max([checked + len(more_sources(cmd)), *(time for time, _ in waits)])
         # Rows are handed over through a queue of two: the row before the last must have begun.
         start = max(ready, self.begun[0])
+        if cmd.opcode is Opcode.WARP:
+            self._warp(cmd, at, checked, waits, ready)
+        self.fetches = 0
+        if cmd.opcode is Opcode.WARP:
+            return
         shape = self._shape(cmd, source, destination)
         timing = shape.timing
         granted = start + TO_GRANT
@@ -482,6 +491,35 @@ class _Model:
         self.front = last_grant + FINISH + len(more_sources(cmd))
         self.drain = max(end - 1 + timing.tail, self.drain + gap + timing.drain - 1)
         self._finish_row(cmd, at, source, destination, shape, last_grant)
+
+    def _warp(self, cmd: Command, at: ConvRow, checked: float, waits: list[tuple[float, str]], ready: float) -> None:
+        """A row that is sampled, as if all of it were on chip: what must be gathered depends on the flow."""
+        spec = self.spec
+        source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])
+        width, words = destination.computed_width, cmd["words"]
+        start = max(ready + 1, self.array + SETTLE)
+        self._idle(self.array, start + 1, checked, waits, ready)
+        per_set, chunks = spec.co_lanes // spec.ci_lanes, spec.pixel_lanes // spec.requantise_pixels
+        now = start
+        for x in range(0, width, spec.pixel_lanes):
+            now += SAMPLE_FLOW
+            for first in range(0, words, per_set):
+                count = min(per_set, words - first)
+                samples = count * min(spec.pixel_lanes, width - x)
+                now = max(now, self.drain) + 1 + 2 * samples + SAMPLE_HANDOVER
+                self.drain = now + count * chunks - 1
+        # The store engine goes first at the scratchpad's port, where the sampler reads in nearly every cycle.
+        now += self.fetches
+        self.drain += self.fetches
+        self.stalls["sample"] += now - start
+        begun, _ = self.spans.get(self.work, (self.left_out + start + 1, 0.0))
+        self.spans[self.work] = (begun, self.left_out + now + 1)
+        self.begun.append(start)
+        self.array, self.front = now + 1, now + FINISH
+        self.chunks_since_load += -(-width // spec.pixel_lanes) * words * chunks
+        # Two pixels of two rows each sample, and a flow; at the frame's edges a pixel may stand for two.
+        shape = _ConvShape(RowTiming(0, 0, 0, 0, 0, 0, 0, 0), 0, (), add_words=(4 * words + 1) * width)
+        self._finish_row(cmd, at, source, destination, shape, now)
 
     def _waits(self, cmd: Command, at: ConvRow, source: Buffer, destination: Buffer) -> list[tuple[float, str]]:
         """What the row waits for, in the order in which the front looks: when it is there, and whose it is."""
@@ -603,6 +641,7 @@ class _Model:
             beats = self._beats(at, at + span)
             began = time + SUB_ROW
             packed = began + self._packing(cmd, groups)
+            self.fetches += self._batches(cmd, groups) * groups
             sent = self.bus.transfer("writes", began + FETCH + 2, beats)
             time = max(packed, sent - spec.store_fifo_beats) + SUB_ROW_END
             self._count("write_bytes", beats * spec.bus_bytes)
@@ -612,15 +651,16 @@ class _Model:
         if self.tokens.buffer(cmd["buffer"]).freed_by_store:
             _free_to(rows.by_store, row + 1, time)
 
+    def _batches(self, cmd: Command, groups: int) -> int:
+        """Fetches of each group of one sub-row."""
+        banks = self.spec.banks
+        return -(-cmd["x_count"] // (1 << (banks // groups).bit_length() - 1)) if groups <= banks else cmd["x_count"]
+
     def _packing(self, cmd: Command, groups: int) -> int:
         """Cycles to fetch and pack one sub-row: batches of segments, then a word a cycle; gaps are stepped over."""
         spec = self.spec
         words = cmd["x_count"] * groups
-        if groups <= spec.banks:
-            batches = -(-cmd["x_count"] // (1 << (spec.banks // groups).bit_length() - 1))
-            fetches = batches * (groups + FETCH)
-        else:
-            fetches = cmd["x_count"] * (groups + FETCH * -(-groups // spec.banks))
+        fetches = self._batches(cmd, groups) * (groups + FETCH * -(-groups // spec.banks))
         if cmd["pixel_pitch"] == cmd["pixel_bytes"]:
             return fetches + words
         gap = cmd["pixel_pitch"] - cmd["pixel_bytes"]
@@ -645,7 +685,7 @@ def _every_command(
     pc = 0
     while pc < len(commands):
         cmd = commands[pc]
-        late = cmd.opcode in (Opcode.LOAD, Opcode.CONV, Opcode.STORE) and bool(stack) and stack[-1][2] < cmd["delay"]
+        late = cmd.opcode in ROWS and bool(stack) and stack[-1][2] < cmd["delay"]
         yield pc, (stack[0][0] if stack else pc), cmd, late
         pc += 1
         if cmd.opcode is Opcode.LOOP:

@@ -192,6 +192,7 @@ class Model:
             dram_command_read_bytes=values.pop("dram_command_read_beats") * bus,
             dram_weight_read_bytes=values.pop("dram_weight_read_beats") * bus,
             dram_load_read_bytes=values.pop("dram_load_read_beats") * bus,
+            dram_gather_read_bytes=values.pop("dram_gather_read_beats") * bus,
             dram_write_bytes=values.pop("dram_write_beats") * bus,
             **values,
         )

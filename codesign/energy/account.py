@@ -28,7 +28,10 @@ DRAM_NAMES = {
 DRAMS = tuple(DRAM_NAMES)
 """The records alone; the first is the default."""
 
-DRAM_COUNTERS = ("dram_command_read_bytes", "dram_weight_read_bytes", "dram_load_read_bytes", "dram_write_bytes")
+DRAM_COUNTERS = (
+    "dram_command_read_bytes", "dram_weight_read_bytes", "dram_load_read_bytes", "dram_gather_read_bytes",
+    "dram_write_bytes",
+)  # fmt: skip
 
 _Key = TypeVar("_Key")
 

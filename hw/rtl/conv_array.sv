@@ -24,6 +24,11 @@ module conv_array
     input  step_word_t step_word_i,
     // psums of PixelLanes pixels for one set of output channels, to the requantiser
     output logic psum_valid_o,
+    // psums made elsewhere, of one pixel and one channel group, while the array is idle and their place empty
+    input  logic sample_write_i,
+    input  logic [LaneBits-1:0] sample_pixel_i,
+    input  logic [11:0] sample_word_i,
+    input  logic [CiLanes-1:0][31:0] sample_data_i,
     input  logic psum_free_i,   // psums of a last step issued from now on find their place empty
     output logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum_o,
     // state, for the counters
@@ -147,6 +152,11 @@ module conv_array
 
   always_ff @(posedge clk_i) begin
     if (finished_q) psum_o <= grouped;
+    if (Sampler && sample_write_i) begin
+      for (int unsigned j = 0; j < CiLanes; j++) begin
+        psum_o[sample_pixel_i][32'(sample_word_i)*CiLanes+j] <= sample_data_i[j];
+      end
+    end
   end
 
   assign busy_o = active_q || word_valid_q || operand_valid_q || finished_q;
@@ -188,7 +198,7 @@ module conv_array
       operand_last_q <= issue && step_word_i.last;
       finished_q <= operand_valid_q && operand_last_q;
       psum_valid_o <= finished_q;
-      if (issue && step_word_i.last) psum_taken_q <= 1'b1;
+      if ((issue && step_word_i.last) || sample_write_i) psum_taken_q <= 1'b1;
       else if (psum_free_i) psum_taken_q <= 1'b0;
     end
   end

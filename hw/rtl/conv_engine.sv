@@ -8,6 +8,9 @@ module conv_engine
     input  logic cmd_valid_i,
     output logic cmd_ready_o,
     input  conv_cmd_t cmd_i,
+    input  logic cmd_is_warp_i,
+    input  logic stop_i,
+    input  logic [31:0] memory_bytes_i,
     input  logic [15:0] weights_loaded_i,
     // buffers
     output logic [BufferBits-1:0] source_id_o,
@@ -38,6 +41,14 @@ module conv_engine
     output logic [15:0] write_x_o,
     output logic [RequantPixels-1:0] write_mask_o,
     output logic [RequantPixels-1:0][WordBits-1:0] write_data_o,
+    // memory, for samples beyond what is on chip
+    output logic ar_valid_o,
+    input  logic ar_ready_i,
+    output logic [31:0] ar_offset_o,
+    input  logic r_valid_i,
+    input  logic [BusBits-1:0] r_data_i,
+    output logic window_error_o,
+    output logic [31:0] window_address_o,
     // elements of a LOADW
     input  logic element_valid_i,
     input  logic [2:0] element_kind_i,
@@ -50,6 +61,9 @@ module conv_engine
     output wait_e front_wait_o,
     output logic array_busy_o,
     output logic row_begins_o,  // a row enters the array
+    output logic sampling_o,
+    output logic gather_beat_o,
+    output logic gathered_o,
     output logic issue_o,
     output logic wait_segment_o,
     output logic wait_psum_o,
@@ -162,14 +176,16 @@ module conv_engine
   row_t row, array_row, drain_row;
   logic [1:0] array_rows;
   logic [2:0] drain_rows;
-  assign row_ready = array_row_ready && drain_row_ready;
+  logic row_is_warp;
+  // A WARP's row bypasses the array, which must be out of its way.
+  assign row_ready = drain_row_ready && (row_is_warp ? !array_busy_o : array_row_ready);
   stream_fifo #(
       .Width($bits(row_t)),
       .Depth(2)
   ) u_array_rows (
       .clk_i,
       .rst_ni,
-      .valid_i(row_valid && row_ready),
+      .valid_i(row_valid && row_ready && !row_is_warp),
       .ready_o(array_row_ready),
       .data_i(row),
       .valid_o(array_row_valid),
@@ -198,10 +214,12 @@ module conv_engine
   logic segment_arrives_q, segment_x2_q;
 
   // The second operand goes before the window: the requantiser must not hold the array up.
-  assign segment_read_o = front_read || add_read;
-  assign segment_o = add_read ? add_segment : front_segment;
+  logic sample_read;
+  segment_request_t sample_segment;
+  assign segment_read_o = front_read || add_read || sample_read;
+  assign segment_o = add_read ? add_segment : sample_read ? sample_segment : front_segment;
   assign add_grant = segment_grant_i && add_read;
-  assign front_grant = segment_grant_i && !add_read;
+  assign front_grant = segment_grant_i && !add_read && !sample_read;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
@@ -213,12 +231,66 @@ module conv_engine
     end
   end
 
+  logic sample_start, sample_done, sample_write, sample_psum_done, psum_held;
+  sample_row_t sample_row;
+  logic [LaneBits-1:0] sample_pixel;
+  logic [11:0] sample_word;
+  logic [CiLanes-1:0][31:0] sample_data;
+  if (Sampler) begin : gen_sampler
+    sampler u_sampler (
+        .clk_i,
+        .rst_ni,
+        .stop_i,
+        .memory_bytes_i,
+        .start_i(sample_start),
+        .row_i(sample_row),
+        .done_o(sample_done),
+        .segment_read_o(sample_read),
+        .segment_o(sample_segment),
+        .segment_grant_i(segment_grant_i && !add_read && sample_read),
+        .segment_data_i,
+        .ar_valid_o,
+        .ar_ready_i,
+        .ar_offset_o,
+        .r_valid_i,
+        .r_data_i,
+        .window_error_o,
+        .window_address_o,
+        .psum_held_i(psum_held),
+        .write_o(sample_write),
+        .write_pixel_o(sample_pixel),
+        .write_word_o(sample_word),
+        .write_data_o(sample_data),
+        .psum_done_o(sample_psum_done),
+        .beat_o(gather_beat_o),
+        .gathered_o
+    );
+  end else begin : gen_no_sampler
+    assign sample_read = 1'b0;
+    assign sample_segment = '0;
+    assign sample_done = 1'b1;
+    assign sample_write = 1'b0;
+    assign sample_pixel = '0;
+    assign sample_word = '0;
+    assign sample_data = '0;
+    assign sample_psum_done = 1'b0;
+    assign ar_valid_o = 1'b0;
+    assign ar_offset_o = '0;
+    assign window_error_o = 1'b0;
+    assign window_address_o = '0;
+    assign gather_beat_o = 1'b0;
+    assign gathered_o = 1'b0;
+    logic unused;
+    assign unused = stop_i ^ (^memory_bytes_i) ^ ar_ready_i ^ r_valid_i ^ (^r_data_i) ^ psum_held ^ (^sample_row);
+  end
+
   conv_front u_front (
       .clk_i,
       .rst_ni,
       .cmd_valid_i,
       .cmd_ready_o,
       .cmd_i,
+      .cmd_is_warp_i,
       .source_id_o,
       .destination_id_o,
       .add_id_o,
@@ -230,6 +302,11 @@ module conv_engine
       .row_valid_o(row_valid),
       .row_ready_i(row_ready),
       .row_o(row),
+      .row_is_warp_o(row_is_warp),
+      .sample_start_o(sample_start),
+      .sample_row_o(sample_row),
+      .sample_done_i(sample_done),
+      .sampling_o,
       .free_o(front_free_o),
       .free_id_o(front_free_id_o),
       .free_to_o(front_free_to_o),
@@ -264,6 +341,10 @@ module conv_engine
       .weight_word_i(weight_raw),
       .step_word_i(step_raw[$bits(step_word_t)-1:0]),
       .psum_valid_o(psum_valid),
+      .sample_write_i(sample_write),
+      .sample_pixel_i(sample_pixel),
+      .sample_word_i(sample_word),
+      .sample_data_i(sample_data),
       .psum_free_i(psum_free),
       .psum_o(psum),
       .busy_o(array_busy),
@@ -273,7 +354,7 @@ module conv_engine
   );
 
   assign array_busy_o = array_busy || (array_rows != '0);
-  assign row_begins_o = array_row_valid && array_row_take;
+  assign row_begins_o = (array_row_valid && array_row_take) || sample_start;
 
   logic requantiser_busy;
   requantiser u_requantiser (
@@ -282,7 +363,8 @@ module conv_engine
       .row_valid_i(drain_row_valid),
       .row_ready_o(drain_row_take),
       .row_i(drain_row),
-      .psum_valid_i(psum_valid),
+      .psum_valid_i(psum_valid || sample_psum_done),
+      .psum_held_o(psum_held),
       .psum_free_o(psum_free),
       .psum_i(psum),
       .parameter_read_o(parameter_read),

@@ -10,6 +10,7 @@ module conv_front
     input  logic cmd_valid_i,
     output logic cmd_ready_o,
     input  conv_cmd_t cmd_i,
+    input  logic cmd_is_warp_i,    // the same fields, some under other names
     // buffers
     output logic [BufferBits-1:0] source_id_o,
     output logic [BufferBits-1:0] destination_id_o,
@@ -23,6 +24,12 @@ module conv_front
     output logic row_valid_o,
     input  logic row_ready_i,
     output row_t row_o,
+    output logic row_is_warp_o,
+    // a WARP's row is sampled instead of brought to the window
+    output logic sample_start_o,
+    output sample_row_t sample_row_o,
+    input  logic sample_done_i,
+    output logic sampling_o,
     // source rows that this row was the last to read, unless they are freed late
     output logic free_o,
     output logic [BufferBits-1:0] free_id_o,
@@ -47,11 +54,17 @@ module conv_front
     Check,
     Start,
     Fill,
+    Sample,
     Finish
   } state_e;
   state_e state_q;
 
   conv_cmd_t cmd_q;
+  logic is_warp_q;
+  warp_cmd_t warp;
+  assign warp = warp_cmd_t'(cmd_q);
+  logic unused;
+  assign unused = ^warp;
   logic free_early_q;  // the first source's rows are free when this row has been read
 
   // Sources are looked at one after another; in the end, freed likewise.
@@ -131,6 +144,43 @@ module conv_front
   assign row_o = row_q;
   assign row_valid_o = state_q == Start;
   assign claim_o = (state_q == Start) && row_ready_i;
+  assign row_is_warp_o = is_warp_q;
+  assign sample_start_o = claim_o && is_warp_q;
+  assign sampling_o = state_q == Sample;
+
+  // A WARP's row.
+  logic signed [19:0] window_end;
+  logic [15:0] y_q;
+  assign window_end = top_q + signed'({15'b0, cmd_q.kernel_rows});
+  always_comb begin
+    sample_row_o.y = y_q;
+    sample_row_o.pixel_groups = row_q.pixel_groups;
+    sample_row_o.width = row_q.width;
+    sample_row_o.words = row_q.words;
+    sample_row_o.frame_x = warp.x_first + unsigned'(warp.x_offset);
+    sample_row_o.frame_width = warp.frame_width;
+    sample_row_o.frame_height = source_height_q[15:0];
+    sample_row_o.x_first = warp.x_first;
+    sample_row_o.window_first = (top_q < 0) ? '0 : top_q[15:0];
+    sample_row_o.window_end = (window_end > source_height_q) ? source_height_q[15:0] : window_end[15:0];
+    sample_row_o.next_row = reading_q[0].next_row;
+    sample_row_o.next_slot = reading_q[0].next_slot;
+    sample_row_o.base = reading_q[0].base;
+    sample_row_o.rows = reading_q[0].rows;
+    sample_row_o.row_pitch = reading_q[0].row_pitch;
+    sample_row_o.group_pitch = reading_q[0].group_pitch;
+    sample_row_o.source_width = reading_q[0].width;
+    sample_row_o.zero_point = reading_q[0].zero_point;
+    sample_row_o.flow_address = row_q.add_row_address;
+    sample_row_o.flow_x = row_q.add_x_offset;
+    sample_row_o.flow_width = row_q.add_width;
+    sample_row_o.address = unsigned'(warp.address);
+    sample_row_o.row_stride = unsigned'(warp.row_stride);
+    sample_row_o.pixel_pitch = warp.pixel_pitch;
+    sample_row_o.channels = warp.channels;
+    sample_row_o.fraction_bits = warp.fraction_bits[3:0];
+    sample_row_o.edge_pixels = warp.edge_pixels;
+  end
 
   logic signed [19:0] freed_to;
   always_comb begin
@@ -229,10 +279,11 @@ module conv_front
         end
         Start:
         if (row_ready_i) begin
-          state_q <= Fill;
-          walk_q  <= 1'b1;
+          state_q <= is_warp_q ? Sample : Fill;
+          walk_q  <= !is_warp_q;
           which_q <= '0;
         end
+        Sample: if (sample_done_i) state_q <= Finish;
         Fill: begin
           if (fill_read_o) begin
             fill_q <= walk_last_fill ? '0 : fill_q + 12'd1;
@@ -262,9 +313,13 @@ module conv_front
   end
 
   always_ff @(posedge clk_i) begin
-    if (cmd_ready_o && cmd_valid_i) cmd_q <= cmd_i;
+    if (cmd_ready_o && cmd_valid_i) begin
+      cmd_q <= cmd_i;
+      is_warp_q <= cmd_is_warp_i;
+    end
     if (state_q == Check) begin
       top_q <= top;
+      y_q <= y;
       reading_q[which_q].next_row <= source_i.next_row;
       reading_q[which_q].next_slot <= source_i.next_slot;
       reading_q[which_q].base <= source_i.cfg.base;
@@ -298,7 +353,7 @@ module conv_front
         source_height_q <= source_height;
       end
       row_q.free_source_to <= freed_to[15:0];
-      row_q.add_enable <= cmd_q.add_enable;
+      row_q.add_enable <= cmd_q.add_enable && !is_warp_q;  // its flow goes to the sampler
       row_q.add_product <= cmd_q.add_product;
       row_q.add_value_zero_point <= cmd_q.add_value_zero_point;
       row_q.add_buffer <= add_id_o;

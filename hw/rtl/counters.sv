@@ -12,6 +12,7 @@ module counters
     input  logic wait_segment_i,
     input  logic wait_psum_i,
     input  logic array_busy_i,
+    input  logic sampling_i,
     // what stands before it
     input  logic front_busy_i,
     input  wait_e front_wait_i,
@@ -25,6 +26,8 @@ module counters
     input  logic command_beat_i,
     input  logic weight_beat_i,
     input  logic load_beat_i,
+    input  logic gather_beat_i,
+    input  logic gathered_i,
     input  logic write_beat_i,
     input  logic [BankBits:0] words_read_i,
     input  logic [BankBits:0] words_written_i,
@@ -39,6 +42,7 @@ module counters
     event_now = '0;
     event_now[CountCycles] = 1'b1;
     if (issue_i) event_now[CountBusyCycles] = 1'b1;
+    else if (sampling_i) event_now[CountSampleStallCycles] = 1'b1;
     else if (wait_psum_i) event_now[CountRequantiseStallCycles] = 1'b1;
     else if (front_wait_i == WaitLoad) begin
       if (load_wait_store_i) event_now[CountStoreStallCycles] = 1'b1;
@@ -64,6 +68,8 @@ module counters
         CountDramCommandReadBeats: step[c] = StepBits'(command_beat_i);
         CountDramWeightReadBeats: step[c] = StepBits'(weight_beat_i);
         CountDramLoadReadBeats: step[c] = StepBits'(load_beat_i);
+        CountDramGatherReadBeats: step[c] = StepBits'(gather_beat_i);
+        CountGatheredReads: step[c] = StepBits'(gathered_i);
         CountDramWriteBeats: step[c] = StepBits'(write_beat_i);
         CountScratchpadReadWords: step[c] = StepBits'(words_read_i);
         CountScratchpadWriteWords: step[c] = StepBits'(words_written_i);

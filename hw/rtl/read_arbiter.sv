@@ -1,15 +1,16 @@
-// Two readers share the AXI read channels: commands first, then the load engine. Data returns in order of request.
+// Readers share the AXI read channels: commands first, then the load engine, then the sampler. Data returns in order of
+// request.
 module read_arbiter
   import scanline_pkg::*;
 (
     input  logic clk_i,
     input  logic rst_ni,
     input  logic [39:0] memory_base_i,
-    input  logic [1:0] valid_i,
-    output logic [1:0] ready_o,
-    input  logic [1:0][31:0] offset_i,
-    input  logic [1:0][7:0] len_i,
-    output logic [1:0] data_valid_o,
+    input  logic [2:0] valid_i,
+    output logic [2:0] ready_o,
+    input  logic [2:0][31:0] offset_i,
+    input  logic [2:0][7:0] len_i,
+    output logic [2:0] data_valid_o,
     output logic idle_o,
     output logic error_o,
     // AXI
@@ -22,11 +23,13 @@ module read_arbiter
     input  logic r_last_i
 );
   // A request, once offered on AXI, stays until it is taken, even when its reader is stopped meanwhile.
-  logic held_q, held_who_q, who;
+  logic held_q;
+  logic [1:0] held_who_q, who;
   logic [39:0] held_addr_q;
   logic [7:0] held_len_q;
-  assign who = held_q ? held_who_q : !valid_i[0];
-  logic order_ready, order_valid, order_who;
+  assign who = held_q ? held_who_q : valid_i[0] ? 2'd0 : (!Sampler || valid_i[1]) ? 2'd1 : 2'd2;
+  logic order_ready, order_valid;
+  logic [1:0] order_who;
   logic [5:0] order_count;
   assign ar_valid_o = held_q || (valid_i[who] && order_ready);
   assign ar_addr_o = held_q ? held_addr_q : memory_base_i + 40'(offset_i[who]);
@@ -36,7 +39,7 @@ module read_arbiter
     ready_o[who] = ar_ready_i && order_ready;
   end
   stream_fifo #(
-      .Width(1),
+      .Width(2),
       .Depth(32)
   ) u_order (
       .clk_i,
@@ -59,7 +62,7 @@ module read_arbiter
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       held_q <= 1'b0;
-      held_who_q <= 1'b0;
+      held_who_q <= '0;
     end else begin
       held_q <= ar_valid_o && !ar_ready_i;
       held_who_q <= who;

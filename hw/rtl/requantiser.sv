@@ -11,6 +11,7 @@ module requantiser
     input  row_t row_i,
     // psums
     input  logic psum_valid_i,
+    output logic psum_held_o,   // psums are here, or arrive
     output logic psum_free_o,   // psums that come three cycles later find their place empty
     input  logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum_i,
     // parameters of CiLanes channels, one cycle after the read
@@ -98,6 +99,7 @@ module requantiser
 
   // New psums arrive three cycles after they are asked for, so the array may finish its next set while the last three
   // chunks of this one leave. They leave one a cycle, unless a word among them still waits for its second operand.
+  assign psum_held_o = psum_held_q || psum_valid_i;
   logic [11:0] words_left, chunks_left;
   logic psum_ends;
   assign words_left = (word_q + words_per_cog - cog_word_q > row_q.words) ? row_q.words - word_q - 12'd1

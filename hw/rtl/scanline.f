@@ -11,6 +11,7 @@ load_engine.sv
 conv_front.sv
 conv_array.sv
 requantiser.sv
+sampler.sv
 conv_engine.sv
 store_engine.sv
 control_registers.sv

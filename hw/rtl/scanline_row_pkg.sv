@@ -70,6 +70,37 @@ package scanline_row_pkg;
     logic signed [7:0] add_qmax;
   } row_t;
 
+  // A WARP's row: where its source's rows and their flow are on chip, and the source's frame in memory.
+  typedef struct packed {
+    logic [15:0] y;
+    logic [15:0] pixel_groups;
+    logic [15:0] width;
+    logic [11:0] words;
+    logic [15:0] frame_x;       // of the first pixel
+    logic [15:0] frame_width;
+    logic [15:0] frame_height;
+    logic [15:0] x_first;       // the frame's column that the buffer's first pixel is
+    logic [15:0] window_first;  // rows on chip
+    logic [15:0] window_end;
+    logic [15:0] next_row;
+    logic [15:0] next_slot;
+    logic [15:0] base;
+    logic [15:0] rows;
+    logic [15:0] row_pitch;
+    logic [15:0] group_pitch;
+    logic [15:0] source_width;
+    logic signed [7:0] zero_point;
+    logic [15:0] flow_address;
+    logic signed [15:0] flow_x;
+    logic [15:0] flow_width;
+    logic [31:0] address;
+    logic [31:0] row_stride;
+    logic [15:0] pixel_pitch;
+    logic [11:0] channels;
+    logic [3:0] fraction_bits;
+    logic edge_pixels;
+  } sample_row_t;
+
   // A request for `Banks` consecutive pixels of one channel group: address of the row's words and first pixel.
   typedef struct packed {
     logic [15:0] address;

@@ -64,7 +64,8 @@ module scanline_top
   assign stop = cause_q != CauseNone;
 
   logic illegal, nesting, load_window_error, store_window_error, read_error, write_error, halted;
-  logic [31:0] position, load_window_address, store_window_address;
+  logic sample_window_error;
+  logic [31:0] position, load_window_address, store_window_address, sample_window_address;
   logic commands_bad;
   assign commands_bad = 40'(command_address) + 40'(command_count) * CommandBytes > 40'(memory_bytes);
   assign write_error = m_axi_bvalid && (m_axi_bresp != 2'b00);
@@ -108,6 +109,9 @@ module scanline_top
         end else if (load_window_error) begin
           cause_q <= CauseReadWindow;
           error_address_q <= load_window_address;
+        end else if (sample_window_error) begin
+          cause_q <= CauseReadWindow;
+          error_address_q <= sample_window_address;
         end else if (store_window_error) begin
           cause_q <= CauseWriteWindow;
           error_address_q <= store_window_address;
@@ -159,9 +163,9 @@ module scanline_top
   );
 
   // Commands -------------------------------------------------------------------------------------------------------------
-  logic [1:0] reader_valid, reader_ready, reader_data;
-  logic [1:0][31:0] reader_offset;
-  logic [1:0][7:0] reader_len;
+  logic [2:0] reader_valid, reader_ready, reader_data;
+  logic [2:0][31:0] reader_offset;
+  logic [2:0][7:0] reader_len;
   logic set_buffer;
   logic [BufferBits-1:0] set_id;
   buffer_config_t set_config;
@@ -169,6 +173,7 @@ module scanline_top
   load_cmd_t load_cmd;
   loadw_cmd_t loadw_cmd;
   conv_cmd_t conv_cmd;
+  logic conv_is_warp, conv_q_is_warp;
   store_cmd_t store_cmd;
   logic engines_idle, sync, waiting_sync, command_done, sequencer_running;
 
@@ -196,6 +201,7 @@ module scanline_top
       .conv_valid_o(conv_cmd_valid),
       .conv_ready_i(conv_cmd_ready),
       .conv_cmd_o(conv_cmd),
+      .conv_is_warp_o(conv_is_warp),
       .store_valid_o(store_cmd_valid),
       .store_ready_i(store_cmd_ready),
       .store_cmd_o(store_cmd),
@@ -234,17 +240,17 @@ module scanline_top
       .count_o(load_q_count)
   );
   stream_fifo #(
-      .Width($bits(conv_cmd_t)),
+      .Width($bits(conv_cmd_t) + 1),
       .Depth(QueueDepth)
   ) u_conv_queue (
       .clk_i,
       .rst_ni(engine_rst_nq),
       .valid_i(conv_cmd_valid),
       .ready_o(conv_cmd_ready),
-      .data_i(conv_cmd),
+      .data_i({conv_is_warp, conv_cmd}),
       .valid_o(conv_q_valid),
       .ready_i(conv_q_ready),
-      .data_o(conv_q_cmd),
+      .data_o({conv_q_is_warp, conv_q_cmd}),
       .count_o(conv_q_count)
   );
   stream_fifo #(
@@ -337,9 +343,9 @@ module scanline_top
       .words_written_o(words_written)
   );
 
-  logic row_begins, weights_done;
+  logic row_begins, weights_done, sampling;
   assign activity_o = {
-    array_busy,
+    array_busy || sampling,
     store_free,
     store_claim,
     conv_done,
@@ -411,7 +417,8 @@ module scanline_top
     end
   end
 
-  logic issue, wait_segment, wait_psum;
+  assign reader_len[2] = '0;
+  logic issue, wait_segment, wait_psum, gather_beat, gathered;
   wait_e front_wait;
   logic [15:0] values;
   conv_engine u_conv (
@@ -420,6 +427,9 @@ module scanline_top
       .cmd_valid_i(conv_q_valid),
       .cmd_ready_o(conv_q_ready),
       .cmd_i(conv_q_cmd),
+      .cmd_is_warp_i(conv_q_is_warp),
+      .stop_i(stop),
+      .memory_bytes_i(memory_bytes),
       .weights_loaded_i(weights_loaded_q),
       .source_id_o(source_id),
       .destination_id_o(destination_id),
@@ -448,6 +458,13 @@ module scanline_top
       .write_x_o(drain_x),
       .write_mask_o(drain_mask),
       .write_data_o(drain_data),
+      .ar_valid_o(reader_valid[2]),
+      .ar_ready_i(reader_ready[2]),
+      .ar_offset_o(reader_offset[2]),
+      .r_valid_i(reader_data[2]),
+      .r_data_i(m_axi_rdata),
+      .window_error_o(sample_window_error),
+      .window_address_o(sample_window_address),
       .element_valid_i(element_valid),
       .element_kind_i(element_kind),
       .element_table_i(element_table),
@@ -458,6 +475,9 @@ module scanline_top
       .front_wait_o(front_wait),
       .array_busy_o(array_busy),
       .row_begins_o(row_begins),
+      .sampling_o(sampling),
+      .gather_beat_o(gather_beat),
+      .gathered_o(gathered),
       .issue_o(issue),
       .wait_segment_o(wait_segment),
       .wait_psum_o(wait_psum),
@@ -533,6 +553,7 @@ module scanline_top
       .issue_i(issue),
       .wait_segment_i(wait_segment),
       .wait_psum_i(wait_psum),
+      .sampling_i(sampling),
       .array_busy_i(array_busy),
       .front_busy_i(front_busy),
       .front_wait_i(front_wait),
@@ -545,6 +566,8 @@ module scanline_top
       .command_beat_i(reader_data[0]),
       .weight_beat_i(weight_beat),
       .load_beat_i(load_beat),
+      .gather_beat_i(gather_beat),
+      .gathered_i(gathered),
       .write_beat_i(m_axi_wvalid && m_axi_wready),
       .words_read_i(words_read),
       .words_written_i(words_written),

@@ -29,6 +29,7 @@ module sequencer
     output logic conv_valid_o,
     input  logic conv_ready_i,
     output conv_cmd_t conv_cmd_o,
+    output logic conv_is_warp_o,
     output logic store_valid_o,
     input  logic store_ready_i,
     output store_cmd_t store_cmd_o,
@@ -115,12 +116,13 @@ module sequencer
   always_comb begin
     delayed = 1'b0;
     if (opcode == OpLoad) delayed = iteration < 24'(load_cmd_o.delay);
-    if (opcode == OpConv) delayed = iteration < 24'(conv_cmd_o.delay);
+    if (opcode == OpConv || opcode == OpWarp) delayed = iteration < 24'(conv_cmd_o.delay);
     if (opcode == OpStore) delayed = iteration < 24'(store_cmd_o.delay);
   end
   assign load_valid_o = execute && !delayed && (opcode == OpLoad || opcode == OpLoadw);
   assign load_is_weights_o = opcode == OpLoadw;
-  assign conv_valid_o = execute && !delayed && (opcode == OpConv);
+  assign conv_valid_o = execute && !delayed && !illegal && (opcode == OpConv || opcode == OpWarp);
+  assign conv_is_warp_o = opcode == OpWarp;
   assign store_valid_o = execute && !delayed && (opcode == OpStore);
 
   assign set_o = execute && (opcode == OpBuffer);
@@ -162,6 +164,10 @@ module sequencer
       OpLoadw, OpLoad: advance = delayed || load_ready_i;
       OpConv: begin
         illegal = (conv_cmd_o.shuffle != '0) || (32'(conv_cmd_o.more_sources) >= Sources);
+        advance = !illegal && (delayed || conv_ready_i);
+      end
+      OpWarp: begin
+        illegal = !Sampler;
         advance = !illegal && (delayed || conv_ready_i);
       end
       OpStore: advance = delayed || store_ready_i;

@@ -95,10 +95,10 @@ def test_an_overflow_is_refused() -> None:
 
 
 def test_errors() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 1, 3), nn.AvgPool2d(2)).eval()
+    network = nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2)).eval()
     image = np.random.default_rng(0).random((1, 1, 8, 8), dtype=np.float32)
     module = quantise(load_model(network, width=8, height=8).module, [image])
-    with pytest.raises(UnsupportedError, match="avg_pool2d"):
+    with pytest.raises(UnsupportedError, match="max_pool2d"):
         evaluate(module, np.zeros((1, 1, 8, 8), np.int8))
     with pytest.raises(InputError, match=r"int8\[1, 1, 8, 8\]"):
         evaluate(module, np.zeros((1, 1, 8, 9), np.int8))

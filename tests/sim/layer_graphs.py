@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from codesign.compile.layers import Add, Conv, Layer, LayerGraph, Shuffle, Tensor
+from codesign.compile.layers import Add, Conv, Layer, LayerGraph, Shuffle, Tensor, Warp
 from codesign.hw import numerics
 
 Int8 = NDArray[np.int8]
@@ -31,6 +31,7 @@ class LayerDraw:
     product: bool = False  # what would be added is multiplied
     faint: bool = False  # the second operand's factors are so small that everything rounds to zero
     edge: bool = False  # beyond the frame lies its nearest pixel
+    warp: bool = False  # samples the source at a flow instead, where the graph may
     more: int = 0  # further sources, as far as there are tensors of the same size and zero point
 
 
@@ -48,8 +49,10 @@ ADDS = ("none", "none", "same", "broadcast")
 ZERO_POINTS = (-128, 127, 0, -1, 3)
 
 
-def graph_draws(*, side: int = 24, channels: int = 20, layers: int = 4) -> st.SearchStrategy[GraphDraw]:
-    """Graphs of up to ``layers`` convolutions on frames of up to ``side`` x ``side``."""
+def graph_draws(
+    *, side: int = 24, channels: int = 20, layers: int = 4, warps: bool = False
+) -> st.SearchStrategy[GraphDraw]:
+    """Graphs of up to ``layers`` convolutions (and ``warps``) on frames of up to ``side`` x ``side``."""
     layer = st.builds(
         LayerDraw,
         kernel=st.sampled_from([1, 3, 5, 7]),
@@ -59,6 +62,7 @@ def graph_draws(*, side: int = 24, channels: int = 20, layers: int = 4) -> st.Se
         add=st.sampled_from(ADDS),
         product=st.booleans(),
         edge=st.sampled_from([False, False, True]),
+        warp=st.sampled_from([False, False, True]) if warps else st.just(False),
         faint=st.sampled_from([False] * 7 + [True]),
         padded=st.sampled_from([True, True, True, False]),
         loud=st.booleans(),
@@ -82,6 +86,7 @@ def build(draw: GraphDraw) -> LayerGraph:
     tensors: dict[str, Tensor] = {}
     layers: list[Layer] = []
     order: list[str] = []
+    flows: list[str] = []
     read: set[str] = set()
 
     shared = int(rng.choice(ZERO_POINTS)) if any(layer.more for layer in draw.layers) else None
@@ -97,6 +102,14 @@ def build(draw: GraphDraw) -> LayerGraph:
     tensor(draw.height, draw.width, draw.channels)
     for index, want in enumerate(draw.layers):
         source = tensors[order[max(0, len(order) - 1 - want.back)]]
+        if want.warp:
+            flow = Tensor(f"flow{index}", source.height, source.width, 4, 2.0 ** -(draw.seed % 9), 0)
+            tensors[flow.name] = flow
+            flows.append(flow.name)
+            output = tensor(source.height, source.width, source.channels)
+            layers.append(_warp(rng, f"warp{index}", source, output, flow, draw.seed % 9, want))
+            read.add(source.name)
+            continue
         kernel = want.kernel
         pad = kernel // 2 if want.padded or min(source.height, source.width) < kernel else 0
         height = (source.height + 2 * pad - kernel) // want.stride + 1
@@ -126,7 +139,38 @@ def build(draw: GraphDraw) -> LayerGraph:
             layers.append(Shuffle(f"shuffle{index}", output.name, shuffled.name, factor))
             read.add(output.name)
     outputs = tuple(name for name in order[1:] if name not in read)
-    return LayerGraph("random", tensors, tuple(layers), (order[0],), outputs)
+    return LayerGraph("random", tensors, tuple(layers), (order[0], *flows), outputs)
+
+
+def _warp(
+    rng: np.random.Generator, name: str, source: Tensor, output: Tensor, flow: Tensor, bits: int, want: LayerDraw
+) -> Conv:
+    channels = source.channels
+    multiplier, shift = numerics.quantise_multiplier(float(rng.uniform(0.3, 1.2)) / numerics.SAMPLE_UNITS)
+    factors = (np.full(channels, value, np.int64) for value in (multiplier, multiplier, shift))
+    bias = rng.integers(-10, 11, channels).astype(np.int64) * numerics.SAMPLE_UNITS
+    weights = np.zeros((2, 2, channels, channels), np.int8)
+    table = rng.integers(-128, 128, 256).astype(np.int8) if want.activation == "table" else None
+    add = Add(flow.name, False, 0, 0, 0, 0, 0, 0, 0)
+    return Conv(name, source.name, output.name, weights, bias, 1, 0, 0, *factors, output.zero_point, -128, 127, table,
+                add, 0, edge=want.edge, warp=Warp(bits))  # fmt: skip
+
+
+def _samples(layer: Conv, source: Tensor, values: Int8, planes: Int8) -> NDArray[np.int64]:
+    """What a warp sums up before its rounding: four pixels, weighted by how near they lie, in 2^-16."""
+    assert layer.warp is not None
+    flow = np.ldexp(256.0 * planes[..., :2] + planes[..., 2:], -layer.warp.fraction_bits)
+    y, x = np.mgrid[: source.height, : source.width] + flow.transpose(2, 0, 1)[::-1]
+    total = np.zeros(values.shape, np.float64)
+    for rows, share_y in ((np.floor(y), 1 - y % 1), (np.floor(y) + 1, y % 1)):
+        for columns, share_x in ((np.floor(x), 1 - x % 1), (np.floor(x) + 1, x % 1)):
+            near = values[
+                np.clip(rows, 0, source.height - 1).astype(int), np.clip(columns, 0, source.width - 1).astype(int)
+            ].astype(np.float64)
+            inside = (rows >= 0) & (rows < source.height) & (columns >= 0) & (columns < source.width)
+            seen = (inside | layer.edge)[..., None]
+            total += np.where(seen, near - source.zero_point, 0.0) * (share_y * share_x)[..., None]
+    return (total * numerics.SAMPLE_UNITS).astype(np.int64) + layer.bias
 
 
 def _conv(
@@ -171,15 +215,20 @@ def _conv(
                 want.edge)  # fmt: skip
 
 
-def evaluate(graph: LayerGraph, x: Int8) -> dict[str, Int8]:
-    """Every tensor of ``graph``, by sums over taps in int64. ``x: int8[H, W, C]``."""
-    values = {graph.inputs[0]: x}
+def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
+    """Every tensor of ``graph``, by sums over taps in int64. ``inputs``: int8[H, W, C] by name."""
+    values = dict(inputs)
     for layer in graph.layers:
         source, output = graph.tensors[layer.source], graph.tensors[layer.output]
         if isinstance(layer, Shuffle):
             f = layer.factor
             split = values[layer.source].reshape(source.height, source.width, output.channels, f, f)
             values[layer.output] = split.transpose(0, 3, 1, 4, 2).reshape(output.height, output.width, output.channels)
+            continue
+        if layer.warp is not None:
+            assert layer.add is not None
+            values[layer.output] = _requantised(layer, _samples(layer, source, values[layer.source],
+                                                                values[layer.add.other]))  # fmt: skip
             continue
         rows, columns = layer.weights.shape[:2]
         s = layer.stride
@@ -198,12 +247,7 @@ def evaluate(graph: LayerGraph, x: Int8) -> dict[str, Int8]:
                 taps = frame[y : y + output.height * s : s, x_tap : x_tap + output.width * s : s]
                 psum += taps @ layer.weights[y, x_tap].astype(np.int64)
         assert np.abs(psum).max() < 2**31
-        q = numerics.requantise(
-            psum, multiplier=layer.multiplier, negative_multiplier=layer.negative_multiplier, shift=layer.shift,
-            zero_point=layer.zero_point, qmin=layer.qmin, qmax=layer.qmax,
-        )  # fmt: skip
-        if layer.table is not None:
-            q = numerics.look_up(q, layer.table)
+        q = _requantised(layer, psum)
         if (add := layer.add) is not None:
             mine = q.astype(np.int64) - add.value_zero_point
             other = values[add.other].astype(np.int64) - graph.tensors[add.other].zero_point
@@ -216,14 +260,32 @@ def evaluate(graph: LayerGraph, x: Int8) -> dict[str, Int8]:
     return values
 
 
-def random_input(graph: LayerGraph, seed: int) -> Int8:
-    """Codes for the graph's input, both extremes among them."""
-    tensor = graph.tensors[graph.inputs[0]]
+def _requantised(layer: Conv, psum: NDArray[np.int64]) -> Int8:
+    q = numerics.requantise(
+        psum, multiplier=layer.multiplier, negative_multiplier=layer.negative_multiplier, shift=layer.shift,
+        zero_point=layer.zero_point, qmin=layer.qmin, qmax=layer.qmax,
+    )  # fmt: skip
+    return q if layer.table is None else numerics.look_up(q, layer.table)
+
+
+def random_inputs(graph: LayerGraph, seed: int, *, pixels: float | None = None) -> dict[str, Int8]:
+    """Codes for the graph's inputs, both extremes among them.
+
+    Flows of up to ``pixels``; by default of a pixel or of many, by the seed.
+    """
     rng = np.random.default_rng(seed)
-    shape = (tensor.height, tensor.width, tensor.channels)
-    return np.where(rng.random(shape) < 0.1, rng.choice([-128, 127], shape), rng.integers(-128, 128, shape)).astype(
-        np.int8
-    )
+    found: dict[str, Int8] = {}
+    for name in graph.inputs:
+        tensor = graph.tensors[name]
+        shape = (tensor.height, tensor.width, tensor.channels)
+        if name.startswith("flow"):
+            longest = pixels if pixels is not None else (1.0, 4.0, 300.0)[seed % 3]
+            flow = rng.uniform(-longest, longest, (*shape[:2], 2)) / tensor.scale
+            found[name] = numerics.byte_planes(np.clip(np.rint(flow), -(2**15), 2**15 - 1).astype(np.int16))
+        else:
+            loud, any_ = rng.choice([-128, 127], shape), rng.integers(-128, 128, shape)
+            found[name] = np.where(rng.random(shape) < 0.1, loud, any_).astype(np.int8)
+    return found
 
 
 SMALL = GraphDraw(

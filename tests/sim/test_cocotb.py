@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from layer_graphs import SMALL, build, random_input
+from layer_graphs import SMALL, build, random_inputs
 
 from codesign import sim
 from codesign.compile.cascade import make_plan
@@ -39,7 +39,7 @@ def test_the_bench_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     graph = build(SMALL)
     program = emit(make_plan(TINY, graph))
     (tmp_path / "program.bin").write_bytes(program.to_bytes())
-    np.savez(tmp_path / "input.npz", **{graph.inputs[0]: random_input(graph, 5)})
+    np.savez(tmp_path / "input.npz", **random_inputs(graph, 5))
 
     package = render_package(TINY)
     sources = [*rtl_sources(), BENCH / "scanline_axi.sv"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
-from layer_graphs import DENSE, SMALL, GraphDraw, LayerDraw, build, evaluate, graph_draws, random_input
+from layer_graphs import DENSE, SMALL, GraphDraw, LayerDraw, build, evaluate, graph_draws, random_inputs
 
 from codesign.compile.cascade import HaloMode, make_plan
 from codesign.compile.emit import emit
@@ -38,7 +38,7 @@ drams = st.builds(
     seed=st.integers(1, 1000),
 )
 
-NARROW = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096)
+NARROW = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2)
 STRIPPED = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=2048)
 """So small that frames are computed in vertical strips."""
 
@@ -58,9 +58,9 @@ def compiled(spec: AccelSpec, draw: GraphDraw, halos: HaloMode | None = None) ->
 
 def check_reference(spec: AccelSpec, draw: GraphDraw, halos: HaloMode | None = None) -> dict[str, np.ndarray]:
     graph, program, _ = compiled(spec, draw, halos)
-    x = random_input(graph, draw.seed)
-    wanted = evaluate(graph, x)
-    found = reference.run(program, {graph.inputs[0]: x})
+    inputs = random_inputs(graph, draw.seed)
+    wanted = evaluate(graph, inputs)
+    found = reference.run(program, inputs)
     assert set(found) == set(graph.outputs)
     for name, values in found.items():
         np.testing.assert_array_equal(values, wanted[name], err_msg=name)
@@ -70,7 +70,7 @@ def check_reference(spec: AccelSpec, draw: GraphDraw, halos: HaloMode | None = N
 def check_rtl(spec: AccelSpec, draw: GraphDraw, dram: Dram, halos: HaloMode | None = None) -> Counters:
     golden = check_reference(spec, draw, halos)
     graph, program, _ = compiled(spec, draw, halos)
-    result = simulation.run(program, {graph.inputs[0]: random_input(graph, draw.seed)}, dram=dram)
+    result = simulation.run(program, random_inputs(graph, draw.seed), dram=dram)
     for name, values in golden.items():
         np.testing.assert_array_equal(result.outputs[name], values, err_msg=name)
     counters = result.counters
@@ -79,6 +79,22 @@ def check_rtl(spec: AccelSpec, draw: GraphDraw, dram: Dram, halos: HaloMode | No
     stored = sum(slot.size_bytes for slot in program.outputs)
     assert counters.dram_write_bytes >= stored
     return counters
+
+
+WARPED = GraphDraw(
+    height=11,
+    width=21,
+    channels=3,
+    layers=(
+        LayerDraw(3, 1, 6, "prelu", "none", True, False, 0, 1),
+        LayerDraw(3, 1, 6, "table", "none", True, False, 0, 1, warp=True, edge=True),
+        LayerDraw(3, 1, 6, "linear", "same", True, False, 0, 1, product=True),
+        LayerDraw(1, 1, 6, "linear", "none", True, False, 0, 1, warp=True),
+        LayerDraw(3, 1, 2, "linear", "none", True, False, 0, 1),
+    ),
+    seed=5,
+)
+"""An image warped, filtered, gated with itself, warped again; flows of many pixels."""
 
 
 @quick
@@ -95,6 +111,40 @@ def test_tiny_agrees_with_the_definition(draw: GraphDraw, dram: Dram) -> None:
 @example(SMALL, Dram(bytes_per_cycle=0.5, latency_cycles=700, stall_probability=0.6))
 def test_base_agrees_with_the_definition(draw: GraphDraw, dram: Dram) -> None:
     check_rtl(BASE, draw, dram)
+
+
+@settings(quick, max_examples=20)
+@given(graph_draws(side=30, channels=12, layers=3, warps=True), st.sampled_from([NARROW, BASE]), drams)
+@example(WARPED, NARROW, Dram())
+@example(WARPED, BASE, Dram(bytes_per_cycle=2.0, stall_probability=0.1))
+def test_warps_on_the_rtl(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
+    try:
+        check_rtl(spec, draw, dram)
+    except UnsupportedError:  # a row and its window do not fit the narrowest machine
+        if spec is BASE:
+            raise
+        reject()
+
+
+@settings(quick, max_examples=60)
+@given(graph_draws(side=50, channels=20, layers=4, warps=True), st.sampled_from([NARROW, BASE]))
+def test_warps_agree_with_the_definition(draw: GraphDraw, spec: AccelSpec) -> None:
+    try:
+        check_reference(spec, draw)
+    except UnsupportedError:
+        if spec is BASE:
+            raise
+        reject()
+
+
+def test_warps_in_strips() -> None:
+    """Columns that another strip holds are gathered, as are rows beyond the window."""
+    draw = dataclasses.replace(WARPED, width=150, seed=4)
+    assert compiled(NARROW, draw)[2] > 1, "the frame was not cut into strips"
+    counters = check_rtl(NARROW, draw, Dram())
+    assert counters.gathered_reads > 0
+    assert counters.dram_gather_read_bytes >= counters.gathered_reads * NARROW.bus_bytes
+    assert check_rtl(NARROW, dataclasses.replace(WARPED, seed=3), Dram()).gathered_reads == 0
 
 
 @settings(quick, max_examples=60)

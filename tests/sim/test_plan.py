@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_graphs import GraphDraw, LayerDraw, build, evaluate, random_input
+from layer_graphs import GraphDraw, LayerDraw, build, evaluate, random_inputs
 
 from codesign.compile.cascade import make_plan
 from codesign.compile.emit import emit
@@ -45,10 +45,10 @@ up_scaling = st.builds(
 @given(up_scaling)
 def test_layers_behind_a_shuffle_keep_their_values(draw: GraphDraw) -> None:
     graph = build(draw)
-    x = random_input(graph, draw.seed)
-    wanted = evaluate(graph, x)
+    inputs = random_inputs(graph, draw.seed)
+    wanted = evaluate(graph, inputs)
     rewritten = fold_shuffles(graph)
-    found = evaluate(rewritten, x)
+    found = evaluate(rewritten, inputs)
     for name in graph.outputs:
         np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
     assert rewritten.macs == graph.macs
@@ -64,9 +64,9 @@ def test_what_follows_a_shuffle_stays_on_chip() -> None:
     plan = make_plan(BASE, graph)
     assert len(plan.cascades) == 1
     program = emit(plan)
-    x = random_input(graph, 1)
+    inputs = random_inputs(graph, 1)
     (name,) = graph.outputs
-    np.testing.assert_array_equal(reference.run(program, {graph.inputs[0]: x})[name], evaluate(graph, x)[name])
+    np.testing.assert_array_equal(reference.run(program, inputs)[name], evaluate(graph, inputs)[name])
 
 
 def test_two_shuffles_become_one() -> None:

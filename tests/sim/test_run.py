@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layer_graphs import SMALL, GraphDraw, LayerDraw, build, random_input
+from layer_graphs import SMALL, GraphDraw, LayerDraw, build, random_inputs
 
 from codesign.compile.cascade import make_plan
 from codesign.compile.emit import emit
@@ -29,7 +29,7 @@ LONGER = GraphDraw(20, 30, 3, (LAYER, dataclasses.replace(LAYER, add="same"), LA
 
 def prepared(draw: GraphDraw = LONGER) -> tuple[Program, dict[str, np.ndarray]]:
     graph = build(draw)
-    return emit(make_plan(TINY, graph)), {graph.inputs[0]: random_input(graph, 1)}
+    return emit(make_plan(TINY, graph)), random_inputs(graph, 1)
 
 
 def interrupt_after(cycles: int):

@@ -1,0 +1,308 @@
+// WARP: bilinear samples of a buffer's rows, one row at a time, at each pixel's own place plus its flow. A sample is a
+// psum in units of 2^-16, in the array's own psum registers, so that the requantiser does the rest. What lies outside the
+// rows and columns on chip is read from memory, pixel by pixel.
+module sampler
+  import scanline_pkg::*;
+  import scanline_row_pkg::*;
+(
+    input  logic clk_i,
+    input  logic rst_ni,
+    input  logic stop_i,
+    input  logic [31:0] memory_bytes_i,
+    // a row, which stays until it is done
+    input  logic start_i,
+    input  sample_row_t row_i,
+    output logic done_o,
+    // scratchpad
+    output logic segment_read_o,
+    output segment_request_t segment_o,
+    input  logic segment_grant_i,
+    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
+    // memory, a beat at a time
+    output logic ar_valid_o,
+    input  logic ar_ready_i,
+    output logic [31:0] ar_offset_o,
+    input  logic r_valid_i,
+    input  logic [BusBits-1:0] r_data_i,
+    output logic window_error_o,
+    output logic [31:0] window_address_o,
+    // psums of one pixel and one channel group; done when a set is complete
+    input  logic psum_held_i,  // the requantiser still reads the last set
+    output logic write_o,
+    output logic [LaneBits-1:0] write_pixel_o,
+    output logic [11:0] write_word_o,
+    output logic [CiLanes-1:0][31:0] write_data_o,
+    output logic psum_done_o,
+    // events
+    output logic beat_o,
+    output logic gathered_o
+);
+  localparam int unsigned SetWords = CoLanes / CiLanes;
+  localparam int unsigned ByteBits = $clog2(CiLanes) + 1;
+
+  typedef enum logic [3:0] {
+    Idle,
+    Flow,
+    FlowArrives,
+    Wait,
+    Upper,
+    Lower,
+    Locate,
+    Ask,
+    Take,
+    Hand
+  } state_e;
+  state_e state_q;
+  logic lower_q;  // the row that is gathered
+
+  // Walk: pixel group, set of words, pixel, word.
+  logic [15:0] group_q, group_x, left_x;
+  logic [11:0] set_q, set_words, word_q, next_word;
+  logic [LaneBits-1:0] pixel_q, next_pixel;
+  logic last_word, last_pixel, last_set, last_group, granted, advance;
+  assign group_x = group_q * 16'(PixelLanes);
+  assign left_x = row_i.width - group_x;
+  assign set_words = (row_i.words - set_q < 12'(SetWords)) ? row_i.words - set_q : 12'(SetWords);
+  assign last_word = word_q + 12'd1 == set_words;
+  assign last_pixel = (pixel_q == LaneBits'(PixelLanes - 1)) || (16'(pixel_q) + 16'd1 == left_x);
+  assign last_set = set_q + set_words == row_i.words;
+  assign last_group = group_q + 16'd1 == row_i.pixel_groups;
+  assign next_word = (state_q == Wait) ? '0 : last_word ? '0 : word_q + 12'd1;
+  assign next_pixel = (state_q == Wait) ? '0 : last_word ? pixel_q + 1'b1 : pixel_q;
+
+  // Where a pixel's sample lies, in 1/256 of a pixel; its neighbours, within the frame.
+  typedef struct packed {
+    logic [15:0] x;        // the left pixel, or the frame's nearest
+    logic one;             // the right one is the same
+    logic [15:0] upper;
+    logic [15:0] lower;
+    logic left_zero;       // beyond the frame, where that reads as the zero point
+    logic right_zero;
+    logic upper_zero;
+    logic lower_zero;
+    logic [7:0] right_share;
+    logic [7:0] lower_share;
+  } place_t;
+  logic signed [15:0] flow_x_q[PixelLanes], flow_y_q[PixelLanes];
+  place_t place, place_q;
+
+  function automatic logic [15:0] clamped(input logic signed [25:0] at, input logic [15:0] extent);
+    if (at < 0) return '0;
+    return (at >= signed'({10'b0, extent})) ? extent - 16'd1 : at[15:0];
+  endfunction
+
+  always_comb begin
+    logic signed [33:0] x, y;
+    logic signed [25:0] x0, y0;
+    logic [3:0] more;
+    more = 4'd8 - row_i.fraction_bits;
+    x = 34'(signed'({2'b0, row_i.frame_x + group_x + 16'(next_pixel), 8'b0})) + (34'(flow_x_q[next_pixel]) <<< more);
+    y = 34'(signed'({2'b0, row_i.y, 8'b0})) + (34'(flow_y_q[next_pixel]) <<< more);
+    x0 = x[33:8];
+    y0 = y[33:8];
+    place.x = clamped(x0, row_i.frame_width);
+    place.one = clamped(x0 + 26'sd1, row_i.frame_width) == place.x;
+    place.upper = clamped(y0, row_i.frame_height);
+    place.lower = clamped(y0 + 26'sd1, row_i.frame_height);
+    place.left_zero = !row_i.edge_pixels && ((x0 < 0) || (x0 >= signed'({10'b0, row_i.frame_width})));
+    place.right_zero = !row_i.edge_pixels && ((x0 < -26'sd1) || (x0 + 26'sd1 >= signed'({10'b0, row_i.frame_width})));
+    place.upper_zero = !row_i.edge_pixels && ((y0 < 0) || (y0 >= signed'({10'b0, row_i.frame_height})));
+    place.lower_zero = !row_i.edge_pixels && ((y0 < -26'sd1) || (y0 + 26'sd1 >= signed'({10'b0, row_i.frame_height})));
+    place.right_share = x[7:0];
+    place.lower_share = y[7:0];
+  end
+
+  // Both pixels of a row are on chip, or both are gathered; or neither is asked for.
+  logic lower, on_chip, blank;
+  logic [15:0] row, from_first;
+  assign lower = state_q == Lower;
+  assign row = lower ? place_q.lower : place_q.upper;
+  assign from_first = place_q.x - row_i.x_first;
+  assign on_chip = (row >= row_i.window_first) && (row < row_i.window_end) && (place_q.x >= row_i.x_first) &&
+      (17'(from_first) + 17'(!place_q.one) < 17'(row_i.source_width));
+  assign blank = (lower ? place_q.lower_zero : place_q.upper_zero) || (place_q.left_zero && place_q.right_zero);
+  assign segment_read_o = (state_q == Flow) || (((state_q == Upper) || lower) && on_chip && !blank);
+  always_comb begin
+    segment_o.row_valid = 1'b1;
+    segment_o.edge_pixels = 1'b0;
+    segment_o.zero_point = row_i.zero_point;
+    if (state_q == Flow) begin
+      segment_o.address = row_i.flow_address;
+      segment_o.x = signed'({2'b0, group_x}) + 18'(row_i.flow_x);
+      segment_o.width = segment_end(segment_o.x, 18'(PixelLanes), row_i.flow_width);
+    end else begin
+      segment_o.address = row_i.base +
+          16'(slot_of(row, row_i.next_row, row_i.next_slot, row_i.rows) * row_i.row_pitch) +
+          16'(16'(set_q + word_q) * row_i.group_pitch);
+      segment_o.x = signed'({2'b0, from_first});
+      segment_o.width = segment_end(segment_o.x, 18'd2, row_i.source_width);
+    end
+  end
+
+  // Gathering: the pixels' words, from one beat or two each.
+  logic [31:0] address_q;
+  logic [BusShift-1:0] offset;
+  logic [ByteBits-1:0] bytes_q;  // of the word that exist
+  logic second_beat_q, right_q, straddles, word_there, gathered;
+  logic [1:0][WordBits-1:0] pixels_q;
+  logic [WordBits-1:0] taken;
+  assign offset = address_q[BusShift-1:0];
+  assign straddles = 32'(offset) + 32'(bytes_q) > BusBytes;
+  assign ar_offset_o = ((address_q >> BusShift) + 32'(second_beat_q)) << BusShift;
+  assign window_error_o = (state_q == Ask) && !stop_i && (33'(ar_offset_o) + 33'(BusBytes) > 33'(memory_bytes_i));
+  assign window_address_o = ar_offset_o;
+  assign ar_valid_o = (state_q == Ask) && !stop_i && !window_error_o;
+  assign word_there = (state_q == Take) && r_valid_i && (second_beat_q || !straddles);
+  assign gathered = word_there && (right_q || place_q.one);
+  assign gathered_o = gathered;
+  assign beat_o = (state_q == Take) && r_valid_i;
+  always_comb begin
+    logic [WordBits-1:0] bits;
+    bits = second_beat_q ? pixels_q[right_q] | WordBits'(r_data_i << (8 * (BusBytes - 32'(offset))))
+                         : WordBits'(r_data_i >> (8 * 32'(offset)));
+    for (int unsigned j = 0; j < CiLanes; j++) begin
+      taken[8*j+:8] = (j < 32'(bytes_q)) ? bits[8*j+:8] : row_i.zero_point;
+    end
+  end
+
+  assign granted = ((state_q == Upper) || lower) && (blank || (on_chip && segment_grant_i));
+  assign advance = granted || gathered;
+
+  // Two rows of a sample arrive one after the other; the first waits for the second.
+  typedef struct packed {
+    logic gathered;
+    logic one;
+    logic left_zero;
+    logic right_zero;
+    logic [7:0] right_share;
+  } pair_t;
+  typedef struct packed {
+    logic lower;
+    logic [7:0] lower_share;
+    logic [LaneBits-1:0] pixel;
+    logic [11:0] word;
+    logic last;
+  } sample_t;
+  pair_t pair_q;
+  sample_t arriving_q, crossed_q;
+  logic arrives_q, crossed_valid_q, now_lower, now_zero;
+  logic signed [CiLanes-1:0][17:0] crossed, value_q, upper_q;
+  assign now_lower = granted ? lower : lower_q;
+  assign now_zero  = now_lower ? place_q.lower_zero : place_q.upper_zero;
+  always_comb begin
+    for (int unsigned j = 0; j < CiLanes; j++) begin
+      logic signed [7:0] left, right;
+      left = pair_q.gathered ? pixels_q[0][8*j+:8] : segment_data_i[0][8*j+:8];
+      right = pair_q.one ? left : pair_q.gathered ? pixels_q[1][8*j+:8] : segment_data_i[1][8*j+:8];
+      if (pair_q.left_zero) left = row_i.zero_point;
+      if (pair_q.right_zero) right = row_i.zero_point;
+      crossed[j] = 18'(left) * (18'sd256 - signed'(18'(pair_q.right_share))) +
+          18'(right) * signed'(18'(pair_q.right_share));
+    end
+  end
+  always_comb begin
+    for (int unsigned j = 0; j < CiLanes; j++) begin
+      write_data_o[j] = 32'(signed'(upper_q[j])) * (32'sd256 - signed'(32'(crossed_q.lower_share))) +
+          32'(signed'(value_q[j])) * signed'(32'(crossed_q.lower_share));
+    end
+  end
+  assign write_o = crossed_valid_q && crossed_q.lower;
+  assign write_pixel_o = crossed_q.pixel;
+  assign write_word_o = crossed_q.word;
+
+  assign done_o = (state_q == Hand) && psum_done_o && last_set && last_group;
+
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) begin
+      state_q <= Idle;
+      lower_q <= 1'b0;
+      second_beat_q <= 1'b0;
+      right_q <= 1'b0;
+      group_q <= '0;
+      set_q <= '0;
+      pixel_q <= '0;
+      word_q <= '0;
+      arrives_q <= 1'b0;
+      crossed_valid_q <= 1'b0;
+      psum_done_o <= 1'b0;
+    end else begin
+      unique case (state_q)
+        Idle: if (start_i) state_q <= Flow;
+        Flow: if (segment_grant_i) state_q <= FlowArrives;
+        FlowArrives: state_q <= Wait;
+        Wait: if (!psum_held_i) state_q <= Upper;
+        Upper, Lower:
+        if (!on_chip && !blank) begin
+          state_q <= Locate;
+          lower_q <= lower;
+        end else if (granted) begin
+          if (!lower) state_q <= Lower;
+          else state_q <= (last_word && last_pixel) ? Hand : Upper;
+        end
+        Locate: state_q <= Ask;
+        Ask: if (ar_valid_o && ar_ready_i) state_q <= Take;
+        Take:
+        if (r_valid_i) begin
+          if (!word_there) state_q <= Ask;
+          else if (!gathered) state_q <= Ask;
+          else if (!lower_q) state_q <= Lower;
+          else state_q <= (last_word && last_pixel) ? Hand : Upper;
+          second_beat_q <= !word_there;
+          if (word_there) right_q <= !gathered;
+        end
+        Hand:
+        if (psum_done_o) begin
+          set_q <= last_set ? '0 : set_q + set_words;
+          if (last_set) group_q <= last_group ? '0 : group_q + 16'd1;
+          state_q <= !last_set ? Wait : last_group ? Idle : Flow;
+        end
+        default: state_q <= Idle;
+      endcase
+      if (state_q == Wait || (advance && now_lower)) begin
+        pixel_q <= next_pixel;
+        word_q  <= next_word;
+      end
+      arrives_q <= advance;
+      crossed_valid_q <= arrives_q;
+      psum_done_o <= write_o && crossed_q.last;
+    end
+  end
+
+  always_ff @(posedge clk_i) begin
+    if (state_q == FlowArrives) begin
+      for (int unsigned p = 0; p < PixelLanes; p++) begin
+        // High bytes of both directions, then low ones, which are signed as well.
+        flow_x_q[p] <= {segment_data_i[p][7:0], 8'b0} + 16'(signed'(segment_data_i[p][23:16]));
+        flow_y_q[p] <= {segment_data_i[p][15:8], 8'b0} + 16'(signed'(segment_data_i[p][31:24]));
+      end
+    end
+    if (state_q == Wait || (advance && now_lower)) place_q <= place;
+    if (state_q == Locate) begin
+      address_q <= row_i.address + 32'(row_i.row_stride) * 32'(lower_q ? place_q.lower : place_q.upper) +
+          32'(row_i.pixel_pitch) * 32'(place_q.x) + 32'(set_q + word_q) * 32'(CiLanes);
+      bytes_q <= (32'(row_i.channels) - 32'(set_q + word_q) * CiLanes < CiLanes)
+          ? ByteBits'(32'(row_i.channels) - 32'(set_q + word_q) * CiLanes) : ByteBits'(CiLanes);
+    end
+    if (state_q == Take && r_valid_i) begin
+      pixels_q[right_q] <= taken;
+      if (word_there && !gathered) address_q <= address_q + 32'(row_i.pixel_pitch);
+    end
+    if (advance) begin
+      arriving_q.lower <= now_lower;
+      pair_q.gathered <= gathered;
+      pair_q.one <= place_q.one;
+      pair_q.left_zero <= place_q.left_zero || now_zero;
+      pair_q.right_zero <= place_q.right_zero || now_zero;
+      pair_q.right_share <= place_q.right_share;
+      arriving_q.lower_share <= place_q.lower_share;
+      arriving_q.pixel <= pixel_q;
+      arriving_q.word <= word_q;
+      arriving_q.last <= last_word && last_pixel;
+    end
+    if (arrives_q) begin
+      crossed_q <= arriving_q;
+      value_q   <= crossed;
+    end
+    if (crossed_valid_q && !crossed_q.lower) upper_q <= value_q;
+  end
+endmodule

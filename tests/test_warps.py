@@ -1,0 +1,127 @@
+"""Warps from torch to RTL: found in whatever spelling, sampled on the machine, the flow from the host in 16 bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from whole_networks import POOL
+
+from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.frontend import load_model
+from codesign.compile.integer import evaluate_region
+from codesign.compile.module import LoadedModule, export
+from codesign.compile.relax_form import from_module
+from codesign.hw import numerics, reference
+from codesign.hw.spec import TINY
+from codesign.networks.motion import warp
+from codesign.sim.run import run
+
+WIDTH, HEIGHT = 23, 14
+NARROW = POOL["narrow"]
+
+
+class Warped(nn.Module):
+    """Features of a picture, warped by a flow that a layer makes of it."""
+
+    def __init__(self, padding: str = "border", channels: int = 3) -> None:
+        super().__init__()
+        self.padding = padding
+        self.flow, self.features = nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(3, channels, 3, padding=1)
+        self.head = nn.Conv2d(channels, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(warp(self.features(x), 6.0 * self.flow(x), self.padding))
+
+
+class HalfPixels(Warped):
+    """The same by the other convention of ``grid_sample``, with a grid that is made last axis first."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _, _, height, width = x.shape
+        own = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")[::-1], 2)
+        places = own + self.flow(x).permute(0, 2, 3, 1)
+        grid = (2.0 * places + 1.0) / torch.tensor([width, height]) - 1.0
+        return self.head(F.grid_sample(self.features(x), grid, "bilinear", self.padding, False))
+
+
+class Zoomed(Warped):
+    """A grid that is no flow's: every pixel from half as far."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grid = F.affine_grid(torch.tensor([[[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]]), [1, 3, HEIGHT, WIDTH], False)
+        return self.head(F.grid_sample(self.features(x), grid + 0 * self.flow(x).permute(0, 2, 3, 1)))
+
+
+def compiled(network: nn.Module, spec=NARROW) -> CompiledNetwork:
+    torch.manual_seed(1)
+    for parameter in network.parameters():
+        parameter.data.uniform_(-0.4, 0.4)
+    picture = np.random.default_rng(1).random((1, 3, HEIGHT, WIDTH), dtype=np.float32)
+    model = load_model(network.eval(), width=WIDTH, height=HEIGHT, channels=3)
+    return compile_network(model, spec, calibration=[picture], method="minmax")
+
+
+def operators(network: nn.Module) -> list[str]:
+    model = load_model(network.eval(), width=WIDTH, height=HEIGHT, channels=3)
+    return [node.op for node in from_module(model.module).nodes]
+
+
+@pytest.mark.parametrize("network", [Warped(), Warped("zeros"), HalfPixels(), HalfPixels("zeros")])
+def test_every_spelling_is_one_grid(network: nn.Module) -> None:
+    """Three operators from the flow on, whatever there was; the values are torch's."""
+    found = operators(network)
+    assert found.count("image.grid_sample") == 1
+    assert {"multiply", "add", "image.grid_sample", "nn.conv2d"} == set(found)
+    hosted = [placement for placement in compiled(network).placements if not placement.on_accelerator]
+    assert not hosted
+
+
+def test_other_grids_stay_on_the_host() -> None:
+    hosted = [placement.operator for placement in compiled(Zoomed()).placements if not placement.on_accelerator]
+    assert "image.grid_sample" in hosted
+
+
+def test_a_machine_without_a_sampler_says_so() -> None:
+    reasons = {p.operator: p.reason for p in compiled(Warped(), TINY).placements if not p.on_accelerator}
+    assert "no sampler" in reasons["image.grid_sample"]
+
+
+@pytest.mark.parametrize("pixels", [0.7, 5.0, 90.0])
+@pytest.mark.parametrize("padding", ["border", "zeros"])
+def test_quantised_graph_and_machine_agree(padding: str, pixels: float) -> None:
+    network = compiled(Warped(padding, channels=6))
+    region = next(region for region in network.regions if len(region.program.inputs) == 2)
+    rng = np.random.default_rng(2)
+    inputs = {}
+    for slot in region.program.inputs:
+        shape = (slot.height, slot.width, slot.channels)
+        inputs[slot.name] = rng.integers(-128, 128, shape).astype(np.int8)
+        if slot.channels == 4:
+            flow = np.rint(rng.uniform(-pixels, pixels, (*shape[:2], 2)) / slot.scale)
+            inputs[slot.name] = numerics.byte_planes(flow.astype(np.int16))
+    golden = reference.run(region.program, inputs)
+    planes = [inputs[slot.name].transpose(2, 0, 1)[None] for slot in region.program.inputs]
+    wanted = evaluate_region(dict(network.partitioned.regions)[region.symbol], planes)
+    measured = run(region.program, inputs)
+    assert (measured.counters.gathered_reads > 0) == (pixels > 3)
+    for slot, codes in zip(region.program.outputs, wanted, strict=True):
+        np.testing.assert_array_equal(golden[slot.name].transpose(2, 0, 1)[None], codes)
+        np.testing.assert_array_equal(measured.outputs[slot.name], golden[slot.name])
+        assert len(np.unique(codes)) > (50 if pixels < 10 else 1)
+
+
+def test_the_module_is_close_to_the_float_network(tmp_path: Path) -> None:
+    network = Warped()
+    made = compiled(network)
+    export(made.executable(), tmp_path / "warped.so")
+    module = LoadedModule(tmp_path / "warped.so", lambda program, inputs: reference.run(program, inputs))
+    picture = np.random.default_rng(1).random((1, 3, HEIGHT, WIDTH), dtype=np.float32)
+    with torch.no_grad():
+        wanted = network(torch.from_numpy(picture)).numpy()
+    error = np.abs(module.run(picture) - wanted)
+    assert error.mean() < 0.03 * (wanted.max() - wanted.min())
