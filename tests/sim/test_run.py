@@ -148,6 +148,9 @@ def test_a_waveform_shows_its_window(tmp_path: Path) -> None:
     assert 2 * 195 <= times[-1] - times[0] <= 2 * 200
     assert "u_conv" in text
     assert "issue_o" in text
+    run(program, inputs, waves=Waves(tmp_path / "begin.vcd", 0, 50))  # the start write has taken cycles by then
+    stamps = re.findall(r"^#(\d+)$", (tmp_path / "begin.vcd").read_text(), re.MULTILINE)
+    assert 2 * 30 <= int(stamps[-1]) - int(stamps[0]) <= 2 * 50
     with pytest.raises(InputError, match="before the waveform's window"):
         run(program, inputs, waves=Waves(path, 10_000_000, 10_000_010))
     with pytest.raises(InputError, match="empty"):
