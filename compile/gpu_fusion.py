@@ -13,18 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.affine import is_bias
+from codesign.compile.correlations import recognise_correlations
 from codesign.compile.gpu_layers import Convolution, GpuGraph, Operation, Other, Pointwise, Shuffle, Tensor
 from codesign.compile.graph import Graph, Node
 from codesign.compile.transposed import subpixel_weights
 from codesign.kernels import pointwise
+from codesign.kernels.correlation import Correlation
 from codesign.kernels.layers import Conv
 from codesign.kernels.pointwise import Apply, Chain, Depthwise, Kind, LayerNorm, PerChannel, SegmentAverage, SegmentSums
 from codesign.kernels.resize import Resize
+from codesign.kernels.warp import BackwardWarp
 
 
 def from_graph(graph: Graph) -> GpuGraph:
     """A canonical float graph in FP16: biases, activations, clips and additions join the convolution before them."""
-    return _Fuser(graph).fuse()
+    return _Fuser(recognise_correlations(graph)).fuse()
 
 
 @dataclass
@@ -88,7 +91,9 @@ class _Fuser:
             self._other(node)
         return name
 
-    def _pointwise(self, operator: pointwise.Operator | Resize, inputs: tuple[str, ...], output: str) -> None:
+    def _pointwise(
+        self, operator: pointwise.Operator | Resize | BackwardWarp | Correlation, inputs: tuple[str, ...], output: str
+    ) -> None:
         sources = tuple(self._use(name) for name in inputs)
         self.operations.append(Pointwise(operator, sources, output))
         if output in self.graph.by_name:
@@ -120,7 +125,13 @@ class _Fuser:
             self.depthwise[node.name] = weights, bias + self.graph.constants[node.inputs[1]].reshape(-1)
             self.depthwise_source[node.name] = self.depthwise_source.pop(node.inputs[0])
             return
-        if self._normalisation(node) or self._gate(node) or self._elementwise(node) or self._nearest(node):
+        if (
+            self._motion(node)
+            or self._normalisation(node)
+            or self._gate(node)
+            or self._elementwise(node)
+            or self._nearest(node)
+        ):
             return
         if node.op == "nn.pixel_shuffle":
             source = self._use(node.inputs[0])
@@ -191,6 +202,48 @@ class _Fuser:
             self._pointwise(LayerNorm(scale, shift, float(source.attributes["epsilon"])), (first,), node.name)
             return True
         return False
+
+    def _motion(self, node: Node) -> bool:
+        """Whether ``node`` is a warp, a cost volume (which takes a leaky ReLU after it) or a bilinear resize."""
+        attributes = node.attributes
+        if node.op == "warp" and all(self.graph.is_activation(name) for name in node.inputs):
+            warp = BackwardWarp(node.shape[1], "fp16", attributes["padding_mode"])
+            self._pointwise(warp, node.inputs, node.name)
+            return True
+        if node.op == "correlation":
+            readers = self.readers[node.name]
+            if self._sole(node.name) and readers[0].op == "nn.leakyrelu":
+                self.lazy[node.name] = node
+                return True
+            self._correlation(node, 1.0, node.name)
+            return True
+        before = self.graph.by_name.get(node.inputs[0])
+        if node.op == "nn.leakyrelu" and before is not None and before.op == "correlation" and before.name in self.lazy:
+            del self.lazy[before.name]
+            self._correlation(before, float(attributes["alpha"]), node.name)
+            return True
+        if node.op == "image.resize2d" and attributes["method"] == "linear" and attributes["layout"] == "NCHW":
+            corners = {"align_corners": True, "half_pixel": False, "pytorch_half_pixel": False}
+            mode = attributes["coordinate_transformation_mode"]
+            source, out = self.graph.shape_of(node.inputs[0])[2:], node.shape[2:]
+            if mode not in corners or (mode == "pytorch_half_pixel" and 1 in out):
+                return False
+            factor = out[0] // source[0]
+            exact = factor > 1 and (source[0] * factor, source[1] * factor) == tuple(out)
+            resize = Resize(node.shape[1], "bilinear", factor if exact else 0, corners[mode])
+            self._pointwise(resize, node.inputs[:1], node.name)
+            return True
+        if node.op == "concat" and int(attributes["axis"]) in (1, -3) and len(node.shape) == 4:
+            widths = [self.graph.shape_of(name)[1] for name in node.inputs]
+            read_by_correlation = any(reader.op == "correlation" for reader in self.readers[node.name])
+            if read_by_correlation and all(width % 8 == 0 for width in widths[:-1]):
+                self._pointwise(pointwise.concatenate(*widths), node.inputs, node.name)
+                return True
+        return False
+
+    def _correlation(self, node: Node, slope: float, output: str) -> None:
+        channels = self.graph.shape_of(node.inputs[0])[1]
+        self._pointwise(Correlation(channels, node.attributes["reach"], slope), node.inputs, output)
 
     def _gate(self, node: Node) -> bool:
         """Whether ``node`` multiplies one half of a tensor's channels by the other."""

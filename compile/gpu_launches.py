@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from codesign.compile.gpu_layers import Convolution, GpuGraph, Operation, Other, Pointwise, Shuffle
 from codesign.hw.errors import UnsupportedError
-from codesign.kernels import implicit_gemm, pointwise, resize, stack_search
+from codesign.kernels import correlation, implicit_gemm, pointwise, resize, stack_search, warp
+from codesign.kernels.correlation import Correlation
 from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
 from codesign.kernels.launch import Launch, Stored
 from codesign.kernels.layers import CHUNK_CHANNELS, Format
@@ -22,6 +23,7 @@ from codesign.kernels.pointwise import ToChunked, ToPlanar
 from codesign.kernels.resize import Resize
 from codesign.kernels.stack import Input, Output, Schedule, Stack, grid, layout, pack, render, signature
 from codesign.kernels.stack_search import GPUS
+from codesign.kernels.warp import BackwardWarp
 
 MAX_LAYERS = 10
 """Of a stack; deeper ones recompute more halo than they save."""
@@ -261,7 +263,8 @@ def with_conversions(graph: GpuGraph) -> GpuGraph:
                 conv = replace(operation.conv, source=sources[0], add=add)
                 operations.append(replace(operation, conv=conv, more=tuple(sources[1:])))
             case Pointwise():
-                inputs = tuple(wanted(name, "chunked") for name in operation.inputs)
+                forms = _forms(operation)
+                inputs = tuple(wanted(name, form) for name, form in zip(operation.inputs, forms, strict=True))
                 output = operation.output
                 if output == graph.output:  # the network's result is NCHW
                     output = f"{output}.chunked"
@@ -275,6 +278,13 @@ def with_conversions(graph: GpuGraph) -> GpuGraph:
             case _:
                 operations.append(operation)
     return replace(graph, tensors=tensors, operations=tuple(operations))
+
+
+def _forms(operation: Pointwise) -> tuple[Format, ...]:
+    """How a kernel wants its inputs to lie."""
+    if isinstance(operation.operator, BackwardWarp):
+        return "chunked", "planar"
+    return tuple("chunked" for _ in operation.inputs)
 
 
 def _few(operation: Convolution, graph: GpuGraph) -> bool:
@@ -431,6 +441,10 @@ def pointwise_launch(operation: Pointwise, graph: GpuGraph, inputs: tuple[str, .
         blocks = resize.grid(operator, out.height, out.width)
         integers: tuple[int, ...] = (first.height, first.width)
         integers += () if operator.factor else (out.height, out.width)
+    elif isinstance(operator, BackwardWarp | Correlation):
+        module = warp if isinstance(operator, BackwardWarp) else correlation
+        text, blob = module.render(operator, "KERNEL"), b""
+        blocks, integers = module.grid(operator, out.height, out.width), (out.height, out.width)
     else:
         text, blob = pointwise.render(operator, "KERNEL"), pointwise.pack(operator)
         blocks, integers = pointwise.grid(operator, first.height, first.width), (first.height, first.width)

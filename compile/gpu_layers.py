@@ -17,8 +17,10 @@ from codesign.compile import layers as machine
 from codesign.compile.graph import Node
 from codesign.hw.errors import UnsupportedError
 from codesign.kernels import pointwise
+from codesign.kernels.correlation import Correlation
 from codesign.kernels.layers import AddRule, Conv, Precision, Requantise
 from codesign.kernels.resize import Resize
+from codesign.kernels.warp import BackwardWarp
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ class Shuffle:
 
 @dataclass(frozen=True, eq=False)
 class Pointwise:
-    """An operator of ``kernels.pointwise`` or ``kernels.resize``, on chunked tensors."""
+    """An operator of ``pointwise``, ``resize``, ``warp`` or ``correlation``, on chunked tensors; flows planar."""
 
-    operator: pointwise.Operator | Resize
+    operator: pointwise.Operator | Resize | BackwardWarp | Correlation
     inputs: tuple[str, ...]
     output: str
 

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from codesign.hw.errors import InputError
 from codesign.images import check_size
-from codesign.networks import basicvsr, deep, flow, nafnet, pwcnet, raft, rife, small
+from codesign.networks import basicvsr, deep, flow, flow_small, nafnet, pwcnet, raft, rife, small
 from codesign.networks.published import translate
 from codesign.networks.seeds import seed
 from codesign.networks.sesr import Sesr
@@ -113,6 +113,7 @@ _SINGLE = (
     Network("pwcnet", "pwcnet", "flow", 1, 6, "Sun et al., CVPR 2018", pwcnet.PwcNet),
     Network("raft", "raft", "flow", 1, 6, "Teed and Deng, ECCV 2020", raft.Raft),
     Network("raft_small", "raft_small", "flow", 1, 6, "Teed and Deng, ECCV 2020", lambda: raft.Raft(raft.RAFT_SMALL)),
+    Network("flow_small", "flow_small", "flow", 1, 6, "this project", flow_small.FlowSmall),
     Network("rife", "rife", "interpolate", 1, 6, "Huang et al., ECCV 2022", rife.Rife),
     Network(
         "basicvsr_x4", "basicvsr", "upscale", 4, 3 * CLIP, f"Chan et al., CVPR 2021; {CLIP} frames",

@@ -137,7 +137,11 @@ def test_the_catalogue_names_itself() -> None:
     assert set(COMMAND_LINE) <= set(names)
     for network in networks.catalogue():
         assert networks.get(network.name).reference == network.reference
-    assert {network.name for network in networks.catalogue() if network.trained} == {"bicubic_x2", "sesr_m5_x2"}
+    assert {network.name for network in networks.catalogue() if network.trained} == {
+        "bicubic_x2",
+        "sesr_m5_x2",
+        "flow_small",
+    }
 
 
 @pytest.mark.parametrize("name", ["sesr_m5", "sesr_m6_x2", "espcn_x9", "edsr_x2", "", "dncnn17_x2", "../weights"])
