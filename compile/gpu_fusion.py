@@ -17,6 +17,7 @@ from codesign.compile.correlations import recognise_correlations
 from codesign.compile.gpu_layers import Convolution, GpuGraph, Operation, Other, Pointwise, Shuffle, Tensor
 from codesign.compile.graph import Graph, Node
 from codesign.compile.transposed import subpixel_weights
+from codesign.compile.warps import recognise_warps
 from codesign.kernels import pointwise
 from codesign.kernels.correlation import Correlation
 from codesign.kernels.layers import Conv
@@ -27,7 +28,7 @@ from codesign.kernels.warp import BackwardWarp
 
 def from_graph(graph: Graph) -> GpuGraph:
     """A canonical float graph in FP16: biases, activations, clips and additions join the convolution before them."""
-    return _Fuser(recognise_correlations(graph)).fuse()
+    return _Fuser(recognise_correlations(recognise_warps(graph))).fuse()
 
 
 @dataclass

@@ -7,14 +7,9 @@ FlyingChairs; Dosovitskiy et al., ICCV 2015). Photographs are ``DIR/bsds/train/*
 measured on. The loss is the end-point error over all levels; the step falls along a cosine; the weights kept are an
 exponential average.
 
-The shipped weights grew in stages, each started from the one before (one core each, minutes by the clock):
-
-======= ===== ============ ===== =============== =====================================
-minutes pairs pixels a side rate  motion, pixels  flags
-======= ===== ============ ===== =============== =====================================
-     32     8          128 2e-3  1 to 12, then 60 the defaults
-     23     4          224 1e-3  4 to 90         ``--side 224 --batch 4 --rate 1e-3 --reach 4 90 90``
-======= ===== ============ ===== =============== =====================================
+The shipped weights grew in two stages, one core each, minutes by the clock: 32 minutes with the defaults, then 23 with
+``--start FIRST --side 224 --batch 4 --rate 1e-3 --reach 4 90 90``, which taught it long motion: its end-point error on
+scikit-image's stereo pair fell from 35 to 7.9 pixels.
 """
 
 from __future__ import annotations
