@@ -53,8 +53,8 @@ class Evidence(StrEnum):
 class Component:
     """A part of the account.
 
-    ``records`` are the constants and ``counters`` the events that it was computed from; a share of other components
-    has theirs. ``on_chip`` leaves out DRAM, its interface and the regulator.
+    ``records`` are the constants and ``counters`` the events that it was computed from, those of the components that it
+    is a share of included. ``on_chip`` leaves out DRAM, its interface and the regulator.
     """
 
     name: str
@@ -154,7 +154,8 @@ def account(
         parts.append(Component(name, joules, (record,), False, DRAM_COUNTERS, Engine.SHARED, Level.DRAM))
     delivered = total(part.joules for part in parts)
     loss = delivered * _regulator_loss()
-    parts.append(Component("regulator loss", loss, ("regulator_efficiency",), False, _counters(parts)))
+    used = _merged(("regulator_efficiency",), tuple(name for part in parts for name in part.records))
+    parts.append(Component("regulator loss", loss, used, False, _counters(parts)))
     return EnergyAccount(tuple(parts), time, node, dram, counters, spec, volts)
 
 
@@ -234,11 +235,14 @@ def _switching(counters: Counters, costs: tuple[Cost, ...]) -> list[Component]:
     """Components of all that switches, in the order of their costs."""
     parts: dict[str, Component] = {}
     for cost in (*costs, *share_costs(costs)):
-        joules = cost.joules * float(getattr(counters, cost.counter))
-        one = Component(cost.component, joules, cost.records, True, (cost.counter,), cost.engine, cost.level)
+        count = getattr(counters, cost.counter)
+        used = cost.records if count else ()  # of what did not happen nothing follows
+        one = Component(
+            cost.component, cost.joules * float(count), used, True, (cost.counter,), cost.engine, cost.level
+        )  # fmt: skip
         if (before := parts.get(cost.component)) is not None:
             one = replace(
-                one, joules=before.joules + joules, records=_merged(before.records, one.records),
+                one, joules=before.joules + one.joules, records=_merged(before.records, one.records),
                 counters=_merged(before.counters, one.counters),
             )  # fmt: skip
         parts[cost.component] = one

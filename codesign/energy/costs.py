@@ -165,7 +165,7 @@ def dynamic_costs(spec: AccelSpec, at: Operation) -> tuple[Cost, ...]:
 def share_costs(costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
     """Control and clock tree of each of ``costs``: the same events, a share of the same joules."""
     return tuple(
-        Cost(component, cost.counter, cost.joules * ratio(share), (share,), Engine.SHARED, Level.ALL)
+        Cost(component, cost.counter, cost.joules * ratio(share), (share, *cost.records), Engine.SHARED, Level.ALL)
         for component, share in CLOCK_AND_CONTROL.items()
         for cost in costs
     )
