@@ -144,7 +144,7 @@ def _share(spec: AccelSpec, graph: LayerGraph, layer: Conv, mappings: Mappings) 
         share = -(-share // spec.co_lanes) * spec.co_lanes if parts > 1 else layer.channels
         needed = 0
         for first in range(0, layer.channels, share):
-            mapping = mappings.of(layer.weights[..., first : first + share], layer.stride, channels)
+            mapping = mappings.of(layer.weights[..., first : first + share], layer.stride, channels, wide=layer.wide)
             if not fits_memories(spec, [mapping]):
                 needed = len(mapping.steps)
                 break
@@ -170,6 +170,7 @@ def _slice_of(layer: Conv, first: int, share: int) -> Conv:
         multiplier=layer.multiplier[take],
         negative_multiplier=layer.negative_multiplier[take],
         shift=layer.shift[take],
+        planes=None if layer.planes is None else layer.planes[take],
         macs=layer.macs * len(layer.bias[take]) // layer.channels,
         first_channel=first,
     )
@@ -295,7 +296,7 @@ class Planner:
                 yield from map(number, layer.more)
                 yield layer.weights.shape, layer.stride, layer.pad_top, layer.pad_left, self._is_slice(layer)
                 yield layer.first_channel, None if layer.table is None else layer.table.tobytes()
-                yield layer.edge, layer.warp
+                yield layer.edge, layer.warp, layer.wide
                 if layer.add is not None:
                     yield number(layer.add.other), layer.add.broadcast
                 mapping = self.mapping(index, Conversion())
@@ -366,7 +367,9 @@ class Planner:
             if layer.warp is not None:
                 return sampled(self.spec, layer.channels)
             weights = unfolded_weights(layer, conversion)
-            self._by_layer[key] = self._mappings.of(weights, layer.stride, source_channels(self.graph, layer))
+            self._by_layer[key] = self._mappings.of(
+                weights, layer.stride, source_channels(self.graph, layer), wide=layer.wide
+            )
         return self._by_layer[key]
 
     def stretch(self, first: int, end: int, *, eager: bool, keep: bool) -> _Stretch | str:

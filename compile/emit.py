@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from codesign.compile.cascade import Plan
+from codesign.compile.cascade import Plan, source_channels
 from codesign.compile.layers import Conv, Int64, LayerGraph
 from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, KeptPlan, StorePlan, Strip, words_per_row
 from codesign.hw import numerics
@@ -24,7 +24,7 @@ def emit(plan: Plan) -> Program:
     """
     for layer in plan.graph.layers:
         if isinstance(layer, Conv) and layer.warp is None:
-            check_accumulator(layer, plan.graph.tensors[layer.source].zero_point)
+            check_accumulator(layer, plan.graph.tensors[layer.source].zero_point, source_channels(plan.graph, layer))
     program = _Emitter(plan).program()
     program.verify()
     return program
@@ -37,9 +37,12 @@ def folded_bias(layer: Conv, zero_point: int) -> Int64:
     return np.asarray(layer.bias - zero_point * layer.weights.astype(np.int64).sum(axis=(0, 1, 2)))
 
 
-def check_accumulator(layer: Conv, zero_point: int) -> None:
-    """Prove that no psum of ``layer`` leaves int32, or raise :class:`UnsupportedError`."""
+def check_accumulator(layer: Conv, zero_point: int, sources: tuple[int, ...]) -> None:
+    """Prove that no psum of ``layer`` leaves int32, or raise :class:`UnsupportedError`. ``sources``: their channels."""
     weights = layer.weights.astype(np.int64)
+    if layer.wide:
+        high = np.concatenate([np.arange(count) < count // 2 for count in sources])
+        weights[:, :, high] *= 256
     negative = np.minimum(weights, 0).sum(axis=(0, 1, 2))
     positive = np.maximum(weights, 0).sum(axis=(0, 1, 2))
     reach = 128 * (positive - negative)  # any partial sum over any subset of taps, in any order
@@ -111,6 +114,8 @@ class _Emitter:
         record["m"][: layer.channels] = layer.multiplier
         record["n"][: layer.channels] = layer.negative_multiplier
         record["shift"][: layer.channels] = layer.shift
+        if layer.planes is not None:
+            record["shift"][: layer.channels] |= layer.planes.astype(np.uint32) << 6
         data = record.tobytes()
         assert len(data) == count * PARAMETER_BYTES
         return data

@@ -22,6 +22,9 @@ average pool, bilinear resize
 warp
     places by ``sample_places`` of the int16 flow, whose scale is ``2**-bits`` pixels; ``psum`` is ``interpolate``
     across, then down, of ``q - z_in``, which beyond the frame is 0 or the nearest pixel's; ``s_w = 1 / SAMPLE_UNITS``.
+16 bits
+    instead of ``requantise``, ``requantise_wide``; of a sum of two int16 tensors the psum is in units of the finer
+    scale, of which the other is a whole multiple. Zero points are 0.
 look-up
     ``look_up(q, lut_table(name, s_in, z_in, s_out, z_out))``.
 movement, concat
@@ -60,11 +63,15 @@ class _Codes:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """Codes that stand for ``scale * (codes - zero_point)``; ``codes: int8[1, C, H, W]``."""
+    """Codes that stand for ``scale * (codes - zero_point)``; ``codes: int8[1, C, H, W]``, or int16."""
 
-    codes: Codes
+    codes: AnyInts
     scale: float
     zero_point: int
+
+    @property
+    def wide(self) -> bool:
+        return self.codes.dtype == np.int16
 
     def centred(self) -> Wide:
         return self.codes.astype(np.int64) - self.zero_point
@@ -144,7 +151,7 @@ def evaluate_region(function: relax.Function, inputs: Sequence[Codes]) -> tuple[
     """Run one accelerator region, whose parameters and results are codes: ``int8[1, C, H, W]`` each.
 
     A network that the host has a part in is judged region by region, as the host's floats have no integer meaning.
-    What the region takes as int16 comes as ``int8[1, 2 C, H, W]``, in byte planes. Raises as :func:`evaluate`.
+    What the region takes or gives as int16 is ``int8[1, 2 C, H, W]``, in byte planes. Raises as :func:`evaluate`.
     """
     wide = [str(parameter.ty.dtype.dtype) == "int16" for parameter in function.params]
     joined = [
@@ -152,7 +159,10 @@ def evaluate_region(function: relax.Function, inputs: Sequence[Codes]) -> tuple[
         for codes, is_wide in zip(inputs, wide, strict=True)
     ]
     result = _followed(function, [_Codes(codes) for codes in joined])
-    return tuple(value.codes for value in (result if isinstance(result, tuple) else (result,)))
+    return tuple(
+        numerics.byte_planes(value.codes.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if value.wide else value.codes
+        for value in (result if isinstance(result, tuple) else (result,))
+    )
 
 
 def _followed(function: relax.Function, arguments: Sequence[Any]) -> Any:
@@ -204,7 +214,7 @@ def _call(call: relax.Call, operands: list[Any]) -> Any:
     op = call.op.name.removeprefix("relax.")
     first = operands[0]
     rules: dict[str, Callable[[], Any]] = {
-        "quantize": lambda: _quantised(first, float(operands[1]), int(operands[2])),
+        "quantize": lambda: _rounded(call, first, float(operands[1]), int(operands[2])),
         "dequantize": lambda: _dequantised(call, operands),
         "nn.conv2d": lambda: _convolution(call, first, operands[1], correlated),
         "nn.conv2d_transpose": lambda: _convolution(call, first, operands[1], scattered),
@@ -244,6 +254,41 @@ def _dequantised(call: relax.Call, operands: list[Any]) -> _Tensor | _Weight:
     if np.any(zero_point):
         raise _NoMeaningError("weights with a zero point")
     return _Weight(source, np.asarray(scale, np.float64).reshape(-1), int(call.attrs.axis))
+
+
+def _rounded(call: relax.Call, value: Any, scale: float, zero_point: int) -> _Tensor:
+    """To int8, or by the same rules to int16."""
+    wide = str(call.attrs.out_dtype) == "int16"
+    if isinstance(value, _Sum) and (value.first.wide or value.second.wide or wide):
+        value = _wide_sum(value)
+    if isinstance(value, _Tensor) and (value.wide or wide):
+        same = value.wide == wide and (value.scale, value.zero_point) == (scale, zero_point)
+        value = value if same else _identity(value)
+    if not wide:
+        return _quantised(value, scale, zero_point)
+    if isinstance(value, _Tensor):
+        return value
+    if not isinstance(value, _Psum) or zero_point or math.isfinite(value.low) or math.isfinite(value.high):
+        raise _NoMeaningError("what has no 16-bit form")
+    multiplier, negative, shifts = (
+        factors.reshape(1, -1, 1, 1)
+        for factors in numerics.requantise_parameters(value.input_scale, value.scales, scale, value.slope)
+    )
+    codes = numerics.requantise_wide(value.values, multiplier=multiplier, negative_multiplier=negative, shift=shifts)
+    return _Tensor(codes, scale, zero_point)
+
+
+def _wide_sum(value: _Sum) -> _Psum:
+    """A sum of 16 bits in units of the finer scale, of which the other is a whole multiple."""
+    first, second = value.first, value.second
+    unit = min(first.scale, second.scale)
+    factors = (first.scale / unit, second.scale / unit)
+    whole = all(factor == round(factor) and factor <= 127 for factor in factors)
+    if not (first.wide and second.wide and whole):
+        raise _NoMeaningError("a sum of 8 and 16 bits, or of scales far apart")
+    left, right = (one.centred() * round(factor) for one, factor in zip((first, second), factors, strict=True))
+    total = left - right if value.subtract else left + right
+    return _Psum(total, unit, np.ones(total.shape[1]), low=value.low, high=value.high)
 
 
 def _quantised(value: Any, scale: float, zero_point: int) -> _Tensor:
@@ -463,9 +508,11 @@ def _convolution(call: relax.Call, source: Any, weight: Any, kernel: Kernel) -> 
     groups = int(call.attrs.groups)
     # Whole numbers below 2**24 are exact in float32, below 2**53 in float64, whatever the order of summation.
     others = tuple(axis for axis in range(4) if axis != weight.axis)
-    bound = 255 * int(np.abs(weight.codes.astype(np.int64)).sum(axis=others).max(initial=0))
+    bound = (65535 if tensor.wide else 255) * int(np.abs(weight.codes.astype(np.int64)).sum(axis=others).max(initial=0))
     exact: type[np.floating[Any]] = np.float32 if bound < 2**24 else np.float64
-    x = (tensor.codes[0].astype(np.int16) - np.int16(tensor.zero_point)).astype(exact)
+    x = tensor.centred()[0].astype(exact) if tensor.wide else (
+        tensor.codes[0].astype(np.int16) - np.int16(tensor.zero_point)
+    ).astype(exact)  # fmt: skip
     w = weight.codes.astype(exact)
     parts = [
         kernel(call, part, kernels) for part, kernels in zip(np.split(x, groups), np.split(w, groups), strict=True)

@@ -13,7 +13,10 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tensor:
-    """An int8 feature map; real = scale x (q - zero_point)."""
+    """An int8 feature map; real = scale x (q - zero_point).
+
+    A ``wide`` one is int16 in byte planes (``numerics.byte_planes``): its channels are those of both, high bytes first.
+    """
 
     name: str
     height: int
@@ -21,6 +24,7 @@ class Tensor:
     channels: int
     scale: float
     zero_point: int
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,8 @@ class Conv:
     first_channel: int = 0  # of the output tensor that this layer computes (wide layers are split)
     more: tuple[str, ...] = ()  # further sources, whose channels follow the first one's: a concatenation
     edge: bool = False  # padding reads the nearest pixel instead
+    wide: bool = False  # sources are wide: weights of their high bytes count 256-fold
+    planes: Int64 | None = field(default=None, repr=False)  # isa.Plane by output channel; None: whole
     warp: Warp | None = None
 
     @property

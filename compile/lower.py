@@ -24,6 +24,7 @@ from codesign.compile.resample import average_weights, bilinear_weights, resize_
 from codesign.compile.transposed import subpixel_weights
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
+from codesign.hw.isa import Plane
 
 Reals = NDArray[np.float64]
 
@@ -61,6 +62,7 @@ class PendingConv:
     edge: bool = False  # padding reads the nearest pixel
     warp: Warp | None = None
     flow: str = ""  # where there is a warp
+    more: tuple[str, ...] = ()  # further sources, whose weights follow
     shuffle: int = 1  # output pixels per side of each psum pixel: a transposed convolution in sub-pixel form
     bias: Int64 | None = None
     slope: Reals | float = 1.0
@@ -231,9 +233,9 @@ class _Builder:
             return Weight(source, np.asarray(scale, np.float64).reshape(-1), int(call.attrs.axis))
         if source not in self.tensors:  # a parameter: its first reader tells what its codes mean
             channels, height, width = self.inputs[source]
-            if str(call.args[0].ty.dtype.dtype) == "int16":
-                channels *= 2  # numerics.byte_planes
-            self.tensors[source] = Tensor(source, height, width, channels, float(scale), int(zero_point))
+            wide = str(call.args[0].ty.dtype.dtype) == "int16"
+            channels *= 1 + wide
+            self.tensors[source] = Tensor(source, height, width, channels, float(scale), int(zero_point), wide)
         return Open(source)
 
     def _conv(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> PendingConv:
@@ -285,7 +287,7 @@ class _Builder:
         factor = resize_factor((tensor.height, tensor.width), (rows, columns), *how)
         if factor == -2:
             return self._mean(var, value, 2, 2, 2)
-        weights = bilinear_weights(tensor.channels, factor)
+        weights = bilinear_weights(tensor.channels // (1 + tensor.wide), factor)
         return PendingConv(
             name=str(var.name), source=tensor.name, weights=weights, edge=True,
             scales=np.full(weights.shape[3], 1.0 / (4 * factor**2)), stride=1, pad_top=1, pad_left=1,
@@ -310,9 +312,10 @@ class _Builder:
         if isinstance(value, PendingConv):
             return value
         tensor = self.tensors[value.tensor]
+        channels = tensor.channels // (1 + tensor.wide)
         return PendingConv(
-            name=name, source=tensor.name, weights=np.eye(tensor.channels, dtype=np.int8)[None, None],
-            scales=np.ones(tensor.channels), stride=1, pad_top=0, pad_left=0, height=tensor.height, width=tensor.width,
+            name=name, source=tensor.name, weights=np.eye(channels, dtype=np.int8)[None, None],
+            scales=np.ones(channels), stride=1, pad_top=0, pad_left=0, height=tensor.height, width=tensor.width,
             macs=0,
         )  # fmt: skip
 
@@ -363,7 +366,8 @@ class _Builder:
     def _close(self, value: Any, scale: float, zero_point: int, call: relax.Call, var: relax.Var) -> str:
         _, channels, height, width = shape_of(call)
         name = self._fresh(value.name if hasattr(value, "name") else str(var.name))
-        target = Tensor(name, height, width, channels, scale, zero_point)
+        wide = str(call.ty.dtype.dtype) == "int16"
+        target = Tensor(name, height, width, channels * (1 + wide), scale, zero_point, wide)
         if isinstance(value, Open):
             value = self._identity(name, value)
         self._readers.setdefault(name, 0)
@@ -438,26 +442,36 @@ class _Builder:
 
     def _close_conv(self, pending: PendingConv, target: Tensor) -> None:
         scale = self.tensors[pending.source].scale
-        outputs = pending.weights.shape[3]
+        wide, weights = self.tensors[pending.source].wide, pending.weights
+        if wide:
+            weights = np.concatenate(
+                [part for share in np.split(weights, 1 + len(pending.more), 2) for part in (share, share)], 2
+            )
+        outputs = weights.shape[3]
         scales = np.broadcast_to(pending.scales, outputs)
         try:
             multiplier, negative, shift = numerics.requantise_parameters(scale, scales, target.scale, pending.slope)
         except ValueError as error:
             raise UnsupportedError(str(error), where=pending.name) from error
         qmin, qmax = numerics.clip_bounds(pending.low, pending.high, target.scale, target.zero_point)
+        bias = np.zeros(outputs, np.int64) if pending.bias is None else pending.bias
+        planes: Int64 | None = None
+        if target.wide:
+            planes = np.repeat(np.array([Plane.HIGH, Plane.LOW], np.int64), outputs)
+            weights, outputs = np.concatenate([weights, weights], 3), 2 * outputs
+            bias, multiplier, negative, shift = (np.tile(values, 2) for values in (bias, multiplier, negative, shift))
         made = target
         if pending.shuffle > 1:
             made = replace(
                 target, name=f"{target.name}.subpixel", height=pending.height, width=pending.width, channels=outputs
             )
             self.tensors[made.name] = made
-        bias = np.zeros(outputs, np.int64) if pending.bias is None else pending.bias
         self.layers.append(
             Conv(
                 name=pending.name,
                 source=pending.source,
                 output=made.name,
-                weights=np.ascontiguousarray(pending.weights),
+                weights=np.ascontiguousarray(weights),
                 bias=bias,
                 stride=pending.stride,
                 pad_top=pending.pad_top,
@@ -473,13 +487,35 @@ class _Builder:
                 macs=pending.macs,
                 edge=pending.edge,
                 warp=pending.warp,
+                wide=wide,
+                planes=planes,
+                more=pending.more,
             )
         )
         if pending.shuffle > 1:
             self.layers.append(Shuffle(f"{pending.name}.shuffle", made.name, target.name, pending.shuffle))
 
+    def _close_wide_sum(self, pending: PendingPair, target: Tensor) -> None:
+        """A sum of 16 bits: both tensors in units of the finer scale, which are whole."""
+        first, second = (self.tensors[name] for name in pending.operands)
+        unit = min(first.scale, second.scale)
+        factors = np.array([first.scale / unit, second.scale / unit * (-1 if pending.how == "subtract" else 1)])
+        if not (first.wide and second.wide) or pending.how == "multiply" or np.abs(factors).max() > 127:
+            raise UnsupportedError("joins tensors of 8 and 16 bits, or of scales far apart", where=pending.name)
+        eye = np.eye(first.channels // 2)[None, None]
+        total = PendingConv(
+            name=pending.name, source=first.name, more=(second.name,),
+            weights=np.concatenate([eye * factor for factor in factors], 2).astype(np.int8),
+            scales=np.full(first.channels // 2, unit / first.scale), stride=1, pad_top=0, pad_left=0,
+            height=first.height, width=first.width, macs=0, low=pending.low, high=pending.high,
+        )  # fmt: skip
+        self._close_conv(total, target)
+
     def _close_pair(self, pending: PendingPair, target: Tensor) -> None:
         tensors = [self.tensors[name] for name in pending.operands]
+        if any(tensor.wide for tensor in (*tensors, target)):
+            self._close_wide_sum(pending, target)
+            return
         # The pair belongs to the layer that makes one operand; that operand must have all channels.
         order = [i for i in (0, 1) if tensors[i].channels == target.channels]
         chosen = next((i for i in order if pending.operands[i] in self._lone_convs()), order[0])

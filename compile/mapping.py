@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,7 @@ class _Unit:
     column: int
     group: int  # channel group of ci_lanes
     part: int
+    low: bool = False  # the low bytes of its channels, whatever else lies in the part
 
 
 class Mappings:
@@ -55,11 +57,11 @@ class Mappings:
         self._made: dict[tuple[object, ...], Mapping] = {}
         self._cycles: dict[tuple[int, bool], int] = {}
 
-    def of(self, weights: Int8, stride: int, sources: tuple[int, ...]) -> Mapping:
+    def of(self, weights: Int8, stride: int, sources: tuple[int, ...], *, wide: bool = False) -> Mapping:
         """:func:`map_conv` of these."""
-        key = (hashlib.sha256(weights.tobytes()).digest(), weights.shape, stride, sources)
+        key = (hashlib.sha256(weights.tobytes()).digest(), weights.shape, stride, sources, wide)
         if key not in self._made:
-            self._made[key] = map_conv(self.spec, weights, stride=stride, sources=sources)
+            self._made[key] = map_conv(self.spec, weights, stride=stride, sources=sources, wide=wide)
         return self._made[key]
 
     def group_cycles(self, mapping: Mapping, *, add: bool) -> int:
@@ -82,12 +84,16 @@ def sampled(spec: AccelSpec, channels: int) -> Mapping:
     return Mapping(words, (), (), 1, 0, -(-channels // spec.ci_lanes))
 
 
-def map_conv(spec: AccelSpec, weights: Int8, *, stride: int, sources: tuple[int, ...] = ()) -> Mapping:
+def map_conv(
+    spec: AccelSpec, weights: Int8, *, stride: int, sources: tuple[int, ...] = (), wide: bool = False
+) -> Mapping:
     """Map ``weights: int8[KY, KX, Cin, Cout]`` (channels in their order in the scratchpad) at column stride 1 or 2.
 
     ``sources``: how many of the input channels each source has, when there are several; a source begins with a group
-    of its own.
+    of its own. ``wide``: of every source the first half of its channels are high bytes, whose steps come first, and the
+    others low ones.
     """
+    low = _low_bytes(spec, weights, sources)
     weights, first_groups = _by_source(spec, weights, sources)
     rows, columns, inputs, outputs = weights.shape
     groups_log2 = 0
@@ -100,23 +106,32 @@ def map_conv(spec: AccelSpec, weights: Int8, *, stride: int, sources: tuple[int,
     parts = -(-inputs // spec.part_lanes)
     padded = np.zeros((rows, columns, parts * spec.part_lanes, cogs * per_cog), np.int8)
     padded[:, :, :inputs, :outputs] = weights
-    blocks = padded.reshape(rows, columns, parts, spec.part_lanes, cogs, per_cog)
-    present = np.any(blocks, axis=(3, 5))  # [rows, columns, parts, cogs]
+    # By plane of bytes, high ones first: [rows, columns, parts, lanes, cogs, outputs]
+    planes = (False, True) if wide else (False,)
+    there = np.zeros((len(planes), parts * spec.part_lanes, 1), np.bool_)
+    for plane, is_low in enumerate(planes):
+        there[plane, : len(low), 0] = (low == is_low) | (not wide)
+    blocks = [np.where(mask, padded, 0).reshape(rows, columns, parts, spec.part_lanes, cogs, per_cog) for mask in there]
+    present = [np.any(block, axis=(3, 5)) for block in blocks]  # [rows, columns, parts, cogs]
+    # At stride 2 a segment holds every second pixel, so each column is a segment of its own.
+    reach = 1 if stride == 2 else spec.window_reach + 1
+    segments = len(list(product(range(rows), range(0, columns, reach), range(-(-inputs // spec.ci_lanes)))))
+    apart = segments > spec.window_slots  # then a segment for both planes is brought twice
 
-    def segment(unit: _Unit) -> tuple[int, int, int]:
-        # At stride 2 a segment holds every second pixel, so each column is a segment of its own.
-        reach = 1 if stride == 2 else spec.window_reach + 1
-        return unit.row, unit.column // reach * reach, unit.group
+    def segment(unit: _Unit) -> tuple[bool, int, int, int]:
+        return unit.low and apart, unit.row, unit.column // reach * reach, unit.group
 
     deals: list[list[list[_Unit]]] = []  # [cog][step][unit]
     for cog in range(cogs):
-        units = [
-            _Unit(row, column, part // spec.channel_parts, part % spec.channel_parts)
-            for row, column, part in zip(*(axis.tolist() for axis in np.nonzero(present[..., cog])), strict=True)
-        ] or [_Unit(0, 0, 0, 0)]
-        units.sort(key=lambda unit: (segment(unit), unit.column, unit.part))
-        size = classes * spec.channel_parts
-        deals.append([units[at : at + size] for at in range(0, len(units), size)])
+        deals.append([])
+        for plane, taps in enumerate(present):
+            units = [
+                _Unit(row, column, part // spec.channel_parts, part % spec.channel_parts, planes[plane])
+                for row, column, part in zip(*(axis.tolist() for axis in np.nonzero(taps[..., cog])), strict=True)
+            ] or [_Unit(0, 0, 0, 0, planes[plane])]
+            units.sort(key=lambda unit: (segment(unit), unit.column, unit.part))
+            size = classes * spec.channel_parts
+            deals[cog] += [units[at : at + size] for at in range(0, len(units), size)]
 
     wanted = [sorted({segment(unit) for deal in cog for unit in deal}) for cog in deals]
     everything = sorted(set().union(*wanted))
@@ -150,26 +165,34 @@ def map_conv(spec: AccelSpec, weights: Int8, *, stride: int, sources: tuple[int,
                 index = (lane_group // per_class) * spec.channel_parts + part
                 unit = deal[index] if index < len(deal) else deal[0]
                 key = segment(unit)
-                shift = 0 if stride == 2 else unit.column - key[1]
+                shift = 0 if stride == 2 else unit.column - key[2]
                 chosen.append(Selector(places[cog][key] - freed, shift, unit.part))
         for index, unit in enumerate(deal):
             klass, part = divmod(index, spec.channel_parts)
-            block = blocks[unit.row, unit.column, unit.group * spec.channel_parts + unit.part, :, cog]
+            block = blocks[unit.low][unit.row, unit.column, unit.group * spec.channel_parts + unit.part, :, cog]
             lanes = slice(klass * per_cog, (klass + 1) * per_cog)
             words[at, lanes, part * spec.part_lanes : (part + 1) * spec.part_lanes] = block.T
         release = 0
         while freed + release < total and last_use[freed + release] <= at:
             release += 1
         freed += release
-        steps.append(Step(tuple(chosen), release, deal is deals[cog][-1]))
+        begins = deal[0].low and (at == 0 or not flat[at - 1][1][0].low)
+        steps.append(Step(tuple(chosen), release, deal is deals[cog][-1], begins))
     return Mapping(
         words=words,
         steps=tuple(steps),
-        fills=tuple(_fill(row, column, group, first_groups) for row, column, group in order),
+        fills=tuple(_fill(row, column, group, first_groups) for _, row, column, group in order),
         passes=passes,
         lane_groups_log2=groups_log2,
         output_words=-(-outputs // spec.ci_lanes),
     )
+
+
+def _low_bytes(spec: AccelSpec, weights: Int8, sources: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which input channels are low bytes, if they are wide, as :func:`_by_source` arranges them."""
+    counts = sources if len(sources) > 1 else (weights.shape[2],)
+    filled = [count + (-count % spec.ci_lanes if len(counts) > 1 else 0) for count in counts]
+    return np.concatenate([np.arange(full) >= count // 2 for full, count in zip(filled, counts, strict=True)])
 
 
 def _by_source(spec: AccelSpec, weights: Int8, sources: tuple[int, ...]) -> tuple[Int8, tuple[int, ...]]:

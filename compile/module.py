@@ -99,7 +99,10 @@ class LoadedModule:
         inputs = {slot.name: _pixels(tensor.numpy()) for slot, tensor in zip(program.inputs, tensors, strict=False)}
         outputs = self._executor(program, inputs)
         for slot, tensor in zip(program.outputs, tensors[len(program.inputs) :], strict=True):
-            tensor.copyfrom(np.ascontiguousarray(outputs[slot.name].transpose(2, 0, 1)[None]))
+            pixels: NDArray[Any] = outputs[slot.name]
+            if str(tensor.dtype) == "int16":
+                pixels = numerics.from_byte_planes(pixels)
+            tensor.copyfrom(np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]))
 
 
 def _pixels(tensor: NDArray[Any]) -> Int8:

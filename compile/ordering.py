@@ -54,6 +54,8 @@ def _by_taps(graph: LayerGraph, taken: set[str]) -> dict[str, Order]:
             fixed.add(layer.output)
         if layer.warp is not None:
             fixed |= {layer.source, layer.output}
+        if layer.wide or layer.planes is not None:
+            fixed |= {*layer.convolved, layer.output}
         at = 0
         for name in layer.convolved:
             count = graph.tensors[name].channels
@@ -88,6 +90,7 @@ def _reorder(graph: LayerGraph, layer: Layer, orders: dict[str, Order]) -> Layer
             multiplier=layer.multiplier[outer],
             negative_multiplier=layer.negative_multiplier[outer],
             shift=layer.shift[outer],
+            planes=None if layer.planes is None else layer.planes[outer],
         )
     return layer
 

@@ -78,13 +78,15 @@ def partition(module: tvm.IRModule, *, sampler: bool = True) -> Partitioned:
         calls = [value for value in context.matched_bindings.values() if isinstance(value, relax.Call)]
         calls.append(context.matched_expr)
         sampled = [call for call in calls if call.op.name == _SAMPLED]
-        wide = [call for call in calls if call.op.name == "relax.dequantize" and _dtype(call.args[0]) == "int16"]
-        if _dtype(context.matched_expr) != "int8" or len(wide) != len(sampled):
-            return False
+        opened = [_dtype(call.args[0]) for call in calls if call.op.name == "relax.dequantize"]
         if sampled:
+            if _dtype(context.matched_expr) != "int8" or sorted(opened) != ["int16", "int8"]:
+                return False
             constants = [call.args[1] for call in calls if call.op.name in ("relax.multiply", "relax.add")]
             grid = sorted((constant.value.numpy() for constant in constants), key=lambda value: value.size)
             return sampler and is_grid_of_flow(*grid) and legality.violated(sampled[0]) is None
+        if "int16" in (*opened, _dtype(context.matched_expr)) and not _has_16_bits(calls, opened):
+            return False
         return all(
             legality.violated(call, call.op.name in tables) is None
             for call in calls
@@ -169,6 +171,25 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         ("table", closed(table)),
         ("activation", closed(activated(opened()))),
     ]
+
+
+_WIDE = {"relax.add", "relax.subtract", "relax.multiply", "relax.nn.conv2d", "relax.nn.avg_pool2d",
+         "relax.image.resize2d", "relax.nn.relu", *_QUANTISATION}  # fmt: skip
+"""What computes with 16-bit activations."""
+
+
+def _has_16_bits(calls: list[relax.Call], opened: list[str]) -> bool:
+    """Whether a unit that reads or stores 16 bits does so in a way that the machine can."""
+    names = {call.op.name for call in calls}
+    activations = [dtype for dtype in opened if dtype != "int8"]
+    pairs = any(
+        call.op.name in ("relax.add", "relax.subtract", "relax.multiply")
+        and not isinstance(call.args[1], tvm.ir.GenericConst)
+        for call in calls
+    )
+    if pairs:
+        return names <= {"relax.add", "relax.subtract", *_QUANTISATION} and len(activations) == 2
+    return names <= _WIDE
 
 
 def _dtype(expression: Any) -> str:

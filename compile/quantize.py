@@ -14,6 +14,7 @@ unit ``dequantize`` of each operand, the float operators, one ``quantize``::
     scale         d -> multiply(const float32 []) [-> activation as above] -> q
     activation    d -> nn.relu | clip | nn.leakyrelu | nn.prelu -> q
     warp          d, d16 -> warp (multiply, add, image.grid_sample) -> q          d16: the flow, int16 for it alone
+    16 bits       flows, and what is added, scaled or resized into them: d16, d16 -> add -> q16; convolutions -> q16
     resampling    d -> nn.avg_pool2d | image.resize2d -> q
     look-up       d -> tanh | sigmoid | nn.gelu | nn.silu | ... -> q
     movement      d -> nn.pixel_shuffle | repeat(axis=1) | tile | strided_slice | (reshape, permute_dims, reshape) -> q
@@ -48,7 +49,7 @@ from codesign.compile.equalize import equalised
 from codesign.compile.graph import Array, Editor, Graph, Node
 from codesign.compile.movement import recognise_movement, slice_splits
 from codesign.compile.relax_form import from_module, to_module
-from codesign.compile.units import Kind, Unit, float_only, units
+from codesign.compile.units import Kind, Unit, float_only, units, wide_results
 from codesign.compile.warps import recognise_warps
 from codesign.hw.errors import InputError, UnsupportedError
 from codesign.hw.numerics import FLOW_FRACTION_BITS, INT16_MAX
@@ -116,21 +117,21 @@ def quantise_reported(
         raise UnsupportedError("the network is quantised already", where="main", hint="Use it as it is.")
     parts = units(graph)
     stored = {graph.input, *(unit.name for unit in parts)} - float_only(graph, parts)
-    flows = {unit.head.inputs[1] for unit in parts if unit.kind is Kind.WARP}
+    flows = {unit.head.inputs[1] for unit in parts if unit.kind is Kind.WARP} | (wide_results(graph, parts) & stored)
     if equalise:
         check_images(graph, calibration)
         graph = equalised(graph, calibration)
         parts = units(graph)
     observations = observe(graph, calibration, stored)
     chosen = _chosen(graph, parts, observations, method, percentile, input_params, output_params)
-    chosen |= {flow_codes(name): _flow_params(flow) for name, flow in observe(graph, calibration, flows).items()}
+    chosen |= {wide_codes(name): _flow_params(flow) for name, flow in observe(graph, calibration, flows).items()}
     result = insert(graph, parts, chosen)
     return Quantised(to_module(result), to_module(graph), chosen, distinct_codes(observations, chosen))
 
 
-def flow_codes(name: str) -> str:
-    """What the 16-bit codes of the flow ``name`` are called."""
-    return f"{name}.flow"
+def wide_codes(name: str) -> str:
+    """What the 16-bit codes of the flow ``name`` are called among the parameters."""
+    return f"{name}.wide"
 
 
 def _flow_params(flow: Observation) -> QuantParams:
@@ -240,23 +241,42 @@ def insert(
     ``weights`` gives int8 codes and scales of convolutions, by name, that are settled already.
     """
     editor = Editor(graph)
+    wide_parts = {
+        unit.name for unit in parts
+        if unit.kind in (Kind.SUM, Kind.SCALE, Kind.RESAMPLING) and wide_codes(unit.name) in chosen
+    }  # fmt: skip
     codes: dict[str, str] = {}
+    wide: dict[str, str] = {}
 
     def quantised(name: str, result: str) -> None:
-        codes[name] = _quantize(editor, result, chosen[name], graph.shape_of(name))
+        if wide_codes(name) in chosen and name in chosen:
+            wide[name] = _quantize(editor, result, chosen[wide_codes(name)], graph.shape_of(name), dtype="int16")
+        else:
+            codes[name] = _quantize(editor, result, chosen[name], graph.shape_of(name))
+
+    def opened(name: str, *, all_bits: bool) -> str:
+        """The real value of ``name`` to read: of its codes, if it has any; 8 bits of 16 are rounded when asked for."""
+        shape = graph.shape_of(name)
+        if name in wide:
+            full = _dequantize(editor, wide[name], name, chosen[wide_codes(name)], shape)
+            if all_bits:
+                return full
+            if name not in codes:
+                codes[name] = _quantize(editor, full, chosen[name], shape)
+        return _dequantize(editor, codes[name], name, chosen[name], shape) if name in codes else name
 
     quantised(graph.input, graph.input)
     for unit in parts:
         head = unit.head
+        all_bits = unit.kind is Kind.HOST or unit.name in wide_parts
         inputs = [
-            _dequantize(editor, codes[name], name, chosen[name], graph.shape_of(name)) if name in codes else name
-            for name in head.inputs
+            opened(name, all_bits=all_bits or (unit.kind is Kind.WARP and which == 1))
+            for which, name in enumerate(head.inputs)
         ]
-        if unit.kind is Kind.WARP:
-            flow = head.inputs[1]
-            shape, params = graph.shape_of(flow), chosen[flow_codes(flow)]
-            wide = _quantize(editor, inputs[1], params, shape, dtype="int16")
-            inputs[1] = _dequantize(editor, wide, f"{head.name}.flow", params, shape)
+        if unit.kind is Kind.WARP and (flow := head.inputs[1]) not in wide:
+            shape, params = graph.shape_of(flow), chosen[wide_codes(flow)]
+            rounded = _quantize(editor, inputs[1], params, shape, dtype="int16")
+            inputs[1] = _dequantize(editor, rounded, f"{head.name}.flow", params, shape)
         if unit.kind is Kind.CONVOLUTION:
             _keep_convolution(editor, unit, inputs, chosen[head.inputs[0]], weights.get(head.name))
         else:
@@ -265,8 +285,7 @@ def insert(
                 editor.keep(node)
         if unit.name in chosen:
             quantised(unit.name, unit.name)
-    output = _dequantize(editor, codes[graph.output], "output", chosen[graph.output], graph.output_shape)
-    return editor.graph(output)
+    return editor.graph(opened(graph.output, all_bits=True))
 
 
 def _quantize(editor: Editor, name: str, params: QuantParams, shape: tuple[int, ...], *, dtype: str = "int8") -> str:

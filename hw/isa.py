@@ -49,6 +49,14 @@ class WeightKind(IntEnum):
     TABLE = 4
 
 
+class Plane(IntEnum):
+    """What of a channel's requantised value is kept: bits 6 and 7 of its shift word."""
+
+    WHOLE = 0  # clamped to 8 bits
+    HIGH = 1  # clamped to 16 bits, the first of numerics.byte_planes
+    LOW = 2
+
+
 class ErrorCause(IntEnum):
     """Why the machine stopped."""
 
@@ -84,7 +92,6 @@ BUFFER_FIELDS = (
     Field("operand", 1),  # some CONV adds its rows: no LOAD may overwrite them before that
     Field("freed_by_store", 1),  # rows are freed by STORE (else, or also, by CONV)
     Field("freed_by_conv", 1),
-    Field("planes", 1),  # 0: 8-bit; 1: high and low byte planes, reserved
 )
 
 MORE_SOURCES = 4
@@ -299,6 +306,7 @@ class Step(NamedTuple):
     selectors: tuple[Selector, ...]  # [group x channel_parts + part]
     free: int
     last: bool
+    carry: bool = False  # what was summed so far counts 256-fold: low bytes of 16-bit activations begin
 
 
 class Fill(NamedTuple):
@@ -314,12 +322,12 @@ FILL_FIELDS = (Field("row", 5), Field("column", 9, True), Field("group", 12), Fi
 
 
 def encode_step(step: Step) -> int:
-    """A step word of 64 bits: selectors, then 4 bits of slots to free, then the last flag."""
+    """A step word of 64 bits: selectors, then 4 bits of slots to free, then the last and the carry flag."""
     word, position = 0, 0
     for selector in step.selectors:
         word |= (selector.slot | selector.shift << 3 | selector.part << 6) << position
         position += SELECTOR_BITS
-    return word | step.free << position | int(step.last) << (position + 4)
+    return word | step.free << position | int(step.last) << (position + 4) | int(step.carry) << (position + 5)
 
 
 def decode_step(word: int, spec: AccelSpec) -> Step:
@@ -329,7 +337,8 @@ def decode_step(word: int, spec: AccelSpec) -> Step:
         bits = word >> (index * SELECTOR_BITS)
         selectors.append(Selector(bits & 7, bits >> 3 & 7, bits >> 6 & 1))
     position = spec.selectors * SELECTOR_BITS
-    return Step(tuple(selectors), word >> position & 15, bool(word >> (position + 4) & 1))
+    flags = word >> (position + 4)
+    return Step(tuple(selectors), word >> position & 15, bool(flags & 1), bool(flags >> 1 & 1))
 
 
 def encode_fill(fill: Fill) -> int:

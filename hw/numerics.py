@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 INT8_MIN, INT8_MAX = -128, 127
+INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1 - 128
+"""What :func:`byte_planes` can hold."""
+
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
 MULTIPLIER_BITS = 31
@@ -60,6 +63,15 @@ def requantise(
     psum = np.asarray(psum, dtype=np.int64)
     factor = np.where(psum < 0, negative_multiplier, multiplier).astype(np.int64)
     return np.clip(round_shift(psum * factor, shift) + zero_point, qmin, qmax).astype(np.int8)
+
+
+def requantise_wide(
+    psum: AnyInts, *, multiplier: AnyInts, negative_multiplier: AnyInts, shift: AnyInts
+) -> NDArray[np.int16]:
+    """As :func:`requantise`, to int16: clamped to what :func:`byte_planes` can hold, with zero point 0."""
+    psum = np.asarray(psum, dtype=np.int64)
+    factor = np.where(psum < 0, negative_multiplier, multiplier).astype(np.int64)
+    return np.clip(round_shift(psum * factor, shift), INT16_MIN, INT16_MAX).astype(np.int16)
 
 
 def look_up(q: NDArray[np.int8], table: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -114,9 +126,6 @@ FLOW_FRACTION_BITS = 8
 
 SAMPLE_UNITS = 1 << 2 * FLOW_FRACTION_BITS
 """What the four weights of a sample add up to."""
-
-INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1 - 128
-"""What :func:`byte_planes` can hold."""
 
 
 def byte_planes(q: NDArray[np.int16]) -> NDArray[np.int8]:

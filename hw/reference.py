@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, ProgramError
-from codesign.hw.isa import Command, Opcode, WeightKind, decode_fill, decode_step
+from codesign.hw.isa import Command, Opcode, Plane, WeightKind, decode_fill, decode_step
 from codesign.hw.program import Program, TensorSlot
 from codesign.hw.spec import FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
 from codesign.hw.tokens import Buffer, ConvRow, Tokens
@@ -58,6 +58,9 @@ def decode_kernel(
     oldest, base = 0, 0
     for index in range(cmd["steps_base"], cmd["steps_base"] + cmd["steps_count"]):
         step = decode_step(int(steps[index]), spec)
+        if step.carry:
+            for tap in taps.values():
+                tap[:, base : base + slots_out] *= 256
         for which, selector in enumerate(step.selectors):
             group, part = divmod(which, spec.channel_parts)
             if selector.slot >= spec.window_slots or oldest + selector.slot >= len(sequence):
@@ -71,7 +74,7 @@ def decode_kernel(
             )
             tap = taps.setdefault(key, np.zeros((spec.part_lanes, outputs), np.int64))
             block = weights[index, group * lanes_of_group : (group + 1) * lanes_of_group]
-            block = block[:, part * spec.part_lanes : (part + 1) * spec.part_lanes]
+            block = block[:, part * spec.part_lanes : (part + 1) * spec.part_lanes].astype(np.int64)
             for lane in range(lanes_of_group):
                 channel = (group * lanes_of_group + lane) % per_cog
                 for out in range(base + channel, min(base + slots_out, outputs), per_cog):
@@ -250,10 +253,13 @@ class _Machine:
         first = cmd["parameters_base"] * self.spec.ci_lanes
         fields = np.frombuffer(bytes(self.parameters), _PARAMETERS)[first : first + psum.shape[1]]
         # Accumulators have 32 bits and wrap; the compiler proves that they never do.
-        result = numerics.requantise(
-            (psum + fields["bias"]).astype(np.int32), multiplier=fields["m"], negative_multiplier=fields["n"],
-            shift=fields["shift"] & 63, zero_point=cmd["zero_point"], qmin=cmd["qmin"], qmax=cmd["qmax"],
-        )  # fmt: skip
+        psums = (psum + fields["bias"]).astype(np.int32)
+        factors = {"multiplier": fields["m"], "negative_multiplier": fields["n"], "shift": fields["shift"] & 63}
+        result = numerics.requantise(psums, **factors, zero_point=cmd["zero_point"], qmin=cmd["qmin"], qmax=cmd["qmax"])
+        planes = fields["shift"] >> 6 & 3
+        if planes.any():
+            high, low = np.split(numerics.byte_planes(numerics.requantise_wide(psums, **factors)), 2, axis=1)
+            result = np.where(planes == Plane.HIGH, high, np.where(planes == Plane.LOW, low, result))
         return numerics.look_up(result, self.tables[cmd["table"]]) if cmd["table_enable"] else result
 
     def _write(self, cmd: Command, y: int, result: Int8) -> None:

@@ -90,6 +90,7 @@ def render_package(spec: AccelSpec) -> str:
     lines += [f"  localparam logic [7:0] Cause{_camel(cause.name)} = 8'd{cause.value};" for cause in isa.ErrorCause]
     lines += [f"  localparam logic [9:0] Reg{_camel(name)} = 10'h{at:03x};" for name, at in isa.REGISTERS.items()]
     lines += [f"  localparam int unsigned Count{_camel(name)} = {i};" for i, name in enumerate(isa.COUNTER_NAMES)]
+    lines += [f"  localparam logic [1:0] Plane{_camel(plane.name)} = 2'd{plane.value};" for plane in isa.Plane]
     for op, fields in isa.FIELDS.items():
         if fields:
             lines.append("")
@@ -100,12 +101,13 @@ def render_package(spec: AccelSpec) -> str:
               "  } selector_t;"]  # fmt: skip
     lines += ["", "  typedef struct packed {"]
     lines += [
+        "    logic carry;",
         "    logic last;",
         "    logic [3:0] free;",
         "    selector_t [Selectors-1:0] selectors;",
         "  } step_word_t;",
     ]
-    lines += ["", "  typedef struct packed {", "    logic [5:0] shift;",
+    lines += ["", "  typedef struct packed {", "    logic [1:0] plane;", "    logic [5:0] shift;",
               "    logic signed [31:0] negative_multiplier;", "    logic signed [31:0] multiplier;",
               "    logic signed [31:0] bias;", "  } parameter_t;"]  # fmt: skip
     lines += ["", "endpackage", ""]

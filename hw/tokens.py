@@ -99,8 +99,8 @@ class Tokens:
     def configure(self, cmd: Command) -> None:
         if cmd["id"] >= len(self._buffers):
             raise ProgramError(f"buffer {cmd['id']} of {len(self._buffers)}")
-        if cmd["planes"] or not (cmd["rows"] and cmd["width"] and cmd["height"] and cmd["groups"]):
-            raise ProgramError(f"buffer {cmd['id']} is empty or of a reserved kind")
+        if not (cmd["rows"] and cmd["width"] and cmd["height"] and cmd["groups"]):
+            raise ProgramError(f"buffer {cmd['id']} is empty")
         halo = cmd["halo"] * self._banks
         if halo and (cmd["loaded"] or halo >= cmd["width"]):
             raise ProgramError(f"buffer {cmd['id']} has a halo beside which nothing is computed")

@@ -21,7 +21,9 @@ from codesign.compile.integer import evaluate
 from codesign.hw import reference, timing
 from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
+from codesign.hw.isa import Opcode
 from codesign.hw.spec import BASE, EDGE, LARGE, TINY, AccelSpec
+from codesign.networks.motion import warp
 from codesign.sim.model import Dram
 from codesign.sim.run import run
 
@@ -41,7 +43,7 @@ REGRESSIONS = Path(__file__).parent / "regressions"
 
 KINDS = ("conv", "conv", "conv", "strided", "depthwise", "dilated", "transposed", "residual", "residual", "concat",
          "concat", "shuffle", "unshuffle", "mask", "look-up", "scale", "slice", "product", "product", "gate",
-         "complement", "average", "enlarge", "halve")  # fmt: skip
+         "complement", "average", "enlarge", "halve", "warp", "warp")  # fmt: skip
 ACTIVATIONS = ("none", "relu", "clip", "leaky", "prelu")
 MOST_PIXELS = 48 * 48
 
@@ -112,6 +114,7 @@ class Net(nn.Module):
     def __init__(self, draw: NetworkDraw) -> None:
         super().__init__()
         torch.manual_seed(draw.seed)
+        self.accel = draw.accel
         self.layers = nn.ModuleList()
         self.steps: list[tuple[str, int, int, int, str, int]] = []  # kind, source, other, layer, activation, parameter
         self.shapes = [(draw.channels, draw.height, draw.width)]
@@ -148,6 +151,9 @@ class Net(nn.Module):
                 self._step(node, source, 0, -1, (c, factor * h, factor * w))
             case "halve" if h % 2 == w % 2 == 0:
                 self._step(node, source, 0, -1, (c, h // 2, w // 2))
+            case "warp" if min(h, w) > 1 and POOL[self.accel].warp_reach:
+                self.layers.extend([nn.Conv2d(c, 2, 3, padding=1), nn.Conv2d(c, 2, 1)])
+                self._step(node, source, 0, len(self.layers) - 2, (c, h, w))
             case "gate" if c % 2 == 0:
                 self._step(node, source, 0, -1, (c // 2, h, w))
             case "look-up" | "scale" | "complement":
@@ -160,7 +166,7 @@ class Net(nn.Module):
                     node, source, nn.ConvTranspose2d(c, node.channels, kernel, 2, kernel // 2 - 1), 2 * h, 2 * w
                 )
             case _:
-                self._conv(node, source)
+                self._conv(dataclasses.replace(node, kind="conv") if node.kind == "warp" else node, source)
 
     def _conv(self, node: NodeDraw, source: int) -> None:
         c, h, w = self.shapes[source]
@@ -189,7 +195,7 @@ class Net(nn.Module):
             self.layers[-1].weight.data.uniform_(-0.5, 1.5)
             slope = len(self.layers) - 1
         kind = node.kind
-        if layer >= 0 and kind not in ("mask", "average"):
+        if layer >= 0 and kind not in ("mask", "average", "warp"):
             kind = "layer"
         self.steps.append((kind, source, other, layer, node.activation, slope if slope >= 0 else node.channels))
         self.shapes.append(shape)
@@ -212,6 +218,13 @@ class Net(nn.Module):
                 case "enlarge" | "halve":
                     factor = 0.5 if kind == "halve" else 2 + parameter % 2
                     y = F.interpolate(y, scale_factor=factor, mode="bilinear", align_corners=False)
+                case "warp":
+                    flow = 8.0 * self.layers[layer](y)
+                    if parameter % 3 == 1:
+                        flow = flow - self.layers[layer + 1](y)
+                    elif parameter % 3 == 2:
+                        flow = 0.5 * (flow + self.layers[layer + 1](y))
+                    y = warp(y, flow, "border" if parameter % 2 else "zeros")
                 case "gate":
                     y = y[:, : y.shape[1] // 2] * y[:, y.shape[1] // 2 :]
                 case "complement":
@@ -291,7 +304,11 @@ def check(draw: NetworkDraw) -> None:
     counters = result.counters
     assert counters.busy_cycles + sum(counters.stalls.values()) == counters.cycles
     predicted = timing.predict(region.program, timing.Memory.of(network.spec, draw.bytes_per_cycle, draw.latency))
-    for name in (*COUNTS, "busy_cycles"):
+    # What is gathered, and where a sample's pixels coincide, depends on the flow.
+    warped = any(cmd.opcode is Opcode.WARP for cmd in region.program.commands)
+    by_flow = {"scratchpad_read_words", "dram_gather_read_bytes", "gathered_reads"} if warped else set[str]()
+    for name in {*COUNTS, "busy_cycles"} - by_flow:
         assert getattr(predicted, name) == getattr(counters, name), name
-    if draw.stalls == 0.0:  # the model knows no random stalls; frames of a few pixels are all start and end
+    # The model knows no random stalls; frames of a few pixels are all start and end.
+    if draw.stalls == 0.0 and not counters.gathered_reads:
         assert abs(predicted.cycles - counters.cycles) <= 0.1 * counters.cycles + 100, (predicted, counters)

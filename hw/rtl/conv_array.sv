@@ -102,7 +102,7 @@ module conv_array
   // Multiply-accumulate: operands registered, then products summed into the accumulators.
   logic signed [7:0] operand_q[LaneGroups][CiLanes][PixelLanes];
   logic signed [7:0] weight_q[CoLanes][CiLanes];
-  logic operand_valid_q, operand_first_q, operand_last_q, finished_q;
+  logic operand_valid_q, operand_first_q, operand_carry_q, operand_last_q, finished_q;
   logic signed [31:0] acc_q[CoLanes][PixelLanes];
 
   always_ff @(posedge clk_i) begin
@@ -114,13 +114,23 @@ module conv_array
     end
   end
 
+  // High bytes of 16-bit activations come first: before the low ones, what they add up to counts 256-fold.
+  logic signed [31:0] carried[CoLanes][PixelLanes];
+  always_comb begin
+    carried = acc_q;
+    if (operand_carry_q) begin
+      for (int unsigned o = 0; o < CoLanes; o++) begin
+        for (int unsigned p = 0; p < PixelLanes; p++) carried[o][p] = acc_q[o][p] <<< 8;
+      end
+    end
+  end
   // The loop over pixels stays one in simulation, where the compiler makes vector instructions of it.
   logic signed [31:0] accumulated[CoLanes][PixelLanes];
   for (genvar o = 0; o < CoLanes; o++) begin : gen_accumulate
     always_comb begin
       /* verilator unroll_disable */
       for (int unsigned p = 0; p < PixelLanes; p++) begin
-        accumulated[o][p] = operand_first_q ? '0 : acc_q[o][p];
+        accumulated[o][p] = operand_first_q ? '0 : carried[o][p];
         for (int unsigned j = 0; j < CiLanes; j++) begin
           accumulated[o][p] += 32'(16'(operand_q[o/(CoLanes/LaneGroups)][j][p]) * 16'(weight_q[o][j]));
         end
@@ -174,6 +184,7 @@ module conv_array
       landed_q <= '0;
       operand_valid_q <= 1'b0;
       operand_first_q <= 1'b0;
+      operand_carry_q <= 1'b0;
       operand_last_q <= 1'b0;
       finished_q <= 1'b0;
       psum_taken_q <= 1'b0;
@@ -195,6 +206,7 @@ module conv_array
 
       operand_valid_q <= issue;
       operand_first_q <= first_q;
+      operand_carry_q <= step_word_i.carry;
       operand_last_q <= issue && step_word_i.last;
       finished_q <= operand_valid_q && operand_last_q;
       psum_valid_o <= finished_q;

@@ -268,6 +268,8 @@ module requantiser
     for (genvar j = 0; j < CiLanes; j++) begin : gen_channel
       logic signed [31:0] biased, biased_q, factor_q;
       logic [5:0] shift1_q, shift2_q;
+      logic [1:0] plane1_q, plane2_q, plane3_q;
+      logic signed [15:0] wide;
       logic signed [63:0] product_q, rounded, rounded_q, shifted;
       logic signed [7:0] clamped, clamped_q, looked_up;
       logic signed [7:0] add1_q, add2_q, add3_q;
@@ -285,6 +287,12 @@ module requantiser
         clamped = shifted[7:0];
         if (shifted < 64'(meta_q[3].qmin)) clamped = meta_q[3].qmin;
         if (shifted > 64'(meta_q[3].qmax)) clamped = meta_q[3].qmax;
+        // numerics.byte_planes of 16 bits
+        wide = rounded_q[15:0];
+        if (rounded_q < -64'sd32768) wide = -16'sd32768;
+        if (rounded_q > 64'sd32639) wide = 16'sd32639;
+        if (plane3_q == PlaneHigh) clamped = wide[15:8] + 8'(wide[7]);
+        if (plane3_q == PlaneLow) clamped = wide[7:0];
         table_addr_o[p*CiLanes+j] = {meta_q[3].lut, clamped ^ 8'h80};
         looked_up = meta_q[4].table_enable ? table_data_i[p*CiLanes+j] : clamped_q;
         joined = JoinBits'(9'(looked_up) - 9'(meta_q[4].add_value_zero_point)) *
@@ -302,15 +310,18 @@ module requantiser
           biased_q <= biased;
           factor_q <= biased[31] ? parameter0_q[j].negative_multiplier : parameter0_q[j].multiplier;
           shift1_q <= parameter0_q[j].shift;
+          plane1_q <= parameter0_q[j].plane;
           add1_q   <= add0_q[p][j];
         end
         if (valid_q[1]) begin
           product_q <= 64'(biased_q) * 64'(factor_q);
           shift2_q  <= shift1_q;
+          plane2_q  <= plane1_q;
           add2_q    <= add1_q;
         end
         if (valid_q[2]) begin
           rounded_q <= rounded;
+          plane3_q  <= plane2_q;
           add3_q    <= add2_q;
         end
         if (valid_q[3]) begin

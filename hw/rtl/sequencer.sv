@@ -143,7 +143,7 @@ module sequencer
   end
 
   logic bad_buffer;
-  assign bad_buffer = (32'(as_buffer.id) >= Buffers) || as_buffer.planes || (as_buffer.rows == '0);
+  assign bad_buffer = (32'(as_buffer.id) >= Buffers) || (as_buffer.rows == '0);
   always_comb begin
     advance = 1'b0;
     illegal = 1'b0;

@@ -51,6 +51,21 @@ def test_add(q: int, other: int, z: int, other_z: int, m: int, other_m: int, shi
     assert int(found[0]) == clipped(exact, out_z)
 
 
+@given(int32, multipliers, multipliers, shifts)
+@example(INT32_MAX, INT32_MAX, 0, 0)
+@example(INT32_MIN, 0, INT32_MAX, 0)
+def test_sixteen_bits(psum: int, positive: int, negative: int, shift: int) -> None:
+    found = numerics.requantise_wide(
+        np.array([psum]), multiplier=np.array([positive]), negative_multiplier=np.array([negative]),
+        shift=np.array([shift]),
+    )  # fmt: skip
+    exact = Fraction(psum * (negative if psum < 0 else positive), 1 << shift)
+    assert int(found[0]) == clipped(exact, 0, numerics.INT16_MIN, numerics.INT16_MAX)
+    planes = numerics.byte_planes(found)
+    assert 256 * int(planes[0]) + int(planes[1]) == int(found[0])
+    np.testing.assert_array_equal(numerics.from_byte_planes(planes), found)
+
+
 @given(int8, int8, int8, int8, multipliers, shifts, int8)
 @example(-128, -128, 127, 127, INT32_MAX, 0, 127)
 def test_multiply(q: int, other: int, z: int, other_z: int, m: int, shift: int, out_z: int) -> None:

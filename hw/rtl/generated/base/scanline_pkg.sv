@@ -102,9 +102,11 @@ package scanline_pkg;
   localparam int unsigned CountScratchpadWriteWords = 17;
   localparam int unsigned CountRequantisedValues = 18;
   localparam int unsigned CountCommands = 19;
+  localparam logic [1:0] PlaneWhole = 2'd0;
+  localparam logic [1:0] PlaneHigh = 2'd1;
+  localparam logic [1:0] PlaneLow = 2'd2;
 
   typedef struct packed {
-    logic planes;
     logic freed_by_conv;
     logic freed_by_store;
     logic operand;
@@ -288,12 +290,14 @@ package scanline_pkg;
   } selector_t;
 
   typedef struct packed {
+    logic carry;
     logic last;
     logic [3:0] free;
     selector_t [Selectors-1:0] selectors;
   } step_word_t;
 
   typedef struct packed {
+    logic [1:0] plane;
     logic [5:0] shift;
     logic signed [31:0] negative_multiplier;
     logic signed [31:0] multiplier;
