@@ -1,27 +1,27 @@
 """The cycle model: what a program takes on a machine, row by row, without computing a value.
 
 Every engine is a clock of its own; commands advance the clocks through the same tokens as in hardware: rows finished,
-rows freed, LOADWs finished, places in the queues. Within a row the array follows :mod:`codesign.hw.row_timing`. What is
-left out: cycles in which the store engine or a second operand takes the scratchpad's port from the window, and the
-memory's order of service when reads and writes compete (its bandwidth is kept).
+rows freed, LOADWs finished, places in the queues. Within a row the array follows :mod:`codesign.hw.row_timing`, the
+sampler :mod:`codesign.hw.sample_timing`. What is left out: cycles in which the store engine or a second operand takes
+the scratchpad's port from the window, and the memory's order of service when reads and writes compete (its bandwidth
+is kept).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
+from codesign.hw.bus_timing import Bus, Memory
+from codesign.hw.conv_timing import ConvShapes
 from codesign.hw.counters import STALL_CAUSES, Counters, LayerCounters
 from codesign.hw.errors import ProgramError
-from codesign.hw.isa import COMPUTE, ROWS, Command, Opcode, WeightKind, decode_fill, decode_step
+from codesign.hw.isa import COMPUTE, ROWS, Command, Opcode
+from codesign.hw.loop_timing import Body, every_command
 from codesign.hw.program import Program
-from codesign.hw.row_timing import RowCommand, RowTiming, row_timing
-from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, AccelSpec
+from codesign.hw.sample_timing import sampled_row, sampled_words
+from codesign.hw.spec import COMMAND_BYTES
 from codesign.hw.tokens import Buffer, ConvRow, Tokens, more_sources
 
 # Latencies in cycles, as the RTL has them.
@@ -31,8 +31,6 @@ TAKE = 1  # a command in a queue to its engine's first check
 TO_GRANT = 4  # passed check of a CONV to its first segment
 LANDING = 2  # segment granted to the first step that may use it
 FINISH = 2  # last segment granted to the next command taken
-SAMPLE_FLOW = 2  # a pixel group's flow read and arrived
-SAMPLE_HANDOVER = 3  # the sampler's last read of a set to its psums at the requantiser
 REPORT = 8  # last chunk requantised to its row seen as finished
 NEXT_ROW, NEXT_ROW_ADD = 2, 3  # last chunk of a row to the first of the next
 TO_REQUEST, TO_REQUEST_WEIGHTS = 4, 3  # passed check of a LOAD, of a LOADW, to its first burst
@@ -52,55 +50,6 @@ _LONG_PAST = 256  # cycles after which a time can no longer be the latest of tho
 
 _Work = tuple[Opcode, str]
 """What an event belongs to: the kind of command, and the layer or tensor that it is for."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """DRAM bandwidth (shared by reads and writes) and latency (address to first data)."""
-
-    bytes_per_cycle: float
-    latency_cycles: int = 100
-
-    @staticmethod
-    def of(spec: AccelSpec, bytes_per_cycle: float | None = None, latency_cycles: int = 100) -> Memory:
-        """``bytes_per_cycle`` None is the bus width."""
-        return Memory(min(bytes_per_cycle or spec.bus_bytes, spec.bus_bytes), latency_cycles)
-
-
-class _Bus:
-    """The memory's data beats. Each stream is served in order; streams share the bandwidth.
-
-    A calendar of the stretches that are taken, because engines book in program order, not in the order of time.
-    """
-
-    def __init__(self, cycles_per_beat: float) -> None:
-        self.cycles_per_beat = cycles_per_beat
-        self.begins: list[float] = []  # stretches taken, in order of time, apart from each other
-        self.ends: list[float] = []
-        self.last = {"commands": 0.0, "loads": 0.0, "writes": 0.0}
-
-    def transfer(self, stream: str, ready: float, beats: int) -> float:
-        """The time when ``beats`` that may move from ``ready`` on have moved."""
-        begins, ends = self.begins, self.ends
-        left, begin = beats * self.cycles_per_beat, max(ready, self.last[stream])
-        first = after = bisect_left(ends, begin)  # stretches that the transfer touches or fills the gaps of
-        at = begin
-        while after < len(begins) and begins[after] <= at + left:
-            left -= max(0.0, begins[after] - at)
-            at = max(at, ends[after])
-            after += 1
-        at += left
-        if first < after:
-            begin = min(begin, begins[first])
-        begins[first:after] = [begin]
-        ends[first:after] = [at]
-        self.last[stream] = at
-        return at
-
-    def forget(self, time: float) -> None:
-        """Nobody books before ``time`` any more."""
-        count = bisect_left(self.ends, time)
-        del self.begins[:count], self.ends[:count]
 
 
 @dataclass
@@ -128,43 +77,6 @@ def _free_to(times: list[float], row: int, time: float) -> None:
 
 
 @dataclass(frozen=True)
-class _ConvShape:
-    """What the rows of one CONV command have in common."""
-
-    timing: RowTiming
-    fills: int
-    words_by_row: tuple[int, ...]  # scratchpad words read per kernel row, all pixel groups
-    add_words: int
-
-
-@dataclass(frozen=True)
-class _Body:
-    """What a loop's commands work on."""
-
-    delay: int  # executions until every command takes part
-    buffers: tuple[int, ...]
-    convs: tuple[Command, ...]
-    loads: bool
-    stored: frozenset[int]  # buffers
-
-    @staticmethod
-    def of(rows: list[Command]) -> _Body:
-        convs = tuple(cmd for cmd in rows if cmd.opcode in COMPUTE)
-        moved = {cmd["buffer"] for cmd in rows if cmd.opcode not in COMPUTE}
-        for cmd in convs:
-            moved |= {cmd["source"], cmd["destination"], *(index for index, _ in more_sources(cmd))}
-            if cmd["add_enable"]:
-                moved.add(cmd["add_buffer"])
-        return _Body(
-            delay=max((cmd["delay"] for cmd in rows), default=0),
-            buffers=tuple(sorted(moved)),
-            convs=convs,
-            loads=any(cmd.opcode is Opcode.LOAD for cmd in rows),
-            stored=frozenset(cmd["buffer"] for cmd in rows if cmd.opcode is Opcode.STORE),
-        )
-
-
-@dataclass(frozen=True)
 class _Snapshot:
     """Where a loop stood after ``done`` executions."""
 
@@ -179,10 +91,10 @@ class _Model:
     def __init__(self, program: Program, memory: Memory, patient: bool = False) -> None:
         """``patient``: follow every execution of every loop."""
         self.patient = patient
-        self.bodies: dict[int, _Body | None] = {}
+        self.bodies: dict[int, Body | None] = {}
         self.program, self.spec, self.memory = program, program.spec, memory
         spec = self.spec
-        self.bus = _Bus(spec.bus_bytes / memory.bytes_per_cycle)
+        self.bus = Bus(spec.bus_bytes / memory.bytes_per_cycle)
         self.left_out = 0.0  # cycles of loop executions that were counted and not followed
         self.alignments: list[int] = []  # of the rows loaded and stored in this execution of the outermost loop
         self.seen: dict[tuple[object, ...], _Snapshot] = {}  # states after executions of the outermost loop
@@ -202,10 +114,7 @@ class _Model:
         self.fetches = 0  # of the store engine since the array's last row
         self.begun = deque([0.0, 0.0], maxlen=2)  # when the array began the last rows
         self.weights: list[float] = []
-        self.steps: NDArray[np.uint64] = np.zeros(spec.weight_words, np.uint64)
-        self.fills: NDArray[np.uint32] = np.zeros(spec.fill_words, np.uint32)
-        self.shapes: dict[int, _ConvShape] = {}
-        self.timings: dict[tuple[object, ...], RowTiming] = {}
+        self.shapes = ConvShapes(program, self.tokens)
         self.stalls = dict.fromkeys(STALL_CAUSES, 0.0)
         self.work = (Opcode.HALT, "")  # opcode and label of the command being executed
         self.events: Counter[tuple[_Work, str]] = Counter()
@@ -216,7 +125,7 @@ class _Model:
     def run(self) -> float:
         """Returns the cycle of done."""
         leave_out = (lambda *_: 0) if self.patient else self._leave_out
-        for index, oldest, cmd, delayed in _every_command(self.program.commands, leave_out):
+        for index, oldest, cmd, delayed in every_command(self.program.commands, leave_out):
             self._fetch(oldest)
             self.sequencer = max(self.sequencer, self.arrived[index] + 1) + COMMAND
             self.work = (cmd.opcode, self.program.labels[index] if self.program.labels else "")
@@ -276,16 +185,16 @@ class _Model:
         self.seen.clear()
         return times * period
 
-    def _body(self, first: int, end: int) -> _Body | None:
+    def _body(self, first: int, end: int) -> Body | None:
         """What a loop's body works on; None for one that configures the machine."""
         if first not in self.bodies:
             commands = self.program.commands[first:end]
             rows = [cmd for cmd in commands if cmd.opcode in ROWS]
             plain = all(cmd.opcode in (Opcode.LOOP, Opcode.END) or cmd in rows for cmd in commands)
-            self.bodies[first] = _Body.of(rows) if plain else None
+            self.bodies[first] = Body.of(rows) if plain else None
         return self.bodies[first]
 
-    def _state(self, body: _Body, buffers: dict[int, Buffer]) -> Iterator[object]:
+    def _state(self, body: Body, buffers: dict[int, Buffer]) -> Iterator[object]:
         """All that decides about the future, times relative to the sequencer's; what is long past is all the same."""
         base = self.sequencer
         oldest = min(base, self.array, self.front) - _LONG_PAST
@@ -342,7 +251,7 @@ class _Model:
         if cmd.opcode is Opcode.BUFFER:
             self.tokens.configure(cmd)
             self.rows[cmd["id"]] = _Rows()
-            self.shapes.clear()
+            self.shapes.forget()
         elif cmd.opcode in (Opcode.SYNC, Opcode.HALT):
             self._wait_for_engines()
             self.tokens.sync()
@@ -416,15 +325,7 @@ class _Model:
         self.weights.append(self._job(start, cmd["address"], cmd["bytes"] // self.spec.bus_bytes, cmd["elements"]))
         self.tokens.weights_loaded += 1
         self._count("weight_bytes", cmd["bytes"])
-        offset = cmd["address"] - self.program.blob_offset
-        kind, first, count = WeightKind(cmd["kind"]), cmd["destination"], cmd["elements"]
-        if kind is WeightKind.STEPS:
-            data = self.program.blob[offset : offset + count * STEP_BYTES]
-            self.steps[first : first + count] = np.frombuffer(data, "<u8")
-        elif kind is WeightKind.FILLS:
-            data = self.program.blob[offset : offset + count * FILL_BYTES]
-            self.fills[first : first + count] = np.frombuffer(data, "<u4")
-        self.shapes.clear()
+        self.shapes.load(cmd)
 
     def _load(self, cmd: Command) -> None:
         buffer = self.tokens.buffer(cmd["buffer"])
@@ -468,7 +369,7 @@ class _Model:
         self.fetches = 0
         if cmd.opcode is Opcode.WARP:
             return
-        shape = self._shape(cmd, source, destination)
+        shape = self.shapes.shape(cmd, destination)
         timing = shape.timing
         granted = start + TO_GRANT
         begin = max(self.array, granted + LANDING)
@@ -490,7 +391,9 @@ class _Model:
         last_grant = max(granted + shape.fills - 1, end - 1 - timing.last_grant)
         self.front = last_grant + FINISH + len(more_sources(cmd))
         self.drain = max(end - 1 + timing.tail, self.drain + gap + timing.drain - 1)
-        self._finish_row(cmd, at, source, destination, shape, last_grant)
+        inside = range(source.height)
+        window = (words for row, words in enumerate(shape.words_by_row) if cmd["edge"] or at.top + row in inside)
+        self._finish_row(cmd, at, source, destination, shape.add_words + sum(window), last_grant)
 
     def _warp(self, cmd: Command, at: ConvRow, checked: float, waits: list[tuple[float, str]], ready: float) -> None:
         """A row that is sampled, as if all of it were on chip: what must be gathered depends on the flow."""
@@ -499,27 +402,16 @@ class _Model:
         width, words = destination.computed_width, cmd["words"]
         start = max(ready + 1, self.array + SETTLE)
         self._idle(self.array, start + 1, checked, waits, ready)
-        per_set, chunks = spec.co_lanes // spec.ci_lanes, spec.pixel_lanes // spec.requantise_pixels
-        now = start
-        for x in range(0, width, spec.pixel_lanes):
-            now += SAMPLE_FLOW
-            for first in range(0, words, per_set):
-                count = min(per_set, words - first)
-                samples = count * min(spec.pixel_lanes, width - x)
-                now = max(now, self.drain) + 1 + 2 * samples + SAMPLE_HANDOVER
-                self.drain = now + count * chunks - 1
+        row = sampled_row(spec, width, words, start, self.drain)
         # The store engine goes first at the scratchpad's port, where the sampler reads in nearly every cycle.
-        now += self.fetches
-        self.drain += self.fetches
+        now, self.drain = row.end + self.fetches, row.drain + self.fetches
         self.stalls["sample"] += now - start
         begun, _ = self.spans.get(self.work, (self.left_out + start + 1, 0.0))
         self.spans[self.work] = (begun, self.left_out + now + 1)
         self.begun.append(start)
         self.array, self.front = now + 1, now + FINISH
-        self.chunks_since_load += -(-width // spec.pixel_lanes) * words * chunks
-        # Two pixels of two rows each sample, and a flow; at the frame's edges a pixel may stand for two.
-        shape = _ConvShape(RowTiming(0, 0, 0, 0, 0, 0, 0, 0), 0, (), add_words=(4 * words + 1) * width)
-        self._finish_row(cmd, at, source, destination, shape, now)
+        self.chunks_since_load += -(-width // spec.pixel_lanes) * words * (spec.pixel_lanes // spec.requantise_pixels)
+        self._finish_row(cmd, at, source, destination, sampled_words(width, words), now)
 
     def _waits(self, cmd: Command, at: ConvRow, source: Buffer, destination: Buffer) -> list[tuple[float, str]]:
         """What the row waits for, in the order in which the front looks: when it is there, and whose it is."""
@@ -550,7 +442,7 @@ class _Model:
                 now = end
 
     def _finish_row(
-        self, cmd: Command, at: ConvRow, source: Buffer, destination: Buffer, shape: _ConvShape, last_grant: float
+        self, cmd: Command, at: ConvRow, source: Buffer, destination: Buffer, read_words: int, last_grant: float
     ) -> None:
         reported = self.drain + REPORT
         self.rows[cmd["destination"]].computed.append(reported)
@@ -570,54 +462,7 @@ class _Model:
             _free_to(self.rows[cmd["add_buffer"]].by_conv, at.y + 1, reported)
         self._count("values", destination.computed_width * cmd["words"] * self.spec.ci_lanes)
         self._count("write_words", destination.computed_width * cmd["words"])
-        inside = range(source.height)
-        window = (words for row, words in enumerate(shape.words_by_row) if cmd["edge"] or at.top + row in inside)
-        self._count("read_words", shape.add_words + sum(window))
-
-    def _shape(self, cmd: Command, source: Buffer, destination: Buffer) -> _ConvShape:
-        key = id(cmd)  # the program's own; forgotten when weights or buffers change
-        if key not in self.shapes:
-            self.shapes[key] = self._new_shape(cmd, source, destination)
-        return self.shapes[key]
-
-    def _new_shape(self, cmd: Command, source: Buffer, destination: Buffer) -> _ConvShape:
-        spec = self.spec
-        groups = -(-destination.computed_width // spec.pixel_lanes)
-        fills = cmd["fills_count"] * cmd["fills_repeat"]
-        x = cmd["x_offset"] + np.arange(groups) * spec.pixel_lanes * cmd["x_stride"]
-        reach = 2 * spec.pixel_lanes if cmd["x_stride"] == 2 else spec.segment_pixels
-        words = [0] * cmd["kernel_rows"]
-        for index in range(cmd["fills_count"]):
-            fill = decode_fill(int(self.fills[cmd["fills_base"] + index]))
-            index, delta = (cmd[f"source_{fill.source}"], cmd[f"x_delta_{fill.source}"]) if fill.source else (
-                cmd["source"], 0)  # fmt: skip
-            width = self.tokens.buffer(index).width
-            starts = x + fill.column + delta
-            starts = np.minimum(starts, width - 1) if cmd["edge"] else starts
-            words[fill.row] += cmd["fills_repeat"] * _pixels(starts, reach, width)
-        add_words = 0
-        if cmd["add_enable"]:
-            other = self.tokens.buffer(cmd["add_buffer"])
-            starts = cmd["add_x_offset"] + np.arange(groups) * spec.pixel_lanes
-            add_words = cmd["words"] * _pixels(starts, spec.pixel_lanes, other.width)
-        return _ConvShape(
-            timing=self._row_timing(cmd, fills, groups),
-            fills=fills * groups,
-            words_by_row=tuple(words),
-            add_words=add_words,
-        )
-
-    def _row_timing(self, cmd: Command, fills: int, groups: int) -> RowTiming:
-        """Networks repeat their blocks, so rows with the same steps come again and again."""
-        spec = self.spec
-        words = self.steps[cmd["steps_base"] : cmd["steps_base"] + cmd["steps_count"]]
-        words_per_set = max(1, (spec.co_lanes >> cmd["lane_groups_log2"]) // spec.ci_lanes)
-        key = (words.tobytes(), fills, cmd["words"], words_per_set, cmd["add_enable"], groups)
-        if key not in self.timings:
-            steps = tuple(decode_step(int(word), spec) for word in words)
-            command = RowCommand(steps, fills, cmd["words"], words_per_set, bool(cmd["add_enable"]))
-            self.timings[key] = row_timing(spec, command, groups)
-        return self.timings[key]
+        self._count("read_words", read_words)
 
     # The store engine
 
@@ -665,41 +510,6 @@ class _Model:
             return fetches + words
         gap = cmd["pixel_pitch"] - cmd["pixel_bytes"]
         return fetches + 2 * words + cmd["x_count"] * (1 + gap // spec.bus_bytes)
-
-
-def _pixels(starts: NDArray[np.int64], count: int, width: int) -> int:
-    """Pixels of a row of ``width`` in the spans of ``count`` from ``starts``."""
-    return int(np.sum(np.maximum(np.minimum(starts + count, width) - np.maximum(starts, 0), 0)))
-
-
-def _every_command(
-    commands: tuple[Command, ...], leave_out: Callable[[int, int, int, int], int]
-) -> Iterator[tuple[int, int, Command, bool]]:
-    """Commands as the sequencer meets them, loop commands and delayed ones (True) included.
-
-    Yields a command's index, the oldest index that must stay on chip, the command and whether it is left out.
-    ``leave_out`` tells for the body [first, end) of an outermost loop, executed so often and with so many executions
-    left, how many of them not to meet.
-    """
-    stack: list[list[int]] = []  # [body, executions left, executions done]
-    pc = 0
-    while pc < len(commands):
-        cmd = commands[pc]
-        late = cmd.opcode in ROWS and bool(stack) and stack[-1][2] < cmd["delay"]
-        yield pc, (stack[0][0] if stack else pc), cmd, late
-        pc += 1
-        if cmd.opcode is Opcode.LOOP:
-            stack.append([pc, cmd["count"], 0])
-        elif cmd.opcode is Opcode.END:
-            loop = stack[-1]
-            loop[1] -= 1
-            loop[2] += 1
-            if loop[1] and len(stack) == 1:
-                loop[1] -= leave_out(loop[0], pc - 1, loop[2], loop[1])
-            if loop[1]:
-                pc = loop[0]
-            else:
-                stack.pop()
 
 
 def predict(program: Program, memory: Memory | None = None, *, patient: bool = False) -> Counters:
