@@ -1,4 +1,4 @@
-"""Canonicalisation around convolutions: biases, scales and padding move into them."""
+"""Canonicalisation around convolutions: biases, scales, padding and channels of zeros move into them."""
 
 from __future__ import annotations
 
@@ -113,6 +113,35 @@ def fold_padding(graph: Graph) -> Graph:
         padding = (top + widths[4], left + widths[6], bottom + widths[5], right + widths[7])
         editor.keep(node, inputs=(pad.inputs[0], node.inputs[1]), attributes=conv_attributes(node, padding=padding))
     return editor.graph()
+
+
+def fold_zero_channels(graph: Graph) -> Graph:
+    """What a convolution reads of a concatenation that is zero all over the frame, it does not read.
+
+    Coarse-to-fine networks begin with a flow of zeros.
+    """
+    editor = Editor(graph)
+    for node in graph.nodes:
+        joined = graph.by_name.get(node.inputs[0]) if node.op == "nn.conv2d" else None
+        zeros = _zero_parts(graph, joined) if joined is not None and graph.is_constant(node.inputs[1]) else []
+        if joined is None or not any(zeros) or all(zeros) or node.attributes["groups"] != 1:
+            editor.keep(node)
+            continue
+        counts = [graph.shape_of(name)[1] for name in joined.inputs]
+        read = np.repeat(~np.array(zeros), counts)
+        parts = tuple(name for name, zero in zip(joined.inputs, zeros, strict=True) if not zero)
+        shape = (joined.shape[0], int(np.count_nonzero(read)), *joined.shape[2:])
+        rest = editor.add(joined.name, "concat", parts, {"axis": 1}, shape=shape)
+        weight = editor.constant(f"{node.name}.weight", graph.constants[node.inputs[1]][:, read])
+        editor.keep(node, inputs=(rest, weight))
+    return editor.graph()
+
+
+def _zero_parts(graph: Graph, node: Node) -> list[bool]:
+    """Which operands of a concatenation along the channels are constant zeros."""
+    if node.op != "concat" or node.attributes["axis"] != 1 or len(node.shape) != 4:
+        return []
+    return [graph.is_constant(name) and not graph.constants[name].any() for name in node.inputs]
 
 
 def _pads_with_zeros(node: Node) -> bool:

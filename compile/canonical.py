@@ -3,12 +3,12 @@
 After :func:`canonicalise`
 
 - a convolution is ``conv2d``/``conv2d_transpose`` with constant weights, optionally followed by ``add`` of a constant
-  ``[1, C, 1, 1]``; batch normalisation, per-channel scaling and zero padding around it are folded into it;
+  ``[1, C, 1, 1]``; batch normalisation, per-channel scaling, zero padding and channels of zeros are folded into it;
 - activations are ``relu``, ``clip``, ``leakyrelu``, ``prelu`` (constant slope ``[C]``, axis 1) or one unary operator;
 - sub-pixel up-scaling is ``pixel_shuffle``, whatever the exporter wrote; nearest up-scaling by an integer is ``repeat``
   along the channels and ``pixel_shuffle``; copies of channels are ``repeat`` (each one r times in a row) or ``tile``
   (the whole group r times);
-- a bilinear ``grid_sample`` at every pixel's own place plus a flow is ``warp``;
+- a bilinear ``grid_sample`` at every pixel's own place plus a flow is ``warp``; at its own place it is nothing;
 - a per-channel scale or offset that no convolution can take is a 1x1 convolution with a diagonal kernel;
 - nothing constant is computed, and identities are gone.
 
@@ -24,7 +24,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from codesign.compile.affine import fold_affine, fold_padding, is_bias, standalone_affine
+from codesign.compile.affine import fold_affine, fold_padding, fold_zero_channels, is_bias, standalone_affine
 from codesign.compile.evaluate import apply
 from codesign.compile.graph import COPY, Array, Editor, Graph, Node
 from codesign.compile.movement import recognise_movement
@@ -46,6 +46,7 @@ def canonicalise(graph: Graph) -> Graph:
         recognise_warps,
         fold_affine,
         fold_padding,
+        fold_zero_channels,
     )
     graph = _until_stable(graph, passes)
     return tidy_names(_until_stable(standalone_affine(graph), passes))

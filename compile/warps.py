@@ -2,7 +2,8 @@
 
 Exporters spell a warp as a dozen operators that turn a flow into the grid of ``grid_sample``: from -1 to 1 across the
 frame. :func:`recognise_warps` finds the flow behind a grid, whatever the spelling, by what the grid does with it, and
-makes ``warp`` of it: a node with the image and the flow as operands. Relax has it as three operators::
+makes ``warp`` of it: a node with the image and the flow as operands. Where there is no flow, as where coarse-to-fine
+networks begin, the samples are the image itself. Relax has a warp as three operators::
 
     scaled = multiply(flow, const [1, 2, 1, 1]); grid = add(scaled, const [1, 2, H, W]); grid_sample(image, grid)
 """
@@ -26,6 +27,9 @@ def recognise_warps(graph: Graph) -> Graph:
     """``graph`` with ``warp`` nodes for every bilinear ``grid_sample`` at a flow's places."""
     editor = Editor(graph)
     for node in graph.nodes:
+        if node.op == "image.grid_sample" and _stands_still(graph, node):
+            editor.alias(node.name, node.inputs[0])
+            continue
         flow = _flow_behind(graph, node) if node.op == "image.grid_sample" else None
         if flow is None:
             editor.keep(node)
@@ -33,6 +37,27 @@ def recognise_warps(graph: Graph) -> Graph:
             padding = node.attributes["padding_mode"]
             editor.keep(node, op="warp", inputs=(node.inputs[0], flow), attributes={"padding_mode": padding})
     return editor.graph()
+
+
+def _stands_still(graph: Graph, node: Node) -> bool:
+    """Whether a constant grid samples every pixel at its own place: the image itself, whatever lies beyond it."""
+    grid = graph.constants.get(node.inputs[1])
+    if grid is None or node.attributes["layout"] != "NCHW" or graph.shape_of(node.inputs[0]) != node.shape:
+        return False
+    return np.allclose(_places(node, grid.astype(np.float64)), _own_places(node), rtol=0.0, atol=CLOSE_PIXELS)
+
+
+def _places(node: Node, grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Where in the frame of ``node`` a grid ``[1, 2, H, W]`` samples, in pixels."""
+    height, width = node.shape[2:]
+    aligned = node.attributes["align_corners"]
+    sizes = np.array([width - 1, height - 1] if aligned else [width, height]).reshape(1, 2, 1, 1)
+    return np.asarray((grid + 1.0) / 2.0 * sizes - (0.0 if aligned else 0.5))
+
+
+def _own_places(node: Node) -> NDArray[np.float64]:
+    height, width = node.shape[2:]
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)))[None].astype(np.float64)
 
 
 def _flow_behind(graph: Graph, node: Node) -> str | None:
@@ -51,26 +76,22 @@ def _flow_behind(graph: Graph, node: Node) -> str | None:
             behind[name] = graph.by_name[name]
             waiting += graph.by_name[name].inputs
     order = [one for one in graph.nodes if one.name in behind]
-    sizes = np.array([width - 1, height - 1] if attributes["align_corners"] else [width, height]).reshape(1, 2, 1, 1)
     for candidate in [*reversed([one.name for one in order]), graph.input]:
-        if graph.shape_of(candidate) == (1, 2, height, width) and _moves_pixels(graph, order, candidate, node, sizes):
+        if graph.shape_of(candidate) == (1, 2, height, width) and _moves_pixels(graph, order, candidate, node):
             return candidate
     return None
 
 
-def _moves_pixels(graph: Graph, order: list[Node], flow: str, node: Node, sizes: NDArray[np.int64]) -> bool:
+def _moves_pixels(graph: Graph, order: list[Node], flow: str, node: Node) -> bool:
     """Whether the grid of ``node`` lies a flow away from every pixel's own place, whatever the flow is."""
-    height, width = node.shape[2:]
-    own = np.stack(np.meshgrid(np.arange(width), np.arange(height)))[None].astype(np.float64)
-    corner = 0.0 if node.attributes["align_corners"] else 0.5
+    own = _own_places(node)
     rng = np.random.default_rng(0)
     for spread in (0.0, 3.0, 40.0):
         moved = rng.uniform(-spread, spread, own.shape)
         grid = _evaluated(graph, order, {flow: torch.from_numpy(moved)}, node.inputs[1])
         if grid is None or grid.shape != own.shape:
             return False
-        places = (grid + 1.0) / 2.0 * sizes - corner
-        if not np.allclose(places, own + moved, rtol=0.0, atol=CLOSE_PIXELS):
+        if not np.allclose(_places(node, grid), own + moved, rtol=0.0, atol=CLOSE_PIXELS):
             return False
     return True
 

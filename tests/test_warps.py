@@ -12,6 +12,7 @@ from torch import nn
 from whole_networks import POOL
 
 from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.evaluate import run as run_float
 from codesign.compile.frontend import load_model
 from codesign.compile.integer import evaluate
 from codesign.compile.module import LoadedModule, export
@@ -58,6 +59,21 @@ class Zoomed(Warped):
         return self.head(F.grid_sample(self.features(x), grid + 0 * self.flow(x).permute(0, 2, 3, 1)))
 
 
+class FromNothing(Warped):
+    """The coarsest level of a pyramid, whose flow before it is zero: the warp moves nothing, the flow says nothing."""
+
+    def __init__(self, padding: str = "border", *, aligned: bool = True, grouped: bool = False) -> None:
+        super().__init__(padding)
+        self.aligned = aligned
+        self.head = nn.Conv2d(8, 2, 3, padding=1, groups=2 if grouped else 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features, flow = self.features(x), x.new_zeros(1, 2, *x.shape[2:])
+        grid = F.affine_grid(torch.eye(2, 3)[None], list(features.shape), self.aligned)
+        still = F.grid_sample(features, grid, "bilinear", self.padding, self.aligned)
+        return self.head(torch.cat((flow, warp(still, flow, self.padding), x), 1))
+
+
 def compiled(network: nn.Module, spec=NARROW, *, size: tuple[int, int] = (WIDTH, HEIGHT)) -> CompiledNetwork:
     width, height = size
     torch.manual_seed(1)
@@ -81,6 +97,28 @@ def test_every_spelling_is_one_grid(network: nn.Module) -> None:
     assert {"multiply", "add", "image.grid_sample", "nn.conv2d"} == set(found)
     hosted = [placement for placement in compiled(network).placements if not placement.on_accelerator]
     assert not hosted
+
+
+@pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_a_warp_by_no_flow_is_none(padding: str, aligned: bool) -> None:
+    """Convolutions remain, and the last of them without the flow's channels; the values are torch's."""
+    network = FromNothing(padding, aligned=aligned)
+    model = load_model(network.eval(), width=WIDTH, height=HEIGHT, channels=3)
+    graph = from_module(model.module)
+    assert {node.op for node in graph.nodes} == {"nn.conv2d", "add", "concat"}
+    assert sorted(graph.shape_of(node.inputs[1])[1] for node in graph.nodes if node.op == "nn.conv2d") == [3, 6]
+    picture = torch.rand(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        torch.testing.assert_close(run_float(graph, picture), network(picture), rtol=1e-4, atol=1e-5)
+
+
+def test_zeros_of_a_grouped_convolution_stay() -> None:
+    """Without them its groups would not be alike."""
+    model = load_model(FromNothing(grouped=True).eval(), width=WIDTH, height=HEIGHT, channels=3)
+    graph = from_module(model.module)
+    (joined,) = (node for node in graph.nodes if node.op == "concat")
+    assert joined.shape[1] == 8
 
 
 def test_other_grids_stay_on_the_host() -> None:
