@@ -7,52 +7,25 @@ stacks compute more halo.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from codesign.compile.gpu_layers import Convolution, GpuGraph, Operation, Other, Pointwise, Shuffle
+from codesign.compile.gpu_layers import Convolution, GpuGraph, Operation, Other, Pointwise
+from codesign.compile.gpu_steps import gemm_launch, pointwise_launch, settle, settle_wide, stack_launch
+from codesign.compile.gpu_units import Unit, format_of, stackable, units_of, with_conversions
 from codesign.hw.errors import UnsupportedError
-from codesign.kernels import correlation, implicit_gemm, pointwise, resize, stack_search, warp
-from codesign.kernels.correlation import Correlation
+from codesign.kernels import implicit_gemm, stack_search
 from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
 from codesign.kernels.launch import Launch, Stored
 from codesign.kernels.layers import CHUNK_CHANNELS, Format
-from codesign.kernels.nvrtc import compile_cuda_text
-from codesign.kernels.pointwise import ToChunked, ToPlanar
-from codesign.kernels.resize import Resize
-from codesign.kernels.stack import Input, Output, Schedule, Stack, grid, layout, pack, render, signature
+from codesign.kernels.stack import Input, Output, Schedule, Stack, signature
 from codesign.kernels.stack_search import GPUS
-from codesign.kernels.warp import BackwardWarp
 
 MAX_LAYERS = 10
 """Of a stack; deeper ones recompute more halo than they save."""
 
 LAUNCH_SECONDS = 3e-6
 """From the end of one kernel to the start of the next inside a CUDA graph, with the tail of a wave."""
-
-TRIES = 6
-"""Schedules compiled in search of one without spills."""
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A layer and the shuffle after it: what is never cut apart."""
-
-    operations: tuple[Operation, ...]
-
-    @property
-    def first(self) -> Operation:
-        return self.operations[0]
-
-    @property
-    def output(self) -> str:
-        return self.operations[-1].output
-
-    @property
-    def shuffle(self) -> int:
-        last = self.operations[-1]
-        return last.factor if isinstance(last, Shuffle) and len(self.operations) > 1 else 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +50,7 @@ Tuned = Callable[[str, int, int], tuple[Schedule, float] | None]
 def plan_launches(graph: GpuGraph, arch: str, tuned: Tuned | None = None) -> GpuPlan:
     """Cut ``graph`` for ``arch``. Raises :class:`UnsupportedError` for a layer that no kernel takes."""
     graph = with_conversions(graph)
-    units = _units(graph)
+    units = units_of(graph)
     segments = _segments(graph, units, arch, tuned)
     seconds = [0.0] * (len(units) + 1)
     chosen: list[Segment] = []
@@ -91,7 +64,7 @@ def plan_launches(graph: GpuGraph, arch: str, tuned: Tuned | None = None) -> Gpu
 def promising(graph: GpuGraph, arch: str, slack: float = 1.5) -> list[tuple[Stack, int, int]]:
     """Stacks, with height and width, on some way through the network that is modelled at most ``slack`` x the best."""
     graph = with_conversions(graph)
-    units = _units(graph)
+    units = units_of(graph)
     segments = _segments(graph, units, arch, None)
     count = len(units)
     after, before = [0.0] * (count + 1), [0.0] + [float("inf")] * count
@@ -126,7 +99,7 @@ class Segment:
 def _segments(graph: GpuGraph, units: list[Unit], arch: str, tuned: Tuned | None) -> list[list[Segment]]:
     """For every unit, the steps that may begin there."""
     readers = graph.readers()
-    formats = {name: _format(name, graph) for name in graph.tensors}
+    formats = {name: format_of(name, graph) for name in graph.tensors}
     prices: dict[tuple[str, int, int], tuple[Schedule, float] | None] = {}
     gemms: dict[tuple[str, int, int], tuple[GemmSchedule, float] | None] = {}
     found: list[list[Segment]] = []
@@ -190,110 +163,13 @@ def _price_wide(wide: WideConv, arch: str, height: int, width: int) -> tuple[Gem
     return best, max(cycles / gpu.clock_hz, moved / gpu.bytes_per_second) + LAUNCH_SECONDS
 
 
-def _units(graph: GpuGraph) -> list[Unit]:
-    readers = graph.readers()
-    units: list[Unit] = []
-    for operation in graph.operations:
-        if isinstance(operation, Shuffle) and units and len(units[-1].operations) == 1:
-            last = units[-1].first
-            sole = len(readers[operation.source]) == 1 and operation.source != graph.output
-            if isinstance(last, Convolution) and last.output == operation.source and sole:
-                units[-1] = Unit((last, operation))
-                continue
-        units.append(Unit((operation,)))
-    return units
-
-
-def _stackable(unit: Unit, graph: GpuGraph) -> bool:
-    operation = unit.first
-    if not isinstance(operation, Convolution) or operation.more or operation.stride != 1 or operation.dilation != 1:
-        return False
-    ky, kx = operation.conv.weights.shape[:2]
-    source, out = graph.tensors[operation.conv.source], graph.tensors[operation.output]
-    same = (source.height, source.width) == (out.height, out.width)
-    return ky % 2 == 1 and kx % 2 == 1 and operation.padding == (ky // 2, kx // 2) and same
-
-
 def _one_stack(segment: Sequence[Unit], graph: GpuGraph) -> bool:
     """Whether the units may share a kernel: one frame size, a shuffle only at the end."""
-    if not all(_stackable(unit, graph) for unit in segment):
+    if not all(stackable(unit, graph) for unit in segment):
         return False
     if any(unit.shuffle > 1 for unit in segment[:-1]):
         return False
     return len({(graph.tensors[u.first.output].height, graph.tensors[u.first.output].width) for u in segment}) == 1
-
-
-def _format(name: str, graph: GpuGraph) -> Format:
-    """How a tensor lies between launches: planar at the network's ends and next to TVM's operators."""
-    maker = next((operation for operation in graph.operations if operation.output == name), None)
-    readers = graph.readers()[name]
-    if isinstance(maker, Pointwise):
-        return "planar" if isinstance(maker.operator, ToPlanar) else "chunked"
-    foreign = isinstance(maker, Other) or (bool(readers) and all(isinstance(reader, Other) for reader in readers))
-    return "planar" if name in (graph.input, graph.output) or foreign else "chunked"
-
-
-def with_conversions(graph: GpuGraph) -> GpuGraph:
-    """``graph`` with kernels between NCHW and chunks wherever a reader wants the other form."""
-    if graph.precision == "int8":
-        return graph
-    operations: list[Operation] = []
-    tensors = dict(graph.tensors)
-    converted: dict[tuple[str, str], str] = {}
-
-    def wanted(name: str, form: Format) -> str:
-        if name not in tensors or _format(name, graph) == form:
-            return name
-        if (name, form) not in converted:
-            tensor = tensors[name]
-            converted[name, form] = copy = f"{name}.{form}"
-            tensors[copy] = replace(tensor, name=copy)
-            kind = ToChunked if form == "chunked" else ToPlanar
-            operations.append(Pointwise(kind(tensor.channels), (name,), copy))
-        return converted[name, form]
-
-    for operation in graph.operations:
-        match operation:
-            case Convolution():
-                units = [Unit((operation,))]
-                readable = _stackable(units[0], graph) and _few(operation, graph)
-                sources = [name if readable else wanted(name, "chunked") for name in operation.sources]
-                add = operation.conv.add
-                add = add if add is None or readable else wanted(add, "chunked")
-                conv = replace(operation.conv, source=sources[0], add=add)
-                operations.append(replace(operation, conv=conv, more=tuple(sources[1:])))
-            case Pointwise():
-                forms = _forms(operation)
-                inputs = tuple(wanted(name, form) for name, form in zip(operation.inputs, forms, strict=True))
-                output = operation.output
-                if output == graph.output:  # the network's result is NCHW
-                    output = f"{output}.chunked"
-                    tensors[output] = replace(tensors[graph.output], name=output)
-                operations.append(replace(operation, inputs=inputs, output=output))
-                if output != operation.output:
-                    operations.append(Pointwise(ToPlanar(tensors[output].channels), (output,), graph.output))
-            case Other():
-                renamed = tuple(wanted(name, "planar") for name in operation.node.inputs)
-                operations.append(Other(replace(operation.node, inputs=renamed)))
-            case _:
-                operations.append(operation)
-    return replace(graph, tensors=tensors, operations=tuple(operations))
-
-
-def _forms(operation: Pointwise) -> tuple[Format, ...]:
-    """How a kernel wants its inputs to lie."""
-    if isinstance(operation.operator, BackwardWarp):
-        return "chunked", "planar"
-    return tuple("chunked" for _ in operation.inputs)
-
-
-def _few(operation: Convolution, graph: GpuGraph) -> bool:
-    """Whether a stack can unfold the planar tensors that the convolution reads."""
-    chunk = CHUNK_CHANNELS[graph.precision]
-    for name, taps in ((operation.conv.source, operation.conv.weights.shape[1]), (operation.conv.add, 1)):
-        if name is not None and _format(name, graph) == "planar" and graph.tensors[name].channels * taps > 2 * chunk:
-            return False
-    return True
 
 
 def _stack(
@@ -347,7 +223,7 @@ def _materialise(graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch
 
     def store(name: str) -> str:
         tensor = graph.tensors[name]
-        format_ = _format(name, graph)
+        format_ = format_of(name, graph)
         stored[name] = Stored(name, graph.precision, format_, tensor.channels, tensor.height, tensor.width)
         return name
 
@@ -368,7 +244,7 @@ def _materialise(graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch
             source, out = graph.tensors[first.conv.source], graph.tensors[first.output]
             key = implicit_gemm.signature(segment.wide)
             if key not in gemms:
-                gemms[key] = _settle_wide(segment.wide, arch, out.height, out.width, segment.gemm)
+                gemms[key] = settle_wide(segment.wide, arch, out.height, out.width, segment.gemm)
             sizes = source.height, source.width, out.height, out.width
             inputs = tuple(map(store, first.inputs))
             steps.append(gemm_launch(segment.wide, gemms[key], sizes, inputs, store(units[begin].output)))
@@ -387,103 +263,3 @@ def _materialise(graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch
             steps.append(stack_launch(stack, settled[key], out.height, out.width, inputs, outputs))
         begin = segment.end
     return GpuPlan(graph, stored, tuple(steps), seconds, tuple(schedules))
-
-
-def stack_launch(
-    stack: Stack, schedule: Schedule, height: int, width: int, inputs: tuple[str, ...], outputs: tuple[str, ...]
-) -> Launch:
-    """A stack on a frame. The kernel's name tells its text, so that equal stacks share one."""
-    placed = layout(stack, schedule)
-    text = render(stack, schedule, "KERNEL")
-    kernel = f"stack_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return Launch(
-        kernel=kernel,
-        source=text.replace("KERNEL", kernel),
-        parameters=pack(stack, schedule)[0],
-        grid=grid(schedule, height, width),
-        threads=placed.warps(stack) * 32,
-        shared_bytes=placed.shared_bytes,
-        integers=(height, width),
-        inputs=inputs,
-        outputs=outputs,
-        layers=tuple(layer.name for layer in stack.layers),
-        macs=sum(layer.macs_per_pixel for layer in stack.layers) * height * width,
-    )
-
-
-def gemm_launch(
-    wide: WideConv, schedule: GemmSchedule, sizes: tuple[int, int, int, int], inputs: tuple[str, ...], output: str
-) -> Launch:
-    """A convolution on a frame; ``sizes``: height and width of the input, then of the output before any shuffle."""
-    text = implicit_gemm.render(wide, schedule, "KERNEL")
-    kernel = f"gemm_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return Launch(
-        kernel=kernel,
-        source=text.replace("KERNEL", kernel),
-        parameters=implicit_gemm.pack(wide, schedule)[0],
-        grid=implicit_gemm.grid(wide, schedule, sizes[2], sizes[3]),
-        threads=schedule.threads,
-        shared_bytes=implicit_gemm.shared_bytes(wide, schedule),
-        integers=sizes,
-        inputs=inputs,
-        outputs=(output,),
-        layers=(wide.conv.name,),
-        macs=wide.conv.macs_per_pixel * sizes[2] * sizes[3],
-    )
-
-
-def pointwise_launch(operation: Pointwise, graph: GpuGraph, inputs: tuple[str, ...], output: str) -> Launch:
-    """An element-wise kernel on a frame."""
-    operator = operation.operator
-    first, out = graph.tensors[inputs[0]], graph.tensors[output]
-    if isinstance(operator, Resize):
-        text, blob = resize.render(operator, "KERNEL"), b""
-        blocks = resize.grid(operator, out.height, out.width)
-        integers: tuple[int, ...] = (first.height, first.width)
-        integers += () if operator.factor else (out.height, out.width)
-    elif isinstance(operator, BackwardWarp | Correlation):
-        module = warp if isinstance(operator, BackwardWarp) else correlation
-        text, blob = module.render(operator, "KERNEL"), b""
-        blocks, integers = module.grid(operator, out.height, out.width), (out.height, out.width)
-    else:
-        text, blob = pointwise.render(operator, "KERNEL"), pointwise.pack(operator)
-        blocks, integers = pointwise.grid(operator, first.height, first.width), (first.height, first.width)
-    kernel = f"pointwise_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    return Launch(
-        kernel=kernel,
-        source=text.replace("KERNEL", kernel),
-        parameters=blob,
-        grid=blocks,
-        threads=operator.threads,
-        shared_bytes=operator.shared_bytes,
-        integers=integers,
-        inputs=inputs,
-        outputs=(output,),
-        layers=(operation.output,),
-    )
-
-
-def _settle_wide(wide: WideConv, arch: str, height: int, width: int, first: GemmSchedule) -> GemmSchedule:
-    """As :func:`settle`, for an implicit GEMM."""
-    tried: list[tuple[int, int, GemmSchedule]] = []
-    rest = [s for s in implicit_gemm.candidates(wide, arch, height, width, limit=TRIES) if s != first]
-    for index, schedule in enumerate([first, *rest][:TRIES]):
-        binary = compile_cuda_text(implicit_gemm.render(wide, schedule, "gemm"), arch)
-        spilled = sum(kernel.spilled_bytes for kernel in binary.kernels)
-        tried.append((spilled, index, schedule))
-        if spilled == 0:
-            break
-    return min(tried, key=lambda item: item[:2])[2]
-
-
-def settle(stack: Stack, arch: str, height: int, width: int, first: Schedule) -> Schedule:
-    """``first``, or the next candidate that spills no registers; the one that spills least if all do."""
-    tried: list[tuple[int, int, Schedule]] = []
-    rest = [s for s in stack_search.candidates(stack, arch, height, width, limit=TRIES) if s != first]
-    for index, schedule in enumerate([first, *rest][:TRIES]):
-        binary = compile_cuda_text(render(stack, schedule, "stack"), arch)
-        spilled = sum(kernel.spilled_bytes for kernel in binary.kernels)
-        tried.append((spilled, index, schedule))
-        if spilled == 0:
-            break
-    return min(tried, key=lambda item: item[:2])[2]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codesign.kernels.pointwise import (
+from codesign.kernels.chunked import (
     CHUNK,
     NAIVE_THREADS,
     WARP,

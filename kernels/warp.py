@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from codesign.kernels.pointwise import NAIVE_THREADS, WARP, Grid, Number, flag, kernel_text, naive_grid, plane_count
+from codesign.kernels.chunked import NAIVE_THREADS, WARP, Grid, Number, flag, kernel_text, naive_grid, plane_count
 
 Padding = Literal["zeros", "border"]
 

@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from codesign.kernels import correlation, resize, warp
+from codesign.kernels.chunked import CHUNK, plane_count
 from codesign.kernels.correlation import Correlation, Lookup
-from codesign.kernels.pointwise import CHUNK, plane_count
 from codesign.kernels.resize import Resize
 from codesign.kernels.warp import BackwardWarp
 from tests.kernels.test_pointwise import Array, Bench, check_both, check_compiles, chunked, planar, random_half

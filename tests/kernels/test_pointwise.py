@@ -16,33 +16,32 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from codesign.kernels import pointwise
-from codesign.kernels.emulate import build_emulated, run_emulated
-from codesign.kernels.nvrtc import compile_cuda_text
-from codesign.kernels.pointwise import (
-    CHUNK,
-    NAIVE_THREADS,
+from codesign.kernels.chain import (
     Apply,
     Chain,
-    Depthwise,
-    Grid,
     Kind,
-    LayerNorm,
     PerChannel,
     Planes,
     Read,
+    concatenate,
+    cut,
+    read,
+    scale_channels,
+    simple_gate,
+)
+from codesign.kernels.chunked import CHUNK, NAIVE_THREADS, Grid, plane_count
+from codesign.kernels.emulate import build_emulated, run_emulated
+from codesign.kernels.nvrtc import compile_cuda_text
+from codesign.kernels.pointwise import (
+    Depthwise,
+    LayerNorm,
     SegmentAverage,
     SegmentSums,
     ToChunked,
     ToPlanar,
-    concatenate,
-    cut,
     pack,
-    plane_count,
-    read,
     render,
     render_naive,
-    scale_channels,
-    simple_gate,
 )
 
 Rng = np.random.Generator

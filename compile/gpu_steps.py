@@ -1,0 +1,118 @@
+"""Steps of a plan as launches, with schedules that spill no registers."""
+
+from __future__ import annotations
+
+import hashlib
+
+from codesign.compile.gpu_layers import GpuGraph, Pointwise
+from codesign.kernels import correlation, implicit_gemm, pointwise, resize, stack_search, warp
+from codesign.kernels.correlation import Correlation
+from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
+from codesign.kernels.launch import Launch
+from codesign.kernels.nvrtc import compile_cuda_text
+from codesign.kernels.resize import Resize
+from codesign.kernels.stack import Schedule, Stack, grid, layout, pack, render
+from codesign.kernels.warp import BackwardWarp
+
+TRIES = 6
+"""Schedules compiled in search of one without spills."""
+
+
+def stack_launch(
+    stack: Stack, schedule: Schedule, height: int, width: int, inputs: tuple[str, ...], outputs: tuple[str, ...]
+) -> Launch:
+    """A stack on a frame. The kernel's name tells its text, so that equal stacks share one."""
+    placed = layout(stack, schedule)
+    text = render(stack, schedule, "KERNEL")
+    kernel = f"stack_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Launch(
+        kernel=kernel,
+        source=text.replace("KERNEL", kernel),
+        parameters=pack(stack, schedule)[0],
+        grid=grid(schedule, height, width),
+        threads=placed.warps(stack) * 32,
+        shared_bytes=placed.shared_bytes,
+        integers=(height, width),
+        inputs=inputs,
+        outputs=outputs,
+        layers=tuple(layer.name for layer in stack.layers),
+        macs=sum(layer.macs_per_pixel for layer in stack.layers) * height * width,
+    )
+
+
+def gemm_launch(
+    wide: WideConv, schedule: GemmSchedule, sizes: tuple[int, int, int, int], inputs: tuple[str, ...], output: str
+) -> Launch:
+    """A convolution on a frame; ``sizes``: height and width of the input, then of the output before any shuffle."""
+    text = implicit_gemm.render(wide, schedule, "KERNEL")
+    kernel = f"gemm_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Launch(
+        kernel=kernel,
+        source=text.replace("KERNEL", kernel),
+        parameters=implicit_gemm.pack(wide, schedule)[0],
+        grid=implicit_gemm.grid(wide, schedule, sizes[2], sizes[3]),
+        threads=schedule.threads,
+        shared_bytes=implicit_gemm.shared_bytes(wide, schedule),
+        integers=sizes,
+        inputs=inputs,
+        outputs=(output,),
+        layers=(wide.conv.name,),
+        macs=wide.conv.macs_per_pixel * sizes[2] * sizes[3],
+    )
+
+
+def pointwise_launch(operation: Pointwise, graph: GpuGraph, inputs: tuple[str, ...], output: str) -> Launch:
+    """An element-wise kernel on a frame."""
+    operator = operation.operator
+    first, out = graph.tensors[inputs[0]], graph.tensors[output]
+    if isinstance(operator, Resize):
+        text, blob = resize.render(operator, "KERNEL"), b""
+        blocks = resize.grid(operator, out.height, out.width)
+        integers: tuple[int, ...] = (first.height, first.width)
+        integers += () if operator.factor else (out.height, out.width)
+    elif isinstance(operator, BackwardWarp | Correlation):
+        module = warp if isinstance(operator, BackwardWarp) else correlation
+        text, blob = module.render(operator, "KERNEL"), b""
+        blocks, integers = module.grid(operator, out.height, out.width), (out.height, out.width)
+    else:
+        text, blob = pointwise.render(operator, "KERNEL"), pointwise.pack(operator)
+        blocks, integers = pointwise.grid(operator, first.height, first.width), (first.height, first.width)
+    kernel = f"pointwise_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Launch(
+        kernel=kernel,
+        source=text.replace("KERNEL", kernel),
+        parameters=blob,
+        grid=blocks,
+        threads=operator.threads,
+        shared_bytes=operator.shared_bytes,
+        integers=integers,
+        inputs=inputs,
+        outputs=(output,),
+        layers=(operation.output,),
+    )
+
+
+def settle_wide(wide: WideConv, arch: str, height: int, width: int, first: GemmSchedule) -> GemmSchedule:
+    """As :func:`settle`, for an implicit GEMM."""
+    tried: list[tuple[int, int, GemmSchedule]] = []
+    rest = [s for s in implicit_gemm.candidates(wide, arch, height, width, limit=TRIES) if s != first]
+    for index, schedule in enumerate([first, *rest][:TRIES]):
+        binary = compile_cuda_text(implicit_gemm.render(wide, schedule, "gemm"), arch)
+        spilled = sum(kernel.spilled_bytes for kernel in binary.kernels)
+        tried.append((spilled, index, schedule))
+        if spilled == 0:
+            break
+    return min(tried, key=lambda item: item[:2])[2]
+
+
+def settle(stack: Stack, arch: str, height: int, width: int, first: Schedule) -> Schedule:
+    """``first``, or the next candidate that spills no registers; the one that spills least if all do."""
+    tried: list[tuple[int, int, Schedule]] = []
+    rest = [s for s in stack_search.candidates(stack, arch, height, width, limit=TRIES) if s != first]
+    for index, schedule in enumerate([first, *rest][:TRIES]):
+        binary = compile_cuda_text(render(stack, schedule, "stack"), arch)
+        spilled = sum(kernel.spilled_bytes for kernel in binary.kernels)
+        tried.append((spilled, index, schedule))
+        if spilled == 0:
+            break
+    return min(tried, key=lambda item: item[:2])[2]
