@@ -36,6 +36,10 @@ class QuantParams:
         if not INT8_MIN <= self.zero_point <= INT8_MAX:
             raise ValueError(f"zero point {self.zero_point} is outside int8")
 
+    def centred(self) -> QuantParams:
+        """What covers the same range with a zero point of 0."""
+        return QuantParams(float(np.float32(max(-self.low, self.high) / INT8_MAX)), 0)
+
     @property
     def low(self) -> float:
         return self.scale * (INT8_MIN - self.zero_point)

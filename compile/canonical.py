@@ -8,6 +8,7 @@ After :func:`canonicalise`
 - sub-pixel up-scaling is ``pixel_shuffle``, whatever the exporter wrote; nearest up-scaling by an integer is ``repeat``
   along the channels and ``pixel_shuffle``; copies of channels are ``repeat`` (each one r times in a row) or ``tile``
   (the whole group r times);
+- a local cost volume is ``correlation``;
 - a bilinear ``grid_sample`` at every pixel's own place plus a flow is ``warp``; at its own place it is nothing;
 - a per-channel scale or offset that no convolution can take is a 1x1 convolution with a diagonal kernel;
 - nothing constant is computed, and identities are gone.
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 
 from codesign.compile.affine import fold_affine, fold_padding, fold_zero_channels, is_bias, standalone_affine
+from codesign.compile.correlations import recognise_correlations
 from codesign.compile.evaluate import apply
 from codesign.compile.graph import COPY, Array, Editor, Graph, Node
 from codesign.compile.movement import recognise_movement
@@ -44,6 +46,7 @@ def canonicalise(graph: Graph) -> Graph:
         respell_activations,
         recognise_movement,
         recognise_warps,
+        recognise_correlations,
         fold_affine,
         fold_padding,
         fold_zero_channels,

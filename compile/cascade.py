@@ -12,7 +12,7 @@ import numpy as np
 
 from codesign.compile.cost import Cost, estimate
 from codesign.compile.layers import Conv, Int8, Layer, LayerGraph, Shuffle, sources
-from codesign.compile.mapping import Mapping, Mappings, sampled
+from codesign.compile.mapping import Mapping, Mappings, map_correlation, sampled
 from codesign.compile.ordering import copy_layer, order_channels
 from codesign.compile.plan import (
     BufferPlan,
@@ -119,7 +119,7 @@ def split_wide_layers(spec: AccelSpec, graph: LayerGraph, mappings: Mappings) ->
     waiting = list(reversed(graph.layers))
     while waiting:
         layer = waiting.pop()
-        if isinstance(layer, Shuffle) or layer.warp is not None:
+        if isinstance(layer, Shuffle) or not layer.weighs:
             layers.append(layer)
             continue
         share = _share(spec, graph, layer, mappings)
@@ -296,7 +296,7 @@ class Planner:
                 yield from map(number, layer.more)
                 yield layer.weights.shape, layer.stride, layer.pad_top, layer.pad_left, self._is_slice(layer)
                 yield layer.first_channel, None if layer.table is None else layer.table.tobytes()
-                yield layer.edge, layer.warp, layer.wide
+                yield layer.edge, layer.warp, layer.correlates, layer.wide
                 if layer.add is not None:
                     yield number(layer.add.other), layer.add.broadcast
                 mapping = self.mapping(index, Conversion())
@@ -366,6 +366,10 @@ class Planner:
             assert isinstance(layer, Conv)
             if layer.warp is not None:
                 return sampled(self.spec, layer.channels)
+            if layer.correlates:
+                channels, reach = self.graph.tensors[layer.source].channels, layer.weights.shape[0] // 2
+                self._by_layer[key] = map_correlation(self.spec, channels, reach)
+                return self._by_layer[key]
             weights = unfolded_weights(layer, conversion)
             self._by_layer[key] = self._mappings.of(
                 weights, layer.stride, source_channels(self.graph, layer), wide=layer.wide
@@ -538,7 +542,7 @@ class Planner:
         if any(other.add is not None and not other.add.broadcast for other in others):
             return Conversion()
         same_width = self.graph.tensors[layer.output].width == self.graph.tensors[name].width
-        plain = layer.stride == 1 and not layer.edge and layer.warp is None
+        plain = layer.stride == 1 and not layer.edge and layer.weighs
         if not plain or unfold < 2 or unfold <= layer.pad_left or not same_width:
             return Conversion()
         return Conversion(unfold=unfold, pad_left=layer.pad_left)

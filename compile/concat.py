@@ -32,8 +32,9 @@ def fold_concats(
         if isinstance(layer, Shuffle) and layer.source in parts:
             whole.add(layer.source)
         elif isinstance(layer, Conv):
-            if layer.source in parts and (len(parts[layer.source]) > MOST_PARTS or layer.warp is not None):
-                whole.add(layer.source)
+            for name in layer.convolved:
+                if name in parts and (len(parts[name]) > MOST_PARTS or not layer.weighs):
+                    whole.add(name)
             if layer.add is not None and layer.add.other in parts:
                 whole.add(layer.add.other)
     made: list[Layer] = []

@@ -2,12 +2,18 @@
 
 After :func:`recognise_correlations` a concatenation of ``mean(first * slice(pad(second)))`` for all displacements up to
 a reach, rows of displacements first, is ``correlation``: ``first``, ``second``: ``[1, C, H, W]`` to
-``[1, (2 reach + 1)^2, H, W]``. Relax has no such operator, so this is for targets that have a kernel.
+``[1, (2 reach + 1)^2, H, W]``. Relax has no such operator; there it is five, the first a convolution that moves::
+
+    moved = nn.conv2d(second, const [C d, 1, k, k], groups=C)        d = k^2 displacements, k = 2 reach + 1
+    all = reshape(multiply(repeat(first, d), moved), [1, C, d, H, W]); mean(all, axis=1)
 """
 
 from __future__ import annotations
 
 import math
+
+import numpy as np
+from numpy.typing import NDArray
 
 from codesign.compile.graph import Editor, Graph, Node
 
@@ -16,13 +22,50 @@ def recognise_correlations(graph: Graph) -> Graph:
     """``graph`` with ``correlation`` nodes, attribute ``reach``."""
     editor = Editor(graph)
     for node in graph.nodes:
-        found = _correlation(graph, node) if node.op == "concat" else None
+        match node.op:
+            case "concat":
+                found = _correlation(graph, node)
+            case "mean":
+                found = _respelt(graph, node)
+            case _:
+                found = None
         if found is None:
             editor.keep(node)
         else:
             first, second, reach = found
             editor.keep(node, op="correlation", inputs=(first, second), attributes={"reach": reach})
     return editor.graph()
+
+
+def displacements(channels: int, reach: int) -> NDArray[np.float32]:
+    """Kernels ``[C d, 1, k, k]`` that move each of ``channels`` by every displacement."""
+    side = 2 * reach + 1
+    return np.tile(np.eye(side * side, dtype=np.float32), (channels, 1)).reshape(-1, 1, side, side)
+
+
+def reach_of(kernels: NDArray[np.float32], channels: int) -> int | None:
+    """The reach of :func:`displacements`, or None for other kernels."""
+    reach = kernels.shape[2] // 2
+    expected = (channels * (2 * reach + 1) ** 2, 1, 2 * reach + 1, 2 * reach + 1)
+    same = kernels.shape == expected and np.array_equal(kernels, displacements(channels, reach))
+    return reach if same and reach else None
+
+
+def _respelt(graph: Graph, node: Node) -> tuple[str, str, int] | None:
+    """``(first, second, reach)`` of Relax's spelling of a cost volume, or None."""
+    spread = graph.by_name.get(node.inputs[0])
+    product = graph.by_name.get(spread.inputs[0]) if spread is not None and spread.op == "reshape" else None
+    if spread is None or product is None or product.op != "multiply" or len(spread.shape) != 5:
+        return None
+    repeated, moved = (graph.by_name.get(name) for name in product.inputs)
+    if repeated is None or repeated.op != "repeat" or moved is None or moved.op != "nn.conv2d":
+        return None
+    first, second = repeated.inputs[0], moved.inputs[0]
+    channels, kernels = graph.shape_of(second)[1], graph.constants.get(moved.inputs[1])
+    reach = None if kernels is None else reach_of(kernels, channels)
+    mean = tuple(node.attributes["axis"] or ()) == (1,) and not node.attributes["keepdims"]
+    same = graph.shape_of(first) == graph.shape_of(second) and moved.attributes["groups"] == channels
+    return (first, second, reach) if reach and mean and same and repeated.attributes["axis"] == 1 else None
 
 
 def _correlation(graph: Graph, node: Node) -> tuple[str, str, int] | None:

@@ -23,7 +23,7 @@ def emit(plan: Plan) -> Program:
     Raises :class:`UnsupportedError` for a layer whose sums may leave 32 bits or a network beyond 4 GiB.
     """
     for layer in plan.graph.layers:
-        if isinstance(layer, Conv) and layer.warp is None:
+        if isinstance(layer, Conv) and layer.weighs:
             check_accumulator(layer, plan.graph.tensors[layer.source].zero_point, source_channels(plan.graph, layer))
     program = _Emitter(plan).program()
     program.verify()
@@ -34,6 +34,8 @@ def folded_bias(layer: Conv, zero_point: int) -> Int64:
     """Bias with the source's zero point folded in: ``b - z sum(w)``, so that the array multiplies raw codes."""
     if layer.warp is not None:
         return layer.bias - zero_point * numerics.SAMPLE_UNITS
+    if layer.correlates:
+        return layer.bias  # its sources' zero points are 0
     return np.asarray(layer.bias - zero_point * layer.weights.astype(np.int64).sum(axis=(0, 1, 2)))
 
 
@@ -386,8 +388,9 @@ class _Emitter:
             fields |= {f"source_{number}": ids[name], f"x_delta_{number}": delta, f"free_{number}": plan.frees[number]}
         if layer.table is not None:
             fields |= {"table_enable": 1, "table": tables.index(layer.table.tobytes())}
+        opcode = Opcode.CORR if layer.correlates else Opcode.CONV
         return command(
-            Opcode.CONV, source=ids[layer.source], destination=ids[layer.output], delay=plan.delay,
+            opcode, source=ids[layer.source], destination=ids[layer.output], delay=plan.delay,
             weights_needed=weights_needed, steps_base=steps, steps_count=len(mapping.steps), fills_base=fills,
             fills_count=len(mapping.fills), fills_repeat=mapping.passes, kernel_rows=layer.weights.shape[0],
             stride_rows=layer.stride, pad_rows=layer.pad_top, x_offset=x_offset, x_stride=layer.stride,
@@ -427,7 +430,7 @@ def _label(cascade: Cascade, cmd: Command) -> str:
             return cascade.buffers[cmd["id"]].tensor
         case Opcode.LOAD | Opcode.STORE:
             return cascade.buffers[cmd["buffer"]].tensor
-        case Opcode.CONV | Opcode.WARP:
+        case Opcode.CONV | Opcode.CORR | Opcode.WARP:
             made = cascade.buffers[cmd["destination"]].tensor
             return next(plan.layer.name for plan in cascade.convs if plan.layer.output == made)
         case Opcode.LOADW:
@@ -444,5 +447,5 @@ def compulsory_bytes(graph: LayerGraph) -> int:
     """Dense int8 inputs and outputs plus int8 weights: what any machine must move."""
     tensors = (graph.tensors[name] for name in (*graph.inputs, *graph.outputs))
     return sum(t.height * t.width * t.channels for t in tensors) + sum(
-        layer.weights.size for layer in graph.layers if isinstance(layer, Conv) and layer.warp is None
+        layer.weights.size for layer in graph.layers if isinstance(layer, Conv) and layer.weighs
     )

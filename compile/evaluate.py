@@ -60,7 +60,7 @@ BINARY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 SIZE_FREE = frozenset(
     {*UNARY, *BINARY}
     | {"nn.conv2d", "nn.conv2d_transpose", "nn.leakyrelu", "nn.prelu", "clip", "where", "concat", "repeat", "tile"}
-    | {"nn.pixel_shuffle", "pixel_unshuffle", "quantize", "dequantize", "permute_dims", "nn.pad", "warp"}
+    | {"nn.pixel_shuffle", "pixel_unshuffle", "quantize", "dequantize", "permute_dims", "nn.pad", "warp", "correlation"}
 )
 """Operators whose attributes do not mention the frame's size."""
 
@@ -200,6 +200,11 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
             down = torch.arange(rows, dtype=x.dtype)[:, None] + inputs[1][:, 1]
             grid = torch.stack((2 * across / max(columns - 1, 1) - 1, 2 * down / max(rows - 1, 1) - 1), 3)
             return F.grid_sample(x, grid, "bilinear", attributes["padding_mode"], True)
+        case "correlation":
+            reach, (rows, columns) = attributes["reach"], x.shape[2:]
+            around, window = F.pad(inputs[1], (reach,) * 4), range(2 * reach + 1)
+            moved = (around[:, :, dy : dy + rows, dx : dx + columns] for dy in window for dx in window)
+            return torch.cat([(x * one).mean(1, keepdim=True) for one in moved], 1)
         case "image.grid_sample" if attributes["layout"] == "NCHW":
             return F.grid_sample(
                 x, inputs[1].permute(0, 2, 3, 1), attributes["method"], attributes["padding_mode"],

@@ -19,6 +19,9 @@ product
 average pool, bilinear resize
     ``psum`` is the sum over the window, or over the four neighbours (beyond the border the border's) with their weights
     in ``1 / (2 f)`` a direction; ``s_w`` is one over the window's size, or ``1 / (4 f^2)``; requantised as above.
+correlation
+    ``psum`` is the sum over channels of products of codes, beyond the frame 0; ``s_w`` is the second tensor's scale
+    over the number of channels; requantised as above.
 warp
     places by ``sample_places`` of the int16 flow, whose scale is ``2**-bits`` pixels; ``psum`` is ``interpolate``
     across, then down, of ``q - z_in``, which beyond the frame is 0 or the nearest pixel's; ``s_w = 1 / SAMPLE_UNITS``.
@@ -216,7 +219,12 @@ def _call(call: relax.Call, operands: list[Any]) -> Any:
     rules: dict[str, Callable[[], Any]] = {
         "quantize": lambda: _rounded(call, first, float(operands[1]), int(operands[2])),
         "dequantize": lambda: _dequantised(call, operands),
-        "nn.conv2d": lambda: _convolution(call, first, operands[1], correlated),
+        "nn.conv2d": lambda: (
+            _displaced(call, _tensor(first), operands[1])
+            if isinstance(operands[1], np.ndarray)
+            else _convolution(call, first, operands[1], correlated)
+        ),
+        "mean": lambda: _meant(call, first),
         "nn.conv2d_transpose": lambda: _convolution(call, first, operands[1], scattered),
         "add": lambda: _added(first, operands[1], subtract=False),
         "subtract": lambda: _added(first, operands[1], subtract=True),
@@ -234,6 +242,8 @@ def _call(call: relax.Call, operands: list[Any]) -> Any:
         return rules[op]()
     if op.removeprefix("nn.") in numerics.LOOK_UPS:
         return _LookUp(_tensor(first), op.removeprefix("nn."))
+    if op == "reshape" and isinstance(first, _Psum):  # a correlation's products, by channel and displacement
+        return replace(first, values=first.values.reshape(operands[1]))
     return _moved(op, call, _tensor(first), operands)
 
 
@@ -403,6 +413,29 @@ def _multiplied(first: Any, second: Any) -> _Psum | _Grid:
     left, right = _tensor(first), _tensor(second)
     values = left.centred() * right.centred()
     return _Psum(values, left.scale, np.full(values.shape[1], right.scale))
+
+
+def _displaced(call: relax.Call, tensor: _Tensor, kernels: AnyInts) -> _Tensor:
+    """A convolution in float that only moves: every kernel has one 1. Beyond the frame is zero."""
+    groups, (top, left, bottom, right) = int(call.attrs.groups), (int(p) for p in call.attrs.padding)
+    count = len(kernels) // groups
+    if kernels.shape[1] != 1 or groups != tensor.codes.shape[1] or not np.all(kernels.sum(axis=(1, 2, 3)) == 1.0):
+        raise _NoMeaningError("weights that are not int8 constants")
+    padded = np.pad(tensor.codes, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=tensor.zero_point)
+    rows, columns = (int(extent) for extent in call.ty.shape.values[2:])
+    places = np.argwhere(kernels[:, 0] == 1.0)
+    if len(places) != len(kernels):
+        raise _NoMeaningError("weights that are not int8 constants")
+    moved = [padded[:, which // count, y : y + rows, x : x + columns] for which, y, x in places.tolist()]
+    return replace(tensor, codes=np.stack(moved, axis=1))
+
+
+def _meant(call: relax.Call, psum: Any) -> _Psum:
+    """The mean over the channels of a correlation's products ``[1, C, D, H, W]``."""
+    if not isinstance(psum, _Psum) or psum.values.ndim != 5 or [int(axis) for axis in call.attrs.axis] != [1]:
+        raise _NoMeaningError("a mean that is not a correlation's")
+    total = psum.values.sum(axis=1)
+    return replace(psum, values=total, scales=np.full(total.shape[1], psum.scales[0] / psum.values.shape[1]))
 
 
 def _warped(call: relax.Call, tensor: _Tensor, grid: Any) -> _Psum:

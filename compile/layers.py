@@ -83,6 +83,12 @@ class Conv:
     wide: bool = False  # sources are wide: weights of their high bytes count 256-fold
     planes: Int64 | None = field(default=None, repr=False)  # isa.Plane by output channel; None: whole
     warp: Warp | None = None
+    correlates: bool = False  # products of two sources at all displacements of the window, instead of weights
+
+    @property
+    def weighs(self) -> bool:
+        """Whether its weights are what it multiplies with; else only their rows and columns mean something."""
+        return self.warp is None and not self.correlates
 
     @property
     def channels(self) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from tvm import relax
 
+from codesign.compile.correlations import reach_of
 from codesign.compile.lower import shape_of
 from codesign.compile.resample import resize_factor
 from codesign.compile.warps import PADDINGS
@@ -130,6 +131,13 @@ def samples_pixels(call: relax.Call) -> bool:
     bilinear = str(call.attrs.method) == "bilinear" and str(call.attrs.layout) == "NCHW"
     same = shape_of(call.args[0]) == shape_of(call) and bool(call.attrs.align_corners)
     return bilinear and same and str(call.attrs.padding_mode) in PADDINGS
+
+
+def moves_pixels(call: relax.Call) -> bool:
+    """A cost volume must have every displacement up to a reach of 15 pixels at most."""
+    channels, kernels = shape_of(call.args[0])[1], call.args[1].value.numpy()
+    reach = reach_of(kernels, channels)
+    return reach is not None and 2 * reach + 1 <= MAX_ROWS and [int(p) for p in call.attrs.padding] == [reach] * 4
 
 
 def is_command(call: relax.Call) -> bool:

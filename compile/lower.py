@@ -63,6 +63,7 @@ class PendingConv:
     warp: Warp | None = None
     flow: str = ""  # where there is a warp
     more: tuple[str, ...] = ()  # further sources, whose weights follow
+    correlates: bool = False
     shuffle: int = 1  # output pixels per side of each psum pixel: a transposed convolution in sub-pixel form
     bias: Int64 | None = None
     slope: Reals | float = 1.0
@@ -79,6 +80,14 @@ class PendingPair:
     how: Literal["add", "subtract", "multiply"]
     low: float = -math.inf
     high: float = math.inf
+
+
+@dataclass(frozen=True)
+class PendingMoved:
+    """A tensor at all displacements up to a reach, channel by channel: half of a correlation."""
+
+    source: str
+    reach: int
 
 
 @dataclass(frozen=True)
@@ -215,6 +224,7 @@ class _Builder:
             "concat": lambda: PendingConcat(name, tuple(part.tensor for part in operands[0])),
             "reshape": lambda: self._reshaped(name, operands),
             "permute_dims": lambda: operands[0],
+            "mean": lambda: operands[0],
             "repeat": lambda: self._gather(name, operands[0], lambda c: np.repeat(c, int(call.attrs.repeats))),
             "tile": lambda: self._gather(name, operands[0], lambda c: np.tile(c, int(call.attrs.repeats[1]))),
             "strided_slice": lambda: self._gather(name, operands[0], lambda c: _sliced(c, operands)),
@@ -238,8 +248,10 @@ class _Builder:
             self.tensors[source] = Tensor(source, height, width, channels, float(scale), int(zero_point), wide)
         return Open(source)
 
-    def _conv(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> PendingConv:
-        weight: Weight = operands[1]
+    def _conv(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> PendingConv | PendingMoved:
+        weight: Weight | NDArray[np.float32] = operands[1]
+        if isinstance(weight, np.ndarray):  # the legality rules know it for one that moves
+            return PendingMoved(operands[0].tensor, weight.shape[2] // 2)
         groups = int(call.attrs.groups)
         dense = _dense(weight.codes.transpose(2, 3, 1, 0), groups)
         step_y, step_x = (int(d) for d in call.attrs.dilation)
@@ -307,6 +319,24 @@ class _Builder:
             warp=Warp(bits), flow=flow.name,
         )  # fmt: skip
 
+    def _correlated(self, name: str, gathered: PendingGather, moved: PendingMoved) -> PendingConv:
+        """A local cost volume; its mean over the channels is the scale's business."""
+        first, second = self.tensors[gathered.source], self.tensors[moved.source]
+        side = 2 * moved.reach + 1
+        if first.zero_point or second.zero_point:
+            raise UnsupportedError("correlates tensors with a zero point", where=name)
+        if first.name == second.name:
+            copy = replace(second, name=self._fresh(f"{second.name}.moved"))
+            self.tensors[copy.name] = copy
+            self._close_conv(self._identity(copy.name, Open(second.name)), copy)
+            second = copy
+        return PendingConv(
+            name=name, source=first.name, more=(second.name,), correlates=True,
+            weights=np.broadcast_to(np.int8(0), (side, side, 2 * first.channels, side * side)),
+            scales=np.full(side * side, second.scale / first.channels), stride=1, pad_top=moved.reach,
+            pad_left=moved.reach, height=first.height, width=first.width, macs=0,
+        )  # fmt: skip
+
     def _identity(self, name: str, value: Any) -> PendingConv:
         """A tensor as a one-by-one layer, so that what follows may round it anew."""
         if isinstance(value, PendingConv):
@@ -332,6 +362,8 @@ class _Builder:
 
     def _multiply(self, name: str, operands: list[Any]) -> PendingConv | PendingPair | PendingGrid:
         value, factor = operands
+        if isinstance(factor, PendingMoved):
+            return self._correlated(name, value, factor)
         if isinstance(factor, np.ndarray) and factor.size > 1:  # only a flow is scaled by direction
             return PendingGrid(value.tensor)
         if not isinstance(factor, np.ndarray):
@@ -356,9 +388,11 @@ class _Builder:
         picked = pick(np.arange(self.tensors[value.tensor].channels, dtype=np.int64))
         return PendingGather(name, value.tensor, tuple(int(channel) for channel in picked))
 
-    def _reshaped(self, name: str, operands: list[Any]) -> PendingUnshuffle:
-        """The first and the last of the three operators that unshuffle; the first shows the factor."""
+    def _reshaped(self, name: str, operands: list[Any]) -> PendingUnshuffle | PendingConv:
+        """The first of three operators that unshuffle shows the factor; a correlation's shape says nothing."""
         value, shape = operands
+        if isinstance(value, PendingConv):
+            return value
         return value if isinstance(value, PendingUnshuffle) else PendingUnshuffle(name, value.tensor, int(shape[3]))
 
     # Closing: one layer per rounding
@@ -471,7 +505,7 @@ class _Builder:
                 name=pending.name,
                 source=pending.source,
                 output=made.name,
-                weights=np.ascontiguousarray(weights),
+                weights=weights if pending.correlates else np.ascontiguousarray(weights),
                 bias=bias,
                 stride=pending.stride,
                 pad_top=pending.pad_top,
@@ -490,6 +524,7 @@ class _Builder:
                 wide=wide,
                 planes=planes,
                 more=pending.more,
+                correlates=pending.correlates,
             )
         )
         if pending.shuffle > 1:

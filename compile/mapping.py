@@ -15,6 +15,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Fill, Selector, Step, encode_fill, encode_step
 from codesign.hw.row_timing import RowCommand, group_cycles
 from codesign.hw.spec import AccelSpec
@@ -82,6 +83,42 @@ def sampled(spec: AccelSpec, channels: int) -> Mapping:
     """What a warp takes of the array: nothing."""
     words = np.zeros((0, spec.co_lanes, spec.ci_lanes), np.int8)
     return Mapping(words, (), (), 1, 0, -(-channels // spec.ci_lanes))
+
+
+def map_correlation(spec: AccelSpec, channels: int, reach: int) -> Mapping:
+    """Map products of two sources of ``channels`` at all displacements up to ``reach``, rows of them first.
+
+    The first source lies in the oldest slot. Lane ``o`` of a set of output channels sums displacement ``o`` of the
+    second, and every step one lane of each lane group, as all lanes of a group read the same pixels. Raises
+    :class:`UnsupportedError` where a set's displacements lie in more segments than the window holds.
+    """
+    side, columns = 2 * reach + 1, spec.window_reach + 1
+    per_group = spec.co_lanes // spec.lane_groups
+    words: list[Int8] = []
+    steps: list[Step] = []
+    fills: list[Fill] = []
+    for first, group in product(range(0, side * side, spec.co_lanes), range(-(-channels // spec.ci_lanes))):
+        taps = dict(enumerate(divmod(tap, side) for tap in range(first, min(first + spec.co_lanes, side * side))))
+        segments = list(dict.fromkeys((row, column // columns * columns) for row, column in taps.values()))
+        if len(segments) >= spec.window_slots:
+            raise UnsupportedError(f"displacements up to {reach} lie in more segments than the window has slots")
+        fills.append(Fill(reach, reach, group, 0))
+        fills += [Fill(row, column, group, 1) for row, column in segments]
+        held = min(spec.ci_lanes, channels - group * spec.ci_lanes)
+        rounds = min(per_group, len(taps))
+        for lane in range(rounds):
+            word = np.zeros((spec.co_lanes, spec.ci_lanes), np.int8)
+            selectors: list[Selector] = []
+            for output in range(lane, spec.co_lanes, per_group):
+                row, column = taps.get(output, taps[0])
+                slot = 1 + segments.index((row, column // columns * columns))
+                selectors += [Selector(slot, column % columns, part) for part in range(spec.channel_parts)]
+                word[output, :held] = output in taps
+            ends = lane == rounds - 1
+            last = ends and (group + 1) * spec.ci_lanes >= channels
+            words.append(word)
+            steps.append(Step(tuple(selectors), 1 + len(segments) if ends else 0, last))
+    return Mapping(np.stack(words), tuple(steps), tuple(fills), 1, 0, -(-side * side // spec.ci_lanes))
 
 
 def map_conv(

@@ -22,6 +22,8 @@ MAX_CONCAT = 16
 
 _SAMPLED = "relax.image.grid_sample"
 
+_CORRELATED = "relax.mean"  # the last operator of a cost volume
+
 _QUANTISATION = ("relax.quantize", "relax.dequantize")
 
 
@@ -66,10 +68,10 @@ def look_up_operators() -> tuple[str, ...]:
     return tuple(names)
 
 
-def partition(module: tvm.IRModule, *, sampler: bool = True) -> Partitioned:
+def partition(module: tvm.IRModule, *, sampler: bool = True, correlator: bool = True) -> Partitioned:
     """Cut the quantised ``module`` (the form of :mod:`codesign.compile.quantize`) into host and accelerator parts.
 
-    ``sampler``: the machine has one, for warps.
+    ``sampler``: the machine has one, for warps; ``correlator``: for cost volumes.
     """
     tables = look_up_operators()
     placements: list[Placement] = []
@@ -78,7 +80,13 @@ def partition(module: tvm.IRModule, *, sampler: bool = True) -> Partitioned:
         calls = [value for value in context.matched_bindings.values() if isinstance(value, relax.Call)]
         calls.append(context.matched_expr)
         sampled = [call for call in calls if call.op.name == _SAMPLED]
+        means = [call for call in calls if call.op.name == _CORRELATED]
         opened = [_dtype(call.args[0]) for call in calls if call.op.name == "relax.dequantize"]
+        if means:
+            zero_points = [int(call.args[2].value.numpy()) for call in calls if call.op.name == "relax.dequantize"]
+            moving = [call for call in calls if call.op.name == "relax.nn.conv2d"]
+            narrow = {*opened, _dtype(context.matched_expr)} == {"int8"}
+            return correlator and narrow and not any(zero_points) and all(map(legality.moves_pixels, moving))
         if sampled:
             if _dtype(context.matched_expr) != "int8" or sorted(opened) != ["int16", "int8"]:
                 return False
@@ -113,6 +121,8 @@ def partition(module: tvm.IRModule, *, sampler: bool = True) -> Partitioned:
             reason = legality.violated(call, call.op.name in tables)
             if call.op.name == _SAMPLED and not sampler:
                 reason = "This machine has no sampler (warp_reach)."
+            if call.op.name == _CORRELATED and len(call.args[0].ty.shape.values) == 5 and not correlator:
+                reason = "This machine has no correlator."
             reason = reason or "It does not stand between roundings to int8."
             placements.append(Placement(name, call.op.name.removeprefix("relax."), False, reason, _macs(call)))
     return Partitioned(fused, tuple(regions), tuple(placements))
@@ -149,6 +159,8 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         | is_op("relax.strided_slice")(opened(), wildcard(), wildcard(), wildcard())
         | is_op("relax.strided_slice")(opened(), wildcard(), wildcard(), wildcard(), wildcard())
     )
+    moved_all = is_op("relax.multiply")(is_op("relax.repeat")(opened()), is_op("relax.nn.conv2d")(opened(), is_const()))
+    correlated = is_op(_CORRELATED)(is_op("relax.reshape")(moved_all, wildcard()))
     grid = is_op("relax.add")(is_op("relax.multiply")(opened(), is_const()), is_const())
     resampled = is_op("relax.nn.avg_pool2d")(opened()) | is_op("relax.image.resize2d")(opened(), wildcard())
     split = is_op("relax.permute_dims")(is_op("relax.reshape")(opened(), wildcard()))
@@ -161,6 +173,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         ("product", closed(clipped(product))),
         ("scale", closed(activated(scaled))),
         ("resampling", closed(resampled)),
+        ("correlation", closed(activated(correlated))),
         ("warp", closed(is_op(_SAMPLED)(opened(), grid))),
         ("movement", closed(moved)),
         ("unshuffle", closed(is_op("relax.reshape")(split, wildcard()))),
@@ -173,8 +186,8 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
     ]
 
 
-_WIDE = {"relax.add", "relax.subtract", "relax.multiply", "relax.nn.conv2d", "relax.nn.avg_pool2d",
-         "relax.image.resize2d", "relax.nn.relu", *_QUANTISATION}  # fmt: skip
+_WIDE = {"relax.add", "relax.subtract", "relax.multiply", "relax.nn.conv2d", "relax.nn.conv2d_transpose",
+         "relax.nn.avg_pool2d",          "relax.image.resize2d", "relax.nn.relu", *_QUANTISATION}  # fmt: skip
 """What computes with 16-bit activations."""
 
 
@@ -219,6 +232,8 @@ def _macs(call: relax.Call) -> int:
     """Multiply-accumulates of a convolution by the project's definition, 0 for anything else."""
     if call.op.name not in ("relax.nn.conv2d", "relax.nn.conv2d_transpose"):
         return 0
+    if isinstance(call.args[1], tvm.ir.GenericConst):
+        return 0  # its float weights only move pixels: a correlation's
     kernel = [int(extent) for extent in call.args[1].ty.shape.values]
     transposed = call.op.name.endswith("transpose")
     _, channels, height, width = shape_of(call.args[0] if transposed else call)

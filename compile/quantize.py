@@ -13,6 +13,7 @@ unit ``dequantize`` of each operand, the float operators, one ``quantize``::
     product       d, d -> multiply [-> nn.relu | clip] -> q
     scale         d -> multiply(const float32 []) [-> activation as above] -> q
     activation    d -> nn.relu | clip | nn.leakyrelu | nn.prelu -> q
+    correlation   d, d -> correlation (nn.conv2d, repeat, multiply, reshape, mean) [-> activation] -> q
     warp          d, d16 -> warp (multiply, add, image.grid_sample) -> q          d16: the flow, int16 for it alone
     16 bits       flows, and what is added, scaled or resized into them: d16, d16 -> add -> q16; convolutions -> q16
     resampling    d -> nn.avg_pool2d | image.resize2d -> q
@@ -22,6 +23,7 @@ unit ``dequantize`` of each operand, the float operators, one ``quantize``::
     anything else d, ... -> operators of the host, in float between them -> q
 
 Movement keeps scale and zero point; the operands of a concat share theirs unless one of them is the network's input.
+The zero points of what is correlated are 0.
 A bias is the float32 nearest to an integer times ``s_in * s_w``, so that the integer can be read back exactly.
 """
 
@@ -45,6 +47,7 @@ from codesign.compile.calibration import (
     distinct_codes,
     observe,
 )
+from codesign.compile.correlations import recognise_correlations
 from codesign.compile.equalize import equalised
 from codesign.compile.graph import Array, Editor, Graph, Node
 from codesign.compile.movement import recognise_movement, slice_splits
@@ -143,7 +146,7 @@ def _flow_params(flow: Observation) -> QuantParams:
 
 def read_canonical(module: tvm.IRModule) -> Graph:
     """The graph of a canonical module, the operators that Relax spells as several put together again."""
-    return recognise_warps(recognise_movement(from_module(module)))
+    return recognise_correlations(recognise_warps(recognise_movement(from_module(module))))
 
 
 def quantised_io(module: tvm.IRModule) -> tuple[QuantParams, QuantParams]:
@@ -211,11 +214,13 @@ def _chosen(
     for name in sorted(sources):
         root = classes.find(name)
         seen[root] = seen[root].joined(observations[name]) if root in seen else observations[name]
-    return {
-        name: fixed.get(classes.find(name))
-        or _for_class(seen, observations, classes.find(name), name, method, percentile)
-        for name in observations
-    }
+    centred = {classes.find(name) for unit in parts if unit.kind is Kind.CORRELATION for name in unit.head.inputs}
+    chosen: dict[str, QuantParams] = {}
+    for name in observations:
+        root = classes.find(name)
+        params = fixed.get(root) or _for_class(seen, observations, root, name, method, percentile)
+        chosen[name] = params.centred() if root in centred and root not in fixed else params
+    return chosen
 
 
 def _for_class(

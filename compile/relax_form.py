@@ -8,6 +8,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from codesign.compile.correlations import displacements
 from codesign.compile.graph import COPY, Array, Graph, Node, Shape
 from codesign.compile.grids import grid_of_flow
 from codesign.hw.errors import UnsupportedError
@@ -240,6 +241,15 @@ def emit_node(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) ->
                 x, grid, method="bilinear", layout="NCHW", align_corners=True, **attributes
             )
             return bind(node.name, sampled)
+        case "correlation":
+            _, channels, height, width = (int(extent) for extent in x.ty.shape.values)
+            reach, count = attributes["reach"], node.shape[1]
+            kernels = relax.const(displacements(channels, reach))
+            moved = bind(f"{node.name}.moved", relax.op.nn.conv2d(inputs[1], kernels, padding=reach, groups=channels))
+            first = bind(f"{node.name}.first", relax.op.repeat(x, count, axis=1))
+            product = bind(f"{node.name}.product", relax.op.multiply(first, moved))
+            spread = bind(f"{node.name}.all", relax.op.reshape(product, (1, channels, count, height, width)))
+            return bind(node.name, relax.op.mean(spread, axis=1))
         case "tuple_item":
             return bind(node.name, relax.TupleGetItem(x, attributes["index"]))
         case _ if "call" in attributes:

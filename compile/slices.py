@@ -43,7 +43,7 @@ def fold_slices(graph: LayerGraph) -> LayerGraph:
 
 def _divides(graph: LayerGraph, layer: Conv, readers: list[Layer]) -> bool:
     """Whether ``readers`` copy channels of ``layer``, no more than it has."""
-    if not readers or layer.add is not None or layer.warp is not None or layer.planes is not None:
+    if not readers or layer.add is not None or not layer.weighs or layer.planes is not None:
         return False
     zero_point = graph.tensors[layer.output].zero_point
     copied = 0

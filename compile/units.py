@@ -30,6 +30,7 @@ class Kind(Enum):
     PRODUCT = "product of two tensors"
     SCALE = "scale by a constant"
     WARP = "image sampled at a flow"
+    CORRELATION = "local cost volume of two tensors"
     RESAMPLING = "average pool or bilinear resize"
     ACTIVATION = "piecewise-linear activation alone"
     LOOK_UP = "look-up"
@@ -69,6 +70,8 @@ def kind_of(graph: Graph, node: Node) -> Kind:
         return Kind.SCALE
     if node.op == "warp" and len(activations) == 2:
         return Kind.WARP
+    if node.op == "correlation" and len(activations) == 2:
+        return Kind.CORRELATION
     if _resamples(graph, node):
         return Kind.RESAMPLING
     if node.op in PIECEWISE_LINEAR:
@@ -109,6 +112,7 @@ def _turns_sign(graph: Graph, kind: Kind, node: Node) -> bool:
 _FUSES = {
     Kind.CONVOLUTION: PIECEWISE_LINEAR,
     Kind.SCALE: PIECEWISE_LINEAR,
+    Kind.CORRELATION: PIECEWISE_LINEAR,
     Kind.SUM: CLIPS,
     Kind.PRODUCT: CLIPS,
 }

@@ -23,7 +23,7 @@ from codesign.hw.spec import COMMAND_BYTES, SELECTOR_BITS, AccelSpec
 
 
 class Opcode(IntEnum):
-    """Opcodes; WARP stops a machine without a sampler as illegal, as the reserved RESIZE and CORR stop any."""
+    """Opcodes; WARP stops a machine without a sampler as illegal, CORR one without a correlator, RESIZE any."""
 
     BUFFER = 1
     LOOP = 2
@@ -203,10 +203,17 @@ frame reads as the nearest pixel (``edge``) or the zero point. The psum is the s
 any other.
 """
 
-ROWS = frozenset({Opcode.LOAD, Opcode.CONV, Opcode.WARP, Opcode.STORE})
+CORR_FIELDS = CONV_FIELDS
+"""A CONV whose weights are pixels: those of the oldest slot, pixel by pixel and channel by channel.
+
+The weight memory says which products are taken: bit 0 of a weight lets its lanes multiply, another leaves them out. A
+step of a CORR may not carry.
+"""
+
+ROWS = frozenset({Opcode.LOAD, Opcode.CONV, Opcode.CORR, Opcode.WARP, Opcode.STORE})
 """Commands that work on a row: they may start late in a loop."""
 
-COMPUTE = frozenset({Opcode.CONV, Opcode.WARP})
+COMPUTE = frozenset({Opcode.CONV, Opcode.CORR, Opcode.WARP})
 
 FIELDS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.BUFFER: BUFFER_FIELDS,
@@ -215,6 +222,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.LOADW: LOADW_FIELDS,
     Opcode.LOAD: LOAD_FIELDS,
     Opcode.CONV: CONV_FIELDS,
+    Opcode.CORR: CORR_FIELDS,
     Opcode.WARP: WARP_FIELDS,
     Opcode.STORE: STORE_FIELDS,
     Opcode.SYNC: (),

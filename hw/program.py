@@ -215,10 +215,10 @@ def _verify(program: Program) -> None:
             elif cmd.opcode in COMPUTE:
                 if tokens.conv(cmd) is not None and index not in sound:
                     _check_layer(spec, tokens, cmd)
-                    if cmd.opcode is Opcode.CONV:
-                        _check_conv(spec, tokens, cmd)
-                    else:
+                    if cmd.opcode is Opcode.WARP:
                         _check_warp(program, tokens, cmd)
+                    else:
+                        _check_conv(spec, tokens, cmd)
                     sound.add(index)
             elif cmd.opcode is Opcode.STORE and (row := tokens.store(cmd)) is not None:
                 _check_store(program, tokens.buffer(cmd["buffer"]), cmd, row)

@@ -7,100 +7,22 @@ they are exact. A row of a convolution is one matrix product.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.hw import numerics
-from codesign.hw.errors import InputError, ProgramError
-from codesign.hw.isa import Command, Opcode, Plane, WeightKind, decode_fill, decode_step
+from codesign.hw.errors import InputError
+from codesign.hw.isa import Command, Opcode, Plane, WeightKind
+from codesign.hw.kernels import Kernel, Products, Taps, decode_kernel, decode_products
 from codesign.hw.program import Program, TensorSlot
-from codesign.hw.spec import FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
+from codesign.hw.spec import FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, TABLE_BYTES
 from codesign.hw.tokens import Buffer, ConvRow, Tokens
 
 Int8 = NDArray[np.int8]
 
 _PARAMETERS = np.dtype([("bias", "<i4"), ("m", "<i4"), ("n", "<i4"), ("shift", "<u4")])
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """What a CONV's steps and fills amount to: dense weights over the taps they touch."""
-
-    rows: tuple[int, ...]  # kernel rows that appear
-    first_column: int
-    columns: int
-    channels: tuple[int, ...]  # of each source, whole groups
-    matrix: NDArray[Any]  # float[rows x columns x channels, outputs], exact
-
-
-def decode_kernel(
-    spec: AccelSpec,
-    cmd: Command,
-    weights: Int8,
-    steps: NDArray[np.uint64],
-    fills: NDArray[np.uint32],
-) -> Kernel:
-    """Follow the window's ring of slots through one pixel group and collect every weight at its tap.
-
-    ``weights: int8[words, co_lanes, ci_lanes]``. Raises :class:`ProgramError` when a step reads a slot that is not
-    filled or when slots remain.
-    """
-    sequence = [decode_fill(int(fills[cmd["fills_base"] + i])) for i in range(cmd["fills_count"])] * cmd["fills_repeat"]
-    per_cog = spec.co_lanes >> cmd["lane_groups_log2"]
-    slots_out = max(per_cog, spec.ci_lanes)
-    outputs = cmd["words"] * spec.ci_lanes
-    lanes_of_group = spec.co_lanes // spec.lane_groups
-    # (row, column, source, first channel) -> [part lanes, outputs]
-    taps: dict[tuple[int, int, int, int], NDArray[np.int64]] = {}
-    oldest, base = 0, 0
-    for index in range(cmd["steps_base"], cmd["steps_base"] + cmd["steps_count"]):
-        step = decode_step(int(steps[index]), spec)
-        if step.carry:
-            for tap in taps.values():
-                tap[:, base : base + slots_out] *= 256
-        for which, selector in enumerate(step.selectors):
-            group, part = divmod(which, spec.channel_parts)
-            if selector.slot >= spec.window_slots or oldest + selector.slot >= len(sequence):
-                raise ProgramError(f"step {index} reads window slot {selector.slot}, which is never filled")
-            fill = sequence[oldest + selector.slot]
-            key = (
-                fill.row,
-                fill.column + selector.shift * cmd["x_stride"],
-                fill.source,
-                fill.group * spec.ci_lanes + selector.part * spec.part_lanes,
-            )
-            tap = taps.setdefault(key, np.zeros((spec.part_lanes, outputs), np.int64))
-            block = weights[index, group * lanes_of_group : (group + 1) * lanes_of_group]
-            block = block[:, part * spec.part_lanes : (part + 1) * spec.part_lanes].astype(np.int64)
-            for lane in range(lanes_of_group):
-                channel = (group * lanes_of_group + lane) % per_cog
-                for out in range(base + channel, min(base + slots_out, outputs), per_cog):
-                    tap[:, out] += block[lane]
-        oldest += step.free
-        if step.last:
-            base += slots_out
-    if oldest != len(sequence) or base < outputs:
-        raise ProgramError("the steps do not consume the fills, or leave output channels out")
-    rows = tuple(sorted({key[0] for key in taps}))
-    first = min(key[1] for key in taps)
-    columns = max(key[1] for key in taps) - first + 1
-    if max(key[2] for key in taps) > cmd["more_sources"]:
-        raise ProgramError("a fill names a source that the command does not have")
-    channels = tuple(
-        -(-max((key[3] + spec.part_lanes for key in taps if key[2] == source), default=0) // spec.ci_lanes)
-        * spec.ci_lanes
-        for source in range(cmd["more_sources"] + 1)
-    )
-    dense = np.zeros((len(rows), columns, sum(channels), outputs), np.int64)
-    for (row, column, source, channel), tap in taps.items():
-        at = sum(channels[:source]) + channel
-        dense[rows.index(row), column - first, at : at + spec.part_lanes] += tap
-    matrix = dense.reshape(-1, outputs)
-    exact = np.float32 if int(np.abs(matrix).sum(axis=0).max()) * 128 < 2**24 else np.float64
-    return Kernel(rows, first, columns, channels, matrix.astype(exact))
 
 
 class _Machine:
@@ -114,7 +36,7 @@ class _Machine:
         self.fills = np.zeros(spec.fill_words, np.uint32)
         self.parameters = bytearray(spec.parameter_channels * PARAMETER_BYTES)
         self.tables = np.zeros((spec.look_up_tables, TABLE_BYTES), np.int8)
-        self.kernels: dict[tuple[int, ...], Kernel] = {}
+        self.kernels: dict[tuple[int, ...], Kernel | Products] = {}
 
     def execute(self, cmd: Command) -> None:
         if cmd.opcode is Opcode.BUFFER:
@@ -128,7 +50,7 @@ class _Machine:
         elif cmd.opcode is Opcode.LOAD:
             if (row := self.tokens.load(cmd)) is not None:
                 self._load(cmd, row)
-        elif cmd.opcode is Opcode.CONV:
+        elif cmd.opcode in (Opcode.CONV, Opcode.CORR):
             if (conv_row := self.tokens.conv(cmd)) is not None:
                 self._conv(cmd, conv_row)
         elif cmd.opcode is Opcode.WARP:
@@ -172,24 +94,48 @@ class _Machine:
         target[:, at : at + channels] = buffer.zero_point
         target[:, at : at + cmd["pixel_bytes"]] = pixels
 
-    def _kernel(self, cmd: Command) -> Kernel:
+    def _decoded(self, cmd: Command) -> Kernel | Products:
         names = ("steps_base", "steps_count", "fills_base", "fills_count", "fills_repeat", "words", "lane_groups_log2",
                  "x_stride", "more_sources")  # fmt: skip
-        key = tuple(cmd[name] for name in names)
+        key = (cmd.opcode, *(cmd[name] for name in names))
         if key not in self.kernels:
-            self.kernels[key] = decode_kernel(self.spec, cmd, self.weights, self.steps, self.fills)
+            decode = decode_products if cmd.opcode is Opcode.CORR else decode_kernel
+            self.kernels[key] = decode(self.spec, cmd, self.weights, self.steps, self.fills)
         return self.kernels[key]
 
     def _conv(self, cmd: Command, at: ConvRow) -> None:
-        kernel = self._kernel(cmd)
-        source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])
-        stride, width = cmd["x_stride"], destination.computed_width
-        # Columns first .. first + span of the source, zero point where there is no pixel.
-        first = cmd["x_offset"] + kernel.first_column
-        span = (width - 1) * stride + kernel.columns
-        lines = np.empty((len(kernel.rows), span, sum(kernel.channels)), kernel.matrix.dtype)
+        """A row of a CONV or a CORR."""
+        decoded = self._decoded(cmd)
+        stride, width = cmd["x_stride"], self.tokens.buffer(cmd["destination"]).computed_width
+        if isinstance(decoded, Kernel):
+            lines = self._lines(cmd, at, decoded.taps, decoded.matrix.dtype)
+            step_row, step_x, step_channel = lines.strides
+            patches = np.lib.stride_tricks.as_strided(
+                lines,
+                (width, len(decoded.taps.rows), decoded.taps.columns, lines.shape[2]),
+                (step_x * stride, step_row, step_x, step_channel),
+            )
+            psum = (patches.reshape(width, -1) @ decoded.matrix).astype(np.int64)
+        else:
+            lines = self._lines(cmd, at, decoded.taps, np.dtype(np.int32))
+            along = np.arange(width)[:, None] * stride
+            first, second = (lines[row, along + column, channel] for row, column, channel in decoded.pairs)
+            psum = np.zeros((width, decoded.count), np.int64)
+            psum[:, decoded.outputs] = np.add.reduceat(first * second, decoded.starts, axis=1)
+        result = self._requantised(cmd, psum)
+        if cmd["add_enable"]:
+            result = self._joined(cmd, at.y, result, cmd["words"] * self.spec.ci_lanes)
+        self._write(cmd, at.y, result)
+
+    def _lines(self, cmd: Command, at: ConvRow, taps: Taps, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """The pixels under all taps of a row: ``[rows, columns, channels]``, zero point where there is no pixel."""
+        source = self.tokens.buffer(cmd["source"])
+        width = self.tokens.buffer(cmd["destination"]).computed_width
+        first = cmd["x_offset"] + taps.first_column
+        span = (width - 1) * cmd["x_stride"] + taps.columns
+        lines = np.empty((len(taps.rows), span, sum(taps.channels)), dtype)
         channel = 0
-        for number, channels in enumerate(kernel.channels):
+        for number, channels in enumerate(taps.channels):
             buffer_id = cmd[f"source_{number}"] if number else cmd["source"]
             delta = cmd[f"x_delta_{number}"] if number else 0
             buffer = self.tokens.buffer(buffer_id)
@@ -197,7 +143,7 @@ class _Machine:
             part[:] = buffer.zero_point
             start = first + delta
             low, high = max(start, 0), min(start + span, buffer.width)
-            for index, row in enumerate(kernel.rows):
+            for index, row in enumerate(taps.rows):
                 y = at.top + row
                 if cmd["edge"]:
                     held = self.data[buffer_id][min(max(y, 0), source.height - 1) % buffer.rows]
@@ -206,16 +152,7 @@ class _Machine:
                     held = self.data[buffer_id][y % buffer.rows]
                     part[index, low - start : high - start] = held[low:high, :channels]
             channel += channels
-        step_row, step_x, step_channel = lines.strides
-        patches = np.lib.stride_tricks.as_strided(
-            lines,
-            (width, len(kernel.rows), kernel.columns, sum(kernel.channels)),
-            (step_x * stride, step_row, step_x, step_channel),
-        )
-        result = self._requantised(cmd, (patches.reshape(width, -1) @ kernel.matrix).astype(np.int64))
-        if cmd["add_enable"]:
-            result = self._joined(cmd, at.y, result, cmd["words"] * self.spec.ci_lanes)
-        self._write(cmd, at.y, result)
+        return lines
 
     def _warp(self, cmd: Command, at: ConvRow) -> None:
         source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])

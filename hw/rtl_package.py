@@ -84,6 +84,7 @@ def render_package(spec: AccelSpec) -> str:
     ]
     lines += [f"  localparam int unsigned {name} = {value};" for name, value in constants]
     lines.append(f"  localparam bit Sampler = 1'b{int(spec.warp_reach > 0)};")
+    lines.append(f"  localparam bit Correlator = 1'b{spec.correlator};")
     lines.append("")
     lines += [f"  localparam logic [7:0] Op{_camel(op.name)} = 8'd{op.value};" for op in isa.FIELDS]
     lines += [f"  localparam logic [2:0] Kind{_camel(kind.name)} = 3'd{kind.value};" for kind in isa.WeightKind]

@@ -46,6 +46,7 @@ class AccelSpec:
     store_fifo_beats: int = 32
     queue_depth: int = 4  # commands waiting per engine
     warp_reach: int = 0  # rows and columns around a pixel that a WARP has on chip; 0: the machine has no sampler
+    correlator: int = 0  # 1: the array can take its weights from the window, for CORR
 
     def __post_init__(self) -> None:
         def require(condition: bool, text: str) -> None:
@@ -113,6 +114,7 @@ class AccelSpec:
         require(4 <= self.buffers <= 64, f"buffers {self.buffers} is outside 4..64")
         require(self.look_up_tables <= 16, f"look_up_tables {self.look_up_tables} exceeds 16")
         require(self.load_fifo_beats >= 32, f"load_fifo_beats {self.load_fifo_beats} is less than two bursts (32)")
+        require(self.correlator in (0, 1), f"correlator must be 0 or 1, not {self.correlator}")
         require(0 <= self.warp_reach <= 14, f"warp_reach {self.warp_reach} is outside 0..14")
         require(
             self.warp_reach == 0 or self.ci_lanes >= 4,
@@ -250,6 +252,7 @@ BASE = AccelSpec(
     load_fifo_beats=128,
     clock_hz=1e9,
     warp_reach=8,
+    correlator=1,
 )
 
 LARGE = AccelSpec(
@@ -269,6 +272,7 @@ LARGE = AccelSpec(
     load_fifo_beats=128,
     clock_hz=1e9,
     warp_reach=8,
+    correlator=1,
 )
 
 PRESETS: dict[str, AccelSpec] = {spec.name: spec for spec in (TINY, EDGE, BASE, LARGE)}

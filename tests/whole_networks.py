@@ -23,7 +23,7 @@ from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Opcode
 from codesign.hw.spec import BASE, EDGE, LARGE, TINY, AccelSpec
-from codesign.networks.motion import warp
+from codesign.networks.motion import correlate, warp
 from codesign.sim.model import Dram
 from codesign.sim.run import run
 
@@ -32,7 +32,7 @@ POOL: dict[str, AccelSpec] = {
     for spec in (
         TINY, EDGE, BASE, LARGE,
         # So small that nearly every frame is computed in strips.
-        dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2),
+        dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, correlator=1),
         # No lane grouping, no tap packing, a wide bus, few pixels at a time.
         dataclasses.replace(EDGE, name="plain", channel_parts=1, lane_groups=1, bus_bytes=32, scratchpad_bytes=65536),
     )
@@ -43,7 +43,7 @@ REGRESSIONS = Path(__file__).parent / "regressions"
 
 KINDS = ("conv", "conv", "conv", "strided", "depthwise", "dilated", "transposed", "residual", "residual", "concat",
          "concat", "shuffle", "unshuffle", "mask", "look-up", "scale", "slice", "product", "product", "gate",
-         "complement", "average", "enlarge", "halve", "warp", "warp")  # fmt: skip
+         "complement", "average", "enlarge", "halve", "warp", "warp", "correlate")  # fmt: skip
 ACTIVATIONS = ("none", "relu", "clip", "leaky", "prelu")
 MOST_PIXELS = 48 * 48
 
@@ -154,6 +154,9 @@ class Net(nn.Module):
             case "warp" if min(h, w) > 1 and POOL[self.accel].warp_reach:
                 self.layers.extend([nn.Conv2d(c, 2, 3, padding=1), nn.Conv2d(c, 2, 1)])
                 self._step(node, source, 0, len(self.layers) - 2, (c, h, w))
+            case "correlate" if same and POOL[self.accel].correlator and h * w <= 200:
+                side = 2 * (1 + node.channels % 3) + 1
+                self._step(node, source, same[-1], -1, (side * side, h, w))
             case "gate" if c % 2 == 0:
                 self._step(node, source, 0, -1, (c // 2, h, w))
             case "look-up" | "scale" | "complement":
@@ -166,7 +169,8 @@ class Net(nn.Module):
                     node, source, nn.ConvTranspose2d(c, node.channels, kernel, 2, kernel // 2 - 1), 2 * h, 2 * w
                 )
             case _:
-                self._conv(dataclasses.replace(node, kind="conv") if node.kind == "warp" else node, source)
+                plain = node.kind not in ("strided", "dilated", "depthwise")
+                self._conv(dataclasses.replace(node, kind="conv") if plain else node, source)
 
     def _conv(self, node: NodeDraw, source: int) -> None:
         c, h, w = self.shapes[source]
@@ -225,6 +229,9 @@ class Net(nn.Module):
                     elif parameter % 3 == 2:
                         flow = 0.5 * (flow + self.layers[layer + 1](y))
                     y = warp(y, flow, "border" if parameter % 2 else "zeros")
+                case "correlate":
+                    y = correlate(y, values[other], 1 + parameter % 3)
+                    y = F.leaky_relu(y, 0.1) if activation == "leaky" else y
                 case "gate":
                     y = y[:, : y.shape[1] // 2] * y[:, y.shape[1] // 2 :]
                 case "complement":

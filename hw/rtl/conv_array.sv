@@ -103,6 +103,8 @@ module conv_array
   logic signed [7:0] operand_q[LaneGroups][CiLanes][PixelLanes];
   logic signed [7:0] weight_q[CoLanes][CiLanes];
   logic operand_valid_q, operand_first_q, operand_carry_q, operand_last_q, finished_q;
+  logic correlate_q, operand_correlate_q;
+  logic signed [7:0] pair_q[CiLanes][PixelLanes];  // of a CORR: pixels of the oldest slot
   logic signed [31:0] acc_q[CoLanes][PixelLanes];
 
   always_ff @(posedge clk_i) begin
@@ -110,6 +112,11 @@ module conv_array
       operand_q <= operand;
       for (int unsigned o = 0; o < CoLanes; o++) begin
         for (int unsigned j = 0; j < CiLanes; j++) weight_q[o][j] <= weight_word_i[o][j];
+      end
+      if (Correlator && correlate_q) begin
+        for (int unsigned j = 0; j < CiLanes; j++) begin
+          for (int unsigned p = 0; p < PixelLanes; p++) pair_q[j][p] <= window_q[oldest_q][p][j];
+        end
       end
     end
   end
@@ -124,6 +131,7 @@ module conv_array
       end
     end
   end
+  // A multiplier takes a weight, or in a CORR its pixel's value where the weight says so: one of the loops at a time.
   // The loop over pixels stays one in simulation, where the compiler makes vector instructions of it.
   logic signed [31:0] accumulated[CoLanes][PixelLanes];
   for (genvar o = 0; o < CoLanes; o++) begin : gen_accumulate
@@ -131,8 +139,21 @@ module conv_array
       /* verilator unroll_disable */
       for (int unsigned p = 0; p < PixelLanes; p++) begin
         accumulated[o][p] = operand_first_q ? '0 : carried[o][p];
-        for (int unsigned j = 0; j < CiLanes; j++) begin
-          accumulated[o][p] += 32'(16'(operand_q[o/(CoLanes/LaneGroups)][j][p]) * 16'(weight_q[o][j]));
+      end
+      if (Correlator && operand_correlate_q) begin
+        /* verilator unroll_disable */
+        for (int unsigned p = 0; p < PixelLanes; p++) begin
+          for (int unsigned j = 0; j < CiLanes; j++) begin
+            accumulated[o][p] += 32'(16'(operand_q[o/(CoLanes/LaneGroups)][j][p]) *
+                                     16'(weight_q[o][j][0] ? pair_q[j][p] : 8'sd0));
+          end
+        end
+      end else begin
+        /* verilator unroll_disable */
+        for (int unsigned p = 0; p < PixelLanes; p++) begin
+          for (int unsigned j = 0; j < CiLanes; j++) begin
+            accumulated[o][p] += 32'(16'(operand_q[o/(CoLanes/LaneGroups)][j][p]) * 16'(weight_q[o][j]));
+          end
         end
       end
     end
@@ -220,7 +241,9 @@ module conv_array
     if (segment_valid_i) window_q[fill_slot_q] <= arriving;
     // The row's grouping travels with its steps: a later row may group differently while these still drain.
     if (read) groups_log2_q <= row_q.lane_groups_log2;
+    if (read) correlate_q <= row_q.correlate;
     operand_groups_log2_q  <= groups_log2_q;
+    operand_correlate_q <= correlate_q;
     finished_groups_log2_q <= operand_groups_log2_q;
   end
 endmodule

@@ -11,6 +11,7 @@ module conv_front
     output logic cmd_ready_o,
     input  conv_cmd_t cmd_i,
     input  logic cmd_is_warp_i,    // the same fields, some under other names
+    input  logic cmd_is_corr_i,    // weights are pixels
     // buffers
     output logic [BufferBits-1:0] source_id_o,
     output logic [BufferBits-1:0] destination_id_o,
@@ -60,7 +61,7 @@ module conv_front
   state_e state_q;
 
   conv_cmd_t cmd_q;
-  logic is_warp_q;
+  logic is_warp_q, is_corr_q;
   warp_cmd_t warp;
   assign warp = warp_cmd_t'(cmd_q);
   logic unused;
@@ -316,6 +317,7 @@ module conv_front
     if (cmd_ready_o && cmd_valid_i) begin
       cmd_q <= cmd_i;
       is_warp_q <= cmd_is_warp_i;
+      is_corr_q <= cmd_is_corr_i;
     end
     if (state_q == Check) begin
       top_q <= top;
@@ -336,6 +338,7 @@ module conv_front
       row_q.steps_base <= WeightAddrBits'(cmd_q.steps_base);
       row_q.steps_count <= cmd_q.steps_count;
       row_q.lane_groups_log2 <= cmd_q.lane_groups_log2;
+      row_q.correlate <= is_corr_q;
       row_q.words <= cmd_q.words;
       row_q.parameters_base <= ParameterAddrBits'(cmd_q.parameters_base);
       row_q.qmin <= cmd_q.qmin;

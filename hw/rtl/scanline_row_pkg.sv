@@ -37,6 +37,7 @@ package scanline_row_pkg;
     logic [WeightAddrBits-1:0] steps_base;
     logic [15:0] steps_count;
     logic [1:0] lane_groups_log2;
+    logic correlate;         // a CORR: weights are pixels
     logic [11:0] words;
     logic [ParameterAddrBits-1:0] parameters_base;
     logic signed [7:0] qmin;

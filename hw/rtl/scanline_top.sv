@@ -173,7 +173,7 @@ module scanline_top
   load_cmd_t load_cmd;
   loadw_cmd_t loadw_cmd;
   conv_cmd_t conv_cmd;
-  logic conv_is_warp, conv_q_is_warp;
+  logic conv_is_warp, conv_q_is_warp, conv_is_corr, conv_q_is_corr;
   store_cmd_t store_cmd;
   logic engines_idle, sync, waiting_sync, command_done, sequencer_running;
 
@@ -202,6 +202,7 @@ module scanline_top
       .conv_ready_i(conv_cmd_ready),
       .conv_cmd_o(conv_cmd),
       .conv_is_warp_o(conv_is_warp),
+      .conv_is_corr_o(conv_is_corr),
       .store_valid_o(store_cmd_valid),
       .store_ready_i(store_cmd_ready),
       .store_cmd_o(store_cmd),
@@ -240,17 +241,17 @@ module scanline_top
       .count_o(load_q_count)
   );
   stream_fifo #(
-      .Width($bits(conv_cmd_t) + 1),
+      .Width($bits(conv_cmd_t) + 2),
       .Depth(QueueDepth)
   ) u_conv_queue (
       .clk_i,
       .rst_ni(engine_rst_nq),
       .valid_i(conv_cmd_valid),
       .ready_o(conv_cmd_ready),
-      .data_i({conv_is_warp, conv_cmd}),
+      .data_i({conv_is_corr, conv_is_warp, conv_cmd}),
       .valid_o(conv_q_valid),
       .ready_i(conv_q_ready),
-      .data_o({conv_q_is_warp, conv_q_cmd}),
+      .data_o({conv_q_is_corr, conv_q_is_warp, conv_q_cmd}),
       .count_o(conv_q_count)
   );
   stream_fifo #(
@@ -428,6 +429,7 @@ module scanline_top
       .cmd_ready_o(conv_q_ready),
       .cmd_i(conv_q_cmd),
       .cmd_is_warp_i(conv_q_is_warp),
+      .cmd_is_corr_i(conv_q_is_corr),
       .stop_i(stop),
       .memory_bytes_i(memory_bytes),
       .weights_loaded_i(weights_loaded_q),

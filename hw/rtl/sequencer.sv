@@ -30,6 +30,7 @@ module sequencer
     input  logic conv_ready_i,
     output conv_cmd_t conv_cmd_o,
     output logic conv_is_warp_o,
+    output logic conv_is_corr_o,
     output logic store_valid_o,
     input  logic store_ready_i,
     output store_cmd_t store_cmd_o,
@@ -111,18 +112,20 @@ module sequencer
   logic [23:0] iteration;
   assign iteration = (depth_q != '0) ? done_q[top] : 24'hffffff;
 
-  logic execute, delayed, advance, illegal;
+  logic execute, delayed, advance, illegal, is_compute;
+  assign is_compute = opcode == OpConv || opcode == OpCorr || opcode == OpWarp;
   assign execute = (state_q == Execute) && !stop_i;
   always_comb begin
     delayed = 1'b0;
     if (opcode == OpLoad) delayed = iteration < 24'(load_cmd_o.delay);
-    if (opcode == OpConv || opcode == OpWarp) delayed = iteration < 24'(conv_cmd_o.delay);
+    if (is_compute) delayed = iteration < 24'(conv_cmd_o.delay);
     if (opcode == OpStore) delayed = iteration < 24'(store_cmd_o.delay);
   end
   assign load_valid_o = execute && !delayed && (opcode == OpLoad || opcode == OpLoadw);
   assign load_is_weights_o = opcode == OpLoadw;
-  assign conv_valid_o = execute && !delayed && !illegal && (opcode == OpConv || opcode == OpWarp);
+  assign conv_valid_o = execute && !delayed && !illegal && is_compute;
   assign conv_is_warp_o = opcode == OpWarp;
+  assign conv_is_corr_o = opcode == OpCorr;
   assign store_valid_o = execute && !delayed && (opcode == OpStore);
 
   assign set_o = execute && (opcode == OpBuffer);
@@ -162,8 +165,9 @@ module sequencer
         advance = !nesting_o;
       end
       OpLoadw, OpLoad: advance = delayed || load_ready_i;
-      OpConv: begin
-        illegal = (conv_cmd_o.shuffle != '0) || (32'(conv_cmd_o.more_sources) >= Sources);
+      OpConv, OpCorr: begin
+        illegal = (conv_cmd_o.shuffle != '0) || (32'(conv_cmd_o.more_sources) >= Sources) ||
+            (!Correlator && opcode == OpCorr);
         advance = !illegal && (delayed || conv_ready_i);
       end
       OpWarp: begin

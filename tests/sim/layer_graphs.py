@@ -32,6 +32,7 @@ class LayerDraw:
     faint: bool = False  # the second operand's factors are so small that everything rounds to zero
     edge: bool = False  # beyond the frame lies its nearest pixel
     warp: bool = False  # samples the source at a flow instead, where the graph may
+    correlate: int = 0  # correlates two tensors that far instead, where there are two alike
     more: int = 0  # further sources, as far as there are tensors of the same size and zero point
 
 
@@ -50,9 +51,9 @@ ZERO_POINTS = (-128, 127, 0, -1, 3)
 
 
 def graph_draws(
-    *, side: int = 24, channels: int = 20, layers: int = 4, warps: bool = False
+    *, side: int = 24, channels: int = 20, layers: int = 4, warps: bool = False, correlations: bool = False
 ) -> st.SearchStrategy[GraphDraw]:
-    """Graphs of up to ``layers`` convolutions (and ``warps``) on frames of up to ``side`` x ``side``."""
+    """Graphs of up to ``layers`` convolutions (``warps``, ``correlations``) on frames of up to ``side`` x ``side``."""
     layer = st.builds(
         LayerDraw,
         kernel=st.sampled_from([1, 3, 5, 7]),
@@ -63,6 +64,7 @@ def graph_draws(
         product=st.booleans(),
         edge=st.sampled_from([False, False, True]),
         warp=st.sampled_from([False, False, True]) if warps else st.just(False),
+        correlate=st.sampled_from([0, 0, 1, 2, 4]) if correlations else st.just(0),
         faint=st.sampled_from([False] * 7 + [True]),
         padded=st.sampled_from([True, True, True, False]),
         loud=st.booleans(),
@@ -90,6 +92,8 @@ def build(draw: GraphDraw) -> LayerGraph:
     read: set[str] = set()
 
     shared = int(rng.choice(ZERO_POINTS)) if any(layer.more for layer in draw.layers) else None
+    if any(layer.correlate for layer in draw.layers):
+        shared = 0
 
     def tensor(height: int, width: int, channels: int, zero_point: int | None = None) -> Tensor:
         zero = int(rng.choice([*ZERO_POINTS, int(rng.integers(-128, 128))])) if zero_point is None else zero_point
@@ -109,6 +113,21 @@ def build(draw: GraphDraw) -> LayerGraph:
             output = tensor(source.height, source.width, source.channels)
             layers.append(_warp(rng, f"warp{index}", source, output, flow, draw.seed % 9, want))
             read.add(source.name)
+            continue
+        twin = next(
+            (t for t in tensors.values() if t is not source and t.name not in flows
+             and (t.height, t.width, t.channels) == (source.height, source.width, source.channels)), None
+        )  # fmt: skip
+        if want.correlate and twin is not None:
+            side = 2 * want.correlate + 1
+            output = tensor(source.height, source.width, side * side)
+            plain = replace(want, activation="prelu", loud=False)
+            made = _conv(rng, f"costs{index}", source, output, plain, 1, 0, None)
+            nothing = np.broadcast_to(np.int8(0), (side, side, 2 * source.channels, side * side))
+            reach = want.correlate
+            layers.append(replace(made, weights=nothing, more=(twin.name,), correlates=True, pad_top=reach,
+                                  pad_left=reach))  # fmt: skip
+            read |= {source.name, twin.name}
             continue
         kernel = want.kernel
         pad = kernel // 2 if want.padded or min(source.height, source.width) < kernel else 0
@@ -173,6 +192,15 @@ def _samples(layer: Conv, source: Tensor, values: Int8, planes: Int8) -> NDArray
     return (total * numerics.SAMPLE_UNITS).astype(np.int64) + layer.bias
 
 
+def _products(layer: Conv, first: Int8, second: Int8) -> NDArray[np.int64]:
+    """What a correlation sums up before its rounding: over channels, first times second a displacement away."""
+    side, reach = layer.weights.shape[0], layer.pad_top
+    around = np.pad(second.astype(np.int64), ((reach, reach), (reach, reach), (0, 0)))
+    rows, columns = first.shape[:2]
+    sums = [np.sum(first * around[y : y + rows, x : x + columns], axis=2) for y in range(side) for x in range(side)]
+    return np.stack(sums, axis=2) + layer.bias
+
+
 def _conv(
     rng: np.random.Generator, name: str, source: Tensor, output: Tensor, want: LayerDraw, kernel: int, pad: int,
     other: Tensor | None, more: Sequence[Tensor] = (),
@@ -229,6 +257,9 @@ def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
             assert layer.add is not None
             values[layer.output] = _requantised(layer, _samples(layer, source, values[layer.source],
                                                                 values[layer.add.other]))  # fmt: skip
+            continue
+        if layer.correlates:
+            values[layer.output] = _requantised(layer, _products(layer, *(values[name] for name in layer.convolved)))
             continue
         rows, columns = layer.weights.shape[:2]
         s = layer.stride
