@@ -136,13 +136,10 @@ module conv_array
   logic signed [31:0] accumulated[CoLanes][PixelLanes];
   for (genvar o = 0; o < CoLanes; o++) begin : gen_accumulate
     always_comb begin
-      /* verilator unroll_disable */
-      for (int unsigned p = 0; p < PixelLanes; p++) begin
-        accumulated[o][p] = operand_first_q ? '0 : carried[o][p];
-      end
       if (Correlator && operand_correlate_q) begin
         /* verilator unroll_disable */
         for (int unsigned p = 0; p < PixelLanes; p++) begin
+          accumulated[o][p] = operand_first_q ? '0 : carried[o][p];
           for (int unsigned j = 0; j < CiLanes; j++) begin
             accumulated[o][p] += 32'(16'(operand_q[o/(CoLanes/LaneGroups)][j][p]) *
                                      16'(weight_q[o][j][0] ? pair_q[j][p] : 8'sd0));
@@ -151,6 +148,7 @@ module conv_array
       end else begin
         /* verilator unroll_disable */
         for (int unsigned p = 0; p < PixelLanes; p++) begin
+          accumulated[o][p] = operand_first_q ? '0 : carried[o][p];
           for (int unsigned j = 0; j < CiLanes; j++) begin
             accumulated[o][p] += 32'(16'(operand_q[o/(CoLanes/LaneGroups)][j][p]) * 16'(weight_q[o][j]));
           end
