@@ -210,6 +210,11 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
                 x, inputs[1].permute(0, 2, 3, 1), attributes["method"], attributes["padding_mode"],
                 attributes["align_corners"],
             )  # fmt: skip
+        case "nn.softmax":
+            return x.softmax(int(attributes["axis"]))
+        case "nn.pad" if attributes["pad_mode"] == "constant":
+            pairs = list(zip(attributes["pad_width"][::2], attributes["pad_width"][1::2], strict=True))
+            return F.pad(x, [int(side) for pair in reversed(pairs) for side in pair], value=attributes["pad_value"])
         case "nn.avg_pool2d" if _plain_pool(node):
             return F.avg_pool2d(x, tuple(attributes["pool_size"]), tuple(attributes["strides"]))
         case _:

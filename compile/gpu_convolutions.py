@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.affine import is_bias
-from codesign.compile.gpu_layers import Convolution, Operation, Other, Pointwise, Shuffle, Tensor
+from codesign.compile.gpu_layers import Convolution, Operation, Other, Pointwise, PointwiseOperator, Shuffle, Tensor
 from codesign.compile.graph import Graph, Node
 from codesign.compile.transposed import subpixel_weights
-from codesign.kernels import pointwise
-from codesign.kernels.correlation import Correlation
+from codesign.kernels.channels import Channels, Constant
+from codesign.kernels.implicit_gemm import MAX_SOURCES
 from codesign.kernels.layers import Conv
 from codesign.kernels.pointwise import Depthwise
-from codesign.kernels.resize import Resize
-from codesign.kernels.warp import BackwardWarp
 
 
 @dataclass
@@ -70,8 +68,14 @@ class Convolutions:
             self._tensor(name, self.graph.shape_of(name))
         elif name in self.depthwise:
             self._pointwise(Depthwise(*self.depthwise.pop(name)), (self.depthwise_source.pop(name),), name)
+        elif name in self.joined and name in self.lazy:
+            self._arrange(self.lazy.pop(name))
         elif (node := self.lazy.pop(name, None)) is not None:
             self._other(node)
+        elif name in self.graph.constants and name not in self.tensors:
+            value = self.graph.constants[name]
+            self._tensor(name, value.shape)
+            self.operations.append(Pointwise(Constant(value[0].astype(np.float16)), (), name))
         return name
 
     def _begin(self, node: Node) -> bool:
@@ -81,16 +85,27 @@ class Convolutions:
         plain = weights is not None and int(attributes["groups"]) == 1 and len(set(strides)) == len(set(dilation)) == 1
         if not plain or weights is None:
             return False
-        sources = self.joined.get(node.inputs[0], (node.inputs[0],))
-        for name in sources:
-            self._use(name)
-        conv = Conv(
-            node.name, sources[0], node.name, weights.transpose(2, 3, 1, 0), np.zeros(weights.shape[0], np.float32)
-        )
+        sources, kernel = self._sources(node.inputs[0], weights.transpose(2, 3, 1, 0))
+        conv = Conv(node.name, sources[0], node.name, kernel, np.zeros(weights.shape[0], np.float32))
         self.pending[node.name] = _Pending(
             conv, int(strides[0]), int(dilation[0]), (int(padding[0]), int(padding[1])), sources[1:]
         )
         return True
+
+    def _sources(self, name: str, weights: NDArray[Any]) -> tuple[tuple[str, ...], NDArray[Any]]:
+        """The tensors that ``name`` joins, without those that are zero, and their weights ``[.., Cin, Cout]``."""
+        kept: list[str] = []
+        parts: list[NDArray[Any]] = []
+        first = 0
+        for source in self.joined.get(name, (name,)):
+            last = first + self.graph.shape_of(source)[1]
+            if source not in self.graph.constants or np.any(self.graph.constants[source]):
+                kept.append(self._use(source))
+                parts.append(weights[:, :, first:last])
+            first = last
+        if not kept:
+            return (self._use(name),), weights
+        return tuple(kept), np.concatenate(parts, 2)
 
     def _begin_depthwise(self, node: Node) -> bool:
         attributes = node.attributes
@@ -115,8 +130,9 @@ class Convolutions:
         if factor == 1 or node.shape[2:] != (source[2] * factor, source[3] * factor):
             return False
         dense, pads = subpixel_weights(weights, factor, (int(padding[0]), int(padding[1])))
-        conv = Conv(node.name, self._use(node.inputs[0]), node.name, dense, np.zeros(dense.shape[3], np.float32))
-        self.pending[node.name] = _Pending(conv, 1, 1, pads, (), factor)
+        sources, dense = self._sources(node.inputs[0], dense)
+        conv = Conv(node.name, sources[0], node.name, dense, np.zeros(dense.shape[3], np.float32))
+        self.pending[node.name] = _Pending(conv, 1, 1, pads, sources[1:], factor)
         return True
 
     def _extend(self, pending: _Pending, node: Node) -> bool:
@@ -195,20 +211,29 @@ class Convolutions:
         """Whether every reader can read the parts: convolutions of one group."""
         return (
             int(node.attributes["axis"]) in (1, -3)
-            and len(node.inputs) <= 8
-            and all(self.graph.is_activation(name) for name in node.inputs)
+            and len(node.inputs) <= MAX_SOURCES
+            and len(node.shape) == 4
             and node.name != self.graph.output
-            and all(reader.op == "nn.conv2d" and int(reader.attributes["groups"]) == 1 and
+            and all(reader.op in ("nn.conv2d", "nn.conv2d_transpose") and int(reader.attributes["groups"]) == 1 and
                     reader.inputs[1] in self.graph.constants for reader in self.readers[node.name])
         )  # fmt: skip
 
-    def _pointwise(
-        self, operator: pointwise.Operator | Resize | BackwardWarp | Correlation, inputs: tuple[str, ...], output: str
-    ) -> None:
+    def _pointwise(self, operator: PointwiseOperator, inputs: tuple[str, ...], output: str) -> None:
         sources = tuple(self._use(name) for name in inputs)
         self.operations.append(Pointwise(operator, sources, output))
         if output in self.graph.by_name:
             self._tensor(output, self.graph.shape_of(output))
+
+    def _arrange(self, node: Node) -> None:
+        """Emits a concatenation, slice or other order of channels as a copy."""
+        widths = tuple(self.graph.shape_of(name)[1] for name in node.inputs)
+        chosen: tuple[tuple[int, int], ...] = node.attributes.get("chosen", ())
+        if node.op == "concat":
+            chosen = tuple((index, channel) for index, width in enumerate(widths) for channel in range(width))
+        elif node.op in ("repeat", "tile"):
+            times = node.shape[1] // widths[0]
+            chosen = tuple((0, c // times if node.op == "repeat" else c % widths[0]) for c in range(node.shape[1]))
+        self._pointwise(Channels(widths, chosen, (False,) * len(widths)), node.inputs, node.name)
 
     def _other(self, node: Node) -> None:
         for name in node.inputs:

@@ -8,22 +8,41 @@ from __future__ import annotations
 from dataclasses import replace
 
 from codesign.compile.affine import is_bias
+from codesign.compile.channel_moves import arrange_channels
+from codesign.compile.convex import recognise_convex_upsampling
 from codesign.compile.correlations import recognise_correlations
+from codesign.compile.gpu_chains import merge_chains
 from codesign.compile.gpu_convolutions import Convolutions
 from codesign.compile.gpu_layers import GpuGraph, Pointwise, Shuffle, Tensor
 from codesign.compile.graph import Graph, Node
+from codesign.compile.instance_norms import recognise_instance_norms
+from codesign.compile.lookups import recognise_lookups
 from codesign.compile.warps import recognise_warps
 from codesign.kernels import chain
 from codesign.kernels.chain import Apply, Chain, Kind, PerChannel
-from codesign.kernels.correlation import Correlation
-from codesign.kernels.pointwise import Depthwise, LayerNorm, SegmentAverage, SegmentSums
-from codesign.kernels.resize import Resize
+from codesign.kernels.channels import Channels
+from codesign.kernels.correlation import AllPairs, Correlation, Lookup
+from codesign.kernels.pointwise import (
+    Depthwise,
+    InstanceNorm,
+    LayerNorm,
+    SegmentAverage,
+    SegmentMoments,
+    SegmentSums,
+)  # fmt: skip
+from codesign.kernels.resize import ConvexUpsample, Resize
 from codesign.kernels.warp import BackwardWarp
 
 
 def from_graph(graph: Graph) -> GpuGraph:
     """A canonical float graph in FP16: biases, activations, clips and additions join the convolution before them."""
-    return _Fuser(recognise_correlations(recognise_warps(graph))).fuse()
+    passes = (
+        recognise_warps, recognise_correlations, recognise_lookups, recognise_convex_upsampling,
+        recognise_instance_norms, arrange_channels,
+    )  # fmt: skip
+    for transform in passes:
+        graph = transform(graph)
+    return merge_chains(_Fuser(graph).fuse())
 
 
 class _Fuser(Convolutions):
@@ -58,6 +77,8 @@ class _Fuser(Convolutions):
             return
         if (
             self._motion(node)
+            or self._all_pairs(node)
+            or self._instance_norm(node)
             or self._normalisation(node)
             or self._gate(node)
             or self._elementwise(node)
@@ -76,6 +97,8 @@ class _Fuser(Convolutions):
         elif node.op == "concat" and self._concatenation(node):
             self.joined[node.name] = node.inputs
             self.lazy[node.name] = node
+        elif node.op == "channels" or (node.op == "concat" and self._joins_channels(node)):
+            self._arrange(node)
         else:
             self._other(node)
 
@@ -108,7 +131,7 @@ class _Fuser(Convolutions):
         """Whether ``node`` is a warp, a cost volume (which takes a leaky ReLU after it) or a bilinear resize."""
         attributes = node.attributes
         if node.op == "warp" and all(self.graph.is_activation(name) for name in node.inputs):
-            warp = BackwardWarp(node.shape[1], "fp16", attributes["padding_mode"])
+            warp = BackwardWarp(node.shape[1], "fp16", attributes["padding_mode"], chunked=True)
             self._pointwise(warp, node.inputs, node.name)
             return True
         if node.op == "correlation":
@@ -134,13 +157,51 @@ class _Fuser(Convolutions):
             resize = Resize(node.shape[1], "bilinear", factor if exact else 0, corners[mode])
             self._pointwise(resize, node.inputs[:1], node.name)
             return True
-        if node.op == "concat" and int(attributes["axis"]) in (1, -3) and len(node.shape) == 4:
-            widths = [self.graph.shape_of(name)[1] for name in node.inputs]
-            read_by_correlation = any(reader.op == "correlation" for reader in self.readers[node.name])
-            if read_by_correlation and all(width % 8 == 0 for width in widths[:-1]):
-                self._pointwise(chain.concatenate(*widths), node.inputs, node.name)
-                return True
         return False
+
+    def _all_pairs(self, node: Node) -> bool:
+        """Whether ``node`` is one of RAFT's own: volumes of all pairs, their look-up, the convex up-sampling."""
+        attributes = node.attributes
+        shapes = [self.graph.shape_of(name) for name in node.inputs]
+        if node.op == "all_pairs":
+            self._pointwise(AllPairs(shapes[0][1], attributes["scale"]), node.inputs, node.name)
+        elif node.op == "look_up":
+            lookup = Lookup(len(shapes) - 1, attributes["radius"], "fp16", absolute=False, chunked=True)
+            self._pointwise(lookup, node.inputs, node.name)
+        elif node.op == "convex_upsample" and attributes["factor"] == 8:
+            self._pointwise(ConvexUpsample(attributes["scale"]), node.inputs, node.name)
+        else:
+            return False
+        return True
+
+    def _instance_norm(self, node: Node) -> bool:
+        """Whether ``node`` is an instance normalisation, which takes a ReLU after it."""
+        if node.op == "instance_norm":
+            readers = self.readers[node.name]
+            if self._sole(node.name) and readers[0].op == "nn.relu":
+                self.lazy[node.name] = node
+            else:
+                self._normalised(node, False, node.name)
+            return True
+        before = self.lazy.get(node.inputs[0])
+        if node.op == "nn.relu" and before is not None and before.op == "instance_norm":
+            del self.lazy[before.name]
+            self._normalised(before, True, node.name)
+            return True
+        return False
+
+    def _normalised(self, node: Node, relu: bool, output: str) -> None:
+        channels, source = node.shape[1], self._use(node.inputs[0])
+        moments = SegmentMoments(channels)
+        self._pointwise(moments, (source,), f"{node.name}.moments")
+        # 16 floats a segment and chunk are four chunks of halves.
+        self.tensors[f"{node.name}.moments"] = Tensor(f"{node.name}.moments", channels, 4 * moments.segments, 1)
+        norm = InstanceNorm(channels, node.attributes["epsilon"], relu)
+        self.operations.append(Pointwise(norm, (source, f"{node.name}.moments"), output))
+        self._tensor(output, node.shape)
+
+    def _joins_channels(self, node: Node) -> bool:
+        return int(node.attributes["axis"]) in (1, -3) and len(node.shape) == 4 and node.shape[0] == 1
 
     def _correlation(self, node: Node, slope: float, output: str) -> None:
         channels = self.graph.shape_of(node.inputs[0])[1]
@@ -217,11 +278,25 @@ class _Fuser(Convolutions):
             self._pointwise(both, (source, other), node.name)
             return True
         vector = (1, channels, 1, 1)
-        if node.op == "multiply" and vector in shapes and node.shape in shapes:
+        if node.op == "multiply" and vector in shapes and node.shape in shapes and vector != node.shape:
             ordered = (source, other) if shapes[0] == node.shape else (other, source)
             self._pointwise(chain.scale_channels(channels), ordered, node.name)
             return True
+        plane = (1, 1, *node.shape[2:])
+        if plane in shapes and node.shape in shapes:  # one channel with every channel
+            wide = tuple(self._widened(name, channels, f"{node.name}.operand{index}") if size == plane else name
+                         for index, (name, size) in enumerate(zip((source, other), shapes, strict=True)))  # fmt: skip
+            kind = node.op  # type: ignore[assignment]
+            steps = (chain.read(channels), chain.read(channels, 1), Apply(kind, (0, 1)))
+            self._pointwise(Chain(channels, (channels, channels), steps, (2,)), wide, node.name)
+            return True
         return False
+
+    def _widened(self, name: str, channels: int, output: str) -> str:
+        """A copy of the one channel of ``name`` for each of ``channels``."""
+        self._pointwise(Channels((1,), ((0, 0),) * channels, (False,)), (name,), output)
+        self.tensors[output] = Tensor(output, channels, *self.graph.shape_of(name)[2:])
+        return output
 
     def _activation(self, node: Node) -> Apply | None:
         attributes = node.attributes

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from codesign.compile.gpu_layers import Convolution, GpuGraph, Operation, Other, Pointwise
 from codesign.compile.gpu_steps import gemm_launch, pointwise_launch, settle, settle_wide, stack_launch
-from codesign.compile.gpu_units import Unit, format_of, stackable, units_of, with_conversions
+from codesign.compile.gpu_units import Unit, formats_of, stackable, units_of, with_conversions
 from codesign.hw.errors import UnsupportedError
 from codesign.kernels import implicit_gemm, stack_search
 from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
@@ -99,7 +99,7 @@ class Segment:
 def _segments(graph: GpuGraph, units: list[Unit], arch: str, tuned: Tuned | None) -> list[list[Segment]]:
     """For every unit, the steps that may begin there."""
     readers = graph.readers()
-    formats = {name: format_of(name, graph) for name in graph.tensors}
+    formats = formats_of(graph)
     prices: dict[tuple[str, int, int], tuple[Schedule, float] | None] = {}
     gemms: dict[tuple[str, int, int], tuple[GemmSchedule, float] | None] = {}
     found: list[list[Segment]] = []
@@ -220,11 +220,11 @@ def _materialise(graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch
     stored: dict[str, Stored] = {}
     settled: dict[str, Schedule] = {}
     gemms: dict[str, GemmSchedule] = {}
+    formats = formats_of(graph)
 
     def store(name: str) -> str:
         tensor = graph.tensors[name]
-        format_ = format_of(name, graph)
-        stored[name] = Stored(name, graph.precision, format_, tensor.channels, tensor.height, tensor.width)
+        stored[name] = Stored(name, graph.precision, formats[name], tensor.channels, tensor.height, tensor.width)
         return name
 
     begin = 0

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from codesign.compile import layers as machine
 from codesign.compile.graph import Node
 from codesign.hw.errors import UnsupportedError
-from codesign.kernels import pointwise
-from codesign.kernels.correlation import Correlation
+from codesign.kernels import channels, correlation, pointwise
 from codesign.kernels.layers import AddRule, Conv, Precision, Requantise
-from codesign.kernels.resize import Resize
+from codesign.kernels.resize import ConvexUpsample, Resize
 from codesign.kernels.warp import BackwardWarp
 
 
@@ -76,11 +75,16 @@ class Shuffle:
         return (self.source,)
 
 
+PointwiseOperator = (
+    pointwise.Operator | channels.Operator | correlation.Operator | Resize | ConvexUpsample | BackwardWarp
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Pointwise:
-    """An operator of ``pointwise``, ``resize``, ``warp`` or ``correlation``, on chunked tensors; flows planar."""
+    """An operator that is no convolution, on chunked tensors."""
 
-    operator: pointwise.Operator | Resize | BackwardWarp | Correlation
+    operator: PointwiseOperator
     inputs: tuple[str, ...]
     output: str
 
@@ -117,12 +121,15 @@ class GpuGraph:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the convolutions, without those of a sub-pixel form's zero taps."""
+        """Multiply-accumulates of convolutions and all pairs, without those of a sub-pixel form's zero taps."""
         total = 0
         for operation in self.operations:
             if isinstance(operation, Convolution):
                 out = self.tensors[operation.output]
                 total += int(np.count_nonzero(operation.conv.weights)) * out.height * out.width
+            elif isinstance(operation, Pointwise) and isinstance(operation.operator, correlation.AllPairs):
+                first, out = self.tensors[operation.inputs[0]], self.tensors[operation.output]
+                total += first.channels * out.channels * out.height * out.width
         return total
 
     def readers(self) -> dict[str, list[Operation]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 
 from codesign.compile.gpu_layers import GpuGraph, Pointwise
-from codesign.kernels import correlation, implicit_gemm, pointwise, resize, stack_search, warp
-from codesign.kernels.correlation import Correlation
+from codesign.kernels import channels, correlation, implicit_gemm, pointwise, resize, stack_search, warp
+from codesign.kernels.channels import Channels, Constant
+from codesign.kernels.correlation import AllPairs, Correlation, Lookup
 from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
 from codesign.kernels.launch import Launch
 from codesign.kernels.nvrtc import compile_cuda_text
-from codesign.kernels.resize import Resize
+from codesign.kernels.resize import ConvexUpsample, Resize
 from codesign.kernels.stack import Schedule, Stack, grid, layout, pack, render
 from codesign.kernels.warp import BackwardWarp
 
@@ -62,21 +63,36 @@ def gemm_launch(
 
 
 def pointwise_launch(operation: Pointwise, graph: GpuGraph, inputs: tuple[str, ...], output: str) -> Launch:
-    """An element-wise kernel on a frame."""
+    """A kernel that is no convolution on a frame."""
     operator = operation.operator
-    first, out = graph.tensors[inputs[0]], graph.tensors[output]
-    if isinstance(operator, Resize):
-        text, blob = resize.render(operator, "KERNEL"), b""
-        blocks = resize.grid(operator, out.height, out.width)
-        integers: tuple[int, ...] = (first.height, first.width)
-        integers += () if operator.factor else (out.height, out.width)
-    elif isinstance(operator, BackwardWarp | Correlation):
-        module = warp if isinstance(operator, BackwardWarp) else correlation
-        text, blob = module.render(operator, "KERNEL"), b""
-        blocks, integers = module.grid(operator, out.height, out.width), (out.height, out.width)
-    else:
-        text, blob = pointwise.render(operator, "KERNEL"), pointwise.pack(operator)
-        blocks, integers = pointwise.grid(operator, first.height, first.width), (first.height, first.width)
+    out = graph.tensors[output]
+    first = graph.tensors[inputs[0]] if inputs else out
+    size: tuple[int, ...] = first.height, first.width
+    blob, macs = b"", 0
+    match operator:
+        case Resize():
+            text = resize.render(operator, "KERNEL")
+            blocks = resize.grid(operator, out.height, out.width)
+            size += () if operator.factor else (out.height, out.width)
+        case ConvexUpsample():
+            text, blocks = resize.render_convex(operator, "KERNEL"), resize.convex_grid(operator, *size)
+        case BackwardWarp():
+            text, blocks = warp.render(operator, "KERNEL"), warp.grid(operator, *size)
+        case AllPairs():
+            second = graph.tensors[inputs[1]]
+            size = first.height * first.width, second.height * second.width
+            macs = size[0] * size[1] * operator.channels
+            text, blocks = correlation.render(operator, "KERNEL"), correlation.grid(operator, *size)
+        case Correlation() | Lookup():
+            size = out.height, out.width
+            text, blocks = correlation.render(operator, "KERNEL"), correlation.grid(operator, *size)
+        case Channels() | Constant():
+            text, blob = channels.render(operator, "KERNEL"), channels.pack(operator)
+            size = out.height, out.width
+            blocks = channels.grid(operator, *size)
+        case _:
+            text, blob = pointwise.render(operator, "KERNEL"), pointwise.pack(operator)
+            blocks = pointwise.grid(operator, *size)
     kernel = f"pointwise_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     return Launch(
         kernel=kernel,
@@ -85,10 +101,11 @@ def pointwise_launch(operation: Pointwise, graph: GpuGraph, inputs: tuple[str, .
         grid=blocks,
         threads=operator.threads,
         shared_bytes=operator.shared_bytes,
-        integers=integers,
+        integers=size,
         inputs=inputs,
         outputs=(output,),
         layers=(operation.output,),
+        macs=macs,
     )
 
 

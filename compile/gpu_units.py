@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from codesign.compile.gpu_layers import Convolution, GpuGraph, Operation, Other, Pointwise, Shuffle
+from codesign.kernels.channels import Channels
+from codesign.kernels.correlation import AllPairs, Lookup
 from codesign.kernels.layers import CHUNK_CHANNELS, Format
 from codesign.kernels.pointwise import ToChunked, ToPlanar
-from codesign.kernels.warp import BackwardWarp
+from codesign.kernels.resize import ConvexUpsample
+
+PLANAR = ToPlanar | AllPairs | ConvexUpsample
+"""What writes NCHW."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,22 @@ def stackable(unit: Unit, graph: GpuGraph) -> bool:
     return ky % 2 == 1 and kx % 2 == 1 and operation.padding == (ky // 2, kx // 2) and same
 
 
-def format_of(name: str, graph: GpuGraph) -> Format:
-    """How a tensor lies between launches: planar at the network's ends and next to TVM's operators."""
-    maker = next((operation for operation in graph.operations if operation.output == name), None)
-    readers = graph.readers()[name]
-    if isinstance(maker, Pointwise):
-        return "planar" if isinstance(maker.operator, ToPlanar) else "chunked"
-    foreign = isinstance(maker, Other) or (bool(readers) and all(isinstance(reader, Other) for reader in readers))
-    return "planar" if name in (graph.input, graph.output) or foreign else "chunked"
+def formats_of(graph: GpuGraph) -> dict[str, Format]:
+    """How tensors lie between launches: planar at the network's ends, next to TVM's operators, and where a kernel
+    writes no other form."""
+    makers = {operation.output: operation for operation in graph.operations}
+    readers = graph.readers()
+
+    def of(name: str) -> Format:
+        maker = makers.get(name)
+        if isinstance(maker, Pointwise):
+            return "planar" if isinstance(maker.operator, PLANAR) else "chunked"
+        foreign = isinstance(maker, Other) or (
+            bool(readers[name]) and all(isinstance(reader, Other) for reader in readers[name])
+        )
+        return "planar" if name in (graph.input, graph.output) or foreign else "chunked"
+
+    return {name: of(name) for name in graph.tensors}
 
 
 def with_conversions(graph: GpuGraph) -> GpuGraph:
@@ -72,10 +85,11 @@ def with_conversions(graph: GpuGraph) -> GpuGraph:
         return graph
     operations: list[Operation] = []
     tensors = dict(graph.tensors)
+    formats = formats_of(graph)
     converted: dict[tuple[str, str], str] = {}
 
     def wanted(name: str, form: Format) -> str:
-        if name not in tensors or format_of(name, graph) == form:
+        if name not in tensors or formats[name] == form:
             return name
         if (name, form) not in converted:
             tensor = tensors[name]
@@ -88,21 +102,25 @@ def with_conversions(graph: GpuGraph) -> GpuGraph:
     for operation in graph.operations:
         match operation:
             case Convolution():
-                units = [Unit((operation,))]
-                readable = stackable(units[0], graph) and _few(operation, graph)
+                readable = stackable(Unit((operation,)), graph) and _few(operation, graph, formats)
                 sources = [name if readable else wanted(name, "chunked") for name in operation.sources]
                 add = operation.conv.add
                 add = add if add is None or readable else wanted(add, "chunked")
                 conv = replace(operation.conv, source=sources[0], add=add)
                 operations.append(replace(operation, conv=conv, more=tuple(sources[1:])))
             case Pointwise():
-                forms = _forms(operation)
-                inputs = tuple(wanted(name, form) for name, form in zip(operation.inputs, forms, strict=True))
+                inputs, operator = operation.inputs, operation.operator
+                if isinstance(operator, Channels):  # reads either form
+                    operator = replace(operator, planar=tuple(formats[name] == "planar" for name in inputs))
+                elif isinstance(operator, Lookup):  # volumes are planar
+                    inputs = (*inputs[:-1], wanted(inputs[-1], "chunked"))
+                else:
+                    inputs = tuple(wanted(name, "chunked") for name in inputs)
                 output = operation.output
-                if output == graph.output:  # the network's result is NCHW
+                if output == graph.output and not isinstance(operator, PLANAR):  # the network's result is NCHW
                     output = f"{output}.chunked"
                     tensors[output] = replace(tensors[graph.output], name=output)
-                operations.append(replace(operation, inputs=inputs, output=output))
+                operations.append(Pointwise(operator, inputs, output))
                 if output != operation.output:
                     operations.append(Pointwise(ToPlanar(tensors[output].channels), (output,), graph.output))
             case Other():
@@ -113,17 +131,10 @@ def with_conversions(graph: GpuGraph) -> GpuGraph:
     return replace(graph, tensors=tensors, operations=tuple(operations))
 
 
-def _forms(operation: Pointwise) -> tuple[Format, ...]:
-    """How a kernel wants its inputs to lie."""
-    if isinstance(operation.operator, BackwardWarp):
-        return "chunked", "planar"
-    return tuple("chunked" for _ in operation.inputs)
-
-
-def _few(operation: Convolution, graph: GpuGraph) -> bool:
+def _few(operation: Convolution, graph: GpuGraph, formats: dict[str, Format]) -> bool:
     """Whether a stack can unfold the planar tensors that the convolution reads."""
     chunk = CHUNK_CHANNELS[graph.precision]
     for name, taps in ((operation.conv.source, operation.conv.weights.shape[1]), (operation.conv.add, 1)):
-        if name is not None and format_of(name, graph) == "planar" and graph.tensors[name].channels * taps > 2 * chunk:
+        if name is not None and formats[name] == "planar" and graph.tensors[name].channels * taps > 2 * chunk:
             return False
     return True

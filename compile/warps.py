@@ -88,7 +88,7 @@ def _moves_pixels(graph: Graph, order: list[Node], flow: str, node: Node) -> boo
     rng = np.random.default_rng(0)
     for spread in (0.0, 3.0, 40.0):
         moved = rng.uniform(-spread, spread, own.shape)
-        grid = _evaluated(graph, order, {flow: torch.from_numpy(moved)}, node.inputs[1])
+        grid = evaluated(graph, order, {flow: torch.from_numpy(moved)}, node.inputs[1])
         if grid is None or grid.shape != own.shape:
             return False
         if not np.allclose(_places(node, grid), own + moved, rtol=0.0, atol=CLOSE_PIXELS):
@@ -96,7 +96,7 @@ def _moves_pixels(graph: Graph, order: list[Node], flow: str, node: Node) -> boo
     return True
 
 
-def _evaluated(
+def evaluated(
     graph: Graph, order: list[Node], known: Mapping[str, torch.Tensor], wanted: str
 ) -> NDArray[np.float64] | None:
     """``wanted`` in float64, from what is ``known`` and constants alone; None when that is not enough."""

@@ -1,6 +1,7 @@
 """Cost volumes of optical-flow networks as CUDA kernels (``cuda/correlation.cuh``).
 
-:class:`Correlation` is PWC-Net's local volume, :class:`Lookup` RAFT's reading of windows from volumes of all pairs.
+:class:`Correlation` is PWC-Net's local volume, :class:`AllPairs` RAFT's volume of all pairs and :class:`Lookup` its
+reading of windows from them.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ class Lookup:
     radius: int = 4
     number: Number = "fp32"
     absolute: bool = True
+    chunked: bool = False
+    """The coordinates lie in chunks instead, as FP16."""
     pixels: int = 32
     """Of a block."""
     threads: int = 256
@@ -97,11 +100,46 @@ class Lookup:
         return self.pixels * 8 + windows + plane_count(self.output_channels) * self.pixels * CHUNK * 2
 
 
-Operator = Correlation | Lookup
+@dataclass(frozen=True)
+class AllPairs:
+    """``scale`` times the sum over channels of ``first(i) * second(j)`` for every pair of pixels, as implicit GEMM.
+
+    Inputs chunked, of ``channels`` channels, with zeros in what fills up the last chunk; they may differ in size.
+    Output planar: ``[pixels of first][H of second][W of second]``.
+    """
+
+    channels: int
+    scale: float = 1.0
+    tiles: int = 8
+    """Of 16 pixels of the first map in a block."""
+    columns: int = 16
+    """Tiles of 8 pixels of the second map in a block."""
+    slab: int = 4
+    """Chunks of channels a stage."""
+    warps: tuple[int, int] = (4, 2)
+    stages: int = 3
+    blocks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.tiles % self.warps[0] or self.columns % self.warps[1] or self.slab % 2 or self.stages < 2:
+            raise ValueError(f"{self.tiles} x {self.columns} tiles, {self.warps} warps, slabs of {self.slab}")
+
+    @property
+    def threads(self) -> int:
+        return self.warps[0] * self.warps[1] * WARP
+
+    @property
+    def shared_bytes(self) -> int:
+        return self.stages * self.slab * (self.tiles * 16 + self.columns * 8) * 16
+
+
+Operator = Correlation | Lookup | AllPairs
 
 
 def grid(op: Operator, height: int, width: int, batch: int = 1) -> Grid:
-    """Blocks in x, y and z."""
+    """Blocks in x, y and z; of :class:`AllPairs` for ``height`` pixels of the first map and ``width`` of the second."""
+    if isinstance(op, AllPairs):
+        return -(-width // (op.columns * 8)), -(-height // (op.tiles * 16)), batch
     if isinstance(op, Correlation):
         return -(-width // op.columns), -(-height // op.rows), batch
     return -(-height * width // op.pixels), 1, batch
@@ -109,13 +147,19 @@ def grid(op: Operator, height: int, width: int, batch: int = 1) -> Grid:
 
 def pointers(op: Operator) -> tuple[str, ...]:
     """Names of the kernel's pointers, in order; height and width follow."""
-    if isinstance(op, Correlation):
+    if isinstance(op, Correlation | AllPairs):
         return "first", "second", "output"
     return *(f"level_{level}" for level in range(op.levels)), "coordinates", "output"
 
 
 def render(op: Operator, name: str) -> str:
-    """The kernel's CUDA text. Its arguments: :func:`pointers`, then ``int height, int width``."""
+    """The kernel's CUDA text. Its arguments: :func:`pointers`, then the two integers of :func:`grid`."""
+    if isinstance(op, AllPairs):
+        body = (
+            f"  AllPairs<{plane_count(op.channels)}, {op.tiles}, {op.columns}, {op.slab}, {op.warps[0]}, "
+            f"{op.warps[1]}, {op.stages}>::run(first, second, output, {literal(op.scale)}, height, width);\n"
+        )
+        return kernel_text("all_pairs.cuh", name, f"{op.threads}, {op.blocks}", pointers(op), body)
     if isinstance(op, Correlation):
         body = (
             f"  Correlation<{op.channels}, {op.reach}, {op.columns}, {op.rows}, {op.groups}, {op.stages}>::run("
@@ -124,13 +168,13 @@ def render(op: Operator, name: str) -> str:
     else:
         body = (
             f"  {_levels(op)}\n  Lookup<{op.levels}, {op.radius}, {flag(op.number == 'fp32')}, {flag(op.absolute)}, "
-            f"{op.pixels}, {op.threads}>::run(levels, coordinates, output, height, width);\n"
+            f"{flag(op.chunked)}, {op.pixels}, {op.threads}>::run(levels, coordinates, output, height, width);\n"
         )
     bounds = f"{op.threads}, {op.blocks}" if isinstance(op, Correlation) else op.threads
     return kernel_text("correlation.cuh", name, bounds, pointers(op), body)
 
 
-def render_naive(op: Operator, name: str) -> str:
+def render_naive(op: Correlation | Lookup, name: str) -> str:
     """The reference, with the same arguments."""
     if isinstance(op, Correlation):
         body = (
@@ -140,12 +184,12 @@ def render_naive(op: Operator, name: str) -> str:
     else:
         body = (
             f"  {_levels(op)}\n  naive_lookup<{op.levels}, {op.radius}, {flag(op.number == 'fp32')}, "
-            f"{flag(op.absolute)}>(levels, coordinates, output, height, width);\n"
+            f"{flag(op.absolute)}, {flag(op.chunked)}>(levels, coordinates, output, height, width);\n"
         )
     return kernel_text("naive.cuh", name, NAIVE_THREADS, pointers(op), body)
 
 
-def naive_grid_of(op: Operator, height: int, width: int, batch: int = 1) -> Grid:
+def naive_grid_of(op: Correlation | Lookup, height: int, width: int, batch: int = 1) -> Grid:
     return naive_grid(op.output_channels, height, width, batch)
 
 

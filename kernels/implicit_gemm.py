@@ -17,7 +17,7 @@ import numpy as np
 from codesign.kernels.layers import CHUNK_CHANNELS, Conv, Format, Precision
 from codesign.kernels.stack_search import GPUS
 
-MAX_SOURCES = 8
+MAX_SOURCES = 16
 
 
 @dataclass(frozen=True, eq=False)

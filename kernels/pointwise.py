@@ -1,7 +1,8 @@
 """CUDA kernels on chunked FP16 tensors that need no neighbours, or few.
 
 Element-wise chains (:class:`Chain`), layer normalisation over channels (:class:`LayerNorm`), the global average
-(:class:`SegmentSums`, then :class:`SegmentAverage`), depthwise 3x3 convolution (:class:`Depthwise`), and NCHW to
+(:class:`SegmentSums`, then :class:`SegmentAverage`), instance normalisation (:class:`SegmentMoments`, then
+:class:`InstanceNorm`), depthwise 3x3 convolution (:class:`Depthwise`), and NCHW to
 chunked and back (:class:`ToChunked`, :class:`ToPlanar`).
 
 An operator is a frozen description; :func:`render` writes its kernel, :func:`render_naive` the reference beside it,
@@ -112,6 +113,49 @@ class SegmentAverage:
         return 0
 
 
+@dataclass(frozen=True)
+class SegmentMoments:
+    """First half of an instance normalisation: FP32 sums and sums of squares ``[batch][planes][segments][16]``.
+
+    Of the values less the frame's first one, so that a large mean does not swallow the variance; in a fixed order.
+    """
+
+    channels: int
+    segments: int = 32
+    threads: int = 256
+
+    @property
+    def planes(self) -> int:
+        return plane_count(self.channels)
+
+    @property
+    def shared_bytes(self) -> int:
+        return self.threads * 2 * CHUNK * 4
+
+
+@dataclass(frozen=True)
+class InstanceNorm:
+    """Second half: ``(x - mean) / sqrt(variance + epsilon)`` of each channel over the frame, then ``relu`` if wanted.
+
+    Inputs: the frame, and what :class:`SegmentMoments` left.
+    """
+
+    channels: int
+    epsilon: float = 1e-5
+    relu: bool = False
+    segments: int = 32
+    threads: int = 128
+    items: int = 4
+
+    @property
+    def planes(self) -> int:
+        return plane_count(self.channels)
+
+    @property
+    def shared_bytes(self) -> int:
+        return 2 * CHUNK * 4
+
+
 @dataclass(frozen=True, eq=False)
 class Depthwise:
     """3x3 convolution of each channel by itself, stride 1, zeros outside; then ``activation`` of ``constants``.
@@ -195,7 +239,9 @@ class ToPlanar:
         return 0
 
 
-Operator = Chain | LayerNorm | SegmentSums | SegmentAverage | Depthwise | ToChunked | ToPlanar
+Operator = (
+    Chain | LayerNorm | SegmentSums | SegmentAverage | SegmentMoments | InstanceNorm | Depthwise | ToChunked | ToPlanar
+)
 
 
 def pack(op: Operator) -> bytes:
@@ -216,6 +262,8 @@ def pointers(op: Operator) -> tuple[str, ...]:
         inputs = tuple(f"input_{i}" for i in range(len(op.inputs)))
         outputs = tuple(f"output_{i}" for i in range(len(op.outputs)))
         return inputs + outputs + (("parameters",) if op.per_channel else ())
+    if isinstance(op, InstanceNorm):
+        return "input", "moments", "output"
     return ("input", "output", "parameters") if isinstance(op, LayerNorm | Depthwise) else ("input", "output")
 
 
@@ -224,7 +272,7 @@ def grid(op: Operator, height: int, width: int, batch: int = 1) -> Grid:
     pixels = height * width
     if isinstance(op, LayerNorm):
         return -(-pixels // (op.groups * WARP)), 1, batch
-    if isinstance(op, SegmentSums):
+    if isinstance(op, SegmentSums | SegmentMoments):
         return op.segments, op.planes, batch
     if isinstance(op, SegmentAverage):
         return -(-op.planes * CHUNK // op.threads), 1, batch
@@ -245,6 +293,13 @@ def render(op: Operator, name: str) -> str:
         )
     elif isinstance(op, SegmentSums):
         body = f"  sum_segments<{op.planes}, {op.segments}, {op.threads}>(input, output, height, width);\n"
+    elif isinstance(op, SegmentMoments):
+        body = f"  sum_moments<{op.planes}, {op.segments}, {op.threads}>(input, output, height, width);\n"
+    elif isinstance(op, InstanceNorm):
+        body = (
+            f"  instance_norm<{op.channels}, {op.segments}, {flag(op.relu)}, {op.items}, {op.threads}>(input, moments, "
+            f"output, {literal(op.epsilon)}, height, width);\n"
+        )
     elif isinstance(op, SegmentAverage):
         body = f"  average_segments<{op.channels}, {op.segments}, {op.threads}>(input, output, height, width);\n"
     elif isinstance(op, Depthwise):
@@ -261,7 +316,9 @@ def render(op: Operator, name: str) -> str:
 
 
 def render_naive(op: Operator, name: str) -> str:
-    """The reference, with the same arguments; see :func:`naive_grid_of`."""
+    """The reference, with the same arguments; see :func:`naive_grid_of`. An instance normalisation has none."""
+    if isinstance(op, SegmentMoments | InstanceNorm):
+        raise TypeError(f"{type(op).__name__} has no naive kernel")
     before = ""
     if isinstance(op, Chain):
         body = naive_chain_text(op)

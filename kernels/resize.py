@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from codesign.kernels.chunked import NAIVE_THREADS, WARP, Grid, flag, kernel_text, naive_grid, plane_count
+from codesign.kernels.chunked import NAIVE_THREADS, WARP, Grid, flag, kernel_text, literal, naive_grid, plane_count
 
 Method = Literal["bilinear", "nearest", "average"]
 
@@ -65,6 +65,33 @@ class Resize:
         if self.method == "average":
             return height // 2, width // 2
         return height * self.factor, width * self.factor
+
+
+@dataclass(frozen=True)
+class ConvexUpsample:
+    """RAFT's up-sampling by 8: softmax-weighted sums of the nine coarse pixels around each fine one, times ``scale``.
+
+    Mask chunked, of 576 channels: ``k * 64 + i * 8 + j`` for neighbour ``k`` (rows first) and fine pixel ``(i, j)``;
+    flow chunked, of 2 channels, zeros outside. Output planar ``[2][8 H][8 W]``.
+    """
+
+    scale: float = 8.0
+    threads: int = 128
+
+    @property
+    def shared_bytes(self) -> int:
+        return 0
+
+
+def convex_grid(op: ConvexUpsample, height: int, width: int, batch: int = 1) -> Grid:
+    """Blocks in x, y and z, for the size of the coarse flow."""
+    return -(-height * width // op.threads), 8, batch
+
+
+def render_convex(op: ConvexUpsample, name: str) -> str:
+    """The kernel's CUDA text. Its arguments: mask, flow, output, height and width of the coarse flow."""
+    body = f"  upsample_convex<{op.threads}>(mask, flow, output, {literal(op.scale)}, height, width);\n"
+    return kernel_text("resize.cuh", name, op.threads, ("mask", "flow", "output"), body)
 
 
 def grid(op: Resize, output_height: int, output_width: int, batch: int = 1) -> Grid:

@@ -22,6 +22,8 @@ class BackwardWarp:
     channels: int
     number: Number = "fp16"
     padding: Padding = "zeros"
+    chunked: bool = False
+    """The flow lies in chunks instead, as FP16."""
     rows: int = 8
     """A block is a tile of 32 x ``rows`` pixels."""
     group: int = 8
@@ -50,8 +52,8 @@ def grid(op: BackwardWarp, height: int, width: int, batch: int = 1) -> Grid:
 def render(op: BackwardWarp, name: str) -> str:
     """The kernel's CUDA text. Its arguments: features, flow, output, height, width."""
     body = (
-        f"  warp_backward<{op.channels}, {flag(op.padding == 'border')}, {flag(op.number == 'fp32')}, {op.rows}, "
-        f"{op.group}, {op.unroll}>(features, flow, output, height, width);\n"
+        f"  warp_backward<{op.channels}, {flag(op.padding == 'border')}, {flag(op.number == 'fp32')}, "
+        f"{flag(op.chunked)}, {op.rows}, {op.group}, {op.unroll}>(features, flow, output, height, width);\n"
     )
     return kernel_text("warp.cuh", name, op.threads, ("features", "flow", "output"), body)
 
@@ -59,7 +61,7 @@ def render(op: BackwardWarp, name: str) -> str:
 def render_naive(op: BackwardWarp, name: str) -> str:
     """The reference, with the same arguments."""
     body = (
-        f"  naive_warp<{op.channels}, {flag(op.padding == 'border')}, {flag(op.number == 'fp32')}>"
+        f"  naive_warp<{op.channels}, {flag(op.padding == 'border')}, {flag(op.number == 'fp32')}, {flag(op.chunked)}>"
         "(features, flow, output, height, width);\n"
     )
     return kernel_text("naive.cuh", name, NAIVE_THREADS, ("features", "flow", "output"), body)

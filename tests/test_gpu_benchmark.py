@@ -20,7 +20,7 @@ from codesign.compile.integer import evaluate
 from codesign.compile.relax_form import from_module
 from codesign.kernels.bundle import Bundle
 from codesign.kernels.emulate import build_emulated
-from tests.kernels.fake_driver import build_driver, table
+from tests.kernels.fake_driver import build_driver, code_of, table
 
 ROOT = Path(__file__).parents[1]
 SIZE = (20, 14)
@@ -41,14 +41,10 @@ def test_measures_checks_and_goes_on(tmp_path: Path) -> None:
     entries = {}
     for precision, graph in graphs.items():
         plan = plan_launches(graph, "sm_90a")
-        kernels = {}
-        for launch in plan.launches:
-            library = build_emulated(
-                launch.source, launch.kernel, launch.pointers, len(launch.integers), folder=tmp_path
-            )
-            kernels[launch.kernel] = (library, launch.pointers, len(launch.integers))
         key = f"sesr_m5_x2-{precision}"
-        Bundle(tuple(plan.launches), plan.stored, graph.input, graph.output, table(kernels)).save(folder / key)
+        Bundle(tuple(plan.launches), plan.stored, graph.input, graph.output, code_of(plan.launches, tmp_path)).save(
+            folder / key
+        )
         entries[key] = {
             "network": "sesr_m5_x2", "precision": precision, "channels": 1, "scale": 2, "macs": 1000, "bundled": True,
             "launches": len(plan.launches), "modelled_seconds": plan.seconds,

@@ -144,7 +144,7 @@ struct Correlation {
 // All (2 R + 1)^2 samples of a map share their fractions, so (2 R + 2)^2 values are read, each once. A block has PIXELS
 // neighbouring pixels; its threads read the rows of their windows side by side, level by level, into shared memory, and
 // the samples are gathered there into chunks.
-template <int LEVELS, int R, bool SINGLE, bool ABSOLUTE, int PIXELS, int THREADS>
+template <int LEVELS, int R, bool SINGLE, bool ABSOLUTE, bool CHUNKED, int PIXELS, int THREADS>
 struct Lookup {
   static constexpr int WINDOW = 2 * R + 1, SIDE = 2 * R + 2;
   static constexpr int CHANNELS = LEVELS * WINDOW * WINDOW, PLANES = (CHANNELS + 7) / 8;
@@ -176,7 +176,7 @@ struct Lookup {
     const int count = static_cast<int>(min(static_cast<long long>(PIXELS), pixels - begin));
     for (int i = threadIdx.x; i < 2 * count; i += THREADS) {
       const int axis = i / count, pixel = i % count;
-      float position = read_value<SINGLE>(coordinates, (blockIdx.z * 2ll + axis) * pixels + begin + pixel);
+      float position = read_flow<SINGLE, CHUNKED>(coordinates, axis, begin + pixel, pixels);
       if (!ABSOLUTE) {
         const int own = static_cast<int>(axis ? (begin + pixel) / width : (begin + pixel) % width);
         position += static_cast<float>(own);

@@ -15,7 +15,7 @@
 #include "requantise.cuh"
 #include "stack.cuh"
 
-constexpr int MAX_SOURCES = 8;
+constexpr int MAX_SOURCES = 16;
 
 // The tensors whose channels the weights are for, in order.
 struct Sources {
@@ -48,9 +48,8 @@ struct ImplicitGemm {
 
   Sum sums[MT][NT][4];
 
-  // Copies slab `slab` of the input patch and of the weights to stage `stage`.
-  static DEVICE void fetch(const Sources& sources, const Frame& frame, const char* weights, int slab, int stage, int top,
-                           int left) {
+  // Copies slab `slab` of the input patch to stage `stage`.
+  static DEVICE void fetch_input(const Sources& sources, const Frame& frame, int slab, int stage, int top, int left) {
     char* to = shared_memory() + stage * STAGE_BYTES;
     const int thread = threadIdx.x;
     for (int i = thread; i < SLAB * IN_ROWS * IN_COLUMNS; i += THREADS) {
@@ -82,8 +81,15 @@ struct ImplicitGemm {
         *reinterpret_cast<uint4*>(to + i * 16) = uint4{word, word, word, word};
       }
     }
+  }
+
+  // Copies slab `slab` of the input patch and of the weights to stage `stage`.
+  static DEVICE void fetch(const Sources& sources, const Frame& frame, const char* weights, int slab, int stage, int top,
+                           int left) {
+    fetch_input(sources, frame, slab, stage, top, left);
+    char* to = shared_memory() + stage * STAGE_BYTES + INPUT_BYTES;
     const char* from = weights + static_cast<long long>(slab) * WEIGHT_BYTES;
-    for (int i = thread; i < WEIGHT_BYTES / 16; i += THREADS) copy_chunk(to + INPUT_BYTES + i * 16, from + i * 16, true);
+    for (int i = threadIdx.x; i < WEIGHT_BYTES / 16; i += THREADS) copy_chunk(to + i * 16, from + i * 16, true);
   }
 
   // Adds the products of a stage.

@@ -108,6 +108,8 @@ DEVICE float fast_tanh(float x) {  // tanh.approx is off by 2^-11; this by 2^-22
   return copysignf(result, x);
 }
 
+DEVICE float fast_exp(float x) { return __expf(x); }
+
 #else  // emulated
 
 #define DEVICE inline
@@ -198,6 +200,7 @@ DEVICE void store_global16(void* to, uint4 value) {
   *static_cast<uint4*>(to) = value;
 }
 DEVICE float fast_tanh(float x) { return std::tanh(x); }
+DEVICE float fast_exp(float x) { return std::exp(x); }
 template <class T>
 DEVICE T min(T a, T b) { return a < b ? a : b; }
 template <class T>

@@ -44,6 +44,13 @@ DEVICE float naive_value(const char* from, long long index) {
                 : half_to_float(reinterpret_cast<const unsigned short*>(from)[index]);
 }
 
+// Component `axis` of a flow: planar, or the first channels of chunks.
+template <bool SINGLE, bool CHUNKED>
+DEVICE float naive_flow(const char* flow, int axis, long long pixel, long long pixels) {
+  if (CHUNKED) return naive_value<SINGLE>(flow, (blockIdx.z * pixels + pixel) * 8 + axis);
+  return naive_value<SINGLE>(flow, (blockIdx.z * 2ll + axis) * pixels + pixel);
+}
+
 DEVICE float naive_sigmoid(float x) { return 1.f / (1.f + expf(-x)); }
 DEVICE float naive_gelu_erf(float x) { return 0.5f * x * (1.f + erff(x / sqrtf(2.f))); }
 DEVICE float naive_gelu_tanh(float x) { return 0.5f * x * (1.f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
@@ -61,14 +68,14 @@ DEVICE float naive_bilinear_value(const char* tensor, int channels, int channel,
   return sum;
 }
 
-template <int CHANNELS, bool BORDER, bool SINGLE>
+template <int CHANNELS, bool BORDER, bool SINGLE, bool CHUNKED>
 DEVICE void naive_warp(const char* features, const char* flow, char* output, int height, int width) {
   const Site site = site_of(CHANNELS, height, width);
   if (!site.inside) return;
   const long long pixels = static_cast<long long>(height) * width;
-  const long long displacement = blockIdx.z * 2 * pixels + static_cast<long long>(site.row) * width + site.column;
-  float x = site.column + naive_value<SINGLE>(flow, displacement);
-  float y = site.row + naive_value<SINGLE>(flow, displacement + pixels);
+  const long long pixel = static_cast<long long>(site.row) * width + site.column;
+  float x = site.column + naive_flow<SINGLE, CHUNKED>(flow, 0, pixel, pixels);
+  float y = site.row + naive_flow<SINGLE, CHUNKED>(flow, 1, pixel, pixels);
   if (BORDER) {
     x = x > 0.f ? x < width - 1 ? x : width - 1 : 0.f;  // NaN goes to 0
     y = y > 0.f ? y < height - 1 ? y : height - 1 : 0.f;
@@ -92,7 +99,7 @@ DEVICE void naive_correlation(const char* first, const char* second, char* outpu
   store_site(output, site, WINDOW * WINDOW, mean > 0.f ? mean : slope * mean);
 }
 
-template <int LEVELS, int R, bool SINGLE, bool ABSOLUTE>
+template <int LEVELS, int R, bool SINGLE, bool ABSOLUTE, bool CHUNKED>
 DEVICE void naive_lookup(const char* const (&levels)[LEVELS], const char* coordinates, char* output, int height,
                          int width) {
   constexpr int WINDOW = 2 * R + 1, CHANNELS = LEVELS * WINDOW * WINDOW;
@@ -105,10 +112,9 @@ DEVICE void naive_lookup(const char* const (&levels)[LEVELS], const char* coordi
   float sum = 0.f;
   if (site.channel < CHANNELS) {
     const int rows = height >> level, columns = width >> level;
-    const long long place = blockIdx.z * 2 * pixels + pixel;
     const float own_x = ABSOLUTE ? 0.f : site.column, own_y = ABSOLUTE ? 0.f : site.row;
-    const float x = (own_x + naive_value<SINGLE>(coordinates, place)) / (1 << level) + dx;
-    const float y = (own_y + naive_value<SINGLE>(coordinates, place + pixels)) / (1 << level) + dy;
+    const float x = (own_x + naive_flow<SINGLE, CHUNKED>(coordinates, 0, pixel, pixels)) / (1 << level) + dx;
+    const float y = (own_y + naive_flow<SINGLE, CHUNKED>(coordinates, 1, pixel, pixels)) / (1 << level) + dy;
     const auto* maps = reinterpret_cast<const unsigned short*>(levels[level]);
     const unsigned short* map = maps + (blockIdx.z * pixels + pixel) * rows * columns;
     if (x > -1.f && x < columns && y > -1.f && y < rows) {

@@ -56,6 +56,13 @@ DEVICE float read_value(const char* from, long long index) {
   return half_to_float(reinterpret_cast<const unsigned short*>(from)[index]);
 }
 
+// Component `axis` of a flow: planar [batch][2][pixels], or the first two channels of chunks [batch][pixels][8].
+template <bool SINGLE, bool CHUNKED>
+DEVICE float read_flow(const char* flow, int axis, long long pixel, long long pixels) {
+  const long long planar = (blockIdx.z * 2ll + axis) * pixels + pixel;
+  return read_value<SINGLE>(flow, CHUNKED ? (blockIdx.z * pixels + pixel) * 8 + axis : planar);
+}
+
 // Eight values of an FP32 array [...][8], in two loads.
 DEVICE void read_channels(float (&to)[8], const char* from, int index) {
   struct alignas(16) Four { float values[4]; };
@@ -355,4 +362,96 @@ DEVICE void chunked_to_planar(const char* input, char* output, int height, int w
         }
     }
   }
+}
+
+// The sums and sums of squares of a plane over each of SEGMENTS equal parts of the frame, less the value of the frame's
+// first pixel, so that a large mean does not swallow the variance. FP32 [batch][planes][SEGMENTS][16]: 8 sums, 8 squares.
+template <int PLANES, int SEGMENTS, int THREADS>
+DEVICE void sum_moments(const char* input, char* sums, int height, int width) {
+  static_assert((THREADS & (THREADS - 1)) == 0, "the sums of the threads are added in pairs");
+  const int plane = blockIdx.y, segment = blockIdx.x, thread = threadIdx.x;
+  const long long pixels = static_cast<long long>(height) * width;
+  const long long begin = pixels * segment / SEGMENTS, end = pixels * (segment + 1) / SEGMENTS;
+  const char* from = input + plane_offset(PLANES, plane, pixels);
+  float pivot[8], sum[16];
+  unpack(load_global16(from), pivot);
+#pragma unroll
+  for (int c = 0; c < 16; ++c) sum[c] = 0.f;
+#pragma unroll 4
+  for (long long pixel = begin + thread; pixel < end; pixel += THREADS) {
+    float values[8];
+    unpack(load_global16(from + pixel * 16), values);
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      const float centred = values[c] - pivot[c];
+      sum[c] += centred;
+      sum[8 + c] += centred * centred;
+    }
+  }
+  auto* meeting = reinterpret_cast<float*>(shared_memory());  // [16][THREADS]
+#pragma unroll
+  for (int c = 0; c < 16; ++c) meeting[c * THREADS + thread] = sum[c];
+#pragma unroll
+  for (int half = THREADS / 2; half >= 1; half /= 2) {
+    barrier(0, THREADS);
+    if (thread < half) {
+#pragma unroll
+      for (int c = 0; c < 16; ++c) meeting[c * THREADS + thread] += meeting[c * THREADS + thread + half];
+    }
+  }
+  barrier(0, THREADS);
+  const long long place = (static_cast<long long>(blockIdx.z) * PLANES + plane) * SEGMENTS + segment;
+  if (thread < 16) reinterpret_cast<float*>(sums)[place * 16 + thread] = meeting[thread * THREADS];
+}
+
+// (x - mean) / sqrt(variance + epsilon) of every channel over the frame, from what sum_moments left; then a ReLU if RELU.
+template <int CHANNELS, int SEGMENTS, bool RELU, int ITEMS, int THREADS>
+DEVICE void instance_norm(const char* input, const char* sums, char* output, float epsilon, int height, int width) {
+  constexpr int PLANES = (CHANNELS + 7) / 8;
+  const int plane = blockIdx.y, thread = threadIdx.x;
+  const long long pixels = static_cast<long long>(height) * width;
+  const char* from = input + plane_offset(PLANES, plane, pixels);
+  char* to = output + plane_offset(PLANES, plane, pixels);
+  auto* moments = reinterpret_cast<float*>(shared_memory());  // [16]
+  if (thread < 16) {
+    const long long place = (static_cast<long long>(blockIdx.z) * PLANES + plane) * SEGMENTS * 16 + thread;
+    float sum = 0.f;
+#pragma unroll 8
+    for (int segment = 0; segment < SEGMENTS; ++segment)
+      sum += reinterpret_cast<const float*>(sums)[place + segment * 16];
+    moments[thread] = sum / (static_cast<float>(height) * static_cast<float>(width));
+  }
+  barrier(0, THREADS);
+  float mean[8], inverse[8];
+  unpack(load_global16(from), mean);
+#pragma unroll
+  for (int c = 0; c < 8; ++c) {
+    const float moved = moments[c];
+    mean[c] += moved;
+    inverse[c] = 1.f / sqrtf(fmaxf(moments[8 + c] - moved * moved, 0.f) + epsilon);
+  }
+#pragma unroll
+  for (int i = 0; i < ITEMS; ++i) {
+    const long long pixel = (static_cast<long long>(blockIdx.x) * ITEMS + i) * THREADS + thread;
+    if (pixel < pixels) {
+      float values[8];
+      unpack(load_global16(from + pixel * 16), values);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        const float value = (values[c] - mean[c]) * inverse[c];
+        values[c] = RELU ? fmaxf(value, 0.f) : value;
+      }
+      clear_padding<CHANNELS>(values, plane);
+      store_global16(to + pixel * 16, pack(values));
+    }
+  }
+}
+
+// A constant of the network, copied from the parameters, which hold it as it lies in memory.
+template <int PLANES, int THREADS>
+DEVICE void copy_constant(char* output, const char* parameters, int height, int width) {
+  const long long pixels = static_cast<long long>(height) * width;
+  const long long pixel = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
+  const long long at = (blockIdx.y * pixels + pixel) * 16;
+  if (pixel < pixels) store_global16(output + at, load_global16(parameters + at));
 }

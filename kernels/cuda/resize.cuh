@@ -155,3 +155,55 @@ DEVICE void resize_average(const char* input, char* output, int height, int widt
     store_global16(to + plane_offset(PLANES, plane, output_pixels), pack(sum));
   }
 }
+
+// RAFT's convex up-sampling by 8: every fine pixel is a combination of the nine coarse pixels around its own, times
+// `scale`, with weights from a softmax. Mask: chunked, channel k 64 + i 8 + j for neighbour k and fine pixel (i, j) of a
+// coarse one; flow: chunked, zeros outside. Output: planar, 2 channels.
+//
+// A thread has a row of 8 fine pixels of a coarse one, which is a chunk of the mask per neighbour.
+template <int THREADS>
+DEVICE void upsample_convex(const char* mask, const char* flow, char* output, float scale, int height, int width) {
+  constexpr int PLANES = 72, NEIGHBOURS = 9;
+  const int i = blockIdx.y;
+  const long long pixels = static_cast<long long>(height) * width;
+  const long long pixel = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
+  if (pixel >= pixels) return;
+  const int row = static_cast<int>(pixel / width), column = static_cast<int>(pixel % width);
+  float weights[NEIGHBOURS][8], most[8], total[8], sums[2][8];
+#pragma unroll
+  for (int k = 0; k < NEIGHBOURS; ++k)
+    unpack(load_global16(mask + plane_offset(PLANES, k * 8 + i, pixels) + pixel * 16), weights[k]);
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    most[j] = weights[0][j];
+    total[j] = sums[0][j] = sums[1][j] = 0.f;
+#pragma unroll
+    for (int k = 1; k < NEIGHBOURS; ++k) most[j] = fmaxf(most[j], weights[k][j]);
+  }
+#pragma unroll
+  for (int k = 0; k < NEIGHBOURS; ++k) {
+    const int y = row + k / 3 - 1, x = column + k % 3 - 1;
+    const bool inside = y >= 0 && y < height && x >= 0 && x < width;
+    const long long neighbour = static_cast<long long>(y) * width + x;
+    float near[2] = {0.f, 0.f};
+    if (inside) {
+      near[0] = read_flow<false, true>(flow, 0, neighbour, pixels) * scale;
+      near[1] = read_flow<false, true>(flow, 1, neighbour, pixels) * scale;
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      const float weight = fast_exp(weights[k][j] - most[j]);
+      total[j] += weight;
+      sums[0][j] += weight * near[0];
+      sums[1][j] += weight * near[1];
+    }
+  }
+#pragma unroll
+  for (int axis = 0; axis < 2; ++axis) {
+    float values[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) values[j] = sums[axis][j] / total[j];
+    const long long line = (blockIdx.z * 2ll + axis) * height * 8 + row * 8 + i;
+    store_global16(output + (line * width + column) * 16, pack(values));
+  }
+}

@@ -32,7 +32,7 @@ DEVICE Between between(float position, int size) {
   return Between{low, low + 1, 1.f - far, far, low >= 0 && low < size, low >= -1 && low + 1 < size};
 }
 
-template <int CHANNELS, bool BORDER, bool SINGLE, int ROWS, int GROUP, int UNROLL>
+template <int CHANNELS, bool BORDER, bool SINGLE, bool CHUNKED, int ROWS, int GROUP, int UNROLL>
 DEVICE void warp_backward(const char* features, const char* flow, char* output, int height, int width) {
   constexpr int PLANES = (CHANNELS + 7) / 8, GROUPS = (PLANES + GROUP - 1) / GROUP;
   const int first = blockIdx.x % GROUPS * GROUP;
@@ -40,9 +40,8 @@ DEVICE void warp_backward(const char* features, const char* flow, char* output, 
   const int row = blockIdx.y * ROWS + threadIdx.x / WARP;
   if (column >= width || row >= height) return;
   const long long pixels = static_cast<long long>(height) * width, pixel = static_cast<long long>(row) * width + column;
-  const long long displacement = blockIdx.z * 2ll * pixels + pixel;
-  const Between x = between<BORDER>(column + read_value<SINGLE>(flow, displacement), width);
-  const Between y = between<BORDER>(row + read_value<SINGLE>(flow, displacement + pixels), height);
+  const Between x = between<BORDER>(column + read_flow<SINGLE, CHUNKED>(flow, 0, pixel, pixels), width);
+  const Between y = between<BORDER>(row + read_flow<SINGLE, CHUNKED>(flow, 1, pixel, pixels), height);
   const long long low_row = static_cast<long long>(y.low) * width, high_row = static_cast<long long>(y.high) * width;
   const long long corner[4] = {low_row + x.low, low_row + x.high, high_row + x.low, high_row + x.high};
   const float weight[4] = {y.low_weight * x.low_weight, y.low_weight * x.high_weight, y.high_weight * x.low_weight,

@@ -21,7 +21,7 @@ from codesign.compile.integer import evaluate
 from codesign.compile.relax_form import from_module
 from codesign.hw import reference
 from codesign.hw.spec import BASE
-from codesign.kernels.emulate import build_emulated, run_emulated
+from codesign.kernels.emulate import Entry, build_emulated_together, run_emulated
 from codesign.kernels.launch import Launch, run_launches
 from codesign.networks.nafnet import NafBlock
 
@@ -31,11 +31,16 @@ SIZE = (44, 34)
 def emulated(plan: GpuPlan, frame: NDArray[Any], folder: Path) -> NDArray[Any]:
     """The plan's output ``[C, H, W]`` for ``frame [C, H, W]``."""
 
+    kernels = {
+        launch.kernel: Entry(launch.source, launch.kernel, launch.pointers, len(launch.integers))
+        for launch in plan.launches
+    }
+    library = build_emulated_together(list(kernels.values()), folder=folder)
+
     def run(launch: Launch, arrays: list[NDArray[Any]]) -> None:
-        library = build_emulated(launch.source, launch.kernel, len(arrays), len(launch.integers), folder=folder)
         run_emulated(
             library, arrays, launch.integers, grid=launch.grid, threads=launch.threads,
-            shared_bytes=launch.shared_bytes,
+            shared_bytes=launch.shared_bytes, kernel=list(kernels).index(launch.kernel),
         )  # fmt: skip
 
     source, result = plan.graph.input, plan.graph.output

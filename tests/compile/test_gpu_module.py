@@ -21,9 +21,8 @@ from codesign.compile.gpu_module import build, relax_module
 from codesign.compile.relax_form import from_module
 from codesign.kernels.bundle import Bundle, Loaded
 from codesign.kernels.driver import Driver
-from codesign.kernels.emulate import build_emulated
 from tests.compile.test_gpu_launches import emulated
-from tests.kernels.fake_driver import build_driver, table
+from tests.kernels.fake_driver import build_driver, code_of
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +48,8 @@ def machine(plan: GpuPlan, code: bytes, driver: Path, folder: Path) -> Any:
     return vm.VirtualMachine(tvm.runtime.load_module(str(folder / "net.so")), tvm.cpu())
 
 
-def code_of(plan: GpuPlan, folder: Path) -> bytes:
-    kernels = {}
-    for launch in plan.launches:
-        library = build_emulated(launch.source, launch.kernel, launch.pointers, len(launch.integers), folder=folder)
-        kernels[launch.kernel] = (library, launch.pointers, len(launch.integers))
-    return table(kernels)
-
-
 def test_module_equals_its_launches(plan: GpuPlan, driver: Path, builds: Path, tmp_path: Path) -> None:
-    runner = machine(plan, code_of(plan, builds), driver, tmp_path)
+    runner = machine(plan, code_of(plan.launches, builds), driver, tmp_path)
     frame = np.random.default_rng(4).random((1, 34, 44)).astype(np.float16)
     want = emulated(plan, frame, builds)
     for _ in range(2):
@@ -89,7 +80,7 @@ def test_with_operators_of_tvm_between(driver: Path, builds: Path, tmp_path: Pat
     graph = from_graph(from_module(load_model(module, width=20, height=12, channels=3).module))
     made = plan_launches(graph, "sm_90a")
     assert [step.node.op for step in made.steps if isinstance(step, Other)] == ["nn.conv2d"]
-    runner = machine(made, code_of(made, builds), driver, tmp_path)
+    runner = machine(made, code_of(made.launches, builds), driver, tmp_path)
     frame = np.random.default_rng(8).random((1, 3, 12, 20)).astype(np.float16)
     got = runner["main"](tvm.runtime.tensor(frame)).numpy()
     with torch.no_grad():
@@ -98,7 +89,9 @@ def test_with_operators_of_tvm_between(driver: Path, builds: Path, tmp_path: Pat
 
 
 def test_bundle_equals_its_launches(plan: GpuPlan, driver: Path, builds: Path, tmp_path: Path) -> None:
-    made = Bundle(tuple(plan.launches), plan.stored, plan.graph.input, plan.graph.output, code_of(plan, builds))
+    made = Bundle(
+        tuple(plan.launches), plan.stored, plan.graph.input, plan.graph.output, code_of(plan.launches, builds)
+    )
     made.save(tmp_path / "bundle")
     gpu = Driver(str(driver))
     loaded = Loaded(Bundle.load(tmp_path / "bundle"), gpu)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import tvm
 from torch import nn
 
+from codesign import networks
 from codesign.compile.correlations import recognise_correlations
 from codesign.compile.frontend import load_model
 from codesign.compile.gpu_fusion import from_graph
@@ -17,8 +19,10 @@ from codesign.compile.gpu_launches import plan_launches
 from codesign.compile.gpu_layers import Other, Pointwise
 from codesign.compile.relax_form import from_module
 from codesign.networks.motion import correlate, warp
-from tests.compile.test_gpu_module import code_of, machine
-from tests.kernels.fake_driver import build_driver
+from codesign.networks.raft import Form, InstanceNorm, Raft
+from tests.compile.test_gpu_launches import emulated
+from tests.compile.test_gpu_module import machine
+from tests.kernels.fake_driver import build_driver, code_of
 
 
 class Pair(nn.Module):
@@ -43,16 +47,55 @@ def test_a_flow_network_in_our_kernels(tmp_path: Path) -> None:
     graph = from_graph(from_module(load_model(module, width=36, height=20, channels=6).module))
     kinds = [type(o.operator).__name__ for o in graph.operations if isinstance(o, Pointwise)]
     assert {"Correlation", "BackwardWarp", "Resize"} <= set(kinds)
-    others = {o.node.op for o in graph.operations if isinstance(o, Other)}
-    assert others <= {"strided_slice"}  # the images out of the pair
+    assert not any(isinstance(o, Other) for o in graph.operations)
     made = plan_launches(graph, "sm_90a")
-    runner = machine(made, code_of(made, tmp_path), build_driver(tmp_path), tmp_path)
+    runner = machine(made, code_of(made.launches, tmp_path), build_driver(tmp_path), tmp_path)
     frame = np.random.default_rng(7).random((1, 6, 20, 36)).astype(np.float16)
     got = runner["main"](tvm.runtime.tensor(frame)).numpy().astype(np.float64)
     with torch.no_grad():
         want = module.double()(torch.from_numpy(frame.astype(np.float64))).numpy()
     assert np.abs(want).max() > 1.0
     assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-2
+
+
+def small_raft() -> Raft:
+    """RAFT's recurrence, look-up and up-sampling, with encoders of one layer: a kernel takes long to build here."""
+    form = Form(False, (8, 16, 16), 16, 16, 8, 1, (16,), (16, 8), 14, ((1, 5), (5, 1)), 16, True)
+    net = Raft(form, 2)
+    torch.manual_seed(1)
+    pools = nn.Sequential(nn.AvgPool2d(2), nn.AvgPool2d(2))
+    net.feature_encoder = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), pools, InstanceNorm(16), nn.ReLU())
+    net.context_encoder = nn.Sequential(nn.Conv2d(3, 24, 3, 2, 1), pools)
+    with torch.no_grad():
+        net.head2.weight *= 30.0  # displacements of pixels
+    return net.eval()
+
+
+def test_raft_in_our_kernels(tmp_path: Path) -> None:
+    """Volumes of all pairs, their look-up from the first flow of zeros on, instance norm, gates, convex up-sampling."""
+    net = small_raft()
+    graph = from_graph(from_module(load_model(net, width=72, height=64, channels=6).module))
+    assert not any(isinstance(operation, Other) for operation in graph.operations)
+    kinds = Counter(type(o.operator).__name__ for o in graph.operations if isinstance(o, Pointwise))
+    assert (kinds["AllPairs"], kinds["Lookup"], kinds["ConvexUpsample"], kinds["InstanceNorm"]) == (4, 2, 1, 2)
+    plan = plan_launches(graph, "sm_90a")
+    assert sum(launch.macs for launch in plan.launches if "pairs" in launch.layers[0]) == 72 * 16 * (72 + 16 + 4 + 1)
+    frame = np.random.default_rng(3).random((6, 64, 72)).astype(np.float16)
+    got = emulated(plan, frame, tmp_path).astype(np.float64)
+    with torch.no_grad():
+        want = net.double()(torch.from_numpy(frame[None].astype(np.float64)))[0].numpy()
+    assert np.abs(want).max() > 8.0  # a pixel of the coarse frame
+    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("pwcnet", (64, 64)), ("spynet", (64, 64)), ("flow_small", (64, 64)), ("raft_small", (64, 64))]
+)
+def test_flow_networks_leave_nothing_to_tvm(name: str, size: tuple[int, int]) -> None:
+    network = networks.get(name)
+    model = load_model(networks.load(name), width=size[0], height=size[1], channels=network.channels)
+    graph = from_graph(from_module(model.module))
+    assert [o.node.op for o in graph.operations if isinstance(o, Other)] == []
 
 
 class Volume(nn.Module):

@@ -1,13 +1,17 @@
 """A CUDA driver that runs kernels on the emulator, so that what calls the driver is tested where there is no GPU.
 
-Its "machine code" is text: a line ``kernels``, then per kernel its name, emulated library, count of pointers and of
-integers. Device memory is the process's own; a graph is the list of launches that were captured.
+Its "machine code" is text: a line ``kernels``, then per kernel its name, emulated library, counts of pointers and of
+integers, and its number there. Device memory is the process's own; a graph is the list of launches that were captured.
 """
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+
+from codesign.kernels.emulate import Entry, build_emulated_together
+from codesign.kernels.launch import Launch
 
 TEXT = r"""
 #include <dlfcn.h>
@@ -19,8 +23,8 @@ TEXT = r"""
 #include <string>
 #include <vector>
 
-using Run = void (*)(void**, const int*, const unsigned*, unsigned, unsigned, unsigned long long);
-struct Function { Run run; int pointers, integers, dynamic; };
+using Run = void (*)(void**, const int*, const unsigned*, unsigned, unsigned, unsigned long long, int);
+struct Function { Run run; int pointers, integers, index, dynamic; };
 using Clock = std::chrono::steady_clock;
 using Graph = std::vector<std::function<void()>>;
 static Graph* capturing = nullptr;
@@ -79,12 +83,13 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
   const std::string& table = *static_cast<std::string*>(module);
   for (size_t at = table.find('\n'); at != std::string::npos; at = table.find('\n', at + 1)) {
     char kernel[256], library[1024];
-    int pointers, integers;
-    if (std::sscanf(table.c_str() + at + 1, "%255s %1023s %d %d", kernel, library, &pointers, &integers) != 4) continue;
+    int pointers, integers, index;
+    const char* line = table.c_str() + at + 1;
+    if (std::sscanf(line, "%255s %1023s %d %d %d", kernel, library, &pointers, &integers, &index) != 5) continue;
     if (std::strcmp(kernel, name)) continue;
     void* loaded = dlopen(library, RTLD_NOW | RTLD_LOCAL);
     if (!loaded) return 301;
-    *function = new Function{(Run)dlsym(loaded, "run"), pointers, integers, 48 * 1024};
+    *function = new Function{(Run)dlsym(loaded, "run_one"), pointers, integers, index, 48 * 1024};
     return 0;
   }
   return 500;
@@ -104,7 +109,7 @@ int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
   for (int i = 0; i < self->integers; ++i) integers.push_back(*(int*)arguments[self->pointers + i]);
   auto launch = [=]() mutable {
     const unsigned grid[3] = {x, y, z};
-    self->run(pointers.data(), integers.data(), grid, threads, shared, 1);
+    self->run(pointers.data(), integers.data(), grid, threads, shared, 1, self->index);
   };
   if (capturing) capturing->push_back(launch);
   else launch();
@@ -125,5 +130,16 @@ def build_driver(folder: Path) -> Path:
 
 def table(kernels: dict[str, tuple[Path, int, int]]) -> bytes:
     """Machine code for :func:`build_driver`'s driver: kernel → emulated library, pointers, integers."""
-    lines = [f"{name} {library} {pointers} {integers}" for name, (library, pointers, integers) in kernels.items()]
+    return _table([(name, *kernel, 0) for name, kernel in kernels.items()])
+
+
+def code_of(launches: Sequence[Launch], folder: Path) -> bytes:
+    """The same of all kernels of ``launches``, in one build."""
+    kernels = {one.kernel: Entry(one.source, one.kernel, one.pointers, len(one.integers)) for one in launches}
+    library = build_emulated_together(list(kernels.values()), folder=folder)
+    return _table([(k.name, library, k.pointers, k.integers, index) for index, k in enumerate(kernels.values())])
+
+
+def _table(kernels: Sequence[tuple[str, Path, int, int, int]]) -> bytes:
+    lines = [" ".join(map(str, kernel)) for kernel in kernels]
     return ("\n".join(["kernels", *lines]) + "\n\0").encode()
