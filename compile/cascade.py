@@ -12,7 +12,7 @@ import numpy as np
 
 from codesign.compile.cost import Cost, estimate
 from codesign.compile.layers import Conv, Int8, Layer, LayerGraph, Shuffle, sources
-from codesign.compile.mapping import Mapping, Mappings, map_correlation, sampled
+from codesign.compile.mapping import Mapping, Mappings, map_correlation, map_pixels, sampled
 from codesign.compile.ordering import copy_layer, order_channels
 from codesign.compile.plan import (
     BufferPlan,
@@ -119,7 +119,7 @@ def split_wide_layers(spec: AccelSpec, graph: LayerGraph, mappings: Mappings) ->
     waiting = list(reversed(graph.layers))
     while waiting:
         layer = waiting.pop()
-        if isinstance(layer, Shuffle) or not layer.weighs:
+        if isinstance(layer, Shuffle) or not (layer.weighs or layer.weights_from):
             layers.append(layer)
             continue
         share = _share(spec, graph, layer, mappings)
@@ -144,7 +144,11 @@ def _share(spec: AccelSpec, graph: LayerGraph, layer: Conv, mappings: Mappings) 
         share = -(-share // spec.co_lanes) * spec.co_lanes if parts > 1 else layer.channels
         needed = 0
         for first in range(0, layer.channels, share):
-            mapping = mappings.of(layer.weights[..., first : first + share], layer.stride, channels, wide=layer.wide)
+            taken = layer.weights[..., first : first + share]
+            if layer.weights_from is None:
+                mapping = mappings.of(taken, layer.stride, channels, wide=layer.wide)
+            else:
+                mapping = map_pixels(spec, channels[0], taken.shape[3])
             if not fits_memories(spec, [mapping]):
                 needed = len(mapping.steps)
                 break
@@ -296,7 +300,7 @@ class Planner:
                 yield from map(number, layer.more)
                 yield layer.weights.shape, layer.stride, layer.pad_top, layer.pad_left, self._is_slice(layer)
                 yield layer.first_channel, None if layer.table is None else layer.table.tobytes()
-                yield layer.edge, layer.warp, layer.correlates, layer.wide
+                yield layer.edge, layer.warp, layer.correlates, layer.wide, layer.weights_from is None
                 if layer.add is not None:
                     yield number(layer.add.other), layer.add.broadcast
                 mapping = self.mapping(index, Conversion())
@@ -355,7 +359,11 @@ class Planner:
         convs = [index for index in range(first, end) if isinstance(self.graph.layers[index], Conv)]
         return (
             not fits_memories(self.spec, [self.mapping(index, Conversion()) for index in convs])
-            or any(self._is_slice(layer) for index in convs if isinstance(layer := self.graph.layers[index], Conv))
+            or any(
+                self._is_slice(layer) or layer.weights_from is not None
+                for index in convs
+                if isinstance(layer := self.graph.layers[index], Conv)
+            )
             or end - first > MAX_LAYERS
         )
 
@@ -369,6 +377,9 @@ class Planner:
             if layer.correlates:
                 channels, reach = self.graph.tensors[layer.source].channels, layer.weights.shape[0] // 2
                 self._by_layer[key] = map_correlation(self.spec, channels, reach)
+                return self._by_layer[key]
+            if layer.weights_from is not None:
+                self._by_layer[key] = map_pixels(self.spec, self.graph.tensors[layer.source].channels, layer.channels)
                 return self._by_layer[key]
             weights = unfolded_weights(layer, conversion)
             self._by_layer[key] = self._mappings.of(
@@ -387,6 +398,8 @@ class Planner:
             return "what a pixel shuffle has spread is read back from memory"
         if any(isinstance(layer, Conv) and self._is_slice(layer) for layer in inside) and len(inside) > 1:
             return "slices of a split layer meet in memory"
+        if any(isinstance(layer, Conv) and layer.weights_from is not None for layer in inside) and len(inside) > 1:
+            return "pixels that are weights are loaded by themselves"
         if any(isinstance(layer, Conv) and layer.warp is not None and layer.source in made for layer in inside):
             return "a warp gathers from memory what is not on chip"
         loads = list(dict.fromkeys(name for layer in inside for name in sources(layer) if name not in made))

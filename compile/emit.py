@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from codesign.compile.cascade import Plan, source_channels
-from codesign.compile.layers import Conv, Int64, LayerGraph
+from codesign.compile.layers import Conv, Int64, LayerGraph, Tensor
 from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, KeptPlan, StorePlan, Strip, words_per_row
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import FIELDS, Command, Opcode, WeightKind, command
 from codesign.hw.program import Program, TensorSlot
-from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BYTES
+from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, AccelSpec
 
 _ALIGNMENT = 64
 _PAGE = 4096
@@ -34,8 +34,8 @@ def folded_bias(layer: Conv, zero_point: int) -> Int64:
     """Bias with the source's zero point folded in: ``b - z sum(w)``, so that the array multiplies raw codes."""
     if layer.warp is not None:
         return layer.bias - zero_point * numerics.SAMPLE_UNITS
-    if layer.correlates:
-        return layer.bias  # its sources' zero points are 0
+    if not layer.weighs:
+        return layer.bias  # zero points are 0 where tensors are multiplied
     return np.asarray(layer.bias - zero_point * layer.weights.astype(np.int64).sum(axis=(0, 1, 2)))
 
 
@@ -139,7 +139,7 @@ class _Emitter:
                 write_first = at
             tensor = graph.tensors[name]
             offsets[name] = at
-            at = _up(at + tensor.height * tensor.width * tensor.channels, _PAGE)
+            at = _up(at + self._bytes(tensor), _PAGE)
         for cascade in self.cascades:
             for kept in cascade.kept:
                 self.kept_at[kept.tensor] = at
@@ -167,6 +167,15 @@ class _Emitter:
             labels=tuple(labels),
         )
 
+    def _bytes(self, tensor: Tensor) -> int:
+        if tensor.as_weights:
+            return _groups(self.spec, tensor) * self._plane(tensor)
+        return tensor.height * tensor.width * tensor.channels
+
+    def _plane(self, tensor: Tensor) -> int:
+        """Bytes of one group of channels of a tensor that lies as weights."""
+        return _up(tensor.height * tensor.width, self.spec.co_lanes) * self.spec.ci_lanes
+
     def _slot(self, name: str, offsets: dict[str, int]) -> TensorSlot:
         tensor = self.graph.tensors[name]
         return TensorSlot(
@@ -191,14 +200,34 @@ class _Emitter:
                         bytes=size,
                     )
                 )
+            pixels = self._pixel_weights(cascade, offsets)
+            commands += pixels
             for index, strip in enumerate(cascade.strips):
                 if index:
                     commands.append(command(Opcode.SYNC))
-                needed = len(self.weights[number]) if index == 0 else 0
+                needed = len(self.weights[number]) + len(pixels) if index == 0 else 0
                 commands += self._strip(cascade, strip, self.tables[number], needed, offsets)
             labels += [_label(cascade, cmd) for cmd in commands[len(labels) :]]
         commands.append(command(Opcode.HALT))
         return commands, [*labels, ""]
+
+    def _pixel_weights(self, cascade: Cascade, offsets: dict[str, int]) -> list[Command]:
+        """Loads of the weights of a layer that has pixels for them, a group of channels at a time."""
+        layer = cascade.convs[0].layer if cascade.convs else None
+        if layer is None or layer.weights_from is None:
+            return []
+        spec, tensor = self.spec, self.graph.tensors[layer.weights_from]
+        groups, words = _groups(spec, tensor), -(-layer.channels // spec.co_lanes)
+        first = layer.first_channel // spec.co_lanes * spec.weight_word_bytes
+        return [
+            command(
+                Opcode.LOADW, kind=WeightKind.WEIGHTS, destination=group, gap=groups - 1,
+                elements=words * spec.weight_word_bytes // spec.bus_bytes,
+                address=offsets[tensor.name] + group * self._plane(tensor) + first,
+                bytes=words * spec.weight_word_bytes,
+            )
+            for group in range(groups)
+        ]  # fmt: skip
 
     def _strip(
         self, cascade: Cascade, strip: Strip, tables: list[bytes], weights_needed: int, offsets: dict[str, int]
@@ -252,6 +281,17 @@ class _Emitter:
         tensor, target = self.graph.tensors[store.tensor], self.graph.tensors[store.target]
         first, end = strip.stored[store.tensor]
         factor = store.factor
+        if target.as_weights:
+            lanes = self.spec.ci_lanes
+            return [
+                command(
+                    Opcode.STORE, buffer=ids[store.tensor], delay=store.delay,
+                    address=offsets[store.target] + first * lanes, row_stride=target.width * lanes,
+                    sub_rows=_groups(self.spec, target), sub_stride=self._plane(target), pixel_bytes=lanes,
+                    pixel_pitch=lanes, channel=0, channel_step=lanes,
+                    x_first=first - strip.columns[store.tensor][0], x_count=end - first,
+                )
+            ] * store.repeat  # fmt: skip
         stored = self._stored_channels(cascade, store.tensor)
         return [
             command(
@@ -259,8 +299,9 @@ class _Emitter:
                 buffer=ids[store.tensor],
                 delay=store.delay,
                 address=offsets[store.target] + first * factor * target.channels + store.first_channel,
-                row_stride=target.width * target.channels,
+                row_stride=factor * target.width * target.channels,
                 sub_rows=factor,
+                sub_stride=target.width * target.channels,
                 pixel_bytes=factor * target.channels if factor > 1 else stored,
                 pixel_pitch=factor * target.channels if factor > 1 else tensor.channels,
                 channel=0,
@@ -416,6 +457,10 @@ class _Emitter:
             "row_stride": tensor.width * tensor.channels,
         }
         return command(Opcode.WARP, **fields)
+
+
+def _groups(spec: AccelSpec, tensor: Tensor) -> int:
+    return -(-tensor.channels // spec.ci_lanes)
 
 
 def _kept_row(cascade: Cascade, kept: KeptPlan) -> int:

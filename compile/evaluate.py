@@ -205,6 +205,10 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
             around, window = F.pad(inputs[1], (reach,) * 4), range(2 * reach + 1)
             moved = (around[:, :, dy : dy + rows, dx : dx + columns] for dy in window for dx in window)
             return torch.cat([(x * one).mean(1, keepdim=True) for one in moved], 1)
+        case "pairs":
+            first, second = (value.flatten(2)[0] for value in inputs)
+            product: Tensor = (second.T @ first) * attributes["factor"]
+            return product.reshape(1, -1, *x.shape[2:])
         case "image.grid_sample" if attributes["layout"] == "NCHW":
             return F.grid_sample(
                 x, inputs[1].permute(0, 2, 3, 1), attributes["method"], attributes["padding_mode"],

@@ -19,6 +19,8 @@ product
 average pool, bilinear resize
     ``psum`` is the sum over the window, or over the four neighbours (beyond the border the border's) with their weights
     in ``1 / (2 f)`` a direction; ``s_w`` is one over the window's size, or ``1 / (4 f^2)``; requantised as above.
+all pairs
+    ``psum`` is the sum over channels of products of codes; ``s_w`` is the second tensor's scale times the constant.
 correlation
     ``psum`` is the sum over channels of products of codes, beyond the frame 0; ``s_w`` is the second tensor's scale
     over the number of channels; requantised as above.
@@ -225,6 +227,7 @@ def _call(call: relax.Call, operands: list[Any]) -> Any:
             else _convolution(call, first, operands[1], correlated)
         ),
         "mean": lambda: _meant(call, first),
+        "matmul": lambda: _paired(_tensor(first), _tensor(operands[1])),
         "nn.conv2d_transpose": lambda: _convolution(call, first, operands[1], scattered),
         "add": lambda: _added(first, operands[1], subtract=False),
         "subtract": lambda: _added(first, operands[1], subtract=True),
@@ -404,7 +407,15 @@ def _added(first: Any, second: Any, *, subtract: bool) -> _Psum | _Sum | _Grid:
     return _Sum(_tensor(first), _tensor(second), subtract)
 
 
+def _paired(rows: _Tensor, columns: _Tensor) -> _Psum:
+    """The product of two matrices of pixels, ``[h w, C]`` and ``[C, H W]``."""
+    exact = rows.centred().astype(np.float64) @ columns.centred().astype(np.float64)
+    return _Psum(_within_int32(exact), columns.scale, np.full(len(exact), rows.scale))
+
+
 def _multiplied(first: Any, second: Any) -> _Psum | _Grid:
+    if isinstance(first, _Psum) and isinstance(second, np.ndarray) and second.size == 1:
+        return replace(first, scales=first.scales * float(second.reshape(-1)[0]))
     if isinstance(second, np.ndarray) and second.size == 1:
         tensor = _tensor(first)
         return replace(_identity(tensor), scales=np.full(tensor.codes.shape[1], float(second.reshape(-1)[0])))

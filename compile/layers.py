@@ -25,6 +25,8 @@ class Tensor:
     scale: float
     zero_point: int
     wide: bool = False
+    as_weights: bool = False
+    """It lies in memory as a layer's weights: by group of channels, pixel by pixel, the last word filled up."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,12 @@ class Conv:
     warp: Warp | None = None
     correlates: bool = False  # products of two sources at all displacements of the window, instead of weights
 
+    weights_from: str | None = None  # the tensor whose pixels are the weights, one for each output channel
+
     @property
     def weighs(self) -> bool:
-        """Whether its weights are what it multiplies with; else only their rows and columns mean something."""
-        return self.warp is None and not self.correlates
+        """Whether its weights are what it multiplies with; else only their shape means something."""
+        return self.warp is None and not self.correlates and self.weights_from is None
 
     @property
     def channels(self) -> int:
@@ -140,7 +144,13 @@ class LayerGraph:
 
 
 def sources(layer: Layer) -> tuple[str, ...]:
-    """The tensors a layer reads."""
+    """The tensors a layer reads row by row."""
     if isinstance(layer, Shuffle):
         return (layer.source,)
     return (*layer.convolved, layer.add.other) if layer.add is not None else layer.convolved
+
+
+def reads(layer: Layer) -> tuple[str, ...]:
+    """All tensors a layer needs."""
+    whole = layer.weights_from if isinstance(layer, Conv) else None
+    return sources(layer) if whole is None else (*sources(layer), whole)

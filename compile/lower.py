@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from codesign.compile.concat import fold_concats
-from codesign.compile.layers import Add, Concat, Conv, Int8, Int64, LayerGraph, Shuffle, Tensor, Warp, sources
+from codesign.compile.layers import Add, Concat, Conv, Int8, Int64, LayerGraph, Shuffle, Tensor, Warp, reads
 from codesign.compile.ordering import copy_layer
 from codesign.compile.resample import average_weights, bilinear_weights, resize_factor
 from codesign.compile.transposed import subpixel_weights
@@ -64,6 +64,7 @@ class PendingConv:
     flow: str = ""  # where there is a warp
     more: tuple[str, ...] = ()  # further sources, whose weights follow
     correlates: bool = False
+    weights_from: str | None = None
     shuffle: int = 1  # output pixels per side of each psum pixel: a transposed convolution in sub-pixel form
     bias: Int64 | None = None
     slope: Reals | float = 1.0
@@ -88,6 +89,13 @@ class PendingMoved:
 
     source: str
     reach: int
+
+
+@dataclass(frozen=True)
+class PendingPixels:
+    """A tensor's pixels side by side, channel by channel."""
+
+    tensor: str
 
 
 @dataclass(frozen=True)
@@ -225,6 +233,7 @@ class _Builder:
             "reshape": lambda: self._reshaped(name, operands),
             "permute_dims": lambda: operands[0],
             "mean": lambda: operands[0],
+            "matmul": lambda: self._paired(name, operands[1], operands[0]),
             "repeat": lambda: self._gather(name, operands[0], lambda c: np.repeat(c, int(call.attrs.repeats))),
             "tile": lambda: self._gather(name, operands[0], lambda c: np.tile(c, int(call.attrs.repeats[1]))),
             "strided_slice": lambda: self._gather(name, operands[0], lambda c: _sliced(c, operands)),
@@ -337,6 +346,22 @@ class _Builder:
             pad_left=moved.reach, height=first.height, width=first.width, macs=0,
         )  # fmt: skip
 
+    def _paired(self, name: str, columns: PendingPixels, rows: PendingPixels) -> PendingConv:
+        """Products of all pixels: the rows' are the weights, and lie in memory as such."""
+        first, second = self.tensors[columns.tensor], self.tensors[rows.tensor]
+        if first.zero_point or second.zero_point:
+            raise UnsupportedError("multiplies tensors with a zero point", where=name)
+        words = replace(second, name=self._fresh(f"{second.name}.weights"), as_weights=True)
+        self.tensors[words.name] = words
+        self._close_conv(self._identity(words.name, Open(second.name)), words)
+        pixels = second.height * second.width
+        return PendingConv(
+            name=name, source=first.name, weights_from=words.name,
+            weights=np.broadcast_to(np.int8(0), (1, 1, first.channels, pixels)),
+            scales=np.full(pixels, second.scale), stride=1, pad_top=0, pad_left=0, height=first.height,
+            width=first.width, macs=first.height * first.width * first.channels * pixels,
+        )  # fmt: skip
+
     def _identity(self, name: str, value: Any) -> PendingConv:
         """A tensor as a one-by-one layer, so that what follows may round it anew."""
         if isinstance(value, PendingConv):
@@ -369,7 +394,7 @@ class _Builder:
         if not isinstance(factor, np.ndarray):
             return PendingPair(name, (value.tensor, factor.tensor), "multiply")
         pending = self._identity(name, value)
-        return replace(pending, scales=np.full(len(pending.scales), float(factor.reshape(-1)[0])))
+        return replace(pending, scales=pending.scales * float(factor.reshape(-1)[0]))
 
     def _sloped(self, name: str, value: Any, slope: Reals | float) -> PendingConv:
         pending = self._identity(name, value)
@@ -388,11 +413,13 @@ class _Builder:
         picked = pick(np.arange(self.tensors[value.tensor].channels, dtype=np.int64))
         return PendingGather(name, value.tensor, tuple(int(channel) for channel in picked))
 
-    def _reshaped(self, name: str, operands: list[Any]) -> PendingUnshuffle | PendingConv:
-        """The first of three operators that unshuffle shows the factor; a correlation's shape says nothing."""
+    def _reshaped(self, name: str, operands: list[Any]) -> PendingUnshuffle | PendingPixels | PendingConv:
+        """Of a frame to its pixels, or the first of three operators that unshuffle; a product's shape says nothing."""
         value, shape = operands
         if isinstance(value, PendingConv):
             return value
+        if len(shape) == 2:
+            return PendingPixels(value.tensor)
         return value if isinstance(value, PendingUnshuffle) else PendingUnshuffle(name, value.tensor, int(shape[3]))
 
     # Closing: one layer per rounding
@@ -505,7 +532,7 @@ class _Builder:
                 name=pending.name,
                 source=pending.source,
                 output=made.name,
-                weights=weights if pending.correlates else np.ascontiguousarray(weights),
+                weights=weights if weights.strides == (0,) * 4 else np.ascontiguousarray(weights),
                 bias=bias,
                 stride=pending.stride,
                 pad_top=pending.pad_top,
@@ -525,6 +552,7 @@ class _Builder:
                 planes=planes,
                 more=pending.more,
                 correlates=pending.correlates,
+                weights_from=pending.weights_from,
             )
         )
         if pending.shuffle > 1:
@@ -611,7 +639,7 @@ class _Builder:
 
     def graph(self, results: tuple[str, ...]) -> LayerGraph:
         layers, tensors = fold_concats(self.layers, self.tensors, results)
-        used = {name for layer in layers for name in (*sources(layer), layer.output)} | set(results)
+        used = {name for layer in layers for name in (*reads(layer), layer.output)} | set(results)
         return LayerGraph(
             name=self.name,
             tensors={name: tensor for name, tensor in tensors.items() if name in used},

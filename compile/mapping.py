@@ -25,7 +25,10 @@ Int8 = NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Mapping:
-    """A layer on the array. ``words[i]`` is the weight word of ``steps[i]``: ``int8[co_lanes, ci_lanes]``."""
+    """A layer on the array. ``words[i]`` is the weight word of ``steps[i]``: ``int8[co_lanes, ci_lanes]``.
+
+    There are no words where the weights are pixels.
+    """
 
     words: Int8 = field(repr=False)
     steps: tuple[Step, ...] = field(repr=False)
@@ -119,6 +122,24 @@ def map_correlation(spec: AccelSpec, channels: int, reach: int) -> Mapping:
             words.append(word)
             steps.append(Step(tuple(selectors), 1 + len(segments) if ends else 0, last))
     return Mapping(np.stack(words), tuple(steps), tuple(fills), 1, 0, -(-side * side // spec.ci_lanes))
+
+
+def map_pixels(spec: AccelSpec, channels: int, outputs: int) -> Mapping:
+    """Map a 1x1 convolution of one source whose weights are the ``outputs`` pixels of a tensor of ``channels``.
+
+    Its words are not here but in memory, word ``b G + g`` for set ``b`` of outputs and group ``g`` of ``G``.
+    """
+    groups, sets = -(-channels // spec.ci_lanes), -(-outputs // spec.co_lanes)
+    resident = groups <= spec.window_slots
+    parts = [part for _ in range(spec.lane_groups) for part in range(spec.channel_parts)]
+    steps: list[Step] = []
+    for number, group in product(range(sets), range(groups)):
+        frees = not resident or number == sets - 1
+        slot = group if resident and not frees else 0
+        steps.append(Step(tuple(Selector(slot, 0, part) for part in parts), int(frees), group == groups - 1))
+    words = np.zeros((0, spec.co_lanes, spec.ci_lanes), np.int8)
+    fills = tuple(Fill(0, 0, group) for group in range(groups))
+    return Mapping(words, tuple(steps), fills, 1 if resident else sets, 0, -(-outputs // spec.ci_lanes))
 
 
 def map_conv(

@@ -15,7 +15,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.layers import Conv, Layer, LayerGraph, Shuffle, Tensor, sources
+from codesign.compile.layers import Conv, Layer, LayerGraph, Shuffle, Tensor, reads, sources
 
 Order = NDArray[np.int64]
 
@@ -53,7 +53,7 @@ def _by_taps(graph: LayerGraph, taken: set[str]) -> dict[str, Order]:
         if layer.channels != graph.tensors[layer.output].channels:
             fixed.add(layer.output)
         if not layer.weighs:
-            fixed |= {*layer.convolved, layer.output}
+            fixed |= {*reads(layer), layer.output}
         if layer.wide or layer.planes is not None:
             fixed |= {*layer.convolved, layer.output}
         at = 0

@@ -24,6 +24,8 @@ _SAMPLED = "relax.image.grid_sample"
 
 _CORRELATED = "relax.mean"  # the last operator of a cost volume
 
+_PAIRED = "relax.matmul"
+
 _QUANTISATION = ("relax.quantize", "relax.dequantize")
 
 
@@ -82,10 +84,12 @@ def partition(module: tvm.IRModule, *, sampler: bool = True, correlator: bool = 
         sampled = [call for call in calls if call.op.name == _SAMPLED]
         means = [call for call in calls if call.op.name == _CORRELATED]
         opened = [_dtype(call.args[0]) for call in calls if call.op.name == "relax.dequantize"]
+        zero_points = [int(call.args[2].value.numpy()) for call in calls if call.op.name == "relax.dequantize"]
+        narrow = {*opened, _dtype(context.matched_expr)} == {"int8"}
+        if any(call.op.name == _PAIRED for call in calls):
+            return narrow and not any(zero_points)
         if means:
-            zero_points = [int(call.args[2].value.numpy()) for call in calls if call.op.name == "relax.dequantize"]
             moving = [call for call in calls if call.op.name == "relax.nn.conv2d"]
-            narrow = {*opened, _dtype(context.matched_expr)} == {"int8"}
             return correlator and narrow and not any(zero_points) and all(map(legality.moves_pixels, moving))
         if sampled:
             if _dtype(context.matched_expr) != "int8" or sorted(opened) != ["int16", "int8"]:
@@ -161,6 +165,9 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
     )
     moved_all = is_op("relax.multiply")(is_op("relax.repeat")(opened()), is_op("relax.nn.conv2d")(opened(), is_const()))
     correlated = is_op(_CORRELATED)(is_op("relax.reshape")(moved_all, wildcard()))
+    rows = is_op("relax.permute_dims")(is_op("relax.reshape")(opened(), wildcard()))
+    product = is_op(_PAIRED)(rows, is_op("relax.reshape")(opened(), wildcard()))
+    paired = is_op("relax.reshape")(product, wildcard())
     grid = is_op("relax.add")(is_op("relax.multiply")(opened(), is_const()), is_const())
     resampled = is_op("relax.nn.avg_pool2d")(opened()) | is_op("relax.image.resize2d")(opened(), wildcard())
     split = is_op("relax.permute_dims")(is_op("relax.reshape")(opened(), wildcard()))
@@ -174,6 +181,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         ("scale", closed(activated(scaled))),
         ("resampling", closed(resampled)),
         ("correlation", closed(activated(correlated))),
+        ("pairs", closed(is_op("relax.multiply")(paired, is_const()))),
         ("warp", closed(is_op(_SAMPLED)(opened(), grid))),
         ("movement", closed(moved)),
         ("unshuffle", closed(is_op("relax.reshape")(split, wildcard()))),
@@ -229,7 +237,10 @@ def _calls(function: relax.Function) -> list[tuple[str, relax.Call]]:
 
 
 def _macs(call: relax.Call) -> int:
-    """Multiply-accumulates of a convolution by the project's definition, 0 for anything else."""
+    """Multiply-accumulates of a convolution or product by the project's definition, 0 for anything else."""
+    if call.op.name == _PAIRED:
+        rows, columns = (int(extent) for extent in call.ty.shape.values[-2:])
+        return rows * columns * int(call.args[0].ty.shape.values[-1])
     if call.op.name not in ("relax.nn.conv2d", "relax.nn.conv2d_transpose"):
         return 0
     if isinstance(call.args[1], tvm.ir.GenericConst):

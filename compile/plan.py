@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from codesign.compile.layers import Conv, LayerGraph, sources
+from codesign.compile.layers import Conv, LayerGraph, reads
 from codesign.compile.mapping import Mapping
 from codesign.hw.spec import AccelSpec
 
@@ -109,7 +109,7 @@ def consumers(graph: LayerGraph) -> dict[str, list[int]]:
     """For every tensor the indices of the layers that read it."""
     table: dict[str, list[int]] = {name: [] for name in graph.tensors}
     for index, layer in enumerate(graph.layers):
-        for name in sources(layer):
+        for name in reads(layer):
             table[name].append(index)
     return table
 

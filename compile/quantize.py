@@ -14,6 +14,7 @@ unit ``dequantize`` of each operand, the float operators, one ``quantize``::
     scale         d -> multiply(const float32 []) [-> activation as above] -> q
     activation    d -> nn.relu | clip | nn.leakyrelu | nn.prelu -> q
     correlation   d, d -> correlation (nn.conv2d, repeat, multiply, reshape, mean) [-> activation] -> q
+    pairs         d, d -> pairs (reshape, permute_dims, matmul, reshape, multiply) -> q
     warp          d, d16 -> warp (multiply, add, image.grid_sample) -> q          d16: the flow, int16 for it alone
     16 bits       flows, and what is added, scaled or resized into them: d16, d16 -> add -> q16; convolutions -> q16
     resampling    d -> nn.avg_pool2d | image.resize2d -> q
@@ -51,11 +52,15 @@ from codesign.compile.correlations import recognise_correlations
 from codesign.compile.equalize import equalised
 from codesign.compile.graph import Array, Editor, Graph, Node
 from codesign.compile.movement import recognise_movement, slice_splits
+from codesign.compile.pairs import read_pairs, recognise_pairs
 from codesign.compile.relax_form import from_module, to_module
 from codesign.compile.units import Kind, Unit, float_only, units, wide_results
 from codesign.compile.warps import recognise_warps
 from codesign.hw.errors import InputError, UnsupportedError
 from codesign.hw.numerics import FLOW_FRACTION_BITS, INT16_MAX
+
+_CENTRED = (Kind.CORRELATION, Kind.PAIRS)
+"""What multiplies tensors with each other and sums: their zero points are 0."""
 
 MAX_BIAS = 2**22
 """Largest integer bias: below it the float32 constant names the integer without doubt."""
@@ -115,7 +120,7 @@ def quantise_reported(
     output_params: QuantParams | None = None,
 ) -> Quantised:
     """As :func:`quantise`, with the calibration's findings."""
-    graph = slice_splits(read_canonical(module))
+    graph = slice_splits(recognise_pairs(read_canonical(module)))
     if any(node.op in ("quantize", "dequantize") for node in graph.nodes):
         raise UnsupportedError("the network is quantised already", where="main", hint="Use it as it is.")
     parts = units(graph)
@@ -146,7 +151,7 @@ def _flow_params(flow: Observation) -> QuantParams:
 
 def read_canonical(module: tvm.IRModule) -> Graph:
     """The graph of a canonical module, the operators that Relax spells as several put together again."""
-    return recognise_correlations(recognise_warps(recognise_movement(from_module(module))))
+    return read_pairs(recognise_correlations(recognise_warps(recognise_movement(from_module(module)))))
 
 
 def quantised_io(module: tvm.IRModule) -> tuple[QuantParams, QuantParams]:
@@ -214,7 +219,7 @@ def _chosen(
     for name in sorted(sources):
         root = classes.find(name)
         seen[root] = seen[root].joined(observations[name]) if root in seen else observations[name]
-    centred = {classes.find(name) for unit in parts if unit.kind is Kind.CORRELATION for name in unit.head.inputs}
+    centred = {classes.find(name) for unit in parts if unit.kind in _CENTRED for name in unit.head.inputs}
     chosen: dict[str, QuantParams] = {}
     for name in observations:
         root = classes.find(name)

@@ -250,6 +250,16 @@ def emit_node(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) ->
             product = bind(f"{node.name}.product", relax.op.multiply(first, moved))
             spread = bind(f"{node.name}.all", relax.op.reshape(product, (1, channels, count, height, width)))
             return bind(node.name, relax.op.mean(spread, axis=1))
+        case "pairs":
+            frames = [[int(extent) for extent in value.ty.shape.values] for value in inputs]
+            first, second = (
+                bind(f"{node.name}.{which}", relax.op.reshape(value, (frame[1], frame[2] * frame[3])))
+                for which, value, frame in zip(("first", "second"), inputs, frames, strict=True)
+            )
+            turned = bind(f"{node.name}.turned", relax.op.permute_dims(second, (1, 0)))
+            product = bind(f"{node.name}.product", relax.op.matmul(turned, first))
+            spread = bind(f"{node.name}.all", relax.op.reshape(product, node.shape))
+            return bind(node.name, relax.op.multiply(spread, relax.const(attributes["factor"], "float32")))
         case "tuple_item":
             return bind(node.name, relax.TupleGetItem(x, attributes["index"]))
         case _ if "call" in attributes:

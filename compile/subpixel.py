@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.layers import Conv, Layer, LayerGraph, Shuffle, sources
+from codesign.compile.layers import Conv, Layer, LayerGraph, Shuffle, reads, sources
 from codesign.compile.ordering import copy_layer
 
 
@@ -49,7 +49,7 @@ class _Folder:
                 self._conv(layer)
             else:
                 self.layers.append(layer)
-        used = {name for layer in self.layers for name in (*sources(layer), layer.output)}
+        used = {name for layer in self.layers for name in (*reads(layer), layer.output)}
         names = {*used, *self.graph.inputs, *self.graph.outputs}
         return dataclasses.replace(
             self.graph, tensors={n: t for n, t in self.tensors.items() if n in names}, layers=tuple(self.layers)
@@ -82,7 +82,7 @@ class _Folder:
         plain = layer.stride == 1 and not layer.edge and not layer.more and layer.weighs
         plain = plain and not layer.wide and layer.planes is None
         plain = plain and (layer.add is None or not layer.add.broadcast)
-        return alike and whole and plain and layer.output in large
+        return alike and whole and plain and layer.output in large and not target.as_weights
 
     def _shuffle(self, layer: Shuffle) -> None:
         graph, factor = self.graph, layer.factor

@@ -31,6 +31,7 @@ class Kind(Enum):
     SCALE = "scale by a constant"
     WARP = "image sampled at a flow"
     CORRELATION = "local cost volume of two tensors"
+    PAIRS = "products of all pairs of pixels"
     RESAMPLING = "average pool or bilinear resize"
     ACTIVATION = "piecewise-linear activation alone"
     LOOK_UP = "look-up"
@@ -72,6 +73,8 @@ def kind_of(graph: Graph, node: Node) -> Kind:
         return Kind.WARP
     if node.op == "correlation" and len(activations) == 2:
         return Kind.CORRELATION
+    if node.op == "pairs" and len(activations) == 2:
+        return Kind.PAIRS
     if _resamples(graph, node):
         return Kind.RESAMPLING
     if node.op in PIECEWISE_LINEAR:

@@ -106,6 +106,7 @@ LOADW_FIELDS = (
     Field("elements", 24),  # beats for weights, else 8-byte, 4-byte or 1-byte elements
     Field("address", 32),  # aligned to the bus
     Field("bytes", 24),  # multiple of the bus width
+    Field("gap", 16),  # words left out after every word, for kind WEIGHTS
 )
 
 LOAD_FIELDS = (
@@ -173,8 +174,9 @@ STORE_FIELDS = (
     Field("buffer", 6),
     Field("delay", 16),
     Field("address", 32),  # of the first pixel of row 0
-    Field("row_stride", 32),  # bytes from output row to output row
-    Field("sub_rows", 4),  # output rows per buffer row: the pixel-shuffle factor
+    Field("row_stride", 32),  # bytes from buffer row to buffer row
+    Field("sub_rows", 8),  # runs per buffer row: output rows of a pixel shuffle, or planes of channels
+    Field("sub_stride", 32),  # bytes from sub-row to sub-row
     Field("pixel_bytes", 16),  # channels per buffer pixel and sub-row
     Field("pixel_pitch", 16),  # bytes from one buffer pixel's channels to the next one's
     Field("channel", 16),  # first channel of sub-row 0

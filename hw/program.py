@@ -262,7 +262,10 @@ def _check_loadw(program: Program, cmd: Command) -> None:
     }[kind]
     if kind is WeightKind.TABLE and cmd["table"] >= spec.look_up_tables:
         raise ProgramError(f"table {cmd['table']} of {spec.look_up_tables}")
-    if cmd["destination"] * per_word + cmd["elements"] > words * per_word:
+    if cmd["gap"] and (kind is not WeightKind.WEIGHTS or cmd["elements"] % per_word):
+        raise ProgramError("only whole words of weights lie apart")
+    left_out = cmd["gap"] * (cmd["elements"] // per_word - 1) if cmd["gap"] else 0
+    if (cmd["destination"] + left_out) * per_word + cmd["elements"] > words * per_word:
         raise ProgramError(f"{kind.name.lower()} end beyond the memory's {words} words")
     padded = -(-cmd["elements"] * size // spec.bus_bytes) * spec.bus_bytes
     if cmd["elements"] == 0 or cmd["bytes"] != padded or cmd["address"] % spec.bus_bytes:
@@ -344,8 +347,8 @@ def _check_store(program: Program, buffer: Buffer, cmd: Command, row: int) -> No
         raise ProgramError("the stored columns are not the buffer's")
     if cmd["pixel_pitch"] < cmd["pixel_bytes"]:
         raise ProgramError("stored pixels overlap")
-    first = cmd["address"] + row * cmd["sub_rows"] * cmd["row_stride"]
-    last = first + (cmd["sub_rows"] - 1) * cmd["row_stride"]
+    first = cmd["address"] + row * cmd["row_stride"]
+    last = first + (cmd["sub_rows"] - 1) * cmd["sub_stride"]
     span = (cmd["x_count"] - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"]
     if first < program.write_first or last + span > program.write_end:
         raise ProgramError(f"row {row} is written outside the write window")

@@ -63,10 +63,10 @@ class _Machine:
         data = self.memory[cmd["address"] : cmd["address"] + cmd["bytes"]].tobytes()
         kind, first, count = WeightKind(cmd["kind"]), cmd["destination"], cmd["elements"]
         if kind is WeightKind.WEIGHTS:
-            flat = self.weights.reshape(-1)
-            start = first * self.spec.weight_word_bytes
-            size = count * self.spec.bus_bytes
-            flat[start : start + size] = np.frombuffer(data[:size], np.int8)
+            size, word = count * self.spec.bus_bytes, self.spec.weight_word_bytes
+            for number, at in enumerate(range(0, size, word)):
+                flat = self.weights[first + number * (1 + cmd["gap"])].reshape(-1)
+                flat[: min(word, size - at)] = np.frombuffer(data[at : min(at + word, size)], np.int8)
         elif kind is WeightKind.STEPS:
             self.steps[first : first + count] = np.frombuffer(data[: count * STEP_BYTES], "<u8")
         elif kind is WeightKind.FILLS:
@@ -231,7 +231,7 @@ class _Machine:
         held = self.data[cmd["buffer"]][row % buffer.rows][cmd["x_first"] : cmd["x_first"] + cmd["x_count"]]
         for sub in range(cmd["sub_rows"]):
             channel = cmd["channel"] + sub * cmd["channel_step"]
-            start = cmd["address"] + (row * cmd["sub_rows"] + sub) * cmd["row_stride"]
+            start = cmd["address"] + row * cmd["row_stride"] + sub * cmd["sub_stride"]
             target = np.lib.stride_tricks.as_strided(
                 self.memory[start:], (cmd["x_count"], cmd["pixel_bytes"]), (cmd["pixel_pitch"], 1)
             )

@@ -364,10 +364,9 @@ class _Model:
         ready = max([checked + len(more_sources(cmd)), *(time for time, _ in waits)])
         # Rows are handed over through a queue of two: the row before the last must have begun.
         start = max(ready, self.begun[0])
+        fetches, self.fetches = self.fetches, 0
         if cmd.opcode is Opcode.WARP:
-            self._warp(cmd, at, checked, waits, ready)
-        self.fetches = 0
-        if cmd.opcode is Opcode.WARP:
+            self._warp(cmd, at, checked, waits, ready, fetches)
             return
         shape = self.shapes.shape(cmd, destination)
         timing = shape.timing
@@ -376,10 +375,22 @@ class _Model:
         self._idle(self.array, begin, checked, waits, ready)
         self.begun.append(begin)
         end = max(self.array + timing.warm, granted + timing.cold)
+        if cmd.opcode is Opcode.CONV and timing.steps < shape.fills + fetches:
+            # Where every step takes a segment of its own, those that a STORE fetches meanwhile come out of its time.
+            # What the array waited before, it had for them.
+            meanwhile = max(0, fetches - round(begin - self.array))
+            crowded = max(0, meanwhile - max(0, timing.steps - shape.fills))
+        else:
+            crowded = 0
+        end += crowded
         gap = NEXT_ROW_ADD if cmd["add_enable"] else NEXT_ROW
         end_by_drain = self.drain + gap + timing.drain - 1 - timing.tail
         stalled = end - begin - timing.steps
-        fill = max(0.0, min(stalled, float(timing.fill_stalls))) if timing.requantise_stalls else max(0.0, stalled)
+        fill = (
+            max(0.0, min(stalled, float(timing.fill_stalls + crowded)))
+            if timing.requantise_stalls
+            else max(0.0, stalled)
+        )
         self.stalls["fill"] += fill
         self.stalls["requantise"] += max(0.0, stalled - fill) + max(0.0, end_by_drain - end)
         end = max(end, end_by_drain)
@@ -395,7 +406,9 @@ class _Model:
         window = (words for row, words in enumerate(shape.words_by_row) if cmd["edge"] or at.top + row in inside)
         self._finish_row(cmd, at, source, destination, shape.add_words + sum(window), last_grant)
 
-    def _warp(self, cmd: Command, at: ConvRow, checked: float, waits: list[tuple[float, str]], ready: float) -> None:
+    def _warp(
+        self, cmd: Command, at: ConvRow, checked: float, waits: list[tuple[float, str]], ready: float, fetches: int
+    ) -> None:
         """A row that is sampled, as if all of it were on chip: what must be gathered depends on the flow."""
         spec = self.spec
         source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])
@@ -404,7 +417,7 @@ class _Model:
         self._idle(self.array, start + 1, checked, waits, ready)
         row = sampled_row(spec, width, words, start, self.drain)
         # The store engine goes first at the scratchpad's port, where the sampler reads in nearly every cycle.
-        now, self.drain = row.end + self.fetches, row.drain + self.fetches
+        now, self.drain = row.end + fetches, row.drain + fetches
         self.stalls["sample"] += now - start
         begun, _ = self.spans.get(self.work, (self.left_out + start + 1, 0.0))
         self.spans[self.work] = (begun, self.left_out + now + 1)
@@ -480,7 +493,7 @@ class _Model:
         for sub in range(cmd["sub_rows"]):
             channel = cmd["channel"] + sub * cmd["channel_step"]
             groups = (channel + cmd["pixel_bytes"] - 1) // spec.ci_lanes - channel // spec.ci_lanes + 1
-            at = cmd["address"] + (row * cmd["sub_rows"] + sub) * cmd["row_stride"]
+            at = cmd["address"] + row * cmd["row_stride"] + sub * cmd["sub_stride"]
             span = (cmd["x_count"] - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"]
             self.alignments.append(at % spec.bus_bytes)
             beats = self._beats(at, at + span)

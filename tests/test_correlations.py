@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from whole_networks import POOL
 
 from codesign.compile.driver import CompiledNetwork, compile_network
 from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate
+from codesign.compile.integer import evaluate, evaluate_region
+from codesign.compile.layers import Conv
 from codesign.compile.relax_form import from_module
-from codesign.hw import reference
+from codesign.hw import reference, timing
 from codesign.hw.spec import BASE, TINY
 from codesign.networks.motion import correlate
 from codesign.sim.run import run
@@ -75,3 +77,54 @@ def test_quantised_graph_and_machine_agree(channels: int, reach: int, same: bool
     assert len(np.unique(golden)) > 50
     measured = run(region.program, inputs)
     np.testing.assert_array_equal(next(iter(measured.outputs.values())), golden)
+
+
+class Paired(nn.Module):
+    """Features of a picture, every pixel with every pixel of others of it, and of those a pool."""
+
+    def __init__(self, channels: int = 6) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(3, channels, 3, 2, 1)
+        self.head = nn.Conv2d(channels + 1, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = self.first(x)
+        _, _, height, width = first.shape
+        pyramid = all_pairs_of(first, self.second(x), 2)
+        likeness = sum((level * level).mean((2, 3)).reshape(1, 1, height, width) for level in pyramid)
+        return self.head(torch.cat((first, likeness), 1))
+
+
+def all_pairs_of(first: torch.Tensor, second: torch.Tensor, levels: int) -> list[torch.Tensor]:
+    """RAFT's spelling, of frames of two sizes."""
+    _, channels, height, width = first.shape
+    product = first.reshape(channels, -1).transpose(0, 1) @ second.reshape(channels, -1)
+    pyramid = [(product * channels**-0.5).reshape(height * width, 1, *second.shape[2:])]
+    for _ in range(levels - 1):
+        pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+    return pyramid
+
+
+@pytest.mark.parametrize(("channels", "spec"), [(6, NARROW), (37, NARROW), (72, BASE)])
+def test_all_pairs_are_a_layer(channels: int, spec) -> None:
+    """Region by region, as the host takes the maps apart."""
+    network = compiled(Paired(channels), spec)
+    placed = {placement.operator for placement in network.placements if placement.on_accelerator}
+    assert {"matmul", "nn.avg_pool2d"} <= placed
+    products = [layer for region in network.regions for layer in region.graph.layers
+                if isinstance(layer, Conv) and layer.weights_from]  # fmt: skip
+    assert len(products) == 2
+    codes = np.random.default_rng(2).integers(-128, 128, (1, 3, HEIGHT, WIDTH)).astype(np.int8)
+    functions = dict(network.partitioned.regions)
+    (region,) = (region for region in network.regions if "matmul" in str(functions[region.symbol]))
+    function = functions[region.symbol]
+    inputs = {slot.name: np.ascontiguousarray(codes[0].transpose(1, 2, 0)) for slot in region.program.inputs}
+    expected = evaluate_region(function, [codes])
+    golden = reference.run(region.program, inputs)
+    measured = run(region.program, inputs)
+    for slot, wanted in zip(region.program.outputs, expected, strict=True):
+        np.testing.assert_array_equal(golden[slot.name], wanted[0].transpose(1, 2, 0))
+        np.testing.assert_array_equal(measured.outputs[slot.name], golden[slot.name])
+        assert len(np.unique(wanted)) > 50
+    predicted = timing.predict(region.program)
+    assert abs(predicted.cycles - measured.counters.cycles) <= 0.01 * measured.counters.cycles

@@ -48,6 +48,7 @@ module load_engine
     output logic weight_beat_o,
     output logic load_beat_o
 );
+  localparam int unsigned WeightParts = WeightWordBits / BusBits;
   localparam int unsigned CreditBits = $clog2(LoadFifoBeats) + 1;
 
   // What the unpacking side needs of one LOADW or one LOAD row.
@@ -56,6 +57,7 @@ module load_engine
     logic [2:0] kind;
     logic [3:0] lut;
     logic [15:0] destination;
+    logic [15:0] gap;
     logic [23:0] elements;
     logic [BufferBits-1:0] buf_id;
     logic [15:0] row_address;
@@ -209,6 +211,7 @@ module load_engine
         job_q.kind <= weights_q.kind;
         job_q.lut <= weights_q.lut;
         job_q.destination <= weights_q.destination;
+        job_q.gap <= weights_q.gap;
         job_q.elements <= weights_q.elements;
         job_q.buf_id <= buffer_id_o;
         job_q.row_address <= buffer_i.cfg.base + 16'(buffer_i.next_slot * buffer_i.cfg.row_pitch) +
@@ -378,7 +381,10 @@ module load_engine
           word_address_q <= word_address_q + work_q.group_pitch;
         end
       end
-      if (emit && work_q.is_weights) element_q <= element_q + 24'd1;
+      if (emit && work_q.is_weights) begin
+        element_q <= element_q + 24'd1;
+        if (32'(element_q) % WeightParts == WeightParts - 1) work_q.destination <= work_q.destination + work_q.gap;
+      end
     end
   end
 

@@ -52,7 +52,7 @@ module store_engine
   } state_e;
   state_e state_q;
   store_cmd_t cmd_q;
-  logic [3:0] sub_q;
+  logic [7:0] sub_q;
   logic [15:0] channel_q, first_group_q, last_group_q;
   logic [31:0] sub_start_q, sub_end_q, span_q;
   logic [15:0] row_address_q, row_after_q;
@@ -240,7 +240,7 @@ module store_engine
         if (read && last_group_now && last_x_now) state_q <= Flush;
         else if (read && batch_ends) state_q <= Fetch;
         Flush: if (!read_valid_q && packer_idle && ((strobe_q == '0) || beat_ready)) state_q <= NextSub;
-        NextSub: state_q <= (sub_q + 4'd1 == cmd_q.sub_rows) ? Idle : SubRow;
+        NextSub: state_q <= (sub_q + 8'd1 == cmd_q.sub_rows) ? Idle : SubRow;
         default: state_q <= Idle;
       endcase
       if (stop_i) state_q <= Idle;
@@ -298,7 +298,7 @@ module store_engine
       Idle: cmd_q <= cmd_i;
       Multiply: begin
         sub_q <= '0;
-        sub_start_q <= cmd_q.address + 32'(buffer_i.stored) * (32'(cmd_q.sub_rows) * cmd_q.row_stride);
+        sub_start_q <= cmd_q.address + 32'(buffer_i.stored) * cmd_q.row_stride;
         span_q <= 32'(cmd_q.x_count - 16'd1) * 32'(cmd_q.pixel_pitch) + 32'(cmd_q.pixel_bytes);
         channel_q <= cmd_q.channel;
         row_after_q <= buffer_i.stored + 16'd1;
@@ -341,8 +341,8 @@ module store_engine
         end
       end
       NextSub: begin
-        sub_q <= sub_q + 4'd1;
-        sub_start_q <= sub_start_q + cmd_q.row_stride;
+        sub_q <= sub_q + 8'd1;
+        sub_start_q <= sub_start_q + cmd_q.sub_stride;
         channel_q <= channel_q + cmd_q.channel_step;
       end
       default: ;
@@ -351,7 +351,7 @@ module store_engine
     pixel_last_q <= last_group_now;
   end
 
-  assign free_o = (state_q == NextSub) && (sub_q + 4'd1 == cmd_q.sub_rows);
+  assign free_o = (state_q == NextSub) && (sub_q + 8'd1 == cmd_q.sub_rows);
   assign free_to_o = row_after_q;
   // After a stop nobody wants the beats of bursts that were never offered; the next start clears them.
   assign busy_o = (state_q != Idle) || (!stop_i && ((aw_next_q != aw_end_q) || beat_valid)) || aw_valid_o ||

@@ -130,6 +130,7 @@ package scanline_pkg;
   } loop_cmd_t;
 
   typedef struct packed {
+    logic [15:0] gap;
     logic [23:0] byte_count;
     logic [31:0] address;
     logic [23:0] elements;
@@ -327,7 +328,8 @@ package scanline_pkg;
     logic [15:0] channel;
     logic [15:0] pixel_pitch;
     logic [15:0] pixel_bytes;
-    logic [3:0] sub_rows;
+    logic [31:0] sub_stride;
+    logic [7:0] sub_rows;
     logic [31:0] row_stride;
     logic [31:0] address;
     logic [15:0] delay;
