@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from codesign.compile.layers import Add, Conv, Layer, LayerGraph, Shuffle, Tensor, Warp
+from codesign.compile.ordering import copy_layer
 from codesign.hw import numerics
 
 Int8 = NDArray[np.int8]
@@ -33,6 +34,7 @@ class LayerDraw:
     edge: bool = False  # beyond the frame lies its nearest pixel
     warp: bool = False  # samples the source at a flow instead, where the graph may
     correlate: int = 0  # correlates two tensors that far instead, where there are two alike
+    pairs: bool = False  # every pixel with every one of a tensor of as many channels instead, where there is one
     more: int = 0  # further sources, as far as there are tensors of the same size and zero point
 
 
@@ -65,6 +67,7 @@ def graph_draws(
         edge=st.sampled_from([False, False, True]),
         warp=st.sampled_from([False, False, True]) if warps else st.just(False),
         correlate=st.sampled_from([0, 0, 1, 2, 4]) if correlations else st.just(0),
+        pairs=st.booleans() if correlations else st.just(False),
         faint=st.sampled_from([False] * 7 + [True]),
         padded=st.sampled_from([True, True, True, False]),
         loud=st.booleans(),
@@ -92,7 +95,7 @@ def build(draw: GraphDraw) -> LayerGraph:
     read: set[str] = set()
 
     shared = int(rng.choice(ZERO_POINTS)) if any(layer.more for layer in draw.layers) else None
-    if any(layer.correlate for layer in draw.layers):
+    if any(layer.correlate or layer.pairs for layer in draw.layers):
         shared = 0
 
     def tensor(height: int, width: int, channels: int, zero_point: int | None = None) -> Tensor:
@@ -115,7 +118,7 @@ def build(draw: GraphDraw) -> LayerGraph:
             read.add(source.name)
             continue
         twin = next(
-            (t for t in tensors.values() if t is not source and t.name not in flows
+            (t for t in tensors.values() if t is not source and t.name not in flows and not t.as_weights
              and (t.height, t.width, t.channels) == (source.height, source.width, source.channels)), None
         )  # fmt: skip
         if want.correlate and twin is not None:
@@ -129,16 +132,35 @@ def build(draw: GraphDraw) -> LayerGraph:
                                   pad_left=reach))  # fmt: skip
             read |= {source.name, twin.name}
             continue
+        other = next((t for t in tensors.values() if t is not source and t.channels == source.channels
+                      and t.name not in flows and not t.as_weights and t.height * t.width <= 300), None)  # fmt: skip
+        if want.pairs and other is not None:
+            words = replace(other, name=f"{other.name}.weights{index}", as_weights=True)
+            tensors[words.name] = words
+            layers.append(copy_layer(words.name, other, words))
+            output = tensor(source.height, source.width, other.height * other.width)
+            plain = replace(want, activation="relu", loud=False)
+            made = _conv(rng, f"pairs{index}", source, output, plain, 1, 0, None)
+            nothing = np.broadcast_to(np.int8(0), made.weights.shape)
+            layers.append(replace(made, weights=nothing, weights_from=words.name))
+            read |= {source.name, other.name}
+            continue
         kernel = want.kernel
         pad = kernel // 2 if want.padded or min(source.height, source.width) < kernel else 0
         height = (source.height + 2 * pad - kernel) // want.stride + 1
         width = (source.width + 2 * pad - kernel) // want.stride + 1
         channels = want.channels * want.shuffle**2 if want.shuffle > 1 and want.channels <= 4 else want.channels
-        candidates = [t for t in tensors.values() if (t.height, t.width) == (height, width) and t is not source]
+        candidates = [
+            t
+            for t in tensors.values()
+            if not t.as_weights and (t.height, t.width) == (height, width) and t is not source
+        ]
         alike = [
             t.name
             for t in tensors.values()
-            if (t.height, t.width, t.zero_point) == (source.height, source.width, source.zero_point) and t is not source
+            if not t.as_weights
+            and (t.height, t.width, t.zero_point) == (source.height, source.width, source.zero_point)
+            and t is not source
         ]
         more = tuple(alike[::-1][: want.more])
         other = None
@@ -260,6 +282,10 @@ def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
             continue
         if layer.correlates:
             values[layer.output] = _requantised(layer, _products(layer, *(values[name] for name in layer.convolved)))
+            continue
+        if layer.weights_from is not None:
+            pixels = values[layer.weights_from].reshape(-1, source.channels).astype(np.int64)
+            values[layer.output] = _requantised(layer, values[layer.source] @ pixels.T + layer.bias)
             continue
         rows, columns = layer.weights.shape[:2]
         s = layer.stride

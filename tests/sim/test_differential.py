@@ -150,12 +150,18 @@ CORRELATED = GraphDraw(
 )
 """Features of an image, correlated with it."""
 
+PAIRED = dataclasses.replace(
+    CORRELATED, layers=(CORRELATED.layers[0], dataclasses.replace(CORRELATED.layers[1], correlate=0, pairs=True))
+)
+"""Every pixel of an image with every one of its features'."""
+
 
 @settings(quick, max_examples=20)
 @given(graph_draws(side=24, channels=12, layers=3, correlations=True), st.sampled_from([NARROW, BASE]), drams)
 @example(CORRELATED, NARROW, Dram())
 @example(CORRELATED, BASE, Dram(bytes_per_cycle=2.0, stall_probability=0.1))
-@example(dataclasses.replace(CORRELATED, width=90, channels=3), NARROW, Dram())
+@example(PAIRED, NARROW, Dram())
+@example(PAIRED, BASE, Dram())
 def test_correlations_on_the_rtl(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
     try:
         check_rtl(spec, draw, dram)
