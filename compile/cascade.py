@@ -13,6 +13,7 @@ import numpy as np
 from codesign.compile.cost import Cost, estimate
 from codesign.compile.layers import Conv, Int8, Layer, LayerGraph, Shuffle, sources
 from codesign.compile.mapping import Mapping, Mappings, map_correlation, map_pixels, sampled
+from codesign.compile.norms import count_sources
 from codesign.compile.ordering import copy_layer, order_channels
 from codesign.compile.plan import (
     BufferPlan,
@@ -86,7 +87,7 @@ def make_plan(
 
 def rewritings(spec: AccelSpec, graph: LayerGraph) -> list[LayerGraph]:
     """``graph`` and what else computes the same, with the windows of ``spec``."""
-    graph = widen_windows(spec, graph)
+    graph = widen_windows(spec, count_sources(graph))
     sliced = fold_slices(graph)
     found = [graph] if sliced is graph else [graph, sliced]
     for one in tuple(found):
@@ -146,7 +147,7 @@ def _share(spec: AccelSpec, graph: LayerGraph, layer: Conv, mappings: Mappings) 
         for first in range(0, layer.channels, share):
             taken = layer.weights[..., first : first + share]
             if layer.weights_from is None:
-                mapping = mappings.of(taken, layer.stride, channels, wide=layer.wide)
+                mapping = mappings.of(taken, layer.stride, channels, wide=layer.wide, carries=layer.carries)
             else:
                 mapping = map_pixels(spec, channels[0], taken.shape[3])
             if not fits_memories(spec, [mapping]):
@@ -300,7 +301,7 @@ class Planner:
                 yield from map(number, layer.more)
                 yield layer.weights.shape, layer.stride, layer.pad_top, layer.pad_left, self._is_slice(layer)
                 yield layer.first_channel, None if layer.table is None else layer.table.tobytes()
-                yield layer.edge, layer.warp, layer.correlates, layer.wide, layer.weights_from is None
+                yield layer.edge, layer.warp, layer.correlates, layer.wide, layer.weights_from is None, layer.norm
                 if layer.add is not None:
                     yield number(layer.add.other), layer.add.broadcast
                 mapping = self.mapping(index, Conversion())
@@ -383,7 +384,7 @@ class Planner:
                 return self._by_layer[key]
             weights = unfolded_weights(layer, conversion)
             self._by_layer[key] = self._mappings.of(
-                weights, layer.stride, source_channels(self.graph, layer), wide=layer.wide
+                weights, layer.stride, source_channels(self.graph, layer), wide=layer.wide, carries=layer.carries
             )
         return self._by_layer[key]
 
@@ -402,6 +403,8 @@ class Planner:
             return "pixels that are weights are loaded by themselves"
         if any(isinstance(layer, Conv) and layer.warp is not None and layer.source in made for layer in inside):
             return "a warp gathers from memory what is not on chip"
+        if any(isinstance(layer, Conv) and layer.norm is not None and layer.source in made for layer in inside):
+            return "a normalisation needs the sums of the whole frame"
         loads = list(dict.fromkeys(name for layer in inside for name in sources(layer) if name not in made))
         # What leaves: shuffled tensors, and whatever a later layer or the user reads as it is.
         leaving: Leaving = []

@@ -33,7 +33,7 @@ def fold_concats(
             whole.add(layer.source)
         elif isinstance(layer, Conv):
             for name in layer.convolved:
-                if name in parts and (len(parts[name]) > MOST_PARTS or not layer.weighs):
+                if name in parts and (len(parts[name]) > MOST_PARTS or not layer.plain):
                     whole.add(name)
             if layer.add is not None and layer.add.other in parts:
                 whole.add(layer.add.other)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from codesign.compile.layers import LayerGraph
 from codesign.compile.plan import Cascade
+from codesign.hw import normalise
+from codesign.hw.isa import NORM_BYTES
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, AccelSpec
 
 LATENCY_CYCLES = 100
@@ -36,7 +38,8 @@ class Demand:
     dram_bytes: int
     weight_bytes: int
     waits: tuple[tuple[float, float], ...]
-    """Bytes and words of what is moved while the array waits: the first rows in, the last ones out, strip by strip."""
+    """Bytes and words of what is moved while the array waits: the first rows in, the last ones out, strip by strip;
+    and a normalisation's constants, with the cycles that it takes."""
     halo: float  # share of the computing that strips do twice
     read_words: int  # of the scratchpad
     write_words: int
@@ -103,6 +106,11 @@ def demand(spec: AccelSpec, graph: LayerGraph, cascade: Cascade) -> Demand:
     waits: list[tuple[float, float]] = []
     repeats = dict(cascade.loads)
     row_cycles = EAGER_ROW_CYCLES if cascade.eager and len(cascade.convs) > 1 else ROW_CYCLES
+    for plan in cascade.convs:
+        if plan.layer.norm is not None:
+            records = plan.layer.channels * NORM_BYTES
+            moved += records
+            waits.append((records, plan.layer.channels * normalise.CYCLES))
     for strip in cascade.strips:
         for plan in cascade.convs:
             layer, mapping = plan.layer, plan.mapping

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from codesign.compile.cascade import Plan, source_channels
 from codesign.compile.layers import Conv, Int64, LayerGraph, Tensor
+from codesign.compile.norms import place_statistics, records
 from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, KeptPlan, StorePlan, Strip, words_per_row
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
@@ -23,7 +26,7 @@ def emit(plan: Plan) -> Program:
     Raises :class:`UnsupportedError` for a layer whose sums may leave 32 bits or a network beyond 4 GiB.
     """
     for layer in plan.graph.layers:
-        if isinstance(layer, Conv) and layer.weighs:
+        if isinstance(layer, Conv) and layer.plain:
             check_accumulator(layer, plan.graph.tensors[layer.source].zero_point, source_channels(plan.graph, layer))
     program = _Emitter(plan).program()
     program.verify()
@@ -32,6 +35,8 @@ def emit(plan: Plan) -> Program:
 
 def folded_bias(layer: Conv, zero_point: int) -> Int64:
     """Bias with the source's zero point folded in: ``b - z sum(w)``, so that the array multiplies raw codes."""
+    if layer.norm is not None:
+        return layer.bias  # the mean's place, where zero points cancel
     if layer.warp is not None:
         return layer.bias - zero_point * numerics.SAMPLE_UNITS
     if not layer.weighs:
@@ -70,14 +75,24 @@ class _Blob:
         return offset
 
 
+class _Loadw(NamedTuple):
+    """A LOADW to come; ``at`` is its place in the blob."""
+
+    kind: WeightKind
+    table: int
+    destination: int
+    at: int
+    elements: int
+    size: int
+
+
 class _Emitter:
     def __init__(self, plan: Plan) -> None:
         self.spec, self.graph, self.cascades = plan.spec, plan.graph, plan.cascades
         self.blob = _Blob()
         self.kept_at: dict[str, int] = {}  # where columns wait for the next strip
-        self.weights: list[
-            list[tuple[WeightKind, int, int, int, int]]
-        ] = []  # per cascade: kind, table, at, elements, size
+        self.statistics = place_statistics(plan.spec, plan.graph, plan.cascades)
+        self.weights: list[list[_Loadw]] = []  # per cascade
         self.tables: list[list[bytes]] = []
         for cascade in plan.cascades:
             self._pack(cascade)
@@ -86,26 +101,31 @@ class _Emitter:
         spec = self.spec
         words, steps, fills, parameters = bytearray(), bytearray(), bytearray(), bytearray()
         tables: list[bytes] = []
+        norms: list[tuple[int, bytes]] = []  # first parameter word, records
         for plan in cascade.convs:
+            if plan.layer.norm is not None:
+                first = len(parameters) // (spec.ci_lanes * PARAMETER_BYTES)
+                norms.append((first, records(spec, plan.layer, self.statistics[plan.layer.source])))
             words += plan.mapping.words.tobytes()
             steps += plan.mapping.encoded_steps()
             fills += plan.mapping.encoded_fills()
             parameters += self._parameters(plan)
             if plan.layer.table is not None and (table := plan.layer.table.tobytes()) not in tables:
                 tables.append(table)
-        loads: list[tuple[WeightKind, int, int, int, int]] = []
-        packed: tuple[tuple[WeightKind, int, bytes, int], ...] = (
-            (WeightKind.FILLS, 0, bytes(fills), FILL_BYTES),
-            (WeightKind.PARAMETERS, 0, bytes(parameters), 8),
-            *((WeightKind.TABLE, number, table, 1) for number, table in enumerate(tables)),
-            (WeightKind.STEPS, 0, bytes(steps), STEP_BYTES),
-            (WeightKind.WEIGHTS, 0, bytes(words), spec.bus_bytes),
+        loads: list[_Loadw] = []
+        packed: tuple[tuple[WeightKind, int, int, bytes, int], ...] = (
+            (WeightKind.FILLS, 0, 0, bytes(fills), FILL_BYTES),
+            (WeightKind.PARAMETERS, 0, 0, bytes(parameters), 8),
+            *((WeightKind.TABLE, number, 0, table, 1) for number, table in enumerate(tables)),
+            (WeightKind.STEPS, 0, 0, bytes(steps), STEP_BYTES),
+            (WeightKind.WEIGHTS, 0, 0, bytes(words), spec.bus_bytes),
+            *((WeightKind.NORM, 0, first, data, 8) for first, data in norms),  # over the parameters
         )
-        for kind, index, data, element in packed:
+        for kind, index, first, data, element in packed:
             if data:
                 size = -(-len(data) // spec.bus_bytes) * spec.bus_bytes
                 at = self.blob.put(data + b"\0" * (size - len(data)))
-                loads.append((kind, index, at, len(data) // element, size))
+                loads.append(_Loadw(kind, index, first, at, len(data) // element, size))
         self.weights.append(loads)
         self.tables.append(tables)
 
@@ -188,16 +208,16 @@ class _Emitter:
         for number, cascade in enumerate(self.cascades):
             if number:
                 commands.append(command(Opcode.SYNC))
-            for kind, table, at, elements, size in self.weights[number]:
+            for load in self.weights[number]:
                 commands.append(
                     command(
                         Opcode.LOADW,
-                        kind=kind,
-                        table=table,
-                        destination=0,
-                        elements=elements,
-                        address=blob_offset + at,
-                        bytes=size,
+                        kind=load.kind,
+                        table=load.table,
+                        destination=load.destination,
+                        elements=load.elements,
+                        address=blob_offset + load.at,
+                        bytes=load.size,
                     )
                 )
             pixels = self._pixel_weights(cascade, offsets)
@@ -293,6 +313,11 @@ class _Emitter:
                 )
             ] * store.repeat  # fmt: skip
         stored = self._stored_channels(cascade, store.tensor)
+        counting: dict[str, int] = {}
+        if factor == 1 and store.tensor in self.statistics:
+            word = self.statistics[store.tensor] + store.first_channel // self.spec.ci_lanes
+            begin = strip is cascade.strips[0]
+            counting = {"statistics": 1, "statistics_begin": begin, "statistics_base": word}
         return [
             command(
                 Opcode.STORE,
@@ -308,6 +333,7 @@ class _Emitter:
                 channel_step=factor * target.channels,
                 x_first=first - strip.columns[store.tensor][0],
                 x_count=end - first,
+                **counting,
             )
         ] * store.repeat
 
@@ -492,5 +518,5 @@ def compulsory_bytes(graph: LayerGraph) -> int:
     """Dense int8 inputs and outputs plus int8 weights: what any machine must move."""
     tensors = (graph.tensors[name] for name in (*graph.inputs, *graph.outputs))
     return sum(t.height * t.width * t.channels for t in tensors) + sum(
-        layer.weights.size for layer in graph.layers if isinstance(layer, Conv) and layer.weighs
+        layer.weights.size for layer in graph.layers if isinstance(layer, Conv) and layer.plain
     )

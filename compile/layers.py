@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.hw.normalise import UNIT_CARRIES, Normalisation
+
 Int8 = NDArray[np.int8]
 Int64 = NDArray[np.int64]
 
@@ -86,6 +88,8 @@ class Conv:
     planes: Int64 | None = field(default=None, repr=False)  # isa.Plane by output channel; None: whole
     warp: Warp | None = None
     correlates: bool = False  # products of two sources at all displacements of the window, instead of weights
+    norm: Normalisation | None = None
+    """The source is normalised: its sums decide bias, multipliers and shift. Weights: ``normalise.UNIT_WEIGHT``."""
 
     weights_from: str | None = None  # the tensor whose pixels are the weights, one for each output channel
 
@@ -93,6 +97,16 @@ class Conv:
     def weighs(self) -> bool:
         """Whether its weights are what it multiplies with; else only their shape means something."""
         return self.warp is None and not self.correlates and self.weights_from is None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a convolution, whose sources' channels may lie anywhere and in any order."""
+        return self.weighs and self.norm is None
+
+    @property
+    def carries(self) -> int:
+        """How often the whole sum counts 256-fold in the end."""
+        return UNIT_CARRIES if self.norm is not None else 0
 
     @property
     def channels(self) -> int:

@@ -9,7 +9,7 @@ out of listing the units that carry weights and dealing them out in order; all-z
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
@@ -51,6 +51,7 @@ class _Unit:
     group: int  # channel group of ci_lanes
     part: int
     low: bool = False  # the low bytes of its channels, whatever else lies in the part
+    carry: bool = False  # weighs nothing; what was summed so far counts 256-fold
 
 
 class Mappings:
@@ -61,11 +62,15 @@ class Mappings:
         self._made: dict[tuple[object, ...], Mapping] = {}
         self._cycles: dict[tuple[int, bool], int] = {}
 
-    def of(self, weights: Int8, stride: int, sources: tuple[int, ...], *, wide: bool = False) -> Mapping:
+    def of(
+        self, weights: Int8, stride: int, sources: tuple[int, ...], *, wide: bool = False, carries: int = 0
+    ) -> Mapping:
         """:func:`map_conv` of these."""
-        key = (hashlib.sha256(weights.tobytes()).digest(), weights.shape, stride, sources, wide)
+        key = (hashlib.sha256(weights.tobytes()).digest(), weights.shape, stride, sources, wide, carries)
         if key not in self._made:
-            self._made[key] = map_conv(self.spec, weights, stride=stride, sources=sources, wide=wide)
+            self._made[key] = map_conv(
+                self.spec, weights, stride=stride, sources=sources, wide=wide, carries=carries
+            )  # fmt: skip
         return self._made[key]
 
     def group_cycles(self, mapping: Mapping, *, add: bool) -> int:
@@ -143,13 +148,13 @@ def map_pixels(spec: AccelSpec, channels: int, outputs: int) -> Mapping:
 
 
 def map_conv(
-    spec: AccelSpec, weights: Int8, *, stride: int, sources: tuple[int, ...] = (), wide: bool = False
+    spec: AccelSpec, weights: Int8, *, stride: int, sources: tuple[int, ...] = (), wide: bool = False, carries: int = 0
 ) -> Mapping:
     """Map ``weights: int8[KY, KX, Cin, Cout]`` (channels in their order in the scratchpad) at column stride 1 or 2.
 
     ``sources``: how many of the input channels each source has, when there are several; a source begins with a group
     of its own. ``wide``: of every source the first half of its channels are high bytes, whose steps come first, and the
-    others low ones.
+    others low ones. ``carries``: so often the whole sum counts 256-fold in the end.
     """
     low = _low_bytes(spec, weights, sources)
     weights, first_groups = _by_source(spec, weights, sources)
@@ -190,6 +195,7 @@ def map_conv(
             units.sort(key=lambda unit: (segment(unit), unit.column, unit.part))
             size = classes * spec.channel_parts
             deals[cog] += [units[at : at + size] for at in range(0, len(units), size)]
+        deals[cog] += [[replace(deals[cog][-1][0], carry=True)] for _ in range(carries)]
 
     wanted = [sorted({segment(unit) for deal in cog for unit in deal}) for cog in deals]
     everything = sorted(set().union(*wanted))
@@ -225,7 +231,7 @@ def map_conv(
                 key = segment(unit)
                 shift = 0 if stride == 2 else unit.column - key[2]
                 chosen.append(Selector(places[cog][key] - freed, shift, unit.part))
-        for index, unit in enumerate(deal):
+        for index, unit in enumerate(deal if not deal[0].carry else ()):
             klass, part = divmod(index, spec.channel_parts)
             block = blocks[unit.low][unit.row, unit.column, unit.group * spec.channel_parts + unit.part, :, cog]
             lanes = slice(klass * per_cog, (klass + 1) * per_cog)
@@ -235,7 +241,7 @@ def map_conv(
             release += 1
         freed += release
         begins = deal[0].low and (at == 0 or not flat[at - 1][1][0].low)
-        steps.append(Step(tuple(chosen), release, deal is deals[cog][-1], begins))
+        steps.append(Step(tuple(chosen), release, deal is deals[cog][-1], begins or deal[0].carry))
     return Mapping(
         words=words,
         steps=tuple(steps),

@@ -52,7 +52,7 @@ def _by_taps(graph: LayerGraph, taken: set[str]) -> dict[str, Order]:
             fixed |= {layer.output, layer.add.other}
         if layer.channels != graph.tensors[layer.output].channels:
             fixed.add(layer.output)
-        if not layer.weighs:
+        if not layer.plain:
             fixed |= {*reads(layer), layer.output}
         if layer.wide or layer.planes is not None:
             fixed |= {*layer.convolved, layer.output}
@@ -109,8 +109,8 @@ def _isolate_shuffles(graph: LayerGraph) -> LayerGraph:
         return (
             name not in fixed
             and isinstance(made, Conv)
-            and made.weighs
-            and not any(isinstance(reader, Conv) and not reader.weighs for reader in readers[name])
+            and made.plain
+            and not any(isinstance(reader, Conv) and not reader.plain for reader in readers[name])
             and sum(isinstance(reader, Shuffle) for reader in readers[name]) <= 1
             and not any(isinstance(reader, Conv) and reader.add is not None and reader.add.other == name
                         for reader in readers[name])

@@ -43,7 +43,9 @@ def fold_slices(graph: LayerGraph) -> LayerGraph:
 
 def _divides(graph: LayerGraph, layer: Conv, readers: list[Layer]) -> bool:
     """Whether ``readers`` copy channels of ``layer``, no more than it has."""
-    if not readers or layer.add is not None or not layer.weighs or layer.planes is not None:
+    if not readers or layer.add is not None or not layer.plain or layer.planes is not None:
+        return False
+    if any(isinstance(one, Conv) and one.norm is not None for one in readers):
         return False
     zero_point = graph.tensors[layer.output].zero_point
     copied = 0

@@ -13,12 +13,14 @@ decoupled engines; ``Program.verify`` checks exactly that.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 from typing import NamedTuple
 
 from codesign.hw.errors import ProgramError
+from codesign.hw.normalise import COUNT_BITS, EPSILON_BITS, MULTIPLIER_BITS, Normalisation
 from codesign.hw.spec import COMMAND_BYTES, SELECTOR_BITS, AccelSpec
 
 
@@ -47,6 +49,7 @@ class WeightKind(IntEnum):
     FILLS = 2
     PARAMETERS = 3
     TABLE = 4
+    NORM = 5  # parameters, computed from statistics and records of NORM_FIELDS; illegal where there are none
 
 
 class Plane(IntEnum):
@@ -183,6 +186,9 @@ STORE_FIELDS = (
     Field("channel_step", 16),  # channels from sub-row to sub-row
     Field("x_first", 16),
     Field("x_count", 16),
+    Field("statistics", 1),  # sums of the channels stored, and of their squares, are added to the statistics
+    Field("statistics_begin", 1),  # the buffer's first row begins them anew
+    Field("statistics_base", 8),  # word of the first channel group
 )
 
 _WARP_NAMES = {
@@ -328,6 +334,22 @@ class Fill(NamedTuple):
     source: int = 0  # 0: the CONV's first, k: its source_k
 
 
+NORM_FIELDS = (
+    Field("count", COUNT_BITS),
+    Field("multiplier", MULTIPLIER_BITS),
+    Field("word", 8),  # of the statistics; the channel's place in it is that of its parameters in theirs
+    Field("reserved", 1),
+    Field("epsilon", EPSILON_BITS),
+    Field("shift", 5),
+    Field("places", 4),
+)
+"""A record of 16 bytes by channel: a :class:`~codesign.hw.normalise.Normalisation`, and where the channel's sums are.
+
+A LOADW of kind NORM makes a channel's parameters of two elements, in order.
+"""
+
+NORM_BYTES = 16
+
 FILL_FIELDS = (Field("row", 5), Field("column", 9, True), Field("group", 12), Field("source", 3))
 
 
@@ -353,26 +375,46 @@ def decode_step(word: int, spec: AccelSpec) -> Step:
 
 def encode_fill(fill: Fill) -> int:
     """A fill word of 32 bits."""
+    return _packed(FILL_FIELDS, fill, "fill")
+
+
+def decode_fill(word: int) -> Fill:
+    """The inverse of :func:`encode_fill`."""
+    return Fill(*_unpacked(FILL_FIELDS, word))
+
+
+def encode_norm(constants: Normalisation, word: int) -> bytes:
+    """A channel's record of ``NORM_BYTES``; its sums are in ``word`` of the statistics."""
+    values = (constants.count, constants.multiplier, word, 0, constants.epsilon, constants.shift, constants.places)
+    return _packed(NORM_FIELDS, values, "normalisation").to_bytes(NORM_BYTES, "little")
+
+
+def decode_norm(data: bytes) -> tuple[Normalisation, int]:
+    """The inverse of :func:`encode_norm`."""
+    count, multiplier, word, _, epsilon, shift, places = _unpacked(NORM_FIELDS, int.from_bytes(data, "little"))
+    return Normalisation(count, multiplier, shift, epsilon, places), word
+
+
+def _packed(fields: tuple[Field, ...], values: Iterable[int], what: str) -> int:
     word, position = 0, 0
-    for field, value in zip(FILL_FIELDS, fill, strict=True):
+    for field, value in zip(fields, values, strict=True):
         low, high = (-(1 << field.bits - 1), (1 << field.bits - 1) - 1) if field.signed else (0, (1 << field.bits) - 1)
         if not low <= value <= high:
-            raise ProgramError(f"fill {field.name} = {value} does not fit in {low}..{high}")
+            raise ProgramError(f"{what} {field.name} = {value} does not fit in {low}..{high}")
         word |= (value & ((1 << field.bits) - 1)) << position
         position += field.bits
     return word
 
 
-def decode_fill(word: int) -> Fill:
-    """The inverse of :func:`encode_fill`."""
+def _unpacked(fields: tuple[Field, ...], word: int) -> list[int]:
     values, position = [], 0
-    for field in FILL_FIELDS:
+    for field in fields:
         value = word >> position & ((1 << field.bits) - 1)
         if field.signed and value >> (field.bits - 1):
             value -= 1 << field.bits
         values.append(value)
         position += field.bits
-    return Fill(*values)
+    return values
 
 
 # Registers of the AXI4-Lite port: byte offsets. Counters are 64 bits, low word first.

@@ -14,6 +14,7 @@ from codesign.hw.errors import InputError, ProgramError, SpecError
 from codesign.hw.files import write_bytes
 from codesign.hw.isa import COMPUTE, MAX_LOOP_DEPTH, MORE_SOURCES, ROWS, Command, Opcode, WeightKind, decode, encode
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
+from codesign.hw.statistics import Statistics
 from codesign.hw.tokens import Buffer, Tokens
 
 _MAGIC = b"SCANLINE\x01"
@@ -194,26 +195,33 @@ def _verify(program: Program) -> None:
         raise ProgramError(f"the command stream must be aligned to {COMMAND_BYTES} bytes")
     if not 0 <= program.write_first <= program.write_end <= end:
         raise ProgramError("the write window lies outside the program's memory")
-    tokens = Tokens(spec)
+    tokens, statistics = Tokens(spec), Statistics(spec)
     live: dict[int, tuple[int, int]] = {}
     sound: set[int] = set()  # CONVs checked since a buffer was configured
     for index, cmd in program.walk():
         try:
             if cmd.opcode is Opcode.BUFFER:
                 tokens.configure(cmd)
+                statistics.configure(cmd["id"])
                 sound.clear()
                 _check_overlap(spec, live, cmd)
             elif cmd.opcode is Opcode.SYNC:
                 live.clear()
                 tokens.sync()
+                statistics.sync()
             elif cmd.opcode is Opcode.LOADW:
                 _check_loadw(program, cmd)
                 tokens.weights_loaded += 1
+                if cmd["kind"] == WeightKind.NORM:
+                    statistics.normalise(_records(program, cmd), tokens.weights_loaded)
             elif cmd.opcode is Opcode.LOAD:
                 if (row := tokens.load(cmd)) is not None:
                     _check_load(program, tokens.buffer(cmd["buffer"]), cmd, row)
             elif cmd.opcode in COMPUTE:
-                if tokens.conv(cmd) is not None and index not in sound:
+                if tokens.conv(cmd) is None:
+                    continue
+                statistics.computed(cmd)
+                if index not in sound:
                     _check_layer(spec, tokens, cmd)
                     if cmd.opcode is Opcode.WARP:
                         _check_warp(program, tokens, cmd)
@@ -222,6 +230,7 @@ def _verify(program: Program) -> None:
                     sound.add(index)
             elif cmd.opcode is Opcode.STORE and (row := tokens.store(cmd)) is not None:
                 _check_store(program, tokens.buffer(cmd["buffer"]), cmd, row)
+                statistics.stored(cmd, row)
         except ProgramError as error:
             raise ProgramError(error.what, where=f"command {index} ({cmd.opcode.name})") from error
 
@@ -259,7 +268,10 @@ def _check_loadw(program: Program, cmd: Command) -> None:
         WeightKind.FILLS: (FILL_BYTES, spec.fill_words, 1),
         WeightKind.PARAMETERS: (8, spec.parameter_words, 2 * spec.ci_lanes),
         WeightKind.TABLE: (1, TABLE_BYTES, 1),
+        WeightKind.NORM: (8, spec.parameter_words, 2 * spec.ci_lanes),
     }[kind]
+    if kind is WeightKind.NORM and (not spec.statistic_channels or cmd["elements"] % 2):
+        raise ProgramError("the machine has no statistics, or half a record is read")
     if kind is WeightKind.TABLE and cmd["table"] >= spec.look_up_tables:
         raise ProgramError(f"table {cmd['table']} of {spec.look_up_tables}")
     if cmd["gap"] and (kind is not WeightKind.WEIGHTS or cmd["elements"] % per_word):
@@ -274,6 +286,14 @@ def _check_loadw(program: Program, cmd: Command) -> None:
         )
     if cmd["address"] + cmd["bytes"] > program.memory_bytes:
         raise ProgramError("weights are read outside the program's memory")
+
+
+def _records(program: Program, cmd: Command) -> bytes:
+    """What a LOADW of kind NORM reads."""
+    at, size = cmd["address"] - program.blob_offset, 8 * cmd["elements"]
+    if at < 0 or at + size > len(program.blob):
+        raise ProgramError("constants of a normalisation lie outside the program's weights")
+    return program.blob[at : at + size]
 
 
 def _check_load(program: Program, buffer: Buffer, cmd: Command, row: int) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.hw import numerics
+from codesign.hw import normalise, numerics
 from codesign.hw.errors import InputError
-from codesign.hw.isa import Command, Opcode, Plane, WeightKind
+from codesign.hw.isa import NORM_BYTES, Command, Opcode, Plane, WeightKind, decode_norm
 from codesign.hw.kernels import Kernel, Products, Taps, decode_kernel, decode_products
 from codesign.hw.program import Program, TensorSlot
 from codesign.hw.spec import FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, TABLE_BYTES
@@ -36,6 +36,7 @@ class _Machine:
         self.fills = np.zeros(spec.fill_words, np.uint32)
         self.parameters = bytearray(spec.parameter_channels * PARAMETER_BYTES)
         self.tables = np.zeros((spec.look_up_tables, TABLE_BYTES), np.int8)
+        self.totals, self.squares = np.zeros((2, spec.statistic_channels), np.int64)
         self.kernels: dict[tuple[int, ...], Kernel | Products] = {}
 
     def execute(self, cmd: Command) -> None:
@@ -74,10 +75,23 @@ class _Machine:
         elif kind is WeightKind.PARAMETERS:
             start = first * self.spec.ci_lanes * PARAMETER_BYTES
             self.parameters[start : start + 8 * count] = data[: 8 * count]
+        elif kind is WeightKind.NORM:
+            self._normalise(first * self.spec.ci_lanes, data[: 8 * count])
         else:
             self.tables[cmd["table"], first : first + count] = np.frombuffer(data[:count], np.int8)
         self.tokens.weights_loaded += 1
         self.kernels.clear()
+
+    def _normalise(self, first: int, records: bytes) -> None:
+        """Parameters of the channels from ``first`` on, of the statistics that their records name."""
+        for number in range(len(records) // NORM_BYTES):
+            constants, word = decode_norm(records[number * NORM_BYTES : (number + 1) * NORM_BYTES])
+            channel = word * self.spec.ci_lanes + number % self.spec.ci_lanes
+            total, squares = int(self.totals[channel]), int(self.squares[channel])
+            bias, multiplier, shift = normalise.channel_factors(total, squares, constants)
+            record = np.array([(bias, multiplier, multiplier, shift)], _PARAMETERS).tobytes()
+            start = (first + number) * PARAMETER_BYTES
+            self.parameters[start : start + PARAMETER_BYTES] = record
 
     def _load(self, cmd: Command, row: int) -> None:
         buffer = self.tokens.buffer(cmd["buffer"])
@@ -236,6 +250,20 @@ class _Machine:
                 self.memory[start:], (cmd["x_count"], cmd["pixel_bytes"]), (cmd["pixel_pitch"], 1)
             )
             target[:] = held[:, channel : channel + cmd["pixel_bytes"]].view(np.uint8)
+        if cmd["statistics"]:
+            self._count(cmd, row, held[:, cmd["channel"] : cmd["channel"] + cmd["pixel_bytes"]])
+
+    def _count(self, cmd: Command, row: int, codes: Int8) -> None:
+        """Add ``codes: int8[n, C]`` to the statistics."""
+        first = cmd["statistics_base"] * self.spec.ci_lanes
+        channels = slice(first, first + codes.shape[1])
+        if cmd["statistics_begin"] and row == 0:
+            words = -(-codes.shape[1] // self.spec.ci_lanes)
+            self.totals[first : first + words * self.spec.ci_lanes] = 0
+            self.squares[first : first + words * self.spec.ci_lanes] = 0
+        totals, squares = normalise.sums(codes)
+        self.totals[channels] += totals
+        self.squares[channels] += squares
 
 
 def initial_memory(program: Program, inputs: Mapping[str, Int8]) -> NDArray[np.uint8]:

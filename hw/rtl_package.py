@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from codesign.hw import isa
+from codesign.hw.normalise import SQUARES_BITS, TOTAL_BITS
 from codesign.hw.spec import COMMAND_BYTES, TABLE_BYTES, AccelSpec
 
 
@@ -57,6 +58,8 @@ def render_package(spec: AccelSpec) -> str:
         ("FillAddrBits", _bits(spec.fill_words)),
         ("ParameterWords", spec.parameter_words),
         ("ParameterAddrBits", _bits(spec.parameter_words)),
+        ("StatisticWords", max(1, spec.statistic_words)),
+        ("StatisticAddrBits", _bits(spec.statistic_words)),
         ("Tables", spec.look_up_tables),
         ("TableBits", _bits(spec.look_up_tables)),
         ("Buffers", spec.buffers),
@@ -85,6 +88,7 @@ def render_package(spec: AccelSpec) -> str:
     lines += [f"  localparam int unsigned {name} = {value};" for name, value in constants]
     lines.append(f"  localparam bit Sampler = 1'b{int(spec.warp_reach > 0)};")
     lines.append(f"  localparam bit Correlator = 1'b{spec.correlator};")
+    lines.append(f"  localparam bit Statistics = 1'b{int(spec.statistic_channels > 0)};")
     lines.append("")
     lines += [f"  localparam logic [7:0] Op{_camel(op.name)} = 8'd{op.value};" for op in isa.FIELDS]
     lines += [f"  localparam logic [2:0] Kind{_camel(kind.name)} = 3'd{kind.value};" for kind in isa.WeightKind]
@@ -98,6 +102,9 @@ def render_package(spec: AccelSpec) -> str:
             lines += _struct(f"{op.name.lower()}_cmd_t", fields)
     lines.append("")
     lines += _struct("fill_word_t", isa.FILL_FIELDS)
+    lines += ["", *_struct("norm_record_t", isa.NORM_FIELDS)]
+    lines += ["", "  typedef struct packed {", f"    logic [{SQUARES_BITS - 1}:0] squares;",
+              f"    logic signed [{TOTAL_BITS - 1}:0] total;", "  } statistic_t;"]  # fmt: skip
     lines += ["", "  typedef struct packed {", "    logic part;", "    logic [2:0] shift;", "    logic [2:0] slot;",
               "  } selector_t;"]  # fmt: skip
     lines += ["", "  typedef struct packed {"]

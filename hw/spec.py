@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from codesign.hw.errors import InputError, SpecError
+from codesign.hw.normalise import SQUARES_BITS, TOTAL_BITS
 
 COMMAND_BYTES = 64
 """Size of a command in memory."""
 
 STEP_BYTES, FILL_BYTES, PARAMETER_BYTES, TABLE_BYTES = 8, 4, 16, 256
 """Sizes in memory of a step word, a fill word, one channel's requantisation parameters and one look-up table."""
+
+STATISTIC_BITS = TOTAL_BITS + SQUARES_BITS
+"""A channel's sum of codes and sum of their squares."""
 
 SELECTOR_BITS = 7
 """A selector in a step word: 3 bits of slot, 3 of shift, 1 of channel part."""
@@ -47,6 +51,7 @@ class AccelSpec:
     queue_depth: int = 4  # commands waiting per engine
     warp_reach: int = 0  # rows and columns around a pixel that a WARP has on chip; 0: the machine has no sampler
     correlator: int = 0  # 1: the array can take its weights from the window, for CORR
+    statistic_channels: int = 0  # channels whose sums are kept for normalisations; 0: the machine does not normalise
 
     def __post_init__(self) -> None:
         def require(condition: bool, text: str) -> None:
@@ -120,6 +125,10 @@ class AccelSpec:
             self.warp_reach == 0 or self.ci_lanes >= 4,
             f"a sampler needs 4 ci_lanes for a flow in one word, not {self.ci_lanes}",
         )
+        require(
+            self.statistic_channels % self.ci_lanes == 0 and 0 <= self.statistic_words <= 256,
+            f"statistic_channels {self.statistic_channels} is not 0..256 words of ci_lanes {self.ci_lanes}",
+        )
         require(self.clock_hz > 0, f"clock_hz must be positive, not {self.clock_hz}")
 
     # Derived widths. Every other room asks here.
@@ -169,6 +178,10 @@ class AccelSpec:
         return self.parameter_channels // self.ci_lanes
 
     @property
+    def statistic_words(self) -> int:
+        return self.statistic_channels // self.ci_lanes
+
+    @property
     def burst_bytes(self) -> int:
         """Longest AXI burst; bursts end at multiples of it, so none crosses a 4 KiB boundary."""
         return 16 * self.bus_bytes
@@ -185,6 +198,7 @@ class AccelSpec:
             "commands": self.command_slots * COMMAND_BYTES,
             "load FIFO": self.load_fifo_beats * self.bus_bytes,
             "store FIFO": self.store_fifo_beats * self.bus_bytes,
+            **({"statistics": -(-self.statistic_channels * STATISTIC_BITS // 8)} if self.statistic_channels else {}),
         }
 
     def register_bytes(self) -> dict[str, int]:
@@ -253,6 +267,7 @@ BASE = AccelSpec(
     clock_hz=1e9,
     warp_reach=8,
     correlator=1,
+    statistic_channels=256,
 )
 
 LARGE = AccelSpec(
@@ -273,6 +288,7 @@ LARGE = AccelSpec(
     clock_hz=1e9,
     warp_reach=8,
     correlator=1,
+    statistic_channels=256,
 )
 
 PRESETS: dict[str, AccelSpec] = {spec.name: spec for spec in (TINY, EDGE, BASE, LARGE)}

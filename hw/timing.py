@@ -13,11 +13,12 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from codesign.hw import normalise
 from codesign.hw.bus_timing import Bus, Memory
 from codesign.hw.conv_timing import ConvShapes
 from codesign.hw.counters import STALL_CAUSES, Counters, LayerCounters
 from codesign.hw.errors import ProgramError
-from codesign.hw.isa import COMPUTE, ROWS, Command, Opcode
+from codesign.hw.isa import COMPUTE, ROWS, Command, Opcode, WeightKind
 from codesign.hw.loop_timing import Body, every_command
 from codesign.hw.program import Program
 from codesign.hw.sample_timing import sampled_row, sampled_words
@@ -322,7 +323,8 @@ class _Model:
 
     def _load_weights(self, cmd: Command) -> None:
         start = self._dispatch("load", self.request) + TAKE + TO_REQUEST_WEIGHTS
-        self.weights.append(self._job(start, cmd["address"], cmd["bytes"] // self.spec.bus_bytes, cmd["elements"]))
+        words = normalise.CYCLES * (cmd["elements"] // 2) if cmd["kind"] == WeightKind.NORM else cmd["elements"]
+        self.weights.append(self._job(start, cmd["address"], cmd["bytes"] // self.spec.bus_bytes, words))
         self.tokens.weights_loaded += 1
         self._count("weight_bytes", cmd["bytes"])
         self.shapes.load(cmd)

@@ -32,8 +32,9 @@ module load_engine
     output logic [15:0] write_address_o,
     output logic [15:0] write_x_o,
     output logic [WordBits-1:0] write_data_o,
-    // tables: one element a cycle
+    // tables: one element a cycle, as long as they are taken
     output logic element_valid_o,
+    input  logic element_ready_i,
     output logic [2:0] element_kind_o,
     output logic [3:0] element_table_o,
     output logic [23:0] element_index_o,  // from the start of the LOADW
@@ -261,7 +262,7 @@ module load_engine
   always_comb begin
     unique case (work_q.kind)
       KindWeights: element_bytes = 8'(BusBytes);
-      KindSteps, KindParameters: element_bytes = 8'd8;
+      KindSteps, KindParameters, KindNorm: element_bytes = 8'd8;
       KindFills: element_bytes = 8'd4;
       default: element_bytes = 8'd1;
     endcase
@@ -270,7 +271,7 @@ module load_engine
   logic ready_now, emit, last_element, last_pixel, pixel_ends, shift_beat, load_emit, ends;
   assign ready_now = active_q && (lo_valid_q || left_q == '0) && (hi_valid_q || left_q == '0) &&
       (rel_q < signed'(32'(BusBytes)));
-  assign emit = ready_now && (work_q.is_weights || write_grant_i);
+  assign emit = ready_now && (work_q.is_weights ? element_ready_i : write_grant_i);
   assign load_emit = ready_now && !work_q.is_weights;
   assign pixel_ends = 32'(taken_q) + 32'(CiLanes) >= 32'(work_q.pixel_bytes);
   assign last_pixel = x_q + 16'd1 == work_q.x_end;
@@ -309,7 +310,7 @@ module load_engine
   assign write_address_o = word_address_q;
   assign write_x_o = x_q;
 
-  assign element_valid_o = emit && work_q.is_weights;
+  assign element_valid_o = ready_now && work_q.is_weights;
   assign element_kind_o = work_q.kind;
   assign element_table_o = work_q.lut;
   assign element_index_o = element_q;

@@ -14,6 +14,8 @@ requantiser.sv
 sampler.sv
 conv_engine.sv
 store_engine.sv
+channel_statistics.sv
+normaliser.sv
 control_registers.sv
 counters.sv
 scanline_top.sv

@@ -356,7 +356,7 @@ module scanline_top
   };
 
   // Engines --------------------------------------------------------------------------------------------------------------
-  logic element_valid, load_wait_store, weight_beat, load_beat;
+  logic element_valid, element_ready, load_wait_store, weight_beat, load_beat;
   logic [2:0] element_kind;
   logic [3:0] element_table;
   logic [23:0] element_index;
@@ -389,6 +389,7 @@ module scanline_top
       .write_x_o(load_x),
       .write_data_o(load_word),
       .element_valid_o(element_valid),
+      .element_ready_i(element_ready),
       .element_kind_o(element_kind),
       .element_table_o(element_table),
       .element_index_o(element_index),
@@ -402,6 +403,52 @@ module scanline_top
       .weight_beat_o(weight_beat),
       .load_beat_o(load_beat)
   );
+
+  // Elements go to the convolution engine's memories; of records, what a normalisation makes of them goes there.
+  logic count, count_begin, norm_write;
+  logic [StatisticAddrBits-1:0] count_addr;
+  logic [WordBits-1:0] count_codes;
+  logic [23:0] norm_index;
+  logic [63:0] norm_data;
+  if (Statistics) begin : gen_statistics
+    logic norm_valid, norm_ready, norm_read;
+    logic [StatisticAddrBits-1:0] norm_addr;
+    statistic_t [CiLanes-1:0] norm_statistics;
+    assign norm_valid = element_valid && (element_kind == KindNorm);
+    assign element_ready = norm_ready || (element_kind != KindNorm);
+    channel_statistics u_statistics (
+        .clk_i,
+        .rst_ni(engine_rst_nq),
+        .add_i(count),
+        .begin_i(count_begin),
+        .add_addr_i(count_addr),
+        .codes_i(count_codes),
+        .read_i(norm_read),
+        .read_addr_i(norm_addr),
+        .read_data_o(norm_statistics)
+    );
+    normaliser u_normaliser (
+        .clk_i,
+        .rst_ni(engine_rst_nq),
+        .valid_i(norm_valid),
+        .ready_o(norm_ready),
+        .index_i(element_index),
+        .data_i(element_data[63:0]),
+        .read_o(norm_read),
+        .read_addr_o(norm_addr),
+        .statistics_i(norm_statistics),
+        .write_o(norm_write),
+        .index_o(norm_index),
+        .data_o(norm_data)
+    );
+  end else begin : gen_no_statistics
+    assign element_ready = 1'b1;
+    assign norm_write = 1'b0;
+    assign norm_index = '0;
+    assign norm_data = '0;
+    logic unused;
+    assign unused = count ^ count_begin ^ (^count_addr) ^ (^count_codes);
+  end
 
   // LOADWs finished since the last SYNC, and whether any is still to come.
   logic [15:0] weights_loaded_q, weights_sent_q;
@@ -467,12 +514,12 @@ module scanline_top
       .r_data_i(m_axi_rdata),
       .window_error_o(sample_window_error),
       .window_address_o(sample_window_address),
-      .element_valid_i(element_valid),
-      .element_kind_i(element_kind),
+      .element_valid_i(element_valid || norm_write),
+      .element_kind_i(norm_write ? KindParameters : element_kind),
       .element_table_i(element_table),
-      .element_index_i(element_index),
+      .element_index_i(norm_write ? norm_index : element_index),
       .element_base_i(element_base),
-      .element_data_i(element_data),
+      .element_data_i(norm_write ? BusBits'(norm_data) : element_data),
       .front_busy_o(front_busy),
       .front_wait_o(front_wait),
       .array_busy_o(array_busy),
@@ -505,6 +552,10 @@ module scanline_top
       .read_o(store_read),
       .segment_o(store_segment),
       .segment_data_i(segment_data),
+      .count_o(count),
+      .count_begin_o(count_begin),
+      .count_addr_o(count_addr),
+      .count_codes_o(count_codes),
       .aw_valid_o(m_axi_awvalid),
       .aw_ready_i(m_axi_awready),
       .aw_offset_o(aw_offset),

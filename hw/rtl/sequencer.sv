@@ -121,12 +121,12 @@ module sequencer
     if (is_compute) delayed = iteration < 24'(conv_cmd_o.delay);
     if (opcode == OpStore) delayed = iteration < 24'(store_cmd_o.delay);
   end
-  assign load_valid_o = execute && !delayed && (opcode == OpLoad || opcode == OpLoadw);
+  assign load_valid_o = execute && !delayed && !illegal && (opcode == OpLoad || opcode == OpLoadw);
   assign load_is_weights_o = opcode == OpLoadw;
   assign conv_valid_o = execute && !delayed && !illegal && is_compute;
   assign conv_is_warp_o = opcode == OpWarp;
   assign conv_is_corr_o = opcode == OpCorr;
-  assign store_valid_o = execute && !delayed && (opcode == OpStore);
+  assign store_valid_o = execute && !delayed && !illegal && (opcode == OpStore);
 
   assign set_o = execute && (opcode == OpBuffer);
   assign set_id_o = BufferBits'(as_buffer.id);
@@ -164,7 +164,11 @@ module sequencer
         nesting_o = execute && (depth_q == '0);
         advance = !nesting_o;
       end
-      OpLoadw, OpLoad: advance = delayed || load_ready_i;
+      OpLoad: advance = delayed || load_ready_i;
+      OpLoadw: begin
+        illegal = !Statistics && (loadw_cmd_o.kind == KindNorm);
+        advance = !illegal && load_ready_i;
+      end
       OpConv, OpCorr: begin
         illegal = (conv_cmd_o.shuffle != '0) || (32'(conv_cmd_o.more_sources) >= Sources) ||
             (!Correlator && opcode == OpCorr);
@@ -174,7 +178,10 @@ module sequencer
         illegal = !Sampler;
         advance = !illegal && (delayed || conv_ready_i);
       end
-      OpStore: advance = delayed || store_ready_i;
+      OpStore: begin
+        illegal = !Statistics && store_cmd_o.statistics;
+        advance = !illegal && (delayed || store_ready_i);
+      end
       OpSync, OpHalt: advance = engines_idle_i;
       default: illegal = 1'b1;
     endcase

@@ -21,6 +21,11 @@ module store_engine
     output logic read_o,
     output segment_request_t segment_o,
     input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
+    // statistics: a word as it is packed; bytes that are not stored are zero
+    output logic count_o,
+    output logic count_begin_o,
+    output logic [StatisticAddrBits-1:0] count_addr_o,
+    output logic [WordBits-1:0] count_codes_o,
     // bus writes
     output logic aw_valid_o,
     input  logic aw_ready_i,
@@ -56,6 +61,7 @@ module store_engine
   logic [15:0] channel_q, first_group_q, last_group_q;
   logic [31:0] sub_start_q, sub_end_q, span_q;
   logic [15:0] row_address_q, row_after_q;
+  logic row_begins_q;  // the statistics
 
   assign buffer_id_o = BufferBits'(cmd_q.buf_id);
   assign cmd_ready_o = state_q == Idle;
@@ -142,7 +148,8 @@ module store_engine
   logic [15:0] x_q, group_q;
   logic [15:0] word_address_q;
   logic read, read_valid_q, last_group_now, last_x_now, dense, packer_idle, room, batch_ends;
-  logic first_word_q, pixel_last_q;
+  logic first_word_q, pixel_last_q, first_pixel_q;
+  logic [StatisticAddrBits-1:0] count_addr_q;
   logic [WordBits-1:0] word_q;
   logic [BankBits-1:0] word_at;
   assign dense = cmd_q.pixel_pitch == cmd_q.pixel_bytes;
@@ -207,6 +214,11 @@ module store_engine
     beat_data = placed[BusBits-1:0];
     beat_strobe = placed_strobe[BusBytes-1:0];
   end
+
+  assign count_o = read_valid_q && cmd_q.statistics;
+  assign count_begin_o = row_begins_q && first_pixel_q;
+  assign count_addr_o = count_addr_q;
+  assign count_codes_o = taken;
 
   logic [15:0] outstanding_q;
   always_ff @(posedge clk_i or negedge rst_ni) begin
@@ -302,6 +314,7 @@ module store_engine
         span_q <= 32'(cmd_q.x_count - 16'd1) * 32'(cmd_q.pixel_pitch) + 32'(cmd_q.pixel_bytes);
         channel_q <= cmd_q.channel;
         row_after_q <= buffer_i.stored + 16'd1;
+        row_begins_q <= cmd_q.statistics_begin && (buffer_i.stored == '0);
         row_address_q <= buffer_i.cfg.base +
             16'(slot_of(buffer_i.stored, buffer_i.next_row, buffer_i.next_slot, buffer_i.cfg.rows) *
                 buffer_i.cfg.row_pitch);
@@ -349,6 +362,8 @@ module store_engine
     endcase
     first_word_q <= group_q == first_group_q;
     pixel_last_q <= last_group_now;
+    first_pixel_q <= x_q == cmd_q.x_first;
+    count_addr_q <= StatisticAddrBits'(16'(cmd_q.statistics_base) + group_q - first_group_q);
   end
 
   assign free_o = (state_q == NextSub) && (sub_q + 8'd1 == cmd_q.sub_rows);

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from codesign.compile.layers import Add, Conv, Layer, LayerGraph, Shuffle, Tensor, Warp
 from codesign.compile.ordering import copy_layer
-from codesign.hw import numerics
+from codesign.hw import normalise, numerics
 
 Int8 = NDArray[np.int8]
 
@@ -36,6 +36,7 @@ class LayerDraw:
     correlate: int = 0  # correlates two tensors that far instead, where there are two alike
     pairs: bool = False  # every pixel with every one of a tensor of as many channels instead, where there is one
     more: int = 0  # further sources, as far as there are tensors of the same size and zero point
+    norm: bool = False  # normalises its source instead, where the graph may
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,16 @@ ZERO_POINTS = (-128, 127, 0, -1, 3)
 
 
 def graph_draws(
-    *, side: int = 24, channels: int = 20, layers: int = 4, warps: bool = False, correlations: bool = False
+    *,
+    side: int = 24,
+    channels: int = 20,
+    layers: int = 4,
+    warps: bool = False,
+    correlations: bool = False,
+    norms: bool = False,
 ) -> st.SearchStrategy[GraphDraw]:
-    """Graphs of up to ``layers`` convolutions (``warps``, ``correlations``) on frames of up to ``side`` x ``side``."""
+    """Graphs of up to ``layers`` convolutions (``warps``, ``correlations``, ``norms``) on frames of up to ``side`` a
+    side."""
     layer = st.builds(
         LayerDraw,
         kernel=st.sampled_from([1, 3, 5, 7]),
@@ -68,6 +76,7 @@ def graph_draws(
         warp=st.sampled_from([False, False, True]) if warps else st.just(False),
         correlate=st.sampled_from([0, 0, 1, 2, 4]) if correlations else st.just(0),
         pairs=st.booleans() if correlations else st.just(False),
+        norm=st.booleans() if norms else st.just(False),
         faint=st.sampled_from([False] * 7 + [True]),
         padded=st.sampled_from([True, True, True, False]),
         loud=st.booleans(),
@@ -145,6 +154,12 @@ def build(draw: GraphDraw) -> LayerGraph:
             layers.append(replace(made, weights=nothing, weights_from=words.name))
             read |= {source.name, other.name}
             continue
+        if want.norm:
+            layers.append(
+                norm_layer(f"norm{index}", source, tensor(source.height, source.width, source.channels), want)
+            )
+            read.add(source.name)
+            continue
         kernel = want.kernel
         pad = kernel // 2 if want.padded or min(source.height, source.width) < kernel else 0
         height = (source.height + 2 * pad - kernel) // want.stride + 1
@@ -195,6 +210,17 @@ def _warp(
     add = Add(flow.name, False, 0, 0, 0, 0, 0, 0, 0)
     return Conv(name, source.name, output.name, weights, bias, 1, 0, 0, *factors, output.zero_point, -128, 127, table,
                 add, 0, edge=want.edge, warp=Warp(bits))  # fmt: skip
+
+
+def norm_layer(name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Conv:
+    """A layer that normalises ``source``, codes of a scale by ``want``."""
+    constants = normalise.normalisation(source.height * source.width, 1e-5, (0.002, 0.1, 7.0)[want.kernel % 3], 4 / 127)
+    channels = source.channels
+    none = np.zeros(channels, np.int64)
+    weights = normalise.UNIT_WEIGHT * np.eye(channels, dtype=np.int8)[None, None]
+    low = output.zero_point if want.activation == "relu" else -128
+    return Conv(name, source.name, output.name, weights, none, 1, 0, 0, none, none, none, output.zero_point, low, 127,
+                None, None, 0, norm=constants)  # fmt: skip
 
 
 def _samples(layer: Conv, source: Tensor, values: Int8, planes: Int8) -> NDArray[np.int64]:
@@ -286,6 +312,12 @@ def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
         if layer.weights_from is not None:
             pixels = values[layer.weights_from].reshape(-1, source.channels).astype(np.int64)
             values[layer.output] = _requantised(layer, values[layer.source] @ pixels.T + layer.bias)
+            continue
+        if layer.norm is not None:
+            bias, multiplier, shift = normalise.frame_factors(*normalise.sums(values[layer.source]), layer.norm)
+            layer = replace(layer, multiplier=multiplier, negative_multiplier=multiplier, shift=shift)
+            psum = (values[layer.source].astype(np.int64) << normalise.UNIT_BITS) + bias
+            values[layer.output] = _requantised(layer, psum)
             continue
         rows, columns = layer.weights.shape[:2]
         s = layer.stride

@@ -38,7 +38,9 @@ drams = st.builds(
     seed=st.integers(1, 1000),
 )
 
-NARROW = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, correlator=1)
+NARROW = dataclasses.replace(
+    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, correlator=1, statistic_channels=32
+)
 STRIPPED = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=2048)
 """So small that frames are computed in vertical strips."""
 
@@ -179,6 +181,51 @@ def test_warps_in_strips() -> None:
     assert counters.gathered_reads > 0
     assert counters.dram_gather_read_bytes >= counters.gathered_reads * NARROW.bus_bytes
     assert check_rtl(NARROW, dataclasses.replace(WARPED, seed=3), Dram()).gathered_reads == 0
+
+
+LINEAR = LayerDraw(3, 1, 11, "linear", "none", True, False, 0, 1)
+NORM = dataclasses.replace(LINEAR, activation="relu", norm=True)
+NORMALISED = GraphDraw(9, 13, 3, (LINEAR, NORM, dataclasses.replace(LINEAR, stride=2, loud=True), NORM, LINEAR), 12)
+"""Partial words, and sums of one convolution's output that lie where those of its input lay."""
+
+
+@settings(quick, max_examples=15)
+@given(graph_draws(side=20, channels=20, layers=4, norms=True), st.sampled_from([NARROW, BASE]), drams)
+@example(NORMALISED, NARROW, Dram())
+@example(NORMALISED, BASE, Dram(bytes_per_cycle=2.0, stall_probability=0.6))
+def test_norms_on_the_rtl(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
+    try:
+        check_rtl(spec, draw, dram)
+    except UnsupportedError:  # more sums at once than are kept, or a row that does not fit the narrowest machine
+        if spec is BASE:
+            raise
+        reject()
+
+
+@settings(quick, max_examples=60)
+@given(graph_draws(side=40, channels=24, layers=5, norms=True), st.sampled_from([NARROW, BASE]))
+def test_norms_agree_with_the_definition(draw: GraphDraw, spec: AccelSpec) -> None:
+    try:
+        check_reference(spec, draw)
+    except UnsupportedError:
+        if spec is BASE:
+            raise
+        reject()
+
+
+@pytest.mark.parametrize("channels", [1, 4, 6, 11])
+def test_norms_in_strips(channels: int) -> None:
+    """Sums go on from strip to strip; one word of channels repeats in every cycle, two and three take turns."""
+    layers = (replace_channels(WIDE, channels), NORM, dataclasses.replace(WIDE, channels=3))
+    draw = GraphDraw(height=5, width=150, channels=4, layers=layers, seed=channels)
+    assert compiled(NARROW, draw)[2] > 1, "the frame was not cut into strips"
+    check_rtl(NARROW, draw, Dram())
+
+
+def test_too_many_sums() -> None:
+    wide = (replace_channels(LINEAR, 40), NORM)
+    with pytest.raises(UnsupportedError, match="needs the sums of 40 channels at once, the machine keeps 32"):
+        compiled(NARROW, GraphDraw(4, 4, 3, wide, 1))
 
 
 @settings(quick, max_examples=60)

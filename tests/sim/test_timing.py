@@ -13,7 +13,7 @@ from layer_graphs import GraphDraw, LayerDraw, build, graph_draws, random_inputs
 from codesign.compile.cascade import HaloMode, make_plan
 from codesign.compile.emit import emit
 from codesign.compile.layers import LayerGraph
-from codesign.hw import timing
+from codesign.hw import normalise, timing
 from codesign.hw.counters import Counters
 from codesign.hw.isa import COMPUTE, Opcode
 from codesign.hw.program import Program
@@ -21,7 +21,9 @@ from codesign.hw.spec import BASE, PRESETS, TINY, AccelSpec
 from codesign.sim.model import Dram
 from codesign.sim.run import run
 
-NARROW = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, correlator=1)
+NARROW = dataclasses.replace(
+    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, correlator=1, statistic_channels=32
+)
 
 EXACT = [field.name for field in dataclasses.fields(Counters) if not field.name.endswith(("cycles", "stall_cycles"))]
 
@@ -132,6 +134,18 @@ def test_a_correlation(spec: AccelSpec, channels: int, reach: int) -> None:
         assert getattr(model, name) == getattr(rtl, name), name
     assert model.busy_cycles == rtl.busy_cycles
     assert 0.0 <= rtl.cycles - model.cycles <= 0.015 * rtl.cycles
+
+
+NORMALISED = GraphDraw(16, 160, 9, (CONV, dataclasses.replace(CONV, norm=True), CONV), 10)
+
+
+@pytest.mark.parametrize("dram", [Dram(), Dram(latency_cycles=17)], ids=str)
+@pytest.mark.parametrize("spec", [NARROW, BASE], ids=["narrow", "base"])
+def test_a_normalisation(spec: AccelSpec, dram: Dram) -> None:
+    """What the array waits for while parameters are computed are weights."""
+    rtl, model = measured_and_predicted(spec, NORMALISED, dram)
+    close(rtl, model, relative=0.01, cycles=12)
+    assert min(rtl.weights_stall_cycles, model.weights_stall_cycles) >= 16 * normalise.CYCLES
 
 
 TALL = {

@@ -25,6 +25,8 @@ package scanline_pkg;
   localparam int unsigned FillAddrBits = 11;
   localparam int unsigned ParameterWords = 64;
   localparam int unsigned ParameterAddrBits = 6;
+  localparam int unsigned StatisticWords = 32;
+  localparam int unsigned StatisticAddrBits = 5;
   localparam int unsigned Tables = 2;
   localparam int unsigned TableBits = 1;
   localparam int unsigned Buffers = 32;
@@ -46,6 +48,7 @@ package scanline_pkg;
   localparam int unsigned CountersBase = 128;
   localparam bit Sampler = 1'b1;
   localparam bit Correlator = 1'b1;
+  localparam bit Statistics = 1'b1;
 
   localparam logic [7:0] OpBuffer = 8'd1;
   localparam logic [7:0] OpLoop = 8'd2;
@@ -63,6 +66,7 @@ package scanline_pkg;
   localparam logic [2:0] KindFills = 3'd2;
   localparam logic [2:0] KindParameters = 3'd3;
   localparam logic [2:0] KindTable = 3'd4;
+  localparam logic [2:0] KindNorm = 3'd5;
   localparam logic [7:0] CauseNone = 8'd0;
   localparam logic [7:0] CauseIllegalCommand = 8'd1;
   localparam logic [7:0] CauseBusRead = 8'd2;
@@ -322,6 +326,9 @@ package scanline_pkg;
   } warp_cmd_t;
 
   typedef struct packed {
+    logic [7:0] statistics_base;
+    logic statistics_begin;
+    logic statistics;
     logic [15:0] x_count;
     logic [15:0] x_first;
     logic [15:0] channel_step;
@@ -342,6 +349,21 @@ package scanline_pkg;
     logic signed [8:0] column;
     logic [4:0] row;
   } fill_word_t;
+
+  typedef struct packed {
+    logic [3:0] places;
+    logic [4:0] shift;
+    logic [54:0] epsilon;
+    logic reserved;
+    logic [7:0] word;
+    logic [30:0] multiplier;
+    logic [23:0] count;
+  } norm_record_t;
+
+  typedef struct packed {
+    logic [37:0] squares;
+    logic signed [31:0] total;
+  } statistic_t;
 
   typedef struct packed {
     logic part;
