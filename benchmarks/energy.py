@@ -42,6 +42,9 @@ RESULTS = Path(__file__).parent / "results" / "energy.json"
 NETWORK, SIZE = "edsr_f32b5_x2", (320, 180)
 """What every chip is taken to run: MLPerf Mobile's super-resolution network."""
 
+PLAIN = dataclasses.replace(BASE, statistic_channels=0)
+"""What chips are shaped like: none of them normalises by a frame's statistics."""
+
 WITHIN = 2.0
 
 
@@ -119,13 +122,13 @@ def scanline(macs: int, memory_bytes: int | None) -> AccelSpec:
     pixels, outputs = 1 << rest // 2, 1 << rest - rest // 2
     if outputs < ci:
         pixels, outputs = lanes // ci // ci, ci
-    memory = memory_bytes or sum(BASE.on_chip_bytes().values()) * lanes // BASE.macs_per_cycle
+    memory = memory_bytes or sum(PLAIN.on_chip_bytes().values()) * lanes // BASE.macs_per_cycle
     word = ci * outputs
     weights = max(64, 1 << (memory // 4 // word).bit_length() - 1)
     banks = 1 << (max(2 * pixels, pixels + BASE.window_reach) - 1).bit_length()
     scratchpad = max(2, (memory - weights * (word + 8)) * 9 // 10 // (banks * ci)) * banks * ci
     return dataclasses.replace(
-        BASE, name=f"scanline-{lanes}-{memory >> 10}k", pixel_lanes=pixels, ci_lanes=ci, co_lanes=outputs,
+        PLAIN, name=f"scanline-{lanes}-{memory >> 10}k", pixel_lanes=pixels, ci_lanes=ci, co_lanes=outputs,
         scratchpad_bytes=scratchpad,
         weight_words=weights, fill_words=weights, requantise_lanes=max(ci, min(ci * pixels, lanes // 32)),
         bus_bytes=max(16, min(32, ci)), parameter_channels=512,

@@ -9,6 +9,7 @@ After :func:`canonicalise`
   along the channels and ``pixel_shuffle``; copies of channels are ``repeat`` (each one r times in a row) or ``tile``
   (the whole group r times);
 - a local cost volume is ``correlation``;
+- what makes every channel's mean 0 and its variance 1 is ``nn.instance_norm``, without scale and shift;
 - a bilinear ``grid_sample`` at every pixel's own place plus a flow is ``warp``; at its own place it is nothing;
 - a per-channel scale or offset that no convolution can take is a 1x1 convolution with a diagonal kernel;
 - nothing constant is computed, and identities are gone.
@@ -29,6 +30,7 @@ from codesign.compile.affine import fold_affine, fold_padding, fold_zero_channel
 from codesign.compile.correlations import recognise_correlations
 from codesign.compile.evaluate import apply
 from codesign.compile.graph import COPY, Array, Editor, Graph, Node
+from codesign.compile.instance_norm import recognise_norms
 from codesign.compile.movement import recognise_movement
 from codesign.compile.warps import recognise_warps
 from codesign.hw.errors import UnsupportedError
@@ -47,6 +49,7 @@ def canonicalise(graph: Graph) -> Graph:
         recognise_movement,
         recognise_warps,
         recognise_correlations,
+        recognise_norms,
         fold_affine,
         fold_padding,
         fold_zero_channels,

@@ -126,7 +126,10 @@ def compile_network(
                 on_step=lambda step, _: stage(f"fine-tune, step {step + 1} of {finetune_steps}"),
             )
     stage("partition")
-    partitioned = partition(quantised, sampler=spec.warp_reach > 0, correlator=spec.correlator > 0)
+    partitioned = partition(
+        quantised, sampler=spec.warp_reach > 0, correlator=spec.correlator > 0,
+        statistic_channels=spec.statistic_channels,
+    )  # fmt: skip
     regions = []
     for symbol, function in partitioned.regions:
         stage(f"lower and plan {symbol}")

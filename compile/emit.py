@@ -208,18 +208,13 @@ class _Emitter:
         for number, cascade in enumerate(self.cascades):
             if number:
                 commands.append(command(Opcode.SYNC))
-            for load in self.weights[number]:
-                commands.append(
-                    command(
-                        Opcode.LOADW,
-                        kind=load.kind,
-                        table=load.table,
-                        destination=load.destination,
-                        elements=load.elements,
-                        address=blob_offset + load.at,
-                        bytes=load.size,
-                    )
+            commands += [
+                command(
+                    Opcode.LOADW, kind=load.kind, table=load.table, destination=load.destination,
+                    elements=load.elements, address=blob_offset + load.at, bytes=load.size,
                 )
+                for load in self.weights[number]
+            ]  # fmt: skip
             pixels = self._pixel_weights(cascade, offsets)
             commands += pixels
             for index, strip in enumerate(cascade.strips):

@@ -61,6 +61,7 @@ SIZE_FREE = frozenset(
     {*UNARY, *BINARY}
     | {"nn.conv2d", "nn.conv2d_transpose", "nn.leakyrelu", "nn.prelu", "clip", "where", "concat", "repeat", "tile"}
     | {"nn.pixel_shuffle", "pixel_unshuffle", "quantize", "dequantize", "permute_dims", "nn.pad", "warp", "correlation"}
+    | {"nn.instance_norm"}
 )
 """Operators whose attributes do not mention the frame's size."""
 
@@ -219,6 +220,10 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
         case "nn.pad" if attributes["pad_mode"] == "constant":
             pairs = list(zip(attributes["pad_width"][::2], attributes["pad_width"][1::2], strict=True))
             return F.pad(x, [int(side) for pair in reversed(pairs) for side in pair], value=attributes["pad_value"])
+        case "nn.instance_norm" if len(x) == 1:
+            centred = x - x.mean((2, 3), keepdim=True)
+            normal = centred * torch.rsqrt((centred * centred).mean((2, 3), keepdim=True) + attributes["epsilon"])
+            return normal if len(inputs) == 1 else normal * per_axis(inputs[1], x, 1) + per_axis(inputs[2], x, 1)
         case "nn.avg_pool2d" if _plain_pool(node):
             return F.avg_pool2d(x, tuple(attributes["pool_size"]), tuple(attributes["strides"]))
         case _:

@@ -15,7 +15,7 @@ from codesign.compile.gpu_chains import merge_chains
 from codesign.compile.gpu_convolutions import Convolutions
 from codesign.compile.gpu_layers import GpuGraph, Pointwise, Shuffle, Tensor
 from codesign.compile.graph import Graph, Node
-from codesign.compile.instance_norms import recognise_instance_norms
+from codesign.compile.instance_norm import recognise_norms
 from codesign.compile.lookups import recognise_lookups
 from codesign.compile.warps import recognise_warps
 from codesign.kernels import chain
@@ -37,8 +37,8 @@ from codesign.kernels.warp import BackwardWarp
 def from_graph(graph: Graph) -> GpuGraph:
     """A canonical float graph in FP16: biases, activations, clips and additions join the convolution before them."""
     passes = (
-        recognise_warps, recognise_correlations, recognise_lookups, recognise_convex_upsampling,
-        recognise_instance_norms, arrange_channels,
+        recognise_warps, recognise_correlations, recognise_lookups, recognise_convex_upsampling, recognise_norms,
+        arrange_channels,
     )  # fmt: skip
     for transform in passes:
         graph = transform(graph)
@@ -176,7 +176,7 @@ class _Fuser(Convolutions):
 
     def _instance_norm(self, node: Node) -> bool:
         """Whether ``node`` is an instance normalisation, which takes a ReLU after it."""
-        if node.op == "instance_norm":
+        if node.op == "nn.instance_norm" and len(node.inputs) == 1:
             readers = self.readers[node.name]
             if self._sole(node.name) and readers[0].op == "nn.relu":
                 self.lazy[node.name] = node
@@ -184,7 +184,7 @@ class _Fuser(Convolutions):
                 self._normalised(node, False, node.name)
             return True
         before = self.lazy.get(node.inputs[0])
-        if node.op == "nn.relu" and before is not None and before.op == "instance_norm":
+        if node.op == "nn.relu" and before is not None and before.op == "nn.instance_norm":
             del self.lazy[before.name]
             self._normalised(before, True, node.name)
             return True

@@ -1,8 +1,9 @@
 """The referee: what a quantised network computes, in integers, the whole frame at once.
 
 This is an evaluation of the quantised Relax function (the form that :mod:`codesign.compile.quantize` documents) that
-shares nothing with the lowering but :mod:`codesign.hw.numerics`. It says exactly how real numbers become integers, and
-the lowering does the same. Scales ``s`` are the float32 constants, all rules compute in float64, ``z`` are zero points.
+shares nothing with the lowering but :mod:`codesign.hw.numerics` and :mod:`codesign.hw.normalise`. It says exactly how
+real numbers become integers, and the lowering does the same. Scales ``s`` are the float32 constants, all rules compute
+in float64, ``z`` are zero points.
 
 convolution
     ``psum = sum (q - z_in) w + b`` with ``b = bias_integers(bias, s_in, s_w)``, out-of-frame taps are ``q = z_in``; a
@@ -30,6 +31,9 @@ warp
 16 bits
     instead of ``requantise``, ``requantise_wide``; of a sum of two int16 tensors the psum is in units of the finer
     scale, of which the other is a whole multiple. Zero points are 0.
+normalisation
+    ``psum = q 2^UNIT_BITS + bias`` of the codes as they are, requantised by ``normalise.frame_factors`` of their
+    ``sums`` and the ``normalisation(pixels, epsilon, s_in, s_out)``; ReLU is ``clip_bounds(0, inf)``.
 look-up
     ``look_up(q, lut_table(name, s_in, z_in, s_out, z_out))``.
 movement, concat
@@ -50,7 +54,7 @@ from tvm import relax
 
 from codesign.compile.grids import is_grid_of_flow
 from codesign.compile.integer_sums import BLOCK, Exact, correlated, scattered
-from codesign.hw import numerics
+from codesign.hw import normalise, numerics
 from codesign.hw.errors import InputError, UnsupportedError
 
 Codes = NDArray[np.int8]
@@ -110,6 +114,16 @@ class _Sum:
     first: _Tensor
     second: _Tensor
     subtract: bool
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class _Normal:
+    """A tensor's channels, each to mean 0 and variance 1."""
+
+    source: _Tensor
+    epsilon: float
     low: float = -math.inf
     high: float = math.inf
 
@@ -235,7 +249,8 @@ def _call(call: relax.Call, operands: list[Any]) -> Any:
         "nn.avg_pool2d": lambda: _averaged(call, _tensor(first)),
         "image.grid_sample": lambda: _warped(call, _tensor(first), operands[1]),
         "image.resize2d": lambda: _resized(call, _tensor(first), operands[1]),
-        "nn.relu": lambda: _sloped(first, 0.0) if not isinstance(first, _Sum) else _clipped(first, 0.0, math.inf),
+        "nn.instance_norm": lambda: _normalised(call, _tensor(first), *operands[1:]),
+        "nn.relu": lambda: _clipped(first, 0.0, math.inf) if isinstance(first, _Sum | _Normal) else _sloped(first, 0.0),
         "nn.leakyrelu": lambda: _sloped(first, float(call.attrs.alpha)),
         "nn.prelu": lambda: _sloped(first, np.asarray(operands[1], np.float64)),
         "clip": lambda: _clipped(first, float(operands[1]), float(operands[2])),
@@ -337,6 +352,8 @@ def _quantised(value: Any, scale: float, zero_point: int) -> _Tensor:
             )
 
         return _Tensor(_by_rows(summed, first.codes, second.codes), scale, zero_point)
+    if isinstance(value, _Normal):
+        return _rounded_norm(value, scale, zero_point, qmin, qmax)
     multiplier, negative, shifts = (
         factors.reshape(1, -1, 1, 1)
         for factors in numerics.requantise_parameters(value.input_scale, value.scales, scale, value.slope)
@@ -354,6 +371,22 @@ def _quantised(value: Any, scale: float, zero_point: int) -> _Tensor:
         )
 
     return _Tensor(_by_rows(rounded, value.values), scale, zero_point)
+
+
+def _rounded_norm(value: _Normal, scale: float, zero_point: int, qmin: int, qmax: int) -> _Tensor:
+    codes = value.source.codes
+    constants = normalise.normalisation(codes[0, 0].size, value.epsilon, value.source.scale, scale)
+    bias, multiplier, shift = (
+        factors.reshape(1, -1, 1, 1)
+        for factors in normalise.frame_factors(*normalise.sums(codes.transpose(0, 2, 3, 1)), constants)
+    )
+
+    def rounded(part: AnyInts) -> Codes:
+        psum = (part.astype(np.int64) << normalise.UNIT_BITS) + bias
+        return numerics.requantise(psum, multiplier=multiplier, negative_multiplier=multiplier, shift=shift,
+                                   zero_point=zero_point, qmin=qmin, qmax=qmax)  # fmt: skip
+
+    return _Tensor(_by_rows(rounded, codes), scale, zero_point)
 
 
 def _by_rows(function: Callable[..., Codes], *arrays: AnyInts) -> Codes:
@@ -387,8 +420,15 @@ def _sloped(value: Any, slope: Reals | float) -> _Psum:
     return replace(psum, slope=slope)
 
 
-def _clipped(value: Any, low: float, high: float) -> _Psum | _Sum:
-    pending = value if isinstance(value, _Sum) else _identity(value)
+def _normalised(call: relax.Call, tensor: _Tensor, scale: AnyInts, shift: AnyInts) -> _Normal:
+    axes = sorted(int(axis) % 4 for axis in call.attrs.axes)
+    if tensor.wide or np.any(scale != 1) or np.any(shift) or axes not in ([2, 3], [0, 2, 3]):
+        raise _NoMeaningError("a normalisation with scales of its own, of 16 bits, or over other axes")
+    return _Normal(tensor, float(call.attrs.epsilon))
+
+
+def _clipped(value: Any, low: float, high: float) -> _Psum | _Sum | _Normal:
+    pending = value if isinstance(value, _Sum | _Normal) else _identity(value)
     if math.isfinite(pending.low) or math.isfinite(pending.high):
         raise _NoMeaningError("two activations without rounding between them")
     return replace(pending, low=low, high=high)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 from tvm import relax
 
 from codesign.compile.correlations import reach_of
 from codesign.compile.lower import shape_of
 from codesign.compile.resample import resize_factor
 from codesign.compile.warps import PADDINGS
+from codesign.hw.normalise import COUNT_BITS
 
 MAX_ROWS, MAX_COLUMNS, MAX_PADDING, MAX_SIDE = 31, 128, 31, 65535
 UNSHUFFLES = (2, 4, 8)
@@ -126,6 +128,15 @@ def resizes_alike(call: relax.Call) -> bool:
     return resize_factor((height, width), (rows, columns), *how) != 0
 
 
+def normalises_channels(call: relax.Call) -> bool:
+    """An instance normalisation must be of every channel by itself, in frames of less than 2^24 pixels."""
+    scale, shift = (argument.value.numpy() for argument in call.args[1:])
+    height, width = shape_of(call)[2:]
+    axes = sorted(int(axis) % 4 for axis in call.attrs.axes) in ([2, 3], [0, 2, 3])
+    plain = axes and int(call.attrs.channel_axis) % 4 == 1 and np.all(scale == 1.0) and not np.any(shift)
+    return bool(plain) and height * width < 1 << COUNT_BITS
+
+
 def samples_pixels(call: relax.Call) -> bool:
     """A warp must be bilinear, at a flow of 16 bits, and read zeros or the border's values beyond the frame."""
     bilinear = str(call.attrs.method) == "bilinear" and str(call.attrs.layout) == "NCHW"
@@ -155,6 +166,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "relax.nn.avg_pool2d": (batch_is_one, frame_fits, averages_plainly),
     "relax.image.resize2d": (batch_is_one, frame_fits, resizes_alike),
     "relax.image.grid_sample": (batch_is_one, frame_fits, samples_pixels),
+    "relax.nn.instance_norm": (batch_is_one, frame_fits, normalises_channels),
     "relax.concat": (batch_is_one, concatenates_channels),
     "relax.repeat": (moves_channels,),
     "relax.tile": (moves_channels,),

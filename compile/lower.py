@@ -22,7 +22,7 @@ from codesign.compile.layers import Add, Concat, Conv, Int8, Int64, LayerGraph, 
 from codesign.compile.ordering import copy_layer
 from codesign.compile.resample import average_weights, bilinear_weights, resize_factor
 from codesign.compile.transposed import subpixel_weights
-from codesign.hw import numerics
+from codesign.hw import normalise, numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Plane
 
@@ -96,6 +96,17 @@ class PendingPixels:
     """A tensor's pixels side by side, channel by channel."""
 
     tensor: str
+
+
+@dataclass(frozen=True)
+class PendingNorm:
+    """A tensor whose channels are to be normalised."""
+
+    name: str
+    source: str
+    epsilon: float
+    low: float = -math.inf
+    high: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -221,6 +232,7 @@ class _Builder:
             "add": lambda: self._add(name, operands, subtract=False),
             "subtract": lambda: self._add(name, operands, subtract=True),
             "multiply": lambda: self._multiply(name, operands),
+            "nn.instance_norm": lambda: PendingNorm(name, operands[0].tensor, float(call.attrs.epsilon)),
             "nn.avg_pool2d": lambda: self._averaged(call, var, operands[0]),
             "image.grid_sample": lambda: self._sampled(call, var, operands[0], operands[1]),
             "image.resize2d": lambda: self._resized(call, var, operands[0]),
@@ -402,11 +414,13 @@ class _Builder:
             slope = np.repeat(slope, pending.shuffle**2) if slope.size > 1 else slope
         return replace(pending, slope=slope)
 
-    def _relu(self, name: str, value: Any) -> PendingConv | PendingPair:
-        return replace(value, low=0.0) if isinstance(value, PendingPair) else self._sloped(name, value, 0.0)
+    def _relu(self, name: str, value: Any) -> PendingConv | PendingPair | PendingNorm:
+        if isinstance(value, PendingPair | PendingNorm):
+            return replace(value, low=0.0)
+        return self._sloped(name, value, 0.0)
 
-    def _clipped(self, name: str, value: Any, low: float, high: float) -> PendingConv | PendingPair:
-        pending = value if isinstance(value, PendingPair) else self._identity(name, value)
+    def _clipped(self, name: str, value: Any, low: float, high: float) -> PendingConv | PendingPair | PendingNorm:
+        pending = value if isinstance(value, PendingPair | PendingNorm) else self._identity(name, value)
         return replace(pending, low=low, high=high)
 
     def _gather(self, name: str, value: Open, pick: Callable[[Int64], Int64]) -> PendingGather:
@@ -438,6 +452,8 @@ class _Builder:
             self._close_pair(value, target)
         elif isinstance(value, PendingTable):
             self._close_table(value, target)
+        elif isinstance(value, PendingNorm):
+            self._close_norm(value, target)
         elif isinstance(value, PendingShuffle):
             self.layers.append(Shuffle(value.name, value.source, name, value.factor))
         elif isinstance(value, PendingConcat):
@@ -613,6 +629,22 @@ class _Builder:
             qmax=qmax,
         )
         self.layers.append(replace(layer, add=add))
+
+    def _close_norm(self, pending: PendingNorm, target: Tensor) -> None:
+        """An identity whose requantisation the machine computes of its source's sums."""
+        source = self.tensors[pending.source]
+        try:
+            constants = normalise.normalisation(
+                source.height * source.width, pending.epsilon, source.scale, target.scale
+            )  # fmt: skip
+        except ValueError as error:
+            raise UnsupportedError(str(error), where=pending.name) from error
+        qmin, qmax = numerics.clip_bounds(pending.low, pending.high, target.scale, target.zero_point)
+        copy, none = copy_layer(pending.name, source, target), np.zeros(source.channels, np.int64)
+        self.layers.append(
+            replace(copy, weights=normalise.UNIT_WEIGHT * copy.weights, multiplier=none, negative_multiplier=none,
+                    shift=none, qmin=qmin, qmax=qmax, norm=constants)
+        )  # fmt: skip
 
     def _close_table(self, pending: PendingTable, target: Tensor) -> None:
         source = self.tensors[pending.source]

@@ -19,7 +19,10 @@ from codesign.hw.spec import AccelSpec
 
 def count_sources(graph: LayerGraph) -> LayerGraph:
     """``graph`` with a copy of whatever is normalised and is not a convolution's output."""
-    made = {layer.output for layer in graph.layers if isinstance(layer, Conv)}
+    made = {
+        layer.output for layer in graph.layers
+        if isinstance(layer, Conv) and not graph.tensors[layer.output].as_weights
+    }  # fmt: skip
     tensors, layers, copies = dict(graph.tensors), list[Layer](), dict[str, str]()
     for layer in graph.layers:
         if isinstance(layer, Conv) and layer.norm is not None and layer.source not in made:

@@ -20,7 +20,10 @@ CODEGEN = "scanline"
 MAX_CONCAT = 16
 """A concatenation of more tensors stays on the host."""
 
-_SAMPLED = "relax.image.grid_sample"
+MAX_STATISTICS = 4096
+"""No machine keeps the sums of more channels."""
+
+_SAMPLED, _NORM = "relax.image.grid_sample", "relax.nn.instance_norm"
 
 _CORRELATED = "relax.mean"  # the last operator of a cost volume
 
@@ -70,10 +73,13 @@ def look_up_operators() -> tuple[str, ...]:
     return tuple(names)
 
 
-def partition(module: tvm.IRModule, *, sampler: bool = True, correlator: bool = True) -> Partitioned:
+def partition(
+    module: tvm.IRModule, *, sampler: bool = True, correlator: bool = True, statistic_channels: int = MAX_STATISTICS
+) -> Partitioned:
     """Cut the quantised ``module`` (the form of :mod:`codesign.compile.quantize`) into host and accelerator parts.
 
-    ``sampler``: the machine has one, for warps; ``correlator``: for cost volumes.
+    ``sampler``: the machine has one, for warps; ``correlator``: for cost volumes; ``statistic_channels``: it can
+    normalise so many at a time.
     """
     tables = look_up_operators()
     placements: list[Placement] = []
@@ -97,6 +103,8 @@ def partition(module: tvm.IRModule, *, sampler: bool = True, correlator: bool = 
             constants = [call.args[1] for call in calls if call.op.name in ("relax.multiply", "relax.add")]
             grid = sorted((constant.value.numpy() for constant in constants), key=lambda value: value.size)
             return sampler and is_grid_of_flow(*grid) and legality.violated(sampled[0]) is None
+        if any(call.op.name == _NORM and shape_of(call)[1] > statistic_channels for call in calls):
+            return False
         if "int16" in (*opened, _dtype(context.matched_expr)) and not _has_16_bits(calls, opened):
             return False
         return all(
@@ -127,6 +135,8 @@ def partition(module: tvm.IRModule, *, sampler: bool = True, correlator: bool = 
                 reason = "This machine has no sampler (warp_reach)."
             if call.op.name == _CORRELATED and len(call.args[0].ty.shape.values) == 5 and not correlator:
                 reason = "This machine has no correlator."
+            if call.op.name == _NORM and shape_of(call)[1] > statistic_channels:
+                reason = f"This machine keeps the sums of {statistic_channels} channels (statistic_channels)."
             reason = reason or "It does not stand between roundings to int8."
             placements.append(Placement(name, call.op.name.removeprefix("relax."), False, reason, _macs(call)))
     return Partitioned(fused, tuple(regions), tuple(placements))
@@ -182,6 +192,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         ("resampling", closed(resampled)),
         ("correlation", closed(activated(correlated))),
         ("pairs", closed(is_op("relax.multiply")(paired, is_const()))),
+        ("norm", closed(clipped(is_op(_NORM)(opened(), is_const(), is_const())))),
         ("warp", closed(is_op(_SAMPLED)(opened(), grid))),
         ("movement", closed(moved)),
         ("unshuffle", closed(is_op("relax.reshape")(split, wildcard()))),

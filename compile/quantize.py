@@ -12,6 +12,7 @@ unit ``dequantize`` of each operand, the float operators, one ``quantize``::
     sum           d, d -> add | subtract [-> nn.relu | clip] -> q        an operand may have one channel
     product       d, d -> multiply [-> nn.relu | clip] -> q
     scale         d -> multiply(const float32 []) [-> activation as above] -> q
+    normalisation d -> nn.instance_norm(ones, zeros) [-> nn.relu | clip] -> q
     activation    d -> nn.relu | clip | nn.leakyrelu | nn.prelu -> q
     correlation   d, d -> correlation (nn.conv2d, repeat, multiply, reshape, mean) [-> activation] -> q
     pairs         d, d -> pairs (reshape, permute_dims, matmul, reshape, multiply) -> q
@@ -51,6 +52,7 @@ from codesign.compile.calibration import (
 from codesign.compile.correlations import recognise_correlations
 from codesign.compile.equalize import equalised
 from codesign.compile.graph import Array, Editor, Graph, Node
+from codesign.compile.instance_norm import recognise_norms
 from codesign.compile.movement import recognise_movement, slice_splits
 from codesign.compile.pairs import read_pairs, recognise_pairs
 from codesign.compile.relax_form import from_module, to_module
@@ -151,7 +153,7 @@ def _flow_params(flow: Observation) -> QuantParams:
 
 def read_canonical(module: tvm.IRModule) -> Graph:
     """The graph of a canonical module, the operators that Relax spells as several put together again."""
-    return read_pairs(recognise_correlations(recognise_warps(recognise_movement(from_module(module)))))
+    return recognise_norms(read_pairs(recognise_correlations(recognise_warps(recognise_movement(from_module(module))))))
 
 
 def quantised_io(module: tvm.IRModule) -> tuple[QuantParams, QuantParams]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import relax
 
@@ -260,6 +261,11 @@ def emit_node(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) ->
             product = bind(f"{node.name}.product", relax.op.matmul(turned, first))
             spread = bind(f"{node.name}.all", relax.op.reshape(product, node.shape))
             return bind(node.name, relax.op.multiply(spread, relax.const(attributes["factor"], "float32")))
+        case "nn.instance_norm" if len(inputs) == 1:
+            ones, zeros = (np.full(node.shape[1], value, np.float32) for value in (1, 0))
+            statistics = {"channel_axis": 1, "axes": [2, 3], "epsilon": attributes["epsilon"]}
+            normal = relax.op.nn.instance_norm(x, relax.const(ones), relax.const(zeros), **statistics)
+            return bind(node.name, normal)
         case "tuple_item":
             return bind(node.name, relax.TupleGetItem(x, attributes["index"]))
         case _ if "call" in attributes:

@@ -32,6 +32,7 @@ class Kind(Enum):
     WARP = "image sampled at a flow"
     CORRELATION = "local cost volume of two tensors"
     PAIRS = "products of all pairs of pixels"
+    NORM = "instance normalisation"
     RESAMPLING = "average pool or bilinear resize"
     ACTIVATION = "piecewise-linear activation alone"
     LOOK_UP = "look-up"
@@ -75,6 +76,8 @@ def kind_of(graph: Graph, node: Node) -> Kind:
         return Kind.CORRELATION
     if node.op == "pairs" and len(activations) == 2:
         return Kind.PAIRS
+    if node.op == "nn.instance_norm" and len(node.inputs) == 1:
+        return Kind.NORM
     if _resamples(graph, node):
         return Kind.RESAMPLING
     if node.op in PIECEWISE_LINEAR:
@@ -118,6 +121,7 @@ _FUSES = {
     Kind.CORRELATION: PIECEWISE_LINEAR,
     Kind.SUM: CLIPS,
     Kind.PRODUCT: CLIPS,
+    Kind.NORM: CLIPS,
 }
 
 

@@ -32,7 +32,8 @@ POOL: dict[str, AccelSpec] = {
     for spec in (
         TINY, EDGE, BASE, LARGE,
         # So small that nearly every frame is computed in strips.
-        dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, correlator=1, statistic_channels=32),
+        dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, correlator=1,
+                            statistic_channels=32),
         # No lane grouping, no tap packing, a wide bus, few pixels at a time.
         dataclasses.replace(EDGE, name="plain", channel_parts=1, lane_groups=1, bus_bytes=32, scratchpad_bytes=65536),
     )
@@ -43,7 +44,7 @@ REGRESSIONS = Path(__file__).parent / "regressions"
 
 KINDS = ("conv", "conv", "conv", "strided", "depthwise", "dilated", "transposed", "residual", "residual", "concat",
          "concat", "shuffle", "unshuffle", "mask", "look-up", "scale", "slice", "product", "product", "gate",
-         "complement", "average", "enlarge", "halve", "warp", "warp", "correlate")  # fmt: skip
+         "complement", "average", "enlarge", "halve", "warp", "warp", "correlate", "norm", "norm")  # fmt: skip
 ACTIVATIONS = ("none", "relu", "clip", "leaky", "prelu")
 MOST_PIXELS = 48 * 48
 
@@ -157,6 +158,9 @@ class Net(nn.Module):
             case "correlate" if same and POOL[self.accel].correlator and h * w <= 200:
                 side = 2 * (1 + node.channels % 3) + 1
                 self._step(node, source, same[-1], -1, (side * side, h, w))
+            case "norm" if h * w > 1 and c <= POOL[self.accel].statistic_channels:
+                self.layers.append(nn.InstanceNorm2d(c, affine=node.channels % 3 == 0))
+                self._step(node, source, 0, len(self.layers) - 1, (c, h, w))
             case "gate" if c % 2 == 0:
                 self._step(node, source, 0, -1, (c // 2, h, w))
             case "look-up" | "scale" | "complement":
@@ -288,8 +292,9 @@ def check(draw: NetworkDraw) -> None:
     try:
         network = compiled(draw)
     except UnsupportedError as error:
-        # What the smallest machine cannot hold: a row, or the weights of one set of output channels.
-        if "does not fit the 4 KiB scratchpad" in str(error) or "weight words at once" in str(error):
+        # What the smallest machine cannot hold: a row, the weights of one set of output channels, so many sums.
+        small = ("does not fit the 4 KiB scratchpad", "weight words at once", "needs the sums of")
+        if any(what in str(error) for what in small):
             assert draw.accel in ("narrow", "tiny")
             reject()
         raise

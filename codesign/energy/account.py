@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from codesign.energy.area import GATES, cell_area_mm2
+from codesign.energy.area import cell_area_mm2, gate_records
 from codesign.energy.costs import Cost, Engine, Level, Operation, dynamic_costs, ratio, share_costs
 from codesign.energy.interval import Interval, total
 from codesign.energy.records import constant, find_record
@@ -226,7 +226,7 @@ def leakage(spec: AccelSpec, at: Operation) -> tuple[Interval, tuple[str, ...]]:
     sram, logic, cell = f"leakage_sram_{at.node}", f"leakage_logic_{at.node}", f"gate_area_{at.node}"
     memory_w = constant(sram, "W") * (8.0 * sum(spec.on_chip_bytes().values())) * at.scale(find_record(sram).voltage)
     logic_w = cell_area_mm2(spec, at.node) * constant(logic, "W/mm**2") * at.scale(find_record(logic).voltage)
-    watts, used = memory_w + logic_w, (sram, logic, cell, *GATES)
+    watts, used = memory_w + logic_w, (sram, logic, cell, *gate_records(spec))
     cooler = "leakage_25c_over_85c"
     return (watts, used) if at.celsius == 85 else (watts * ratio(cooler), (*used, cooler))
 

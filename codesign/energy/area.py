@@ -17,6 +17,11 @@ GATES = (
 )  # fmt: skip
 """Records that gate equivalents of a specification follow from."""
 
+NORMALISER_GATES = (
+    "gates_of_normaliser", "gates_per_statistics_lane", "flip_flops_of_normaliser", "flip_flops_per_statistics_lane",
+)  # fmt: skip
+"""And those of what normalises, where a specification keeps statistics."""
+
 ARRAY_AREA = ("gates_of_mac", "placement_density")
 """Records, beside the node's gate area, that the array's extent follows from."""
 
@@ -51,6 +56,11 @@ class SiliconArea:
         return self.logic_mm2 + self.memory_mm2
 
 
+def gate_records(spec: AccelSpec) -> tuple[str, ...]:
+    """The records that ``spec``'s gates follow from."""
+    return (*GATES, *(NORMALISER_GATES if spec.statistic_channels else ()))
+
+
 def estimated_gates(spec: AccelSpec) -> Gates:
     """Gates by the numbers of the specification: lines through what Yosys counted in the presets' RTL."""
     lanes = spec.requantise_lanes
@@ -61,6 +71,10 @@ def estimated_gates(spec: AccelSpec) -> Gates:
     )
     named = Interval.exact(float(named_register_bits(spec)))
     others = _ratio("flip_flops_fixed") + _ratio("flip_flops_per_requantise_lane") * lanes
+    if spec.statistic_channels:
+        gates, per_lane, flip_flops, flip_flops_per_lane = map(_ratio, NORMALISER_GATES)
+        combinational = combinational + gates + per_lane * spec.ci_lanes
+        others = others + flip_flops + flip_flops_per_lane * spec.ci_lanes
     return Gates(combinational, named + others)
 
 
@@ -84,7 +98,7 @@ def silicon_area(spec: AccelSpec, node: str, gates: Gates | None = None) -> Sili
     cell, bit = f"gate_area_{node}", f"sram_area_{node}"
     logic = found.equivalents * constant(cell, "mm**2") / _ratio("placement_density")
     memory = constant(bit, "mm**2") * (8.0 * sum(spec.on_chip_bytes().values()))
-    used = (cell, bit, "placement_density", *(GATES if gates is None else ("flip_flop_gates",)))
+    used = (cell, bit, "placement_density", *(gate_records(spec) if gates is None else ("flip_flop_gates",)))
     return SiliconArea(node, found.equivalents, logic, memory, used)
 
 

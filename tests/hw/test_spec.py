@@ -54,6 +54,8 @@ def test_any_segment_is_one_read(spec: AccelSpec) -> None:
         {"load_fifo_beats": 16},
         {"look_up_tables": 32},
         {"clock_hz": 0.0},
+        {"statistic_channels": 12},
+        {"statistic_channels": 8 * 257},
     ],
     ids=lambda changes: next(iter(changes)),
 )
