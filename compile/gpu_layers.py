@@ -157,9 +157,9 @@ def from_layers(graph: machine.LayerGraph) -> GpuGraph:
             layer.multiplier, layer.negative_multiplier, layer.shift, layer.zero_point, layer.qmin, layer.qmax,
             layer.table,
         )  # fmt: skip
-        if layer.warp is not None or layer.edge or layer.wide or layer.planes is not None:
+        if not layer.plain or layer.edge or layer.wide or layer.planes is not None:
             raise UnsupportedError(
-                "a bilinear resize, a warp or 16-bit activations have no INT8 kernel",
+                "resizes, warps, cost volumes, normalisations and 16-bit activations have no INT8 kernel",
                 where=layer.name,
                 hint="Compile the network in FP16.",
             )
