@@ -257,12 +257,16 @@ def tune(
 ) -> None:
     """Search kernel schedules: build candidates, measure them on the GPU here, keep the fastest for later compiles.
 
+    Of this project's kernels by their own parameters, of operators left to TVM by MetaSchedule's traces.
+
     Without a GPU: --build here, python -m codesign.kernels.tuning FOLDER where one is, and --record here.
     """
     from codesign import cuda
     from codesign import simulate as verbs
+    from codesign.compile import gpu_operators
     from codesign.kernels import tuning
     from codesign.kernels.driver import Driver
+    from codesign.kernels.traces import traces
     from codesign.kernels.tuned import database
 
     if not record:
@@ -273,16 +277,20 @@ def tune(
                     verbs.find(source, None), parse_size(size) or verbs.DEFAULT_SIZE, arch=arch,
                     precision=cuda.check_precision(precision),
                 )  # fmt: skip
-                tuning.prepare(tasks, arch, folder, limit=limit, say=say)
+                tuning.prepare(tasks.stacks, arch, folder, limit=limit, say=say)
+                gpu_operators.prepare(tasks.operators, arch, folder, limit=limit, say=say)
             if not build:
                 say("measure")
                 tuning.measure(folder, Driver(), say=say)
     if build:
         _out.print(f"Built in {folder}. Measure: python -m codesign.kernels.tuning {folder}", highlight=False)
         return
-    measured, records = tuning.collect(folder)
-    path = database(measured).with_records(records).save()
-    _out.print(f"Recorded the best schedules of {len(records)} kernels in {path}", highlight=False)
+    measured, stacks, operators = tuning.collect(folder)
+    path = database(measured).with_records(stacks).save()
+    _out.print(f"Recorded the best schedules of {len(stacks)} kernels in {path}", highlight=False)
+    if operators:
+        path = traces(measured).with_records(operators).save()
+        _out.print(f"Recorded the best traces of {len(operators)} of TVM's operators in {path}", highlight=False)
 
 
 @app.command(epilog="Example: [bold]python -m codesign simulate sesr_m5_x2 --accel base --size 64x64 --json -[/]")

@@ -11,13 +11,17 @@ from codesign import simulate as verbs
 from codesign.compile.driver import CompiledNetwork
 from codesign.compile.gpu import CudaModule, compile_cuda, compile_cuda_int8
 from codesign.compile.gpu_fusion import from_graph
-from codesign.compile.gpu_launches import promising
-from codesign.compile.gpu_layers import from_layers
+from codesign.compile.gpu_launches import plan_launches, promising
+from codesign.compile.gpu_layers import Other, from_layers
+from codesign.compile.gpu_module import relax_module
+from codesign.compile.gpu_operators import OperatorTask, operator_tasks
 from codesign.compile.layers import LayerGraph
 from codesign.compile.relax_form import from_module
+from codesign.compile.runnable import runnable
 from codesign.hw.errors import InputError, UnsupportedError
 from codesign.kernels.launch import Launch
 from codesign.kernels.nvrtc import check_architecture
+from codesign.kernels.traces import traces
 from codesign.kernels.tuned import database
 from codesign.kernels.tuning import Task
 
@@ -83,12 +87,12 @@ def compile_source(
             say(text)
 
     check_architecture(arch)
-    tuned = database(arch).lookup
+    tuned, known = database(arch).lookup, traces(arch)
     if precision == "fp16":
         tell("import")
         model = verbs.import_source(source, size)
         tell("choose and compile kernels")
-        return CompiledCuda(source.name, size, compile_cuda(model.module, arch=arch, tuned=tuned))
+        return CompiledCuda(source.name, size, compile_cuda(model.module, arch=arch, tuned=tuned, traces=known))
     layers = integer_layers(source, size, method, images, say)
     tell("choose and compile kernels")
     return CompiledCuda(source.name, size, compile_cuda_int8(layers, arch=arch, tuned=tuned))
@@ -117,13 +121,25 @@ def whole(network: CompiledNetwork) -> LayerGraph:
     return network.regions[0].graph
 
 
+@dataclass(frozen=True)
+class TuningTasks:
+    """What is worth measuring of a network: stacks of this project's kernels, and operators left to TVM."""
+
+    stacks: list[Task]
+    operators: list[OperatorTask]
+
+
 def tuning_tasks(
     source: verbs.Source, size: tuple[int, int], *, arch: str, precision: Precision, slack: float = 1.5
-) -> list[Task]:
-    """The stacks worth measuring: on some way through the network modelled within ``slack`` of the best."""
+) -> TuningTasks:
+    """Stacks on some way through the network modelled within ``slack`` of the best, and every operator of TVM's."""
     check_architecture(arch)
-    if precision == "fp16":
-        graph = from_graph(from_module(verbs.import_source(source, size).module))
-    else:
+    if precision == "int8":
         graph = from_layers(integer_layers(source, size))
-    return [Task(stack, height, width) for stack, height, width in promising(graph, arch, slack)]
+    else:
+        graph = from_graph(from_module(verbs.import_source(source, size).module))
+    operators: list[OperatorTask] = []
+    if any(isinstance(operation, Other) for operation in graph.operations):
+        plan = plan_launches(graph, arch, database(arch).lookup)
+        operators = operator_tasks(runnable(relax_module(plan, b"", prefix="tune")), arch)
+    return TuningTasks([Task(*found) for found in promising(graph, arch, slack)], operators)

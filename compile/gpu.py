@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tvm
-from tvm import relax
-from tvm.s_tir import dlight
 
 from codesign.compile.affine import CONVOLUTIONS
 from codesign.compile.gpu_fusion import from_graph
 from codesign.compile.gpu_launches import GpuPlan, Tuned, plan_launches
 from codesign.compile.gpu_layers import GpuGraph, Other, from_layers
 from codesign.compile.gpu_module import build, relax_module
+from codesign.compile.gpu_operators import scheduled, target_of
 from codesign.compile.graph import Node
 from codesign.compile.layers import LayerGraph
 from codesign.compile.relax_form import from_module, to_module
@@ -27,6 +26,7 @@ from codesign.compile.runnable import runnable
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 from codesign.hw.files import replaced
 from codesign.kernels.nvrtc import Kernel, check_architecture, compile_cuda_text
+from codesign.kernels.traces import Traces
 
 Precision = Literal["fp16", "int8", "fp32"]
 
@@ -53,23 +53,23 @@ class CudaModule:
 
 def compile_cuda(
     module: tvm.IRModule, *, arch: str = "sm_90a", precision: Literal["fp16", "fp32"] = "fp16",
-    tuned: Tuned | None = None,
+    tuned: Tuned | None = None, traces: Traces | None = None,
 ) -> CudaModule:  # fmt: skip
     """Compile a float Relax ``module`` (canonical, NCHW, static shapes, batch 1) for ``arch``.
 
-    With ``precision`` fp16 products are summed in FP32. ``tuned`` knows the best measured schedules. Raises
-    :class:`InputError` for an unknown architecture and :class:`CodesignError`, naming the kernel, for one that does not
-    compile.
+    With ``precision`` fp16 products are summed in FP32. ``tuned`` knows the best measured schedules of this project's
+    kernels, ``traces`` those of TVM's operators. Raises :class:`InputError` for an unknown architecture and
+    :class:`CodesignError`, naming the kernel, for one that does not compile.
     """
     check_architecture(arch)
     if precision == "fp16":
         graph = from_graph(from_module(module))
         try:
-            return _launched(graph, arch, tuned)
+            return _launched(graph, arch, tuned, traces)
         except UnsupportedError:
             pass  # a layer that no kernel takes: TVM schedules the network
-    prepared = _scheduled(runnable(halved(module) if precision == "fp16" else module), arch)
-    executable = build(prepared, _target(arch), on_gpu=False)
+    prepared = scheduled(runnable(halved(module) if precision == "fp16" else module), arch, traces)
+    executable = build(prepared, target_of(arch), on_gpu=False)
     source = cuda_source(executable)
     return CudaModule(arch, precision, compile_cuda_text(source, arch).kernels, None, source, executable)
 
@@ -80,18 +80,18 @@ def compile_cuda_int8(layers: LayerGraph, *, arch: str = "sm_90a", tuned: Tuned 
     Raises :class:`UnsupportedError` for a layer that no kernel takes, else as :func:`compile_cuda`.
     """
     check_architecture(arch)
-    return _launched(from_layers(layers), arch, tuned)
+    return _launched(from_layers(layers), arch, tuned, None)
 
 
-def _launched(graph: GpuGraph, arch: str, tuned: Tuned | None) -> CudaModule:
+def _launched(graph: GpuGraph, arch: str, tuned: Tuned | None, traces: Traces | None) -> CudaModule:
     plan = plan_launches(graph, arch, tuned)
     text = kernel_text(plan)
     binary = compile_cuda_text(text, arch)
     prefix = f"cuda_{hashlib.sha256(binary.code + repr(plan.schedules).encode()).hexdigest()[:12]}"
     module = relax_module(plan, binary.code, prefix=prefix)
     others = any(isinstance(step, Other) for step in plan.steps)
-    module = _scheduled(runnable(module), arch) if others else module
-    executable = build(module, _target(arch), on_gpu=True)
+    module = scheduled(runnable(module), arch, traces) if others else module
+    executable = build(module, target_of(arch), on_gpu=True)
     kernels = binary.kernels
     if others:
         rest = cuda_source(executable)
@@ -102,38 +102,6 @@ def _launched(graph: GpuGraph, arch: str, tuned: Tuned | None) -> CudaModule:
 def kernel_text(plan: GpuPlan) -> str:
     """The CUDA text of every kernel of a plan, each once."""
     return "\n".join({launch.kernel: launch.source for launch in plan.launches}.values())
-
-
-def _target(arch: str) -> Any:
-    return tvm.target.Target(
-        {
-            "kind": "cuda",
-            "arch": arch,
-            "max_threads_per_block": 1024,
-            "max_shared_memory_per_block": 49152,
-            "thread_warp_size": 32,
-            "max_num_threads": 1024,
-        }
-    )
-
-
-def _scheduled(module: tvm.IRModule, arch: str) -> tvm.IRModule:
-    """The operators that are not ours, fused and scheduled by TVM's rules."""
-    passes = tvm.transform.Sequential(
-        [
-            relax.transform.LegalizeOps(),
-            relax.transform.AnnotateTIROpPattern(),
-            relax.transform.FoldConstant(),
-            relax.transform.FuseOps(),
-            relax.transform.FuseTIR(),
-            relax.transform.DeadCodeElimination(),
-            dlight.ApplyDefaultSchedule(
-                dlight.gpu.Matmul(), dlight.gpu.Reduction(), dlight.gpu.GeneralReduction(), dlight.gpu.Fallback()
-            ),
-        ]
-    )
-    with _target(arch):
-        return passes(module)
 
 
 def halved(module: tvm.IRModule) -> tvm.IRModule:

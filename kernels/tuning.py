@@ -1,6 +1,7 @@
 """Search on a GPU: candidates are built anywhere, measured where there is a driver, and the winners recorded.
 
-:func:`prepare` compiles the candidates of stacks into a folder. :func:`measure` times them on a GPU and appends to
+:func:`prepare` compiles the candidates of stacks into a folder; who knows other kernels adds theirs (:class:`Builds`;
+TVM's operators: :func:`codesign.compile.gpu_operators.prepare`). :func:`measure` times them on a GPU and appends to
 ``results.jsonl`` there; it needs numpy and a driver alone (``python -m codesign.kernels.tuning FOLDER``) and goes on
 where it was interrupted. :func:`collect` reads the winners. A candidate whose result differs from the others' is
 reported and never wins.
@@ -13,7 +14,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from codesign.hw.errors import CodesignError, InputError
 from codesign.hw.files import write_text
 from codesign.kernels import stack_search
 from codesign.kernels.driver import Driver
-from codesign.kernels.nvrtc import compile_cuda_text
+from codesign.kernels.nvrtc import Binary, compile_cuda_text
 from codesign.kernels.stack import Schedule, Stack, grid, layout, pack, render, signature
+from codesign.kernels.traces import TraceRecord
 from codesign.kernels.tuned import Record
 
 KERNEL = "candidate"
@@ -64,36 +66,83 @@ def tensor_bytes(task: Task) -> tuple[list[int], list[int]]:
 
 def prepare(tasks: Sequence[Task], arch: str, folder: Path, *, limit: int = 12, say: Say = print) -> None:
     """Compile up to ``limit`` candidates of each task into ``folder``; what is there already stays."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "tasks.json"
-    known: dict[str, Any] = {"arch": arch, "tasks": []}
-    if path.is_file():
-        known = json.loads(path.read_text())
-    if known["arch"] != arch:
-        raise InputError(f"holds candidates for {known['arch']}", where=str(folder), hint="Take another folder.")
-    done = {(item["signature"], item["height"], item["width"]) for item in known["tasks"]}
+    builds = opened(folder, arch)
     for number, task in enumerate(tasks):
-        if task.key in done:
+        if builds.has(*task.key):
             continue
         say(f"build {number + 1} of {len(tasks)}: {task.key[0]}")
         inputs, outputs = tensor_bytes(task)
         item: dict[str, Any] = {
-            "signature": task.key[0], "height": task.height, "width": task.width, "precision": task.stack.precision,
-            "inputs": inputs, "outputs": outputs, "meaningful": _meaningful(task.stack), "candidates": [],
+            "kind": "stack", "signature": task.key[0], "height": task.height, "width": task.width,
+            "dtype": "float16" if task.stack.precision == "fp16" else "int8",
+            "inputs": inputs, "outputs": outputs, "meaningful": _meaningful(task.stack),
         }  # fmt: skip
+        arguments = [f"input_{i}" for i in range(len(inputs))] + [f"output_{i}" for i in range(len(outputs))]
+        made = []
         for schedule in stack_search.candidates(task.stack, arch, task.height, task.width, limit=limit):
             binary = compile_cuda_text(render(task.stack, schedule, KERNEL), arch)
-            name = f"{len(known['tasks']):04d}-{len(item['candidates']):02d}"
-            (folder / f"{name}.cubin").write_bytes(binary.code)
-            (folder / f"{name}.bin").write_bytes(pack(task.stack, schedule)[0])
             placed = layout(task.stack, schedule)
-            item["candidates"].append(
-                {"name": name, "schedule": asdict(schedule), "threads": placed.warps(task.stack) * 32,
-                 "grid": grid(schedule, task.height, task.width), "shared_bytes": placed.shared_bytes,
-                 "registers": binary.kernels[0].registers, "spilled_bytes": binary.kernels[0].spilled_bytes}
+            call = {
+                "kernel": KERNEL, "arguments": [*arguments, "parameters"],
+                "grid": grid(schedule, task.height, task.width), "threads": (placed.warps(task.stack) * 32, 1, 1),
+                "shared_bytes": placed.shared_bytes, "integers": [task.height, task.width],
+            }  # fmt: skip
+            made.append(Build({"schedule": asdict(schedule)}, binary, (call,), pack(task.stack, schedule)[0]))
+        builds.add(item, made)
+
+
+@dataclass(frozen=True)
+class Build:
+    """A candidate to be measured: what it is, its machine code, its launches over named buffers.
+
+    Buffers: ``input_N``, ``output_N``, ``parameters`` and those of ``scratch``, name to bytes.
+    """
+
+    choice: Mapping[str, Any]
+    binary: Binary
+    calls: Sequence[Mapping[str, Any]]
+    parameters: bytes = field(default=b"", repr=False)
+    scratch: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Builds:
+    """A folder of candidates for one architecture: ``tasks.json``, and machine code and parameters of each."""
+
+    folder: Path
+    known: dict[str, Any]
+
+    def has(self, signature_: str, height: int, width: int) -> bool:
+        """Whether a task's candidates are there."""
+        key = signature_, height, width
+        return any((item["signature"], item["height"], item["width"]) == key for item in self.known["tasks"])
+
+    def add(self, item: Mapping[str, Any], builds: Sequence[Build]) -> None:
+        """Write a task with its candidates."""
+        entries = []
+        for number, build in enumerate(builds):
+            name = f"{len(self.known['tasks']):04d}-{number:02d}"
+            (self.folder / f"{name}.cubin").write_bytes(build.binary.code)
+            if build.parameters:
+                (self.folder / f"{name}.bin").write_bytes(build.parameters)
+            kernels = build.binary.kernels
+            entries.append(
+                {"name": name, **build.choice, "launches": list(build.calls), "scratch": dict(build.scratch),
+                 "registers": max(kernel.registers for kernel in kernels),
+                 "spilled_bytes": sum(kernel.spilled_bytes for kernel in kernels)}
             )  # fmt: skip
-        known["tasks"].append(item)
-        write_text(path, json.dumps(known))
+        self.known["tasks"].append({**item, "candidates": entries})
+        write_text(self.folder / "tasks.json", json.dumps(self.known))
+
+
+def opened(folder: Path, arch: str) -> Builds:
+    """The folder, made if it is not there. Raises :class:`InputError` when it is for another architecture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "tasks.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"arch": arch, "tasks": []}
+    if known["arch"] != arch:
+        raise InputError(f"holds candidates for {known['arch']}", where=str(folder), hint="Take another folder.")
+    return Builds(folder, known)
 
 
 def _meaningful(stack: Stack) -> list[list[int]]:
@@ -134,36 +183,46 @@ def _measure_task(
     folder: Path, item: Mapping[str, Any], waiting: Sequence[Mapping[str, Any]], driver: Driver
 ) -> list[dict[str, Any]]:
     rng = np.random.default_rng(7)
-    half = item["precision"] == "fp16"
+    dtype = np.dtype(item["dtype"])
     touched = sum(item["inputs"]) + sum(item["outputs"])
     sets = max(2, min(32, -(-2 * driver.l2_bytes // touched)))
-    inputs = [[driver.allocate(_values(rng, size, half)) for size in item["inputs"]] for _ in range(sets)]
+    of_stack = item["kind"] == "stack"
+    inputs = [[driver.allocate(_values(rng, size, dtype, of_stack)) for size in item["inputs"]] for _ in range(sets)]
     outputs = [[driver.allocate(size) for size in item["outputs"]] for _ in range(sets)]
     entries: list[dict[str, Any]] = []
     results: list[list[NDArray[Any]]] = []
     for candidate in waiting:
-        blob = driver.allocate(np.fromfile(folder / f"{candidate['name']}.bin", np.uint8))
-        function = driver.load((folder / f"{candidate['name']}.cubin").read_bytes(), KERNEL, candidate["shared_bytes"])
+        code = (folder / f"{candidate['name']}.cubin").read_bytes()
+        calls = [(driver.load(code, call["kernel"], call["shared_bytes"]), call) for call in candidate["launches"]]
+        own = {name: driver.allocate(size) for name, size in candidate["scratch"].items()}
+        path = folder / f"{candidate['name']}.bin"
+        if path.is_file():
+            own["parameters"] = driver.allocate(np.fromfile(path, np.uint8))
+        places = [
+            own | {f"input_{i}": at for i, at in enumerate(inputs[index])}
+            | {f"output_{i}": at for i, at in enumerate(outputs[index])}
+            for index in range(sets)
+        ]  # fmt: skip
 
-        def enqueue(index: int, function: Any = function, blob: int = blob, c: Mapping[str, Any] = candidate) -> None:
-            which = index % sets
-            driver.launch(
-                function, tuple(c["grid"]), c["threads"], c["shared_bytes"],
-                [*inputs[which], *outputs[which], blob], [item["height"], item["width"]],
-            )  # fmt: skip
+        def enqueue(index: int, calls: Any = calls, places: Any = places) -> None:
+            for function, call in calls:
+                driver.launch(
+                    function, tuple(call["grid"]), tuple(call["threads"]), call["shared_bytes"],
+                    [places[index % sets][name] for name in call["arguments"]], call["integers"],
+                )  # fmt: skip
 
         for address, size in zip(outputs[0], item["outputs"], strict=True):
             driver.upload(address, np.full(size, 0xFF, np.uint8))  # NaN, so that an unwritten value shows
         enqueue(0)
-        dtype = np.float16 if half else np.int8
         results.append(
             [
-                _kept(driver.download(address, (size // np.dtype(dtype).itemsize,), dtype), *shape)
+                _kept(driver.download(address, (size // dtype.itemsize,), dtype), *shape)
                 for address, size, shape in zip(outputs[0], item["outputs"], item["meaningful"], strict=True)
             ]
         )
         entries.append({"name": candidate["name"], "seconds": driver.seconds(enqueue)})
-        driver.free(blob)
+        for address in own.values():
+            driver.free(address)
     for entry, result in zip(entries, results, strict=True):
         entry["agrees"] = sum(_agree(result, other) for other in results) * 2 > len(results)
     for address in (a for group in (*inputs, *outputs) for a in group):
@@ -171,10 +230,12 @@ def _measure_task(
     return entries
 
 
-def _values(rng: np.random.Generator, size: int, half: bool) -> NDArray[Any]:
-    if half:
-        return rng.normal(size=size // 2).astype(np.float16)
-    return rng.integers(-128, 128, size).astype(np.int8)
+def _values(rng: np.random.Generator, size: int, dtype: np.dtype[Any], of_stack: bool) -> NDArray[Any]:
+    """Of an operator positive, so that roots and logarithms are numbers."""
+    if dtype == np.int8:
+        return rng.integers(-128, 128, size).astype(np.int8)
+    values = rng.normal(size=size // dtype.itemsize)
+    return (values if of_stack else np.abs(values) + 0.1).astype(dtype)
 
 
 def _kept(memory: NDArray[Any], planes: int, chunk: int, channels: int) -> NDArray[Any]:
@@ -196,8 +257,8 @@ def _agree(one: Sequence[NDArray[Any]], other: Sequence[NDArray[Any]]) -> bool:
     return True
 
 
-def collect(folder: Path) -> tuple[str, list[Record]]:
-    """The architecture and the winners; raises :class:`InputError` where nothing was measured."""
+def collect(folder: Path) -> tuple[str, list[Record], list[TraceRecord]]:
+    """The architecture and the winners, stacks and operators; :class:`InputError` where nothing was measured."""
     results = folder / "results.jsonl"
     if not results.is_file():
         raise InputError("holds no measurements", where=str(folder), hint="Measure it on a GPU first.")
@@ -206,21 +267,27 @@ def collect(folder: Path) -> tuple[str, list[Record]]:
     for line in results.read_text().splitlines():
         entry = json.loads(line)
         found[entry["name"].split("-")[0]].append(entry)
-    records = []
+    stacks: list[Record] = []
+    operators: list[TraceRecord] = []
     for number, item in enumerate(known["tasks"]):
         entries = [entry for entry in found[f"{number:04d}"] if entry["agrees"]]
         if not entries:
             continue
         best = min(entries, key=lambda entry: float(entry["seconds"]))
-        schedule = next(c["schedule"] for c in item["candidates"] if c["name"] == best["name"])
-        splits = tuple((int(a), int(c)) for a, c in schedule["splits"])
-        records.append(
-            Record(
-                item["signature"], item["height"], item["width"], Schedule(**{**schedule, "splits": splits}),
-                best["seconds"], len(entries), best["device"], best["date"],
-            )
-        )  # fmt: skip
-    return known["arch"], records
+        by_name = {candidate["name"]: candidate for candidate in item["candidates"]}
+        chosen = by_name[best["name"]]
+        last = len(entries), best["device"], best["date"]
+        if item["kind"] == "operator":
+            default = [entry["seconds"] for entry in entries if by_name[entry["name"]]["trace"] is None]
+            record = TraceRecord(
+                item["signature"], chosen["trace"], best["seconds"], default[0] if default else None, *last
+            )  # fmt: skip
+            operators.append(record)
+            continue
+        splits = tuple((int(a), int(c)) for a, c in chosen["schedule"]["splits"])
+        schedule = Schedule(**{**chosen["schedule"], "splits": splits})
+        stacks.append(Record(item["signature"], item["height"], item["width"], schedule, best["seconds"], *last))
+    return known["arch"], stacks, operators
 
 
 if __name__ == "__main__":

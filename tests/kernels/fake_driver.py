@@ -130,16 +130,17 @@ def build_driver(folder: Path) -> Path:
 
 def table(kernels: dict[str, tuple[Path, int, int]]) -> bytes:
     """Machine code for :func:`build_driver`'s driver: kernel → emulated library, pointers, integers."""
-    return _table([(name, *kernel, 0) for name, kernel in kernels.items()])
+    return table_of([(name, *kernel, 0) for name, kernel in kernels.items()])
 
 
 def code_of(launches: Sequence[Launch], folder: Path) -> bytes:
     """The same of all kernels of ``launches``, in one build."""
     kernels = {one.kernel: Entry(one.source, one.kernel, one.pointers, len(one.integers)) for one in launches}
     library = build_emulated_together(list(kernels.values()), folder=folder)
-    return _table([(k.name, library, k.pointers, k.integers, index) for index, k in enumerate(kernels.values())])
+    return table_of([(k.name, library, k.pointers, k.integers, index) for index, k in enumerate(kernels.values())])
 
 
-def _table(kernels: Sequence[tuple[str, Path, int, int, int]]) -> bytes:
+def table_of(kernels: Sequence[tuple[str, Path, int, int, int]]) -> bytes:
+    """The same of kernels: name, library, pointers, integers, number there."""
     lines = [" ".join(map(str, kernel)) for kernel in kernels]
     return ("\n".join(["kernels", *lines]) + "\n\0").encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 
 from codesign.hw.errors import CodesignError, InputError
 from codesign.kernels.driver import Driver
-from codesign.kernels.emulate import build_emulated
+from codesign.kernels.emulate import Entry, build_emulated, build_emulated_together
 from codesign.kernels.layers import Conv
+from codesign.kernels.nvrtc import Binary, Kernel
 from codesign.kernels.stack import Input, Output, Schedule, Stack, render, signature
 from codesign.kernels.tuned import Database, Record, database
-from codesign.kernels.tuning import KERNEL, Task, collect, measure, prepare
-from tests.kernels.fake_driver import build_driver, table
+from codesign.kernels.tuning import KERNEL, Build, Task, collect, measure, opened, prepare
+from tests.kernels.fake_driver import build_driver, table, table_of
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,8 @@ def test_build_measure_record_use(driver: Driver, tmp_path: Path) -> None:
     lines = (folder / "results.jsonl").read_text().splitlines()
     assert len(lines) == 3
     assert all(json.loads(line)["agrees"] and json.loads(line)["seconds"] > 0 for line in lines)
-    arch, (record,) = collect(folder)
+    arch, (record,), operators = collect(folder)
+    assert operators == []
     assert (arch, record.key, record.tried, record.device) == ("sm_90a", task.key, 3, "Emulated")
     Database(arch, {}).with_records([record]).save(tmp_path / "database")
     found = database(arch, tmp_path / "database").lookup(signature(task.stack), 16, 24)
@@ -80,8 +83,49 @@ def test_a_wrong_candidate_never_wins(driver: Driver, tmp_path: Path) -> None:
         entries[entry["name"]] = entry["agrees"]
     assert entries.pop(name) is False
     assert all(entries.values())
-    _, (record,) = collect(folder)
+    _, (record,), _ = collect(folder)
     assert record.tried == 2
+
+
+TWO_KERNELS = """#include "lanes.cuh"
+extern "C" __global__ void first(const char* from, char* to) {
+  const int i = threadIdx.x;
+  reinterpret_cast<float*>(to)[i] = half_to_float(reinterpret_cast<const unsigned short*>(from)[i]) FIRST;
+}
+extern "C" __global__ void second(const char* from, char* to) {
+  const int i = threadIdx.x;
+  reinterpret_cast<unsigned short*>(to)[i] = float_to_half(reinterpret_cast<const float*>(from)[i] SECOND);
+}"""
+
+
+def test_kernels_that_hand_on_what_lies_between_them(driver: Driver, tmp_path: Path) -> None:
+    """A candidate of several launches with memory of its own; one of three that computes something else never wins."""
+    calls = [
+        {"kernel": kernel, "arguments": arguments, "grid": (1, 1, 1), "threads": (32, 1, 1), "shared_bytes": 0,
+         "integers": []}
+        for kernel, arguments in (("first", ["input_0", "between"]), ("second", ["between", "output_0"]))
+    ]  # fmt: skip
+    item = {
+        "kind": "operator", "signature": "op; 1", "height": 0, "width": 0, "dtype": "float16", "inputs": [64],
+        "outputs": [64], "meaningful": [[1, 1, 1]],
+    }  # fmt: skip
+    made = []
+    for trace, first, second in ((None, "* 2.f", "+ 1.f"), (["a"], "+ 0.5f", "* 2.f"), (["b"], "* 2.f", "+ 2.f")):
+        text = TWO_KERNELS.replace("FIRST", first).replace("SECOND", second)
+        entries = [Entry(text, name, 2, 0) for name in ("first", "second")]
+        library = build_emulated_together([entries[0], replace(entries[1], source="")], folder=tmp_path)
+        code = table_of([(one.name, library, 2, 0, index) for index, one in enumerate(entries)])
+        kernels = (Kernel("first", 8, 0), Kernel("second", 9, 0))
+        made.append(Build({"trace": trace}, Binary("sm_90a", code, kernels), calls, scratch={"between": 128}))
+    folder = tmp_path / "builds"
+    opened(folder, "sm_90a").add(item, made)
+    measure(folder, driver, say=lambda _: None)
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert [line["agrees"] for line in lines] == [True, True, False]
+    _, stacks, (record,) = collect(folder)
+    assert stacks == []
+    assert record.trace in (None, ["a"])
+    assert (record.signature, record.tried, record.default_seconds) == ("op; 1", 2, lines[0]["seconds"])
 
 
 def test_candidates_for_another_gpu_are_refused(driver: Driver, tmp_path: Path) -> None:
