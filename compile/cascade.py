@@ -301,7 +301,8 @@ class Planner:
                 yield from map(number, layer.more)
                 yield layer.weights.shape, layer.stride, layer.pad_top, layer.pad_left, self._is_slice(layer)
                 yield layer.first_channel, None if layer.table is None else layer.table.tobytes()
-                yield layer.edge, layer.warp, layer.correlates, layer.wide, layer.weights_from is None, layer.norm
+                yield layer.edge, layer.warp, layer.resize, layer.correlates, layer.wide
+                yield layer.weights_from is None, layer.norm
                 if layer.add is not None:
                     yield number(layer.add.other), layer.add.broadcast
                 mapping = self.mapping(index, Conversion())
@@ -373,7 +374,7 @@ class Planner:
         if key not in self._by_layer:
             layer = self.graph.layers[index]
             assert isinstance(layer, Conv)
-            if layer.warp is not None:
+            if layer.sampled:
                 return sampled(self.spec, layer.channels)
             if layer.correlates:
                 channels, reach = self.graph.tensors[layer.source].channels, layer.weights.shape[0] // 2

@@ -37,7 +37,7 @@ def folded_bias(layer: Conv, zero_point: int) -> Int64:
     """Bias with the source's zero point folded in: ``b - z sum(w)``, so that the array multiplies raw codes."""
     if layer.norm is not None:
         return layer.bias  # the mean's place, where zero points cancel
-    if layer.warp is not None:
+    if layer.sampled:
         return layer.bias - zero_point * numerics.SAMPLE_UNITS
     if not layer.weighs:
         return layer.bias  # zero points are 0 where tensors are multiplied
@@ -377,6 +377,8 @@ class _Emitter:
             cmd = self._conv(plan, strip, ids, plans, tables, weights_needed, (steps, fills, words))
             if plan.layer.warp is not None:
                 cmd = self._warp(plan, cmd, strip, offsets)
+            elif plan.layer.resize is not None:
+                cmd = self._resize(plan, cmd, strip)
             convs.append([cmd] * plan.repeat)
             steps += len(plan.mapping.steps)
             fills += len(plan.mapping.fills)
@@ -479,6 +481,22 @@ class _Emitter:
         }
         return command(Opcode.WARP, **fields)
 
+    def _resize(self, plan: ConvPlan, conv: Command, strip: Strip) -> Command:
+        """The command for a row that is sampled at steps."""
+        layer, tensor = plan.layer, self.graph.tensors[plan.layer.source]
+        factor, first = layer.enlarges, strip.columns[tensor.name][0]
+        shared = {field.name for field in FIELDS[Opcode.RESIZE]} & {field.name for field in FIELDS[Opcode.CONV]}
+        fields = {name: conv[name] for name in shared} | {
+            "x_first": first,
+            "x_offset": strip.computed[layer.output] - factor * first,
+            "frame_width": tensor.width,
+            "enlarge_log2": factor.bit_length() - 1,
+            "flow": layer.wide,
+            "step_x": numerics.corner_step(tensor.width, factor * tensor.width),
+            "step_y": numerics.corner_step(tensor.height, factor * tensor.height),
+        }
+        return command(Opcode.RESIZE, **fields)
+
 
 def _groups(spec: AccelSpec, tensor: Tensor) -> int:
     return -(-tensor.channels // spec.ci_lanes)
@@ -496,7 +514,7 @@ def _label(cascade: Cascade, cmd: Command) -> str:
             return cascade.buffers[cmd["id"]].tensor
         case Opcode.LOAD | Opcode.STORE:
             return cascade.buffers[cmd["buffer"]].tensor
-        case Opcode.CONV | Opcode.CORR | Opcode.WARP:
+        case Opcode.CONV | Opcode.CORR | Opcode.WARP | Opcode.RESIZE:
             made = cascade.buffers[cmd["destination"]].tensor
             return next(plan.layer.name for plan in cascade.convs if plan.layer.output == made)
         case Opcode.LOADW:

@@ -19,7 +19,9 @@ product
     ``psum = (q_a - z_a)(q_b - z_b)`` requantised by ``requantise_parameters(s_a, [s_b], s_out)``; ReLU is slope 0.
 average pool, bilinear resize
     ``psum`` is the sum over the window, or over the four neighbours (beyond the border the border's) with their weights
-    in ``1 / (2 f)`` a direction; ``s_w`` is one over the window's size, or ``1 / (4 f^2)``; requantised as above.
+    in ``1 / (2 f)`` a direction; ``s_w`` is one over the window's size, or ``1 / (4 f^2)``; requantised as above. With
+    corners on corners, places by ``corner_places``, ``interpolate`` down, then across, and ``s_w = 1 / SAMPLE_UNITS``.
+    A scalar constant may follow, which multiplies ``s_w``.
 all pairs
     ``psum`` is the sum over channels of products of codes; ``s_w`` is the second tensor's scale times the constant.
 correlation
@@ -454,11 +456,9 @@ def _paired(rows: _Tensor, columns: _Tensor) -> _Psum:
 
 
 def _multiplied(first: Any, second: Any) -> _Psum | _Grid:
-    if isinstance(first, _Psum) and isinstance(second, np.ndarray) and second.size == 1:
-        return replace(first, scales=first.scales * float(second.reshape(-1)[0]))
     if isinstance(second, np.ndarray) and second.size == 1:
-        tensor = _tensor(first)
-        return replace(_identity(tensor), scales=np.full(tensor.codes.shape[1], float(second.reshape(-1)[0])))
+        psum = _identity(first)
+        return replace(psum, scales=psum.scales * float(second.reshape(-1)[0]))
     if isinstance(second, np.ndarray):
         return _Grid(_tensor(first), second)
     left, right = _tensor(first), _tensor(second)
@@ -530,6 +530,8 @@ def _averaged(call: relax.Call, tensor: _Tensor) -> _Psum:
 def _resized(call: relax.Call, tensor: _Tensor, size: tuple[int, ...]) -> _Psum:
     """Along each direction, pixel ``x`` lies at ``(x + 1/2) before / after - 1/2``: a whole number of its units."""
     how = str(call.attrs.method), str(call.attrs.coordinate_transformation_mode)
+    if how == ("linear", "align_corners"):
+        return _resized_by_corners(tensor, size)
     if how not in (("linear", "half_pixel"), ("linear", "pytorch_half_pixel")):
         raise _NoMeaningError("a resize that is not bilinear with half-pixel centres")
     values, unit = tensor.centred(), 1
@@ -545,6 +547,18 @@ def _resized(call: relax.Call, tensor: _Tensor, size: tuple[int, ...]) -> _Psum:
         values = near * (2 * up - share).reshape(shape) + far * share.reshape(shape)
         unit *= 2 * up
     return _Psum(values, tensor.scale, np.full(values.shape[1], 1.0 / unit))
+
+
+def _resized_by_corners(tensor: _Tensor, size: tuple[int, ...]) -> _Psum:
+    values = tensor.centred()
+    for axis, after in zip((2, 3), size, strict=True):
+        before = values.shape[axis]
+        if after < 2 * before:
+            raise _NoMeaningError("a resize with aligned corners to less than twice the size")
+        first, share = numerics.corner_places(np.arange(after), numerics.corner_step(before, after))
+        near, far = (np.take(values, np.minimum(first + step, before - 1), axis) for step in (0, 1))
+        values = numerics.interpolate(near, far, share[:, None] if axis == 2 else share)
+    return _Psum(values, tensor.scale, np.full(values.shape[1], 1.0 / numerics.SAMPLE_UNITS))
 
 
 def _concatenated(call: relax.Call, parts: tuple[Any, ...]) -> _Concat:

@@ -61,6 +61,16 @@ class Warp:
 
 
 @dataclass(frozen=True)
+class Resize:
+    """A layer that samples its source at steps that make it ``factor`` times as large, corners on corners.
+
+    Its weights weigh nothing either; three rows and columns around a pixel's own place in the source are needed.
+    """
+
+    factor: int
+
+
+@dataclass(frozen=True)
 class Conv:
     """A convolution with everything the machine does to its psums. Padding reads the source's zero point."""
 
@@ -90,13 +100,28 @@ class Conv:
     correlates: bool = False  # products of two sources at all displacements of the window, instead of weights
     norm: Normalisation | None = None
     """The source is normalised: its sums decide bias, multipliers and shift. Weights: ``normalise.UNIT_WEIGHT``."""
+    resize: Resize | None = None
 
     weights_from: str | None = None  # the tensor whose pixels are the weights, one for each output channel
 
     @property
     def weighs(self) -> bool:
         """Whether its weights are what it multiplies with; else only their shape means something."""
-        return self.warp is None and not self.correlates and self.weights_from is None
+        return not self.sampled and not self.correlates and self.weights_from is None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the sampler computes it, and not the array."""
+        return self.warp is not None or self.resize is not None
+
+    @property
+    def enlarges(self) -> int:
+        """Rows and columns of the output by each of the sources', where the stride does not make them fewer."""
+        return 1 if self.resize is None else self.resize.factor
+
+    def needs_from(self, place: int) -> int:
+        """The first row or column of the sources, padding not taken off, that row or column ``place`` may need."""
+        return place * self.stride // self.enlarges
 
     @property
     def plain(self) -> bool:

@@ -13,7 +13,7 @@ from tvm import relax
 
 from codesign.compile.correlations import reach_of
 from codesign.compile.lower import shape_of
-from codesign.compile.resample import resize_factor
+from codesign.compile.resample import corner_factor, resize_factor
 from codesign.compile.warps import PADDINGS
 from codesign.hw.normalise import COUNT_BITS
 
@@ -121,11 +121,12 @@ def averages_plainly(call: relax.Call) -> bool:
 
 
 def resizes_alike(call: relax.Call) -> bool:
-    """A bilinear resize must be by 1/2, 2, 3, 4 or 5 with half-pixel centres: one kernel for the whole frame."""
+    """A bilinear resize must be by 1/2, 2, 3, 4 or 5 with half-pixel centres, or by 2, 4 or 8 with aligned corners."""
     height, width = shape_of(call.args[0])[2:]
     rows, columns = shape_of(call)[2:]
     how = str(call.attrs.method), str(call.attrs.coordinate_transformation_mode)
-    return resize_factor((height, width), (rows, columns), *how) != 0
+    frames = (height, width), (rows, columns)
+    return resize_factor(*frames, *how) != 0 or corner_factor(*frames, *how) != 0
 
 
 def normalises_channels(call: relax.Call) -> bool:

@@ -18,9 +18,21 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from codesign.compile.concat import fold_concats
-from codesign.compile.layers import Add, Concat, Conv, Int8, Int64, LayerGraph, Shuffle, Tensor, Warp, reads
+from codesign.compile.layers import (
+    Add,
+    Concat,
+    Conv,
+    Int8,
+    Int64,
+    LayerGraph,
+    Resize,
+    Shuffle,
+    Tensor,
+    Warp,
+    reads,
+)
 from codesign.compile.ordering import copy_layer
-from codesign.compile.resample import average_weights, bilinear_weights, resize_factor
+from codesign.compile.resample import average_weights, bilinear_weights, corner_factor, resize_factor
 from codesign.compile.transposed import subpixel_weights
 from codesign.hw import normalise, numerics
 from codesign.hw.errors import UnsupportedError
@@ -62,6 +74,7 @@ class PendingConv:
     edge: bool = False  # padding reads the nearest pixel
     warp: Warp | None = None
     flow: str = ""  # where there is a warp
+    resize: Resize | None = None
     more: tuple[str, ...] = ()  # further sources, whose weights follow
     correlates: bool = False
     weights_from: str | None = None
@@ -317,7 +330,10 @@ class _Builder:
     def _resized(self, call: relax.Call, var: relax.Var, value: Open) -> PendingConv:
         tensor, (rows, columns) = self.tensors[value.tensor], shape_of(var)[2:]
         how = str(call.attrs.method), str(call.attrs.coordinate_transformation_mode)
-        factor = resize_factor((tensor.height, tensor.width), (rows, columns), *how)
+        frames = (tensor.height, tensor.width), (rows, columns)
+        if corners := corner_factor(*frames, *how):
+            return self._stepped(var, tensor, corners)
+        factor = resize_factor(*frames, *how)
         if factor == -2:
             return self._mean(var, value, 2, 2, 2)
         weights = bilinear_weights(tensor.channels // (1 + tensor.wide), factor)
@@ -325,6 +341,16 @@ class _Builder:
             name=str(var.name), source=tensor.name, weights=weights, edge=True,
             scales=np.full(weights.shape[3], 1.0 / (4 * factor**2)), stride=1, pad_top=1, pad_left=1,
             height=tensor.height, width=tensor.width, macs=0, shuffle=factor,
+        )  # fmt: skip
+
+    def _stepped(self, var: relax.Var, tensor: Tensor, factor: int) -> PendingConv:
+        """A resize whose corners lie on corners."""
+        channels = tensor.channels // (1 + tensor.wide)
+        _, _, height, width = shape_of(var)
+        return PendingConv(
+            name=str(var.name), source=tensor.name, weights=np.zeros((3, 3, channels, channels), np.int8), edge=True,
+            scales=np.full(channels, 1.0 / numerics.SAMPLE_UNITS), stride=1, pad_top=1, pad_left=1, height=height,
+            width=width, macs=0, resize=Resize(factor),
         )  # fmt: skip
 
     def _sampled(self, call: relax.Call, var: relax.Var, value: Open, grid: PendingGrid) -> PendingConv:
@@ -564,6 +590,7 @@ class _Builder:
                 macs=pending.macs,
                 edge=pending.edge,
                 warp=pending.warp,
+                resize=pending.resize,
                 wide=wide,
                 planes=planes,
                 more=pending.more,

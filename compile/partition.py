@@ -24,6 +24,7 @@ MAX_STATISTICS = 4096
 """No machine keeps the sums of more channels."""
 
 _SAMPLED, _NORM = "relax.image.grid_sample", "relax.nn.instance_norm"
+_RESIZED = "relax.image.resize2d"
 
 _CORRELATED = "relax.mean"  # the last operator of a cost volume
 
@@ -105,6 +106,10 @@ def partition(
             return sampler and is_grid_of_flow(*grid) and legality.violated(sampled[0]) is None
         if any(call.op.name == _NORM and shape_of(call)[1] > statistic_channels for call in calls):
             return False
+        if any(map(_has_corners, calls)):
+            plain = opened == [_dtype(context.matched_expr)] and (opened == ["int8"] or shape_of(calls[-1])[1] == 2)
+            if not sampler or not plain:
+                return False
         if "int16" in (*opened, _dtype(context.matched_expr)) and not _has_16_bits(calls, opened):
             return False
         return all(
@@ -131,7 +136,7 @@ def partition(
     for name, call in _calls(fused["main"]):
         if call.op.name not in _QUANTISATION:
             reason = legality.violated(call, call.op.name in tables)
-            if call.op.name == _SAMPLED and not sampler:
+            if (call.op.name == _SAMPLED or _has_corners(call)) and not sampler:
                 reason = "This machine has no sampler (warp_reach)."
             if call.op.name == _CORRELATED and len(call.args[0].ty.shape.values) == 5 and not correlator:
                 reason = "This machine has no correlator."
@@ -179,7 +184,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
     matrix = is_op(_PAIRED)(rows, is_op("relax.reshape")(opened(), wildcard()))
     paired = is_op("relax.reshape")(matrix, wildcard())
     grid = is_op("relax.add")(is_op("relax.multiply")(opened(), is_const()), is_const())
-    resampled = is_op("relax.nn.avg_pool2d")(opened()) | is_op("relax.image.resize2d")(opened(), wildcard())
+    resampled = is_op("relax.nn.avg_pool2d")(opened()) | is_op(_RESIZED)(opened(), wildcard())
     split = is_op("relax.permute_dims")(is_op("relax.reshape")(opened(), wildcard()))
     table = is_op(tables[0])(opened())
     for name in tables[1:]:
@@ -189,7 +194,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         ("sum", closed(clipped(total))),
         ("product", closed(clipped(product))),
         ("scale", closed(activated(scaled))),
-        ("resampling", closed(resampled)),
+        ("resampling", closed(resampled | is_op("relax.multiply")(resampled, is_const()))),
         ("correlation", closed(activated(correlated))),
         ("pairs", closed(is_op("relax.multiply")(paired, is_const()))),
         ("norm", closed(clipped(is_op(_NORM)(opened(), is_const(), is_const())))),
@@ -206,7 +211,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
 
 
 _WIDE = {"relax.add", "relax.subtract", "relax.multiply", "relax.nn.conv2d", "relax.nn.conv2d_transpose",
-         "relax.nn.avg_pool2d",          "relax.image.resize2d", "relax.nn.relu", *_QUANTISATION}  # fmt: skip
+         "relax.nn.avg_pool2d", _RESIZED, "relax.nn.relu", *_QUANTISATION}  # fmt: skip
 """What computes with 16-bit activations."""
 
 
@@ -222,6 +227,11 @@ def _has_16_bits(calls: list[relax.Call], opened: list[str]) -> bool:
     if pairs:
         return names <= {"relax.add", "relax.subtract", *_QUANTISATION} and len(activations) == 2
     return names <= _WIDE
+
+
+def _has_corners(call: relax.Call) -> bool:
+    """Whether a resize keeps corners on corners: the sampler does it."""
+    return call.op.name == _RESIZED and str(call.attrs.coordinate_transformation_mode) == "align_corners"
 
 
 def _dtype(expression: Any) -> str:

@@ -18,7 +18,7 @@ unit ``dequantize`` of each operand, the float operators, one ``quantize``::
     pairs         d, d -> pairs (reshape, permute_dims, matmul, reshape, multiply) -> q
     warp          d, d16 -> warp (multiply, add, image.grid_sample) -> q          d16: the flow, int16 for it alone
     16 bits       flows, and what is added, scaled or resized into them: d16, d16 -> add -> q16; convolutions -> q16
-    resampling    d -> nn.avg_pool2d | image.resize2d -> q
+    resampling    d -> nn.avg_pool2d | image.resize2d [-> multiply(const float32 [])] -> q
     look-up       d -> tanh | sigmoid | nn.gelu | nn.silu | ... -> q
     movement      d -> nn.pixel_shuffle | repeat(axis=1) | tile | strided_slice | (reshape, permute_dims, reshape) -> q
     concat        d, d, ... -> concat(axis=1) -> q

@@ -1,4 +1,5 @@
-"""Average pooling and bilinear resizing as convolutions with whole weights: exact sums, rounded once like any other."""
+"""Average pooling and bilinear resizing: as convolutions with whole weights, exact sums rounded once like any other,
+where all pixels have the same weights; by the sampler where corners lie on corners, and no two pixels have."""
 
 from __future__ import annotations
 
@@ -7,6 +8,10 @@ from numpy.typing import NDArray
 
 MOST_ENLARGED = 5
 """A bilinear weight is a whole number of ``4 f^2``-ths, at most ``(2 f - 1)^2`` of them, which must fit int8."""
+
+
+ENLARGED = (2, 4, 8)
+"""By what the sampler enlarges."""
 
 
 def resize_factor(before: tuple[int, int], after: tuple[int, int], method: str, coordinates: str) -> int:
@@ -25,6 +30,13 @@ def resize_factor(before: tuple[int, int], after: tuple[int, int], method: str, 
     factor = rows // height
     exact = (rows, columns) == (factor * height, factor * width)
     return factor if exact and 2 <= factor <= MOST_ENLARGED else 0
+
+
+def corner_factor(before: tuple[int, int], after: tuple[int, int], method: str, coordinates: str) -> int:
+    """By what power of two a bilinear resize with ``align_corners`` enlarges a frame, 0 where it does anything else."""
+    factor = after[0] // before[0]
+    exact = after == (factor * before[0], factor * before[1])
+    return factor if (method, coordinates) == ("linear", "align_corners") and exact and factor in ENLARGED else 0
 
 
 def average_weights(channels: int, rows: int, columns: int) -> NDArray[np.int8]:

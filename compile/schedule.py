@@ -70,7 +70,7 @@ def schedule_rows(
     leaving = [*stored, *tails]
     layers: dict[int, Conv] = {index: layer for index in convs if isinstance(layer := graph.layers[index], Conv)}
 
-    # Rows per iteration: one for the shortest tensor; a stride doubles it upstream.
+    # Rows per iteration: one for the shortest tensor; a stride doubles it upstream, a resize multiplies it downstream.
     rate: dict[str, int] = dict.fromkeys([*loads, *(layers[index].output for index in convs)], 1)
     settled: dict[str, int] = {}
     while settled != rate:
@@ -78,11 +78,15 @@ def schedule_rows(
         for index in reversed(convs):
             layer = layers[index]
             for name in sources(layer):
-                wanted = rate[layer.output] * (layer.stride if name in layer.convolved else 1)
+                wanted = rate[layer.output]
+                if name in layer.convolved:
+                    wanted = -(-wanted * layer.stride // layer.enlarges)
                 rate[name] = max(rate[name], min(wanted, graph.tensors[name].height))
         for index in convs:  # side branches follow their operands
             layer = layers[index]
-            wanted = -(-rate[layer.source] // layer.stride)
+            wanted = max(-(-rate[name] // layer.stride) * layer.enlarges for name in layer.convolved)
+            if layer.add is not None:
+                wanted = max(wanted, rate[layer.add.other])
             rate[layer.output] = max(rate[layer.output], min(wanted, graph.tensors[layer.output].height))
 
     # A row is there once its producer has run: in an earlier iteration, or eagerly in this one.
@@ -106,7 +110,7 @@ def schedule_rows(
             repeat = rate[layer.output]
 
             def bottom(y: int, layer: Conv = layer) -> int:
-                return y * layer.stride - layer.pad_top + kernel_rows(layer) - 1
+                return layer.needs_from(y) - layer.pad_top + kernel_rows(layer) - 1
 
             delay = max(earliest(name, bottom, repeat) for name in layer.convolved)
             if layer.add is not None:
@@ -201,7 +205,7 @@ def _buffer_rows(
             produced[layer.output] = y + 1
             note(layer.output, y)
             last = y + 1 == height[layer.output]
-            top = (y + 1) * layer.stride - layer.pad_top
+            top = layer.needs_from(y + 1) - layer.pad_top
             for reading, name in reads[index].items():
                 if reading.which == OPERAND:
                     done[reading] = y + 1

@@ -44,8 +44,12 @@ def divide_columns(
 ) -> tuple[Strip, ...] | None:  # fmt: skip
     """Divide the stored columns evenly and trace back which columns every tensor needs.
 
-    ``keep``: halos are kept instead of recomputed. None when the frame is too narrow for so many strips.
+    ``keep``: halos are kept instead of recomputed, which those of what is enlarged cannot be. None when that is so, or
+    when the frame is too narrow for so many strips.
     """
+    layers = [layer for index in convs if isinstance(layer := graph.layers[index], Conv)]
+    if keep and any(layer.enlarges > 1 for layer in layers):
+        return None
     lanes = spec.pixel_lanes
     widths = {source: graph.tensors[source].width for source, _, _ in leaving}
     if strips > max(1, min(widths.values()) // lanes):
@@ -122,11 +126,11 @@ def _trace(
             # Column p of the buffer holds pixels p - pad_left to p - pad_left + unfold - 1.
             need(layer.source, begin, end + (layer.weights.shape[1] - 1) // unfold * unfold)
         else:
-            low = begin * layer.stride - layer.pad_left
+            low = layer.needs_from(begin) - layer.pad_left
             if done is not None and low < 0:
                 return None
             for name in layer.convolved:
-                need(name, low, (end - 1) * layer.stride - layer.pad_left + layer.weights.shape[1])
+                need(name, low, layer.needs_from(end - 1) - layer.pad_left + layer.weights.shape[1])
         if layer.add is not None:
             need(layer.add.other, begin, end)
     return Strip(columns, computed, {}, halos, {})

@@ -13,7 +13,7 @@ from enum import Enum
 from codesign.compile.affine import CONVOLUTIONS, is_bias
 from codesign.compile.evaluate import UNARY
 from codesign.compile.graph import Graph, Node
-from codesign.compile.resample import resize_factor
+from codesign.compile.resample import corner_factor, resize_factor
 
 SLOPES = ("nn.leakyrelu", "nn.prelu")
 CLIPS = ("nn.relu", "clip")
@@ -104,9 +104,10 @@ def _resamples(graph: Graph, node: Node) -> bool:
         return counted and not attributes["ceil_mode"] and attributes["layout"] == "NCHW"
     if node.op != "image.resize2d" or attributes["layout"] != "NCHW":
         return False
-    before, after = graph.shape_of(node.inputs[0])[2:], node.shape[2:]
+    (height, width), (rows, columns) = graph.shape_of(node.inputs[0])[2:], node.shape[2:]
     how = attributes["method"], attributes["coordinate_transformation_mode"]
-    return resize_factor((before[0], before[1]), (after[0], after[1]), *how) != 0
+    frames = (height, width), (rows, columns)
+    return resize_factor(*frames, *how) != 0 or corner_factor(*frames, *how) != 0
 
 
 def _turns_sign(graph: Graph, kind: Kind, node: Node) -> bool:
@@ -149,6 +150,9 @@ def units(graph: Graph, stored: Container[str] = ()) -> tuple[Unit, ...]:
         if kind is Kind.CONVOLUTION and reader is not None and is_bias(graph, reader):
             nodes.append(reader)
             reader = sole_reader(reader)
+        if kind is Kind.RESAMPLING and reader is not None and kind_of(graph, reader) is Kind.SCALE:
+            nodes.append(reader)
+            reader = None
         if reader is not None and reader.op in _FUSES.get(kind, ()) and not _turns_sign(graph, kind, node):
             nodes.append(reader)
         taken.update(member.name for member in nodes)
@@ -166,7 +170,8 @@ def wide_results(graph: Graph, parts: tuple[Unit, ...]) -> frozenset[str]:
         wide |= found
         for unit in parts:
             operands = [name for name in unit.head.inputs if graph.is_activation(name)]
-            if unit.kind not in passing or len(unit.nodes) > 1 or not wide & {unit.name, *operands}:
+            plain = len(unit.nodes) == 1 or unit.kind is Kind.RESAMPLING
+            if unit.kind not in passing or not plain or not wide & {unit.name, *operands}:
                 continue
             if all(name in by_name for name in operands):
                 found |= {unit.name, *operands}

@@ -25,7 +25,7 @@ from codesign.hw.spec import COMMAND_BYTES, SELECTOR_BITS, AccelSpec
 
 
 class Opcode(IntEnum):
-    """Opcodes; WARP stops a machine without a sampler as illegal, CORR one without a correlator, RESIZE any."""
+    """Opcodes; RESIZE and WARP stop a machine without a sampler as illegal, CORR one without a correlator."""
 
     BUFFER = 1
     LOOP = 2
@@ -218,10 +218,33 @@ The weight memory says which products are taken: bit 0 of a weight lets its lane
 step of a CORR may not carry.
 """
 
-ROWS = frozenset({Opcode.LOAD, Opcode.CONV, Opcode.CORR, Opcode.WARP, Opcode.STORE})
-"""Commands that work on a row: they may start late in a loop."""
+_RESIZE_NAMES = {
+    "steps_base": "x_first",  # the frame's column that the source's first pixel is
+    "steps_count": "frame_width",
+    "stride_rows": "enlarge_log2",
+    "fills_repeat": "flow",  # the source is of 16 bits, as a WARP's flow is
+    "add_multiplier": "step_x",  # numerics.corner_step
+    "add_other_multiplier": "step_y",
+}
 
-COMPUTE = frozenset({Opcode.CONV, Opcode.CORR, Opcode.WARP})
+RESIZE_FIELDS = tuple(field._replace(name=_RESIZE_NAMES.get(field.name, field.name)) for field in CONV_FIELDS)
+"""A CONV whose row is sampled: pixel ``(x, y)`` is the source at ``(x step_x, y step_y)``, in bilinear weights.
+
+It has ``1 << enlarge_log2`` times the source's rows and columns, so the first row that its row ``y`` may need is
+``(y >> enlarge_log2) - pad_rows``; all are on chip. Column 0 of the destination is the frame's
+``(x_first << enlarge_log2) + x_offset``. The psum is the sample in units of 2^-16; with ``flow`` the four channels of
+the source are the byte planes of two numbers, whose samples are the psums of channels 0 and 1, and of 2 and 3 again.
+"""
+
+RESIZE_ROWS = 3
+"""Rows that a resized row may need: its own among the source's and both neighbours."""
+
+SAMPLED = frozenset({Opcode.RESIZE, Opcode.WARP})
+
+COMPUTE = frozenset({Opcode.CONV, Opcode.CORR, *SAMPLED})
+
+ROWS = frozenset({Opcode.LOAD, *COMPUTE, Opcode.STORE})
+"""Commands that work on a row: they may start late in a loop."""
 
 FIELDS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.BUFFER: BUFFER_FIELDS,
@@ -231,6 +254,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.LOAD: LOAD_FIELDS,
     Opcode.CONV: CONV_FIELDS,
     Opcode.CORR: CORR_FIELDS,
+    Opcode.RESIZE: RESIZE_FIELDS,
     Opcode.WARP: WARP_FIELDS,
     Opcode.STORE: STORE_FIELDS,
     Opcode.SYNC: (),

@@ -9,10 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, ProgramError, SpecError
 from codesign.hw.files import write_bytes
-from codesign.hw.isa import COMPUTE, MAX_LOOP_DEPTH, MORE_SOURCES, ROWS, Command, Opcode, WeightKind, decode, encode
+from codesign.hw.isa import (
+    COMPUTE,
+    MAX_LOOP_DEPTH,
+    MORE_SOURCES,
+    RESIZE_ROWS,
+    ROWS,
+    Command,
+    Opcode,
+    WeightKind,
+    decode,
+    encode,
+)
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
 from codesign.hw.statistics import Statistics
 from codesign.hw.tokens import Buffer, Tokens
@@ -223,7 +236,9 @@ def _verify(program: Program) -> None:
                 statistics.computed(cmd)
                 if index not in sound:
                     _check_layer(spec, tokens, cmd)
-                    if cmd.opcode is Opcode.WARP:
+                    if cmd.opcode is Opcode.RESIZE:
+                        _check_resize(spec, tokens, cmd)
+                    elif cmd.opcode is Opcode.WARP:
                         _check_warp(program, tokens, cmd)
                     else:
                         _check_conv(spec, tokens, cmd)
@@ -311,7 +326,7 @@ def _check_load(program: Program, buffer: Buffer, cmd: Command, row: int) -> Non
 
 
 def _check_layer(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
-    """What CONV and WARP have in common: their results and the way there."""
+    """What CONV, RESIZE and WARP have in common: their results and the way there."""
     destination = tokens.buffer(cmd["destination"])
     if cmd["group"] + cmd["words"] > destination.groups or cmd["words"] == 0:
         raise ProgramError(f"{cmd['words']} output groups do not fit the buffer's {destination.groups}")
@@ -338,6 +353,32 @@ def _check_warp(program: Program, tokens: Tokens, cmd: Command) -> None:
     pixels = (source.height - 1) * cmd["row_stride"] + (cmd["frame_width"] - 1) * cmd["pixel_pitch"]
     if cmd["channels"] == 0 or cmd["address"] + pixels + cmd["channels"] > program.memory_bytes:
         raise ProgramError("samples are read outside the program's memory")
+
+
+def _check_resize(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
+    source, destination = tokens.buffer(cmd["source"]), tokens.buffer(cmd["destination"])
+    if not spec.warp_reach:
+        raise ProgramError("the machine has no sampler")
+    if cmd["add_enable"] or cmd["more_sources"] or cmd["x_stride"] != 1 or cmd["flow"] > 1:
+        raise ProgramError("a resized row has one source, no second operand and no stride")
+    if cmd["words"] > source.groups or cmd["x_first"] + source.width > cmd["frame_width"]:
+        raise ProgramError("the source has not the channels or columns that are sampled")
+    factor = 1 << cmd["enlarge_log2"]
+    if destination.height != factor * source.height:
+        raise ProgramError(f"{destination.height} rows are not {factor} times {source.height}")
+    for step, pixels in ((cmd["step_x"], cmd["frame_width"]), (cmd["step_y"], source.height)):
+        if factor == 1 or step != numerics.corner_step(pixels, factor * pixels):
+            raise ProgramError(f"a step of {step} does not enlarge {pixels} pixels {factor} times")
+    if (cmd["kernel_rows"], cmd["pad_rows"]) != (RESIZE_ROWS, 1):
+        raise ProgramError(f"a resized row needs {RESIZE_ROWS} rows, from the one above its own on")
+    first = (cmd["x_first"] << cmd["enlarge_log2"]) + cmd["x_offset"]
+    if first < 0 or first + destination.computed_width > factor * cmd["frame_width"]:
+        raise ProgramError("resized columns lie beyond the frame")
+    ends = np.array([first, first + destination.computed_width - 1])
+    left, right = numerics.corner_places(ends, cmd["step_x"])[0] - cmd["x_first"]
+    last = min(cmd["frame_width"] - 1 - cmd["x_first"], int(right) + 1)
+    if left < 0 or last >= source.width:
+        raise ProgramError("resized columns need pixels that the source has not")
 
 
 def _check_conv(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:

@@ -57,6 +57,9 @@ class _Machine:
         elif cmd.opcode is Opcode.WARP:
             if (warp_row := self.tokens.conv(cmd)) is not None:
                 self._warp(cmd, warp_row)
+        elif cmd.opcode is Opcode.RESIZE:
+            if (resized_row := self.tokens.conv(cmd)) is not None:
+                self._resize(cmd, resized_row)
         elif cmd.opcode is Opcode.STORE and (row := self.tokens.store(cmd)) is not None:
             self._store(cmd, row)
 
@@ -181,6 +184,21 @@ class _Machine:
         upper = numerics.interpolate(corners[0], corners[1], share_x)
         lower = numerics.interpolate(corners[2], corners[3], share_x)
         self._write(cmd, at.y, self._requantised(cmd, numerics.interpolate(upper, lower, share_y)))
+
+    def _resize(self, cmd: Command, at: ConvRow) -> None:
+        source, outputs = self.tokens.buffer(cmd["source"]), cmd["words"] * self.spec.ci_lanes
+        own = np.arange(self.tokens.buffer(cmd["destination"]).computed_width)
+        own += (cmd["x_first"] << cmd["enlarge_log2"]) + cmd["x_offset"]
+        x, share_x = numerics.corner_places(own, cmd["step_x"])
+        y, share_y = numerics.corner_places(np.array([at.y]), cmd["step_y"])
+        rows = np.minimum([int(y[0]), int(y[0]) + 1], source.height - 1) % source.rows
+        near, far = (np.minimum(x + step, cmd["frame_width"] - 1) - cmd["x_first"] for step in (0, 1))
+        held = self.data[cmd["source"]][rows, :, :outputs].astype(np.int64)
+        crossed = numerics.interpolate(held[:, near], held[:, far], share_x[:, None])
+        psum = numerics.interpolate(crossed[0], crossed[1], share_y)
+        if cmd["flow"]:  # the sample of 256 high + low is that of its parts
+            psum[:, :4] = np.tile(256 * psum[:, :2] + psum[:, 2:4], 2)
+        self._write(cmd, at.y, self._requantised(cmd, psum))
 
     def _pixels(self, cmd: Command, at: ConvRow, source: Buffer, y: NDArray[np.int64], x: NDArray[np.int64]) -> Int8:
         """Pixels (y, x) of a WARP's frame, ``int8[n, C]``: from the window on chip, else from memory."""

@@ -18,12 +18,12 @@ from codesign.hw.bus_timing import Bus, Memory
 from codesign.hw.conv_timing import ConvShapes
 from codesign.hw.counters import STALL_CAUSES, Counters, LayerCounters
 from codesign.hw.errors import ProgramError
-from codesign.hw.isa import COMPUTE, ROWS, Command, Opcode, WeightKind
+from codesign.hw.isa import COMPUTE, ROWS, SAMPLED, Command, Opcode, WeightKind
 from codesign.hw.loop_timing import Body, every_command
 from codesign.hw.program import Program
-from codesign.hw.sample_timing import sampled_row, sampled_words
+from codesign.hw.sample_timing import Fetching, SampledRow, lost_to_store, resized_words, sampled_row, warped_words
 from codesign.hw.spec import COMMAND_BYTES
-from codesign.hw.tokens import Buffer, ConvRow, Tokens, more_sources
+from codesign.hw.tokens import Buffer, ConvRow, Tokens, first_row, keeps_pace, more_sources
 
 # Latencies in cycles, as the RTL has them.
 START = -1  # start write to the first command request
@@ -46,6 +46,9 @@ SUB_ROW_END = 3  # last word of a sub-row to the begin of the next
 RESPONSE = -1  # end of a row to its last response, besides the memory's latency
 SETTLE = 2  # last step until the array counts as idle
 END = 3  # HALT executed to done
+
+_SAMPLED_ROWS = 4
+"""Rows of the sampler beside which a store may run that comes after them."""
 
 _LONG_PAST = 256  # cycles after which a time can no longer be the latest of those waited for
 
@@ -112,7 +115,11 @@ class _Model:
         self.beats = 0  # requested by the load engine
         self.jobs = deque([0.0] * JOBS, maxlen=JOBS)  # when the load engine unpacked its last jobs
         self.chunks_since_load, self.last_load = 0, 0.0
+        # What of the store engine's and the sampler's last work may meet at the scratchpad's port.
         self.fetches = 0  # of the store engine since the array's last row
+        self.samples = any(cmd.opcode in SAMPLED for cmd in program.commands)
+        self.fetching: list[Fetching] = []
+        self.sampling: deque[SampledRow] = deque(maxlen=_SAMPLED_ROWS)
         self.begun = deque([0.0, 0.0], maxlen=2)  # when the array began the last rows
         self.weights: list[float] = []
         self.shapes = ConvShapes(program, self.tokens)
@@ -157,7 +164,7 @@ class _Model:
         buffers = {index: self.tokens.buffer(index) for index in body.buffers}
         if any(buffer.next_row < buffer.rows or buffer.begun >= buffer.height for buffer in buffers.values()):
             return 0
-        if any(buffers[cmd["destination"]].next_computed * cmd["stride_rows"] < cmd["pad_rows"] for cmd in body.convs):
+        if any(first_row(cmd, buffers[cmd["destination"]].next_computed) < 0 for cmd in body.convs):
             return 0
         state = (alignments, *self._state(body, buffers))
         now = self._snapshot(done, buffers)
@@ -167,7 +174,7 @@ class _Model:
         period = done - before.done
         rates = {index: row - before.rows[index] for index, row in now.rows.items()}
         if not all(rates.values()) or not all(
-            rates[source] == cmd["stride_rows"] * rates[cmd["destination"]]
+            keeps_pace(cmd, rates[source], rates[cmd["destination"]])
             for cmd in body.convs
             for source in (cmd["source"], *(index for index, _ in more_sources(cmd)))
         ):
@@ -206,6 +213,8 @@ class _Model:
         yield times(self.request, self.front, self.store, self.unpacked, self.array, self.drain, self.written)
         yield times(*self.begun, *self.jobs)
         yield self.fetches
+        yield tuple((times(span.begin, span.end), span.reads) for span in self.fetching if span.end > oldest)
+        yield tuple((times(row.start, row.end), row.reads) for row in self.sampling if row.end > oldest)
         yield tuple(times(*queue) for queue in self.queues.values())
         self.bus.forget(base)
         yield times(*self.bus.last.values(), *self.bus.begins, *self.bus.ends)
@@ -367,8 +376,8 @@ class _Model:
         # Rows are handed over through a queue of two: the row before the last must have begun.
         start = max(ready, self.begun[0])
         fetches, self.fetches = self.fetches, 0
-        if cmd.opcode is Opcode.WARP:
-            self._warp(cmd, at, checked, waits, ready, fetches)
+        if cmd.opcode in SAMPLED:
+            self._sampled(cmd, at, checked, waits, ready)
             return
         shape = self.shapes.shape(cmd, destination)
         timing = shape.timing
@@ -408,25 +417,26 @@ class _Model:
         window = (words for row, words in enumerate(shape.words_by_row) if cmd["edge"] or at.top + row in inside)
         self._finish_row(cmd, at, source, destination, shape.add_words + sum(window), last_grant)
 
-    def _warp(
-        self, cmd: Command, at: ConvRow, checked: float, waits: list[tuple[float, str]], ready: float, fetches: int
-    ) -> None:
-        """A row that is sampled, as if all of it were on chip: what must be gathered depends on the flow."""
+    def _sampled(self, cmd: Command, at: ConvRow, checked: float, waits: list[tuple[float, str]], ready: float) -> None:
+        """A row that is sampled, as if all of it were on chip: what a WARP must gather depends on the flow."""
         spec = self.spec
         source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])
         width, words = destination.computed_width, cmd["words"]
         start = max(ready + 1, self.array + SETTLE)
         self._idle(self.array, start + 1, checked, waits, ready)
-        row = sampled_row(spec, width, words, start, self.drain)
-        # The store engine goes first at the scratchpad's port, where the sampler reads in nearly every cycle.
-        now, self.drain = row.end + fetches, row.drain + fetches
+        row = sampled_row(spec, width, words, start, self.drain, flow=cmd.opcode is Opcode.WARP)
+        self.fetching = [span for span in self.fetching if span.end > start]
+        lost = sum(lost_to_store(row, span) for span in self.fetching)
+        now, self.drain = row.end + lost, row.drain + lost
+        self.sampling.append(row._replace(end=now))
         self.stalls["sample"] += now - start
         begun, _ = self.spans.get(self.work, (self.left_out + start + 1, 0.0))
         self.spans[self.work] = (begun, self.left_out + now + 1)
         self.begun.append(start)
         self.array, self.front = now + 1, now + FINISH
         self.chunks_since_load += -(-width // spec.pixel_lanes) * words * (spec.pixel_lanes // spec.requantise_pixels)
-        self._finish_row(cmd, at, source, destination, sampled_words(width, words), now)
+        read = warped_words(width, words) if cmd.opcode is Opcode.WARP else resized_words(cmd, source, width)
+        self._finish_row(cmd, at, source, destination, read, now)
 
     def _waits(self, cmd: Command, at: ConvRow, source: Buffer, destination: Buffer) -> list[tuple[float, str]]:
         """What the row waits for, in the order in which the front looks: when it is there, and whose it is."""
@@ -501,7 +511,10 @@ class _Model:
             beats = self._beats(at, at + span)
             began = time + SUB_ROW
             packed = began + self._packing(cmd, groups)
-            self.fetches += self._batches(cmd, groups) * groups
+            fetches = self._batches(cmd, groups) * groups
+            self.fetches += fetches
+            if self.samples:
+                self._fetched(Fetching(began, packed, fetches))
             sent = self.bus.transfer("writes", began + FETCH + 2, beats)
             time = max(packed, sent - spec.store_fifo_beats) + SUB_ROW_END
             self._count("write_bytes", beats * spec.bus_bytes)
@@ -510,6 +523,18 @@ class _Model:
         self.written = max(time, sent) + self.memory.latency_cycles + RESPONSE
         if self.tokens.buffer(cmd["buffer"]).freed_by_store:
             _free_to(rows.by_store, row + 1, time)
+
+    def _fetched(self, span: Fetching) -> None:
+        """What the sampler loses to a store: of rows to come, and of those that were followed before it.
+
+        Engines are followed in program order, but a store whose command comes later may run beside an earlier row.
+        """
+        self.fetching.append(span)
+        lost = sum(lost_to_store(row, span) for row in self.sampling)
+        self.stalls["sample"] += lost
+        self.array += lost
+        self.front += lost
+        self.drain += lost
 
     def _batches(self, cmd: Command, groups: int) -> int:
         """Fetches of each group of one sub-row."""

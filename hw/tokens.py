@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from codesign.hw.errors import ProgramError
-from codesign.hw.isa import MORE_SOURCES, Command
+from codesign.hw.isa import MORE_SOURCES, Command, Opcode
 from codesign.hw.spec import AccelSpec
 
 
@@ -80,6 +80,20 @@ class ConvRow(NamedTuple):
     top: int
 
 
+def first_row(cmd: Command, y: int) -> int:
+    """The first input row that output row ``y`` of a CONV may need; it may lie above the frame."""
+    if cmd.opcode is Opcode.RESIZE:
+        return int(y >> cmd["enlarge_log2"]) - cmd["pad_rows"]
+    return y * cmd["stride_rows"] - cmd["pad_rows"]
+
+
+def keeps_pace(cmd: Command, sources: int, destinations: int) -> bool:
+    """Whether so many rows of its source are to a CONV so many of its destination."""
+    if cmd.opcode is Opcode.RESIZE:
+        return sources << cmd["enlarge_log2"] == destinations
+    return sources == cmd["stride_rows"] * destinations
+
+
 def more_sources(cmd: Command) -> list[tuple[int, bool]]:
     """The further sources of a CONV: buffer, and whether it frees their rows."""
     count = min(cmd["more_sources"], MORE_SOURCES)
@@ -139,7 +153,7 @@ class Tokens:
             return None
         if self.weights_loaded < cmd["weights_needed"]:
             raise ProgramError(f"needs {cmd['weights_needed']} LOADWs, {self.weights_loaded} came before it")
-        top = y * cmd["stride_rows"] - cmd["pad_rows"]
+        top = first_row(cmd, y)
         first, end = max(top, 0), min(top + cmd["kernel_rows"], source.height)
         self._need(source, cmd["source"], first, end)
         for index, _ in more_sources(cmd):
@@ -152,7 +166,7 @@ class Tokens:
         self._free_row(destination, cmd["destination"], y)
         destination.next_computed = y + 1
         last = y + 1 == destination.height
-        freed = source.height if last else min(max(top + cmd["stride_rows"], 0), source.height)
+        freed = source.height if last else min(max(first_row(cmd, y + 1), 0), source.height)
         if cmd["free_source"]:
             source.freed_conv = freed
         for index, free in more_sources(cmd):

@@ -15,6 +15,7 @@ from codesign.compile.driver import CompiledNetwork, compile_network
 from codesign.compile.evaluate import run as run_float
 from codesign.compile.frontend import load_model
 from codesign.compile.integer import evaluate
+from codesign.compile.layers import Conv
 from codesign.compile.module import LoadedModule, export
 from codesign.compile.quantize import quantised_io
 from codesign.compile.relax_form import from_module
@@ -150,24 +151,30 @@ def test_quantised_graph_and_machine_agree(padding: str, pixels: float) -> None:
 class Refined(Warped):
     """Coarse to fine: a flow found small, enlarged, doubled, corrected by what a warp shows, the result."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, corners: bool = False) -> None:
         super().__init__()
+        self.corners = corners
         self.correct = nn.Conv2d(8, 2, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         features = self.features(x)
         coarse = 4.0 * self.flow(F.avg_pool2d(x, 2))
-        flow = 2.0 * F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+        flow = 2.0 * F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=self.corners)
         return flow + self.correct(torch.cat((features, warp(features, flow), flow), 1))
 
 
+@pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("accel", ["narrow", "base"])
-def test_a_flow_network_needs_no_host(accel: str) -> None:
+def test_a_flow_network_needs_no_host(accel: str, corners: bool) -> None:
     """Its flows have 16 bits from the layer that makes them to the result."""
-    network = Refined()
+    network = Refined(corners=corners)
     made = compiled(network, POOL[accel], size=(24, 14))
     assert all(placement.on_accelerator for placement in made.placements)
     (region,) = made.regions
+    assert (
+        any(isinstance(layer, Conv) and layer.resize is not None and layer.wide for layer in region.graph.layers)
+        == corners
+    )
     codes = np.random.default_rng(3).integers(-128, 128, (1, 3, 14, 24)).astype(np.int8)
     inputs = {region.program.inputs[0].name: np.ascontiguousarray(codes[0].transpose(1, 2, 0))}
     (golden,) = reference.run(region.program, inputs).values()

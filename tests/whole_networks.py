@@ -44,7 +44,7 @@ REGRESSIONS = Path(__file__).parent / "regressions"
 
 KINDS = ("conv", "conv", "conv", "strided", "depthwise", "dilated", "transposed", "residual", "residual", "concat",
          "concat", "shuffle", "unshuffle", "mask", "look-up", "scale", "slice", "product", "product", "gate",
-         "complement", "average", "enlarge", "halve", "warp", "warp", "correlate", "norm", "norm")  # fmt: skip
+         "complement", "average", "enlarge", "halve", "corners", "warp", "warp", "correlate", "norm", "norm")  # fmt: skip
 ACTIVATIONS = ("none", "relu", "clip", "leaky", "prelu")
 MOST_PIXELS = 48 * 48
 
@@ -150,6 +150,9 @@ class Net(nn.Module):
             case "enlarge" if (2 + node.channels % 2) ** 2 * h * w <= MOST_PIXELS:
                 factor = 2 + node.channels % 2
                 self._step(node, source, 0, -1, (c, factor * h, factor * w))
+            case "corners" if 4 * h * w <= MOST_PIXELS and POOL[self.accel].warp_reach:
+                factor = 4 if node.channels % 2 and 16 * h * w <= MOST_PIXELS else 2
+                self._step(dataclasses.replace(node, channels=factor), source, 0, -1, (c, factor * h, factor * w))
             case "halve" if h % 2 == w % 2 == 0:
                 self._step(node, source, 0, -1, (c, h // 2, w // 2))
             case "warp" if min(h, w) > 1 and POOL[self.accel].warp_reach:
@@ -226,9 +229,14 @@ class Net(nn.Module):
                 case "enlarge" | "halve":
                     factor = 0.5 if kind == "halve" else 2 + parameter % 2
                     y = F.interpolate(y, scale_factor=factor, mode="bilinear", align_corners=False)
+                case "corners":
+                    y = F.interpolate(y, scale_factor=parameter, mode="bilinear", align_corners=True)
                 case "warp":
                     flow = 8.0 * self.layers[layer](y)
-                    if parameter % 3 == 1:
+                    if parameter % 4 == 3 and y.shape[2] % 2 == y.shape[3] % 2 == 0:
+                        coarse = F.avg_pool2d(flow, 2)
+                        flow = 2.0 * F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=True)
+                    elif parameter % 3 == 1:
                         flow = flow - self.layers[layer + 1](y)
                     elif parameter % 3 == 2:
                         flow = 0.5 * (flow + self.layers[layer + 1](y))

@@ -10,7 +10,7 @@ module conv_front
     input  logic cmd_valid_i,
     output logic cmd_ready_o,
     input  conv_cmd_t cmd_i,
-    input  logic cmd_is_warp_i,    // the same fields, some under other names
+    input  logic cmd_is_warp_i,    // or RESIZE: the same fields, some under other names; only a WARP has an operand
     input  logic cmd_is_corr_i,    // weights are pixels
     // buffers
     output logic [BufferBits-1:0] source_id_o,
@@ -26,7 +26,7 @@ module conv_front
     input  logic row_ready_i,
     output row_t row_o,
     output logic row_is_warp_o,
-    // a WARP's row is sampled instead of brought to the window
+    // a WARP's or RESIZE's row is sampled instead of brought to the window
     output logic sample_start_o,
     output sample_row_t sample_row_o,
     input  logic sample_done_i,
@@ -64,8 +64,12 @@ module conv_front
   logic is_warp_q, is_corr_q;
   warp_cmd_t warp;
   assign warp = warp_cmd_t'(cmd_q);
+  resize_cmd_t resize;
+  assign resize = resize_cmd_t'(cmd_q);
   logic unused;
-  assign unused = ^warp;
+  assign unused = ^{warp, resize};
+  logic resizes;
+  assign resizes = is_warp_q && !cmd_q.add_enable;
   logic free_early_q;  // the first source's rows are free when this row has been read
 
   // Sources are looked at one after another; in the end, freed likewise.
@@ -91,7 +95,7 @@ module conv_front
 
   // What the next output row needs. y is the row, top its first input row (may be above the frame).
   logic [15:0] y;
-  logic signed [19:0] top, rows_needed, source_height;
+  logic signed [19:0] top, next_top, rows_needed, source_height;
   logic source_ready, source_computed, add_ready, space_ready, weights_ready, finished;
   assign y = destination_i.next_row;
   always_comb begin
@@ -99,6 +103,11 @@ module conv_front
     top = -20'(cmd_q.pad_rows);
     for (int unsigned bit_ = 0; bit_ < $bits(cmd_q.stride_rows); bit_++) begin
       if (cmd_q.stride_rows[bit_]) top = top + (20'(y) << bit_);
+    end
+    next_top = top + signed'({17'b0, cmd_q.stride_rows});
+    if (resizes) begin
+      top = signed'(20'(y >> resize.enlarge_log2)) - 20'(cmd_q.pad_rows);
+      next_top = signed'(20'((20'(y) + 20'd1) >> resize.enlarge_log2)) - 20'(cmd_q.pad_rows);
     end
   end
   assign source_height = signed'({4'b0, source_i.cfg.height});
@@ -149,7 +158,7 @@ module conv_front
   assign sample_start_o = claim_o && is_warp_q;
   assign sampling_o = state_q == Sample;
 
-  // A WARP's row.
+  // A WARP's row, or a RESIZE's.
   logic signed [19:0] window_end;
   logic [15:0] y_q;
   assign window_end = top_q + signed'({15'b0, cmd_q.kernel_rows});
@@ -158,7 +167,7 @@ module conv_front
     sample_row_o.pixel_groups = row_q.pixel_groups;
     sample_row_o.width = row_q.width;
     sample_row_o.words = row_q.words;
-    sample_row_o.frame_x = warp.x_first + unsigned'(warp.x_offset);
+    sample_row_o.frame_x = (resizes ? warp.x_first << resize.enlarge_log2 : warp.x_first) + unsigned'(warp.x_offset);
     sample_row_o.frame_width = warp.frame_width;
     sample_row_o.frame_height = source_height_q[15:0];
     sample_row_o.x_first = warp.x_first;
@@ -180,13 +189,15 @@ module conv_front
     sample_row_o.pixel_pitch = warp.pixel_pitch;
     sample_row_o.channels = warp.channels;
     sample_row_o.fraction_bits = warp.fraction_bits[3:0];
-    sample_row_o.edge_pixels = warp.edge_pixels;
+    sample_row_o.edge_pixels = warp.edge_pixels || resizes;
+    sample_row_o.steps = resizes;
+    sample_row_o.wide = resizes && (resize.flow != '0);
   end
 
   logic signed [19:0] freed_to;
   always_comb begin
     // The next output row's top; after the last output row everything.
-    freed_to = top + signed'({17'b0, cmd_q.stride_rows});
+    freed_to = next_top;
     if (freed_to < 0) freed_to = '0;
     if ((freed_to > source_height) || (y + 16'd1 == destination_i.cfg.height)) freed_to = source_height;
   end

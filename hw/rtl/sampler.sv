@@ -1,6 +1,6 @@
-// WARP: bilinear samples of a buffer's rows, one row at a time, at each pixel's own place plus its flow. A sample is a
-// psum in units of 2^-16, in the array's own psum registers, so that the requantiser does the rest. What lies outside the
-// rows and columns on chip is read from memory, pixel by pixel.
+// WARP and RESIZE: bilinear samples of a buffer's rows, one row at a time, at each pixel's own place plus its flow, or at
+// its own place times a step. A sample is a psum in units of 2^-16, in the array's own psum registers, so that the
+// requantiser does the rest. What of a WARP lies outside the rows and columns on chip is read from memory, pixel by pixel.
 module sampler
   import scanline_pkg::*;
   import scanline_row_pkg::*;
@@ -86,6 +86,17 @@ module sampler
   logic signed [15:0] flow_x_q[PixelLanes], flow_y_q[PixelLanes];
   place_t place, place_q;
 
+  // One multiplier: a row's step before it begins, then its pixels' steps; or how far a row that is gathered lies in memory.
+  logic [15:0] pixel_x, position;
+  logic [31:0] pitch;
+  logic [47:0] product;
+  logic [23:0] stepped, stepped_y_q;
+  assign pixel_x  = row_i.frame_x + group_x + 16'(next_pixel);
+  assign position = (state_q == Idle) ? row_i.y : (state_q != Locate) ? pixel_x : lower_q ? place_q.lower : place_q.upper;
+  assign pitch = (state_q == Idle || state_q == Locate) ? row_i.row_stride : row_i.address;
+  assign product = 48'(position) * 48'(pitch);
+  assign stepped = product[47:24] + 24'(product[23]);  // the nearest 1/256 of a pixel
+
   function automatic logic [15:0] clamped(input logic signed [25:0] at, input logic [15:0] extent);
     if (at < 0) return '0;
     return (at >= signed'({10'b0, extent})) ? extent - 16'd1 : at[15:0];
@@ -96,8 +107,10 @@ module sampler
     logic signed [25:0] x0, y0;
     logic [3:0] more;
     more = 4'd8 - row_i.fraction_bits;
-    x = 34'(signed'({2'b0, row_i.frame_x + group_x + 16'(next_pixel), 8'b0})) + (34'(flow_x_q[next_pixel]) <<< more);
-    y = 34'(signed'({2'b0, row_i.y, 8'b0})) + (34'(flow_y_q[next_pixel]) <<< more);
+    x = row_i.steps ? 34'(stepped) :
+        34'(signed'({2'b0, pixel_x, 8'b0})) + (34'(flow_x_q[next_pixel]) <<< more);
+    y = row_i.steps ? 34'(stepped_y_q) :
+        34'(signed'({2'b0, row_i.y, 8'b0})) + (34'(flow_y_q[next_pixel]) <<< more);
     x0 = x[33:8];
     y0 = y[33:8];
     place.x = clamped(x0, row_i.frame_width);
@@ -112,14 +125,14 @@ module sampler
     place.lower_share = y[7:0];
   end
 
-  // Both pixels of a row are on chip, or both are gathered; or neither is asked for.
+  // Both pixels of a row are on chip, as all of a RESIZE are, or both are gathered; or neither is asked for.
   logic lower, on_chip, blank;
   logic [15:0] row, from_first;
   assign lower = state_q == Lower;
   assign row = lower ? place_q.lower : place_q.upper;
   assign from_first = place_q.x - row_i.x_first;
-  assign on_chip = (row >= row_i.window_first) && (row < row_i.window_end) && (place_q.x >= row_i.x_first) &&
-      (17'(from_first) + 17'(!place_q.one) < 17'(row_i.source_width));
+  assign on_chip = row_i.steps || ((row >= row_i.window_first) && (row < row_i.window_end) &&
+      (place_q.x >= row_i.x_first) && (17'(from_first) + 17'(!place_q.one) < 17'(row_i.source_width)));
   assign blank = (lower ? place_q.lower_zero : place_q.upper_zero) || (place_q.left_zero && place_q.right_zero);
   assign segment_read_o = (state_q == Flow) || (((state_q == Upper) || lower) && on_chip && !blank);
   always_comb begin
@@ -200,10 +213,19 @@ module sampler
           18'(right) * signed'(18'(pair_q.right_share));
     end
   end
+  logic signed [CiLanes-1:0][31:0] sample;
   always_comb begin
     for (int unsigned j = 0; j < CiLanes; j++) begin
-      write_data_o[j] = 32'(signed'(upper_q[j])) * (32'sd256 - signed'(32'(crossed_q.lower_share))) +
+      sample[j] = 32'(signed'(upper_q[j])) * (32'sd256 - signed'(32'(crossed_q.lower_share))) +
           32'(signed'(value_q[j])) * signed'(32'(crossed_q.lower_share));
+    end
+    write_data_o = sample;
+    // A flow's samples are those of its bytes, of which the high ones count 256-fold.
+    if (row_i.wide) begin
+      for (int unsigned j = 0; j < 2; j++) begin
+        write_data_o[j] = (sample[j] <<< 8) + sample[j+2];
+        write_data_o[j+2] = write_data_o[j];
+      end
     end
   end
   assign write_o = crossed_valid_q && crossed_q.lower;
@@ -227,7 +249,7 @@ module sampler
       psum_done_o <= 1'b0;
     end else begin
       unique case (state_q)
-        Idle: if (start_i) state_q <= Flow;
+        Idle: if (start_i) state_q <= row_i.steps ? Wait : Flow;
         Flow: if (segment_grant_i) state_q <= FlowArrives;
         FlowArrives: state_q <= Wait;
         Wait: if (!psum_held_i) state_q <= Upper;
@@ -254,7 +276,7 @@ module sampler
         if (psum_done_o) begin
           set_q <= last_set ? '0 : set_q + set_words;
           if (last_set) group_q <= last_group ? '0 : group_q + 16'd1;
-          state_q <= !last_set ? Wait : last_group ? Idle : Flow;
+          state_q <= (last_set && last_group) ? Idle : (!last_set || row_i.steps) ? Wait : Flow;
         end
         default: state_q <= Idle;
       endcase
@@ -276,10 +298,10 @@ module sampler
         flow_y_q[p] <= {segment_data_i[p][15:8], 8'b0} + 16'(signed'(segment_data_i[p][31:24]));
       end
     end
+    if (state_q == Idle) stepped_y_q <= stepped;
     if (state_q == Wait || (advance && now_lower)) place_q <= place;
     if (state_q == Locate) begin
-      address_q <= row_i.address + 32'(row_i.row_stride) * 32'(lower_q ? place_q.lower : place_q.upper) +
-          32'(row_i.pixel_pitch) * 32'(place_q.x) + 32'(set_q + word_q) * 32'(CiLanes);
+      address_q <= row_i.address + product[31:0] + 32'(row_i.pixel_pitch) * 32'(place_q.x) + 32'(set_q + word_q) * 32'(CiLanes);
       bytes_q <= (32'(row_i.channels) - 32'(set_q + word_q) * CiLanes < CiLanes)
           ? ByteBits'(32'(row_i.channels) - 32'(set_q + word_q) * CiLanes) : ByteBits'(CiLanes);
     end

@@ -71,7 +71,8 @@ package scanline_row_pkg;
     logic signed [7:0] add_qmax;
   } row_t;
 
-  // A WARP's row: where its source's rows and their flow are on chip, and the source's frame in memory.
+  // A WARP's row: where its source's rows and their flow are on chip, and the source's frame in memory. Or a RESIZE's: its
+  // steps across and down stand where that frame would be.
   typedef struct packed {
     logic [15:0] y;
     logic [15:0] pixel_groups;
@@ -100,6 +101,8 @@ package scanline_row_pkg;
     logic [11:0] channels;
     logic [3:0] fraction_bits;
     logic edge_pixels;
+    logic steps;                // a RESIZE: places by steps, no flow
+    logic wide;                 // of which the source is a flow
   } sample_row_t;
 
   // A request for `Banks` consecutive pixels of one channel group: address of the row's words and first pixel.

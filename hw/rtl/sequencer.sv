@@ -112,8 +112,9 @@ module sequencer
   logic [23:0] iteration;
   assign iteration = (depth_q != '0) ? done_q[top] : 24'hffffff;
 
-  logic execute, delayed, advance, illegal, is_compute;
-  assign is_compute = opcode == OpConv || opcode == OpCorr || opcode == OpWarp;
+  logic execute, delayed, advance, illegal, sampled, is_compute;
+  assign sampled = opcode == OpWarp || opcode == OpResize;
+  assign is_compute = opcode == OpConv || opcode == OpCorr || sampled;
   assign execute = (state_q == Execute) && !stop_i;
   always_comb begin
     delayed = 1'b0;
@@ -124,7 +125,7 @@ module sequencer
   assign load_valid_o = execute && !delayed && !illegal && (opcode == OpLoad || opcode == OpLoadw);
   assign load_is_weights_o = opcode == OpLoadw;
   assign conv_valid_o = execute && !delayed && !illegal && is_compute;
-  assign conv_is_warp_o = opcode == OpWarp;
+  assign conv_is_warp_o = sampled;
   assign conv_is_corr_o = opcode == OpCorr;
   assign store_valid_o = execute && !delayed && !illegal && (opcode == OpStore);
 
@@ -174,8 +175,8 @@ module sequencer
             (!Correlator && opcode == OpCorr);
         advance = !illegal && (delayed || conv_ready_i);
       end
-      OpWarp: begin
-        illegal = !Sampler;
+      OpWarp, OpResize: begin
+        illegal = !Sampler || (conv_cmd_o.add_enable != (opcode == OpWarp));
         advance = !illegal && (delayed || conv_ready_i);
       end
       OpStore: begin

@@ -107,6 +107,31 @@ def test_clip_bounds(low: float, extent: float, scale: float, zero_point: int) -
     assert numerics.clip_bounds(-math.inf, math.inf, scale, zero_point) == (INT8_MIN, INT8_MAX)
 
 
+@given(st.integers(1, 1400), st.sampled_from([2, 4, 8]))
+def test_places_of_a_resize(before: int, factor: int) -> None:
+    """The nearest 1/256 to the exact place up to 2896 pixels, corners on corners, and never further than a pixel."""
+    after = factor * before
+    pixels = np.arange(after)
+    whole, share = numerics.corner_places(pixels, numerics.corner_step(before, after))
+    if after <= 2896:
+        exact = (512 * pixels * (before - 1) + after - 1) // (2 * (after - 1))
+        np.testing.assert_array_equal(256 * whole + share, exact)
+    assert (whole[0], share[0]) == (0, 0)
+    assert (whole[-1], share[-1]) == (before - 1, 0)
+    assert np.all((whole >= pixels // factor - 1) & (whole <= pixels // factor))
+
+
+@pytest.mark.parametrize("before", [8191, 32767])
+def test_places_in_the_widest_frames(before: int) -> None:
+    after = 2 * before
+    pixels = np.arange(after)
+    step = numerics.corner_step(before, after)
+    whole, share = numerics.corner_places(pixels, step)
+    assert 0 < step < 2**31
+    assert np.abs(whole + share / 256 - pixels * ((before - 1) / (after - 1))).max() <= 0.5 / 256 + 2.0**-15
+    assert (whole[-1], share[-1]) == (before - 1, 0)
+
+
 def test_biases_round_half_to_even_and_must_fit() -> None:
     assert numerics.bias_integers(np.array([0.5, 1.5, -2.5]), 1.0, np.ones(3)).tolist() == [0, 2, -2]
     with pytest.raises(OverflowError, match="32 bits"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from hw_programs import (
     weights,
 )  # fmt: skip
 
-from codesign.hw import reference
+from codesign.hw import numerics, reference
 from codesign.hw.errors import InputError, ProgramError
 from codesign.hw.isa import Command, Opcode, WeightKind, command
 from codesign.hw.program import Program
@@ -126,6 +127,64 @@ def test_verify_refuses(case: str) -> None:
     commands, message = BROKEN[case]
     with pytest.raises(ProgramError, match=message):
         program(*commands).verify()
+
+
+SAMPLER = dataclasses.replace(TINY, name="sampler", warp_reach=1)
+LARGER = buffer(RESULT, 12, rows=2, row_pitch=3, group_pitch=3, width=2 * WIDTH, height=2 * HEIGHT)
+STEPS_OF_A_RESIZE = {
+    "step_x": numerics.corner_step(WIDTH, 2 * WIDTH),
+    "step_y": numerics.corner_step(HEIGHT, 2 * HEIGHT),
+}
+
+
+def resize(**changes: int) -> Command:
+    fields = {
+        "source": SOURCE, "destination": RESULT, "x_stride": 1, "words": 1, "kernel_rows": 3, "pad_rows": 1,
+        "enlarge_log2": 1, "frame_width": WIDTH, "edge": 1, "free_source": 1, **STEPS_OF_A_RESIZE,
+    }  # fmt: skip
+    return command(Opcode.RESIZE, **{**fields, **changes})
+
+
+def resizing(**changes: int) -> tuple[Command, ...]:
+    """A frame at twice its size: two rows of the result for each that is loaded."""
+    stored = store(row_stride=2 * WIDTH, x_count=2 * WIDTH, delay=1)
+    row = resize(delay=1, **changes)
+    source = buffer(SOURCE, 0, rows=4)
+    return (SYNC, source, LARGER, LOOP_TWICE, load(), row, stored, row, stored, END, HALT)
+
+
+LOOP_TWICE = command(Opcode.LOOP, count=HEIGHT + 1)
+
+
+def test_a_resize_is_sound() -> None:
+    """What it computes is compared elsewhere; here, that a program with one passes."""
+    program(*resizing(), spec=SAMPLER).verify()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"add_enable": 1, "add_buffer": SOURCE}, "not configured as an operand"),
+        ({"x_stride": 2}, "no stride"),
+        ({"flow": 2}, "one source"),
+        ({"words": 2}, "output groups"),
+        ({"frame_width": WIDTH - 1}, "channels or columns"),
+        ({"enlarge_log2": 2}, "are not 4 times"),
+        ({"step_x": 1}, "a step of 1 does not enlarge 9 pixels 2 times"),
+        ({"step_y": 0}, "a step of 0"),
+        ({"kernel_rows": 2}, "needs 3 rows"),
+        ({"x_offset": 1}, "beyond the frame"),
+        ({"x_offset": -1}, "beyond the frame"),
+    ],
+)
+def test_verify_refuses_resizes(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ProgramError, match=message):
+        program(*resizing(**changes), spec=SAMPLER).verify()
+
+
+def test_a_machine_without_a_sampler_resizes_nothing() -> None:
+    with pytest.raises(ProgramError, match="no sampler"):
+        program(*resizing()).verify()
 
 
 @pytest.mark.parametrize(

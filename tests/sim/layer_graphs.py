@@ -9,9 +9,10 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from codesign.compile.layers import Add, Conv, Layer, LayerGraph, Shuffle, Tensor, Warp
+from codesign.compile.layers import Add, Conv, Layer, LayerGraph, Resize, Shuffle, Tensor, Warp
 from codesign.compile.ordering import copy_layer
 from codesign.hw import normalise, numerics
+from codesign.hw.isa import Plane
 
 Int8 = NDArray[np.int8]
 
@@ -35,6 +36,8 @@ class LayerDraw:
     warp: bool = False  # samples the source at a flow instead, where the graph may
     correlate: int = 0  # correlates two tensors that far instead, where there are two alike
     pairs: bool = False  # every pixel with every one of a tensor of as many channels instead, where there is one
+    enlarge: int = 1  # samples the source at steps that make it so many times as large, where that is not too large
+    flow: bool = False  # the source is a flow of its own, in 16 bits, which is enlarged to one
     more: int = 0  # further sources, as far as there are tensors of the same size and zero point
     norm: bool = False  # normalises its source instead, where the graph may
 
@@ -51,6 +54,8 @@ class GraphDraw:
 ACTIVATIONS = ("linear", "relu", "prelu", "clip", "table")
 ADDS = ("none", "none", "same", "broadcast")
 ZERO_POINTS = (-128, 127, 0, -1, 3)
+MOST_PIXELS = 128 * 128
+"""No frame is enlarged beyond."""
 
 
 def graph_draws(
@@ -62,8 +67,7 @@ def graph_draws(
     correlations: bool = False,
     norms: bool = False,
 ) -> st.SearchStrategy[GraphDraw]:
-    """Graphs of up to ``layers`` convolutions (``warps``, ``correlations``, ``norms``) on frames of up to ``side`` a
-    side."""
+    """Graphs of up to ``layers`` convolutions (``warps`` and resizes, ``correlations``, ``norms``), ``side`` a side."""
     layer = st.builds(
         LayerDraw,
         kernel=st.sampled_from([1, 3, 5, 7]),
@@ -77,6 +81,8 @@ def graph_draws(
         correlate=st.sampled_from([0, 0, 1, 2, 4]) if correlations else st.just(0),
         pairs=st.booleans() if correlations else st.just(False),
         norm=st.booleans() if norms else st.just(False),
+        enlarge=st.sampled_from([1, 1, 1, 1, 2, 4]) if warps else st.just(1),
+        flow=st.booleans() if warps else st.just(False),
         faint=st.sampled_from([False] * 7 + [True]),
         padded=st.sampled_from([True, True, True, False]),
         loud=st.booleans(),
@@ -158,6 +164,15 @@ def build(draw: GraphDraw) -> LayerGraph:
             layers.append(
                 norm_layer(f"norm{index}", source, tensor(source.height, source.width, source.channels), want)
             )
+            continue
+        if want.enlarge > 1 and want.enlarge**2 * source.height * source.width <= MOST_PIXELS:
+            if want.flow:
+                source = Tensor(f"flow{index}", source.height, source.width, 4, 2.0 ** -(draw.seed % 9), 0, True)
+                tensors[source.name] = source
+                flows.append(source.name)
+            size = (source.height * want.enlarge, source.width * want.enlarge)
+            output = tensor(*size, source.channels)
+            layers.append(_resize(rng, f"resize{index}", source, output, want))
             read.add(source.name)
             continue
         kernel = want.kernel
@@ -221,6 +236,33 @@ def norm_layer(name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Co
     low = output.zero_point if want.activation == "relu" else -128
     return Conv(name, source.name, output.name, weights, none, 1, 0, 0, none, none, none, output.zero_point, low, 127,
                 None, None, 0, norm=constants)  # fmt: skip
+
+
+def _resize(rng: np.random.Generator, name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Conv:
+    channels = source.channels
+    multiplier, shift = numerics.quantise_multiplier(float(rng.uniform(0.3, 1.2)) / numerics.SAMPLE_UNITS)
+    factors = (np.full(channels, value, np.int64) for value in (multiplier, multiplier, shift))
+    bias = rng.integers(-10, 11, channels).astype(np.int64) * numerics.SAMPLE_UNITS * (not source.wide)
+    weights = np.zeros((3, 3, channels, channels), np.int8)
+    planes = np.array([Plane.HIGH, Plane.HIGH, Plane.LOW, Plane.LOW], np.int64) if source.wide else None
+    return Conv(name, source.name, output.name, weights, bias, 1, 1, 1, *factors, output.zero_point, -128, 127, None,
+                None, 0, edge=True, wide=source.wide, planes=planes, resize=Resize(want.enlarge))  # fmt: skip
+
+
+def _steps(layer: Conv, source: Tensor, values: Int8) -> NDArray[np.int64]:
+    """What a resize sums up before its rounding: places to the nearest 1/256, halves up, by integer division."""
+    assert layer.resize is not None
+    total = values.astype(np.int64) - source.zero_point
+    if source.wide:
+        total = np.tile(256 * total[..., :2] + total[..., 2:], 2)
+    for axis, before in enumerate((source.height, source.width)):
+        after = before * layer.resize.factor
+        place = (512 * np.arange(after) * (before - 1) + after - 1) // (2 * (after - 1))
+        shares = np.zeros((after, before), np.int64)
+        np.add.at(shares, (np.arange(after), place // 256), 256 - place % 256)
+        np.add.at(shares, (np.arange(after), np.minimum(place // 256 + 1, before - 1)), place % 256)
+        total = np.moveaxis(np.tensordot(shares, total, (1, axis)), 0, axis)
+    return total + layer.bias
 
 
 def _samples(layer: Conv, source: Tensor, values: Int8, planes: Int8) -> NDArray[np.int64]:
@@ -301,6 +343,9 @@ def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
             split = values[layer.source].reshape(source.height, source.width, output.channels, f, f)
             values[layer.output] = split.transpose(0, 3, 1, 4, 2).reshape(output.height, output.width, output.channels)
             continue
+        if layer.resize is not None:
+            values[layer.output] = _requantised(layer, _steps(layer, source, values[layer.source]))
+            continue
         if layer.warp is not None:
             assert layer.add is not None
             values[layer.output] = _requantised(layer, _samples(layer, source, values[layer.source],
@@ -350,6 +395,13 @@ def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
 
 
 def _requantised(layer: Conv, psum: NDArray[np.int64]) -> Int8:
+    if layer.planes is not None:
+        two = {
+            "multiplier": layer.multiplier[:2],
+            "negative_multiplier": layer.multiplier[:2],
+            "shift": layer.shift[:2],
+        }
+        return numerics.byte_planes(numerics.requantise_wide(psum[..., :2], **two))
     q = numerics.requantise(
         psum, multiplier=layer.multiplier, negative_multiplier=layer.negative_multiplier, shift=layer.shift,
         zero_point=layer.zero_point, qmin=layer.qmin, qmax=layer.qmax,

@@ -98,6 +98,22 @@ WARPED = GraphDraw(
 )
 """An image warped, filtered, gated with itself, warped again; flows of many pixels."""
 
+ENLARGED = GraphDraw(
+    height=5,
+    width=15,
+    channels=11,
+    layers=(
+        LayerDraw(3, 1, 6, "linear", "none", True, False, 0, 1),
+        LayerDraw(3, 1, 6, "linear", "none", True, False, 0, 1, enlarge=2),
+        LayerDraw(3, 2, 6, "relu", "none", True, False, 0, 1),
+        LayerDraw(3, 1, 6, "linear", "none", True, False, 0, 1, enlarge=4, flow=True),
+        LayerDraw(3, 1, 2, "linear", "same", True, False, 0, 1),
+        LayerDraw(3, 1, 2, "linear", "none", True, False, 3, 1),
+    ),
+    seed=6,
+)
+"""Features enlarged between convolutions, one of them strided; a flow of 16 bits enlarged, and read as its bytes."""
+
 
 @quick
 @given(graph_draws(side=20, channels=14, layers=3), drams)
@@ -119,6 +135,8 @@ def test_base_agrees_with_the_definition(draw: GraphDraw, dram: Dram) -> None:
 @given(graph_draws(side=30, channels=12, layers=3, warps=True), st.sampled_from([NARROW, BASE]), drams)
 @example(WARPED, NARROW, Dram())
 @example(WARPED, BASE, Dram(bytes_per_cycle=2.0, stall_probability=0.1))
+@example(ENLARGED, NARROW, Dram(latency_cycles=17))
+@example(ENLARGED, BASE, Dram(bytes_per_cycle=2.0, stall_probability=0.1))
 def test_warps_on_the_rtl(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
     try:
         check_rtl(spec, draw, dram)
