@@ -313,9 +313,12 @@ def simulate(
     checkpoint: Annotated[Path | None, typer.Option(help="Folder from which an interrupted run goes on.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the restored image; a folder for several.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Frames at a time; one per core by default.", min=1)] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="So many frames as a clip: what the network keeps stays in memory.", min=1)
+    ] = None,
     json_to: Json = None,
 ) -> None:
-    """Run one frame, or several side by side, on the accelerator and compare every value."""
+    """Run one frame, several side by side, or a clip on the accelerator and compare every value."""
     began = time.perf_counter()
     from codesign import simulate as verbs
     from codesign.images import save_image
@@ -325,6 +328,17 @@ def simulate(
     if backend not in ("rtl", "reference"):
         raise InputError(f"unknown backend {backend!r}", where="--backend", hint="rtl or reference.")
     paths = _input_files(given or [])
+    if frames is not None:
+        if timeline or waves or checkpoint or finetune or image:
+            raise InputError(
+                "a clip takes no timeline, waveform, checkpoint, fine-tuning or ground truth", where="--frames",
+                hint="Simulate one frame, without --frames.",
+            )  # fmt: skip
+        _simulate_clip(
+            source, weights, accel, parse_size(size), paths, frames, "rtl" if backend == "rtl" else "reference",
+            _method(method), Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency), save, json_to,
+        )  # fmt: skip
+        return
     if len(paths) > 1 and (timeline or waves):
         raise InputError("a timeline or waveform is of one frame", where="--input", hint="Give one image.")
     with progress("Simulating") as (say, tick):
@@ -335,9 +349,9 @@ def simulate(
         )  # fmt: skip
         memory = Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency)
         if len(paths) > 1:
-            frames = [compiled.frame, *(compiled.like_frame(path, parse_size(size)) for path in paths[1:])]
+            several = [compiled.frame, *(compiled.like_frame(path, parse_size(size)) for path in paths[1:])]
             results = verbs.simulate_frames(
-                compiled, frames, jobs=jobs, backend="rtl" if backend == "rtl" else "reference", dram=memory,
+                compiled, several, jobs=jobs, backend="rtl" if backend == "rtl" else "reference", dram=memory,
                 checkpoints=checkpoint, say=say, tick=tick,
             )  # fmt: skip
             _report_frames(paths, results, save, json_to)
@@ -358,6 +372,45 @@ def simulate(
     else:
         _out.print(_simulation_table(data))
     _demand_exact(source, result)
+
+
+def _simulate_clip(
+    source: str, weights: Path | None, accel: str, size: tuple[int, int] | None, paths: list[Path], count: int,
+    backend: Any, method: Any, dram: Any, save: Path | None, json_to: str | None,
+) -> None:  # fmt: skip
+    from codesign import simulate as verbs
+    from codesign import stream
+    from codesign.images import fit, load_image, save_image
+
+    if paths and len(paths) < count:
+        raise InputError(f"{count} frames of {len(paths)} images", where="--frames", hint="Ask for fewer.")
+    size = size or verbs.DEFAULT_SIZE
+    clip = [stream.frame_of(fit(load_image(path), *size)) for path in paths[:count]]
+    clip = clip or stream.moving_photograph(size, count)
+    with progress("Simulating") as (say, tick):
+        compiled = stream.compile_clip(verbs.find(source, weights), accel, size, method=method, say=say)
+        results = list(stream.simulate_clip(compiled, clip, backend=backend, dram=dram, say=say, tick=tick))
+    if save is not None:
+        save.mkdir(parents=True, exist_ok=True)
+        for result in results:
+            save_image(result.picture(), save / f"frame_{result.number:04}.png")
+        _err.print(f"Wrote {len(results)} images to {save}", highlight=False)
+    if json_to is not None:
+        write_json({"network": source, "accel": accel, "frames": [result.to_json() for result in results]}, json_to)
+    else:
+        table = Table(title=f"{source} on {accel}, {size[0]}x{size[1]}, as a clip")
+        for heading in ("frame", "cycles", "DRAM read", "DRAM written", "bit-exact", "simulated in"):
+            table.add_column(heading, justify="right")
+        for result in results:
+            exact = "not compared" if result.mismatches is None else f"no, {result.mismatches} differ"
+            table.add_row(
+                str(result.number), f"{result.counters.cycles:,}", f"{result.counters.dram_read_bytes:,} B",
+                f"{result.counters.dram_write_bytes:,} B", exact if result.mismatches != 0 else "yes",
+                f"{result.simulated_seconds:.1f} s",
+            )  # fmt: skip
+        _out.print(table)
+    for result in results:
+        _demand_exact(f"frame {result.number}", result)
 
 
 def _input_files(given: list[Path]) -> list[Path]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from codesign.compile.evaluate import size_free, trace
-from codesign.compile.graph import Graph
+from codesign.compile.graph import Graph, Node
 from codesign.hw.errors import InputError
 from codesign.hw.numerics import INT8_MAX, INT8_MIN
 
@@ -70,17 +70,27 @@ class Observation:
 def observe(graph: Graph, images: Sequence[Floats], names: Collection[str]) -> dict[str, Observation]:
     """Run ``graph`` (float) on ``images`` and observe the tensors ``names``.
 
-    ``images``: float32[1, C, H, W] each, of any size when the graph allows it. Raises :class:`InputError` for no
-    images, wrong shapes or values that are not finite.
+    ``images``: float32[1, C, H, W] each, of any size when the graph allows it. A recurrent network sees them one after
+    another; the first of several is there to be remembered only, because there was nothing before it. Raises
+    :class:`InputError` for no images, wrong shapes or values that are not finite.
     """
     check_images(graph, images)
     seen: dict[str, Observation] = {}
+    states: dict[str, torch.Tensor] = {}
+
+    def remembered(node: Node, _: list[torch.Tensor]) -> torch.Tensor | None:
+        return states.get(node.name)
+
     with torch.no_grad():
-        for image in images:
-            for name, value in trace(graph, torch.from_numpy(np.ascontiguousarray(image))):
-                if name in names:
+        for number, image in enumerate(images):
+            counts = not graph.carried or number > 0 or len(images) == 1
+            left: dict[str, torch.Tensor] = {}
+            for name, value in trace(graph, torch.from_numpy(np.ascontiguousarray(image)), remembered):
+                left |= {state: value for after, state in graph.carried if after == name}
+                if name in names and counts:
                     found = _observation(value.numpy(), name)
                     seen[name] = seen[name].joined(found) if name in seen else found
+            states = left
     return seen
 
 

@@ -160,13 +160,16 @@ def _batch_norm(graph: Graph, node: Node) -> tuple[Array, Array]:
 
 
 def respell_arithmetic(graph: Graph) -> Graph:
-    """Identities go; division and subtraction of a constant become multiplication and addition."""
+    """Identities go, what is multiplied by zero is; division and subtraction of a constant become multiplication and
+    addition."""
     editor = Editor(graph)
     for node in graph.nodes:
         source = graph.by_name.get(editor.resolve(node.inputs[0]))
         if _is_identity(graph, node):
             kept = next(name for name in node.inputs if graph.is_activation(name))
             editor.alias(node.name, kept)
+        elif node.op == "multiply" and any(graph.scalar(name) == 0.0 for name in node.inputs):
+            editor.alias(node.name, editor.constant(f"{node.name}.zeros", np.zeros(node.shape, np.float32)))
         elif node.op in ("divide", "subtract") and graph.is_constant(node.inputs[1]):
             value = graph.constants[node.inputs[1]].astype(np.float64)
             op, value = ("multiply", 1.0 / value) if node.op == "divide" else ("add", -value)

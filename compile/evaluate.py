@@ -195,6 +195,10 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
             return x.expand(node.shape)
         case "take" if attributes["axis"] is not None and inputs[1].dim() == 1:
             return x.index_select(attributes["axis"], inputs[1].long())
+        case "state":  # before the first frame
+            return torch.zeros(node.shape, dtype=x.dtype)
+        case "step":
+            return x
         case "warp":
             rows, columns = x.shape[2:]
             across = torch.arange(columns, dtype=x.dtype) + inputs[1][:, 0]

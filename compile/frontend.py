@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import tvm
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from codesign.compile.canonical import canonicalise
-from codesign.compile.graph import Graph, Shape
+from codesign.compile.graph import STATE, Graph, Shape
 from codesign.compile.onnx_file import import_onnx
 from codesign.compile.pt2_file import read_pt2
 from codesign.compile.qdq_import import is_quantised, normalise_qdq
@@ -46,9 +46,13 @@ class ImportedModel:
 
 
 def load_model(
-    source: torch.nn.Module | str | Path, *, width: int, height: int, channels: int | None = None
-) -> ImportedModel:
+    source: torch.nn.Module | str | Path, *, width: int, height: int, channels: int | None = None,
+    states: Sequence[tuple[int, int, int]] = (),
+) -> ImportedModel:  # fmt: skip
     """Import ``source`` for frames of ``width`` x ``height`` pixels.
+
+    A torch module may be recurrent: beside the image it takes ``states``, (C, H, W) each, and it returns, after its
+    result, as many tensors of the same shapes, which it is given with the next frame. The first finds zeros.
 
     ``channels`` is the image's channel count; without it the model says, or 1 and 3 are tried. Raises
     :class:`InputError` for a file that is missing, corrupt or not a model, for a size outside 1..65536 a side or above
@@ -60,7 +64,8 @@ def load_model(
         raise InputError(f"{channels} channels", where="input", hint="An image has between 1 and 4096 channels.")
     if isinstance(source, torch.nn.Module):
         name = type(source).__name__.lower()
-        return _finished(_from_program(_export(source, width, height, channels, name), name), name)
+        program = _export(source, width, height, channels, name, states)
+        return _finished(_from_program(program, name), name, len(states))
     path = Path(source)
     _check_file(path)
     match path.suffix.lower():
@@ -114,7 +119,20 @@ def _check_file(path: Path) -> None:
         raise InputError("the file is empty", where=str(path), hint="Export or download the model again.")
 
 
-def _finished(graph: Graph, name: str) -> ImportedModel:
+def _finished(graph: Graph, name: str, states: int = 0) -> ImportedModel:
+    found = [node.name for node in graph.nodes if node.op == STATE]
+    if len(found) != states:
+        raise UnsupportedError(
+            f"the network has {1 + len(found)} inputs ({', '.join([graph.input, *found])})",
+            where="main",
+            hint="Networks with exactly one image input are supported, and torch modules that are recurrent.",
+        )
+    for after, state in graph.carried:
+        if graph.shape_of(after) != graph.shape_of(state):
+            raise InputError(
+                f"is {list(graph.shape_of(state))} and is left as {list(graph.shape_of(after))}",
+                where=f"state '{state}'", hint="A network must leave what it takes.",
+            )  # fmt: skip
     if len(graph.input_shape) != 4 or graph.input_shape[0] != 1 or graph.input_dtype != "float32":
         raise UnsupportedError(
             f"the input is {graph.input_dtype}{list(graph.input_shape)}",
@@ -174,18 +192,19 @@ def _first_weight_channels(module: torch.nn.Module) -> list[int]:
 
 
 def _export(
-    module: torch.nn.Module, width: int, height: int, channels: int | None, where: str
-) -> torch.export.ExportedProgram:
+    module: torch.nn.Module, width: int, height: int, channels: int | None, where: str,
+    states: Sequence[tuple[int, int, int]] = (),
+) -> torch.export.ExportedProgram:  # fmt: skip
     candidates = [channels] if channels is not None else _first_weight_channels(module)
     if not isinstance(module, torch.fx.GraphModule):
         module = module.eval() if not module.training else _evaluation_copy(module)
     failure: Exception | None = None
     for count in candidates:
-        example = torch.zeros(1, count, height, width)
+        examples = (torch.zeros(1, count, height, width), *(torch.zeros(1, *shape) for shape in states))
         try:
             with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
                 warnings.simplefilter("ignore")
-                return torch.export.export(module, (example,))
+                return torch.export.export(module, examples)
         except Exception as error:  # torch.export raises many kinds, user code any
             failure = failure or error
     reason = " ".join(str(failure).split())[:300]

@@ -18,6 +18,7 @@ Array = NDArray[Any]
 Attributes = Mapping[str, Any]
 Shape = tuple[int, ...]
 NO_ATTRIBUTES: Attributes = MappingProxyType({})
+STATE, STEP = "state", "step"
 COPY = "_copy"
 """Stands between a name and the number that makes it unique."""
 
@@ -28,6 +29,8 @@ class Node:
 
     ``op`` is the Relax operator without its ``relax.`` prefix, or ``pixel_unshuffle``, ``warp`` and ``tuple_item``,
     which Relax spells with several expressions; ``inputs`` are names of nodes, of constants or of the graph's input.
+    A recurrent network has as many :data:`STATE` nodes, of the graph's input in form only, as tensors that the frame
+    before left, and a last node :data:`STEP` of its result and of what it leaves for the next frame, in that order.
     """
 
     name: str
@@ -60,7 +63,22 @@ class Graph:
 
     @property
     def output_shape(self) -> Shape:
-        return self.shape_of(self.output)
+        return self.shape_of(self.result)
+
+    @property
+    def carried(self) -> tuple[tuple[str, str], ...]:
+        """Of a recurrent network what is left for the next frame, and the state that it is there."""
+        last = self.by_name.get(self.output)
+        if last is None or last.op != STEP:
+            return ()
+        states = (node.name for node in self.nodes if node.op == STATE)
+        return tuple(zip(last.inputs[1:], states, strict=True))
+
+    @property
+    def result(self) -> str:
+        """The output, without what a recurrent network leaves."""
+        last = self.by_name.get(self.output)
+        return last.inputs[0] if last is not None and last.op == STEP else self.output
 
     def shape_of(self, name: str) -> Shape:
         if name == self.input:

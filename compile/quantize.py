@@ -51,7 +51,7 @@ from codesign.compile.calibration import (
 )
 from codesign.compile.correlations import recognise_correlations
 from codesign.compile.equalize import equalised
-from codesign.compile.graph import Array, Editor, Graph, Node
+from codesign.compile.graph import STATE, Array, Editor, Graph, Node
 from codesign.compile.instance_norm import recognise_norms
 from codesign.compile.movement import recognise_movement, slice_splits
 from codesign.compile.pairs import read_pairs, recognise_pairs
@@ -128,6 +128,11 @@ def quantise_reported(
     parts = units(graph)
     stored = {graph.input, *(unit.name for unit in parts)} - float_only(graph, parts)
     flows = {unit.head.inputs[1] for unit in parts if unit.kind is Kind.WARP} | (wide_results(graph, parts) & stored)
+    for after, state in graph.carried:
+        if {after, state} & flows:
+            raise UnsupportedError(
+                "a state of 16 bits", where=f"state '{state}'", hint="Carry the features, not the flow that moves them."
+            )
     if equalise:
         check_images(graph, calibration)
         graph = equalised(graph, calibration)
@@ -160,7 +165,7 @@ def quantised_io(module: tvm.IRModule) -> tuple[QuantParams, QuantParams]:
     """Scale and zero point of a quantised module's input and output. Raises :class:`InputError` for a float module."""
     graph = from_module(module)
     first = [node for node in graph.nodes if node.op == "quantize" and node.inputs[0] == graph.input]
-    last = graph.by_name.get(graph.output)
+    last = graph.by_name.get(graph.result)
     if len(first) != 1 or last is None or last.op != "dequantize":
         raise InputError("the network is not quantised at its ends", where="main", hint="Quantise it first.")
     return scalar_params(graph, first[0]), scalar_params(graph, last)
@@ -210,12 +215,14 @@ def _chosen(
             for name in unit.head.inputs:
                 if classes.find(name) != classes.find(graph.input):
                     classes.join(name, unit.name)
+    for after, state in graph.carried:  # what one frame leaves is what the next one finds, code for code
+        classes.join(state, after)
     own = observations[graph.input]
     if input_params is None:
         input_params = PIXELS if own.low >= 0.0 and own.high <= 1.0 else choose(own, "minmax")
     fixed = {classes.find(graph.input): input_params}
     if output_params is not None:
-        fixed.setdefault(classes.find(graph.output), output_params)
+        fixed.setdefault(classes.find(graph.result), output_params)
     sources = {unit.name for unit in parts if unit.kind not in (Kind.MOVEMENT, Kind.CONCAT)} & observations.keys()
     seen: dict[str, Observation] = {}
     for name in sorted(sources):
@@ -280,6 +287,10 @@ def insert(
     quantised(graph.input, graph.input)
     for unit in parts:
         head = unit.head
+        if head.op == STATE:
+            editor.keep(head)
+            quantised(head.name, head.name)
+            continue
         all_bits = unit.kind is Kind.HOST or unit.name in wide_parts
         inputs = [
             opened(name, all_bits=all_bits or (unit.kind is Kind.WARP and which == 1))

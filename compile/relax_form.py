@@ -10,7 +10,7 @@ import tvm
 from tvm import relax
 
 from codesign.compile.correlations import displacements
-from codesign.compile.graph import COPY, Array, Graph, Node, Shape
+from codesign.compile.graph import COPY, STATE, STEP, Array, Graph, Node, Shape
 from codesign.compile.grids import grid_of_flow
 from codesign.hw.errors import UnsupportedError
 
@@ -77,25 +77,21 @@ def _shape(kind: Any, where: str) -> Shape:
 def from_module(module: tvm.IRModule, names: Mapping[str, str] | None = None) -> Graph:
     """Read the function ``main`` of ``module``.
 
-    ``names`` gives the user's name of a Relax variable, where the importer recorded one. Raises
-    :class:`UnsupportedError` for control flow, several inputs or outputs, or shapes that are not static.
+    ``names`` gives the user's name of a Relax variable, where the importer recorded one. Parameters after the first are
+    states, of which there are as many as outputs after the first. Raises :class:`UnsupportedError` for control flow,
+    other numbers of inputs and outputs, or shapes that are not static.
     """
     function = module["main"]
-    if len(function.params) != 1:
-        listed = ", ".join(parameter.name for parameter in function.params)
-        raise UnsupportedError(
-            f"the network has {len(function.params)} inputs ({listed})",
-            where="main",
-            hint="Networks with exactly one image input are supported.",
-        )
-    parameter = function.params[0]
+    parameter, *states = function.params
     reader = _Reader(_spread(function, names or {}))
     reader.known[parameter] = parameter.name
     reader.taken.add(parameter.name)
+    for state in states:
+        reader.state(parameter, state)
     for block in function.body.blocks:
         for binding in block.bindings:
             reader.binding(binding)
-    output = reader.output(function.body.body)
+    output = reader.output(function.body.body, len(states))
     return Graph(
         input=parameter.name,
         input_shape=_shape(parameter.ty, parameter.name),
@@ -185,24 +181,37 @@ class _Reader:
         self.known[variable] = name
         self.nodes.append(Node(name, op, inputs, attributes, shape, dtype))
 
-    def output(self, body: Any) -> str:
+    def state(self, parameter: Any, state: Any) -> None:
+        name = self._unique(state.name)
+        self.known[state] = name
+        shape = _shape(state.ty, f"state '{state.name}'")
+        self.nodes.append(Node(name, STATE, (parameter.name,), {}, shape, str(state.ty.dtype.dtype)))
+
+    def output(self, body: Any, states: int) -> str:
         value = self.tuples.get(body, body)
-        if isinstance(value, relax.Tuple):
-            if len(value.fields) != 1:
-                raise UnsupportedError(
-                    f"the network has {len(value.fields)} outputs",
-                    where="main",
-                    hint="Wrap it in a module that returns the one image you want.",
-                )
-            value = value.fields[0]
-        return self.operand(value, "output")
+        fields = list(value.fields) if isinstance(value, relax.Tuple) else [value]
+        if len(fields) != 1 + states:
+            raise UnsupportedError(
+                f"the network has {1 + states} inputs and {len(fields)} outputs",
+                where="main",
+                hint="One image goes in and one comes out; a recurrent network takes and returns its states besides.",
+            )
+        names = [self.operand(one, "output") for one in fields]
+        if not states:
+            return names[0]
+        kind = fields[0].ty
+        step = Node(self._unique(STEP), STEP, tuple(names), {}, _shape(kind, "output"), str(kind.dtype.dtype))
+        self.nodes.append(step)
+        return step.name
 
 
 def to_module(graph: Graph) -> tvm.IRModule:
     """The Relax module of ``graph``, checked for well-formedness."""
     builder = relax.BlockBuilder()
-    parameter = relax.Var(graph.input, relax.TensorType(graph.input_shape, graph.input_dtype))
-    values: dict[str, Any] = {graph.input: parameter}
+    parameters = [relax.Var(graph.input, relax.TensorType(graph.input_shape, graph.input_dtype))]
+    states = [node for node in graph.nodes if node.op == STATE]
+    parameters += [relax.Var(node.name, relax.TensorType(node.shape, node.dtype)) for node in states]
+    values: dict[str, Any] = {parameter.name: parameter for parameter in parameters}
     values.update({name: relax.const(value, str(value.dtype)) for name, value in graph.constants.items()})
 
     def bind(name: str, expression: Any) -> Any:
@@ -212,12 +221,15 @@ def to_module(graph: Graph) -> tvm.IRModule:
         builder.emit_normalized(relax.VarBinding(variable, expression))
         return variable
 
-    with builder.function("main", [parameter]):
+    last = graph.by_name.get(graph.output)
+    with builder.function("main", parameters):
         with builder.dataflow():
             for node in graph.nodes:
-                values[node.name] = emit_node(node, [values[name] for name in node.inputs], bind)
-            output = builder.emit_output(values[graph.output])
-        builder.emit_func_output(output)
+                if node.op not in (STATE, STEP):
+                    values[node.name] = emit_node(node, [values[name] for name in node.inputs], bind)
+            results = last.inputs if last is not None and last.op == STEP else (graph.output,)
+            outputs = [builder.emit_output(values[name]) for name in results]
+        builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
     module = builder.get()
     relax.analysis.well_formed(module)
     return module

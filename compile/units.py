@@ -12,7 +12,7 @@ from enum import Enum
 
 from codesign.compile.affine import CONVOLUTIONS, is_bias
 from codesign.compile.evaluate import UNARY
-from codesign.compile.graph import Graph, Node
+from codesign.compile.graph import STEP, Graph, Node
 from codesign.compile.resample import corner_factor, resize_factor
 
 SLOPES = ("nn.leakyrelu", "nn.prelu")
@@ -184,6 +184,8 @@ def float_only(graph: Graph, parts: tuple[Unit, ...]) -> frozenset[str]:
     consumers = graph.consumers()
 
     def stays(unit: Unit) -> bool:
+        if unit.head.op == STEP:
+            return True
         if unit.kind is not Kind.HOST or unit.name == graph.output:
             return False
         readers = consumers[unit.name]

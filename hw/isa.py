@@ -275,6 +275,11 @@ class Command:
     def _by_name(self) -> dict[str, int]:
         return {field.name: value for field, value in zip(FIELDS[self.opcode], self.values, strict=True)}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its fields."""
+        return tuple(field.name for field in FIELDS[self.opcode])
+
     def __getitem__(self, name: str) -> int:
         try:
             return self._by_name[name]

@@ -320,10 +320,15 @@ def run(
     ``progress`` is called with the share of the commands executed so far, now and then.
     """
     memory = initial_memory(program, inputs)
+    execute(program, memory, progress=progress)
+    return {slot.name: read_tensor(memory, slot) for slot in program.outputs}
+
+
+def execute(program: Program, memory: NDArray[np.uint8], *, progress: Callable[[float], None] | None = None) -> None:
+    """Execute ``program`` on a memory that holds its weights and inputs: ``uint8[memory_bytes]``, changed in place."""
     machine = _Machine(program, memory)
     total = 0 if progress is None else sum(1 for _ in program.walk())
     for count, (_, cmd) in enumerate(program.walk()):
         machine.execute(cmd)
         if progress is not None and count % 256 == 0:
             progress(count / total)
-    return {slot.name: read_tensor(memory, slot) for slot in program.outputs}

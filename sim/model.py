@@ -156,6 +156,10 @@ class Model:
             (program.blob_offset, program.blob),
         ):
             self.memory[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+        self.select(program)
+
+    def select(self, program: Program) -> None:
+        """Write a program that is in memory already into the registers: its commands and its windows."""
         for name, value in (
             ("memory_base_low", 0),
             ("memory_base_high", 0),

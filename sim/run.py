@@ -108,13 +108,9 @@ def run(
             return before + time.perf_counter() - began
 
         with _snapshots(checkpoint, model, first, seconds) as chunk_done:
-            _until_done(model, first, waves, progress, chunk_done)
+            until_done(model, first, progress, waves, chunk_done)
         wall = seconds()
-        failure = model.error()
-        if failure is not None:
-            raise SimulationError(
-                f"the machine stopped: {failure[0].name.lower().replace('_', ' ')} at {failure[1]:#x}"
-            )
+        check_stopped(model)
         outputs = {slot.name: reference.read_tensor(model.memory, slot) for slot in program.outputs}
         result = RunResult(outputs, model.counters(), wall, model.activity() if timeline else None, first)
         if checkpoint is not None:
@@ -122,13 +118,24 @@ def run(
         return result
 
 
-def _until_done(
+def check_stopped(model: Model) -> None:
+    """Raise :class:`SimulationError` when the machine stopped with an error."""
+    failure = model.error()
+    if failure is not None:
+        raise SimulationError(f"the machine stopped: {failure[0].name.lower().replace('_', ' ')} at {failure[1]:#x}")
+
+
+def until_done(
     model: Model,
     first: int,
-    waves: Waves | None,
-    progress: Callable[[int], None] | None,
-    chunk_done: Callable[[], None],
+    progress: Callable[[int], None] | None = None,
+    waves: Waves | None = None,
+    chunk_done: Callable[[], None] = lambda: None,
 ) -> None:
+    """Run a machine that was started in cycle ``first``; ``chunk_done`` is called now and then.
+
+    Raises :class:`SimulationError` when it makes no progress.
+    """
     alive = (-1, -1)
     since = model.cycle
     tracing = False

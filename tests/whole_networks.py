@@ -44,7 +44,8 @@ REGRESSIONS = Path(__file__).parent / "regressions"
 
 KINDS = ("conv", "conv", "conv", "strided", "depthwise", "dilated", "transposed", "residual", "residual", "concat",
          "concat", "shuffle", "unshuffle", "mask", "look-up", "scale", "slice", "product", "product", "gate",
-         "complement", "average", "enlarge", "halve", "corners", "warp", "warp", "correlate", "norm", "norm")  # fmt: skip
+         "complement", "average", "enlarge", "halve", "corners", "warp", "warp", "correlate", "norm",
+         "norm")  # fmt: skip
 ACTIVATIONS = ("none", "relu", "clip", "leaky", "prelu")
 MOST_PIXELS = 48 * 48
 

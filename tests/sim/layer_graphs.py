@@ -164,6 +164,7 @@ def build(draw: GraphDraw) -> LayerGraph:
             layers.append(
                 norm_layer(f"norm{index}", source, tensor(source.height, source.width, source.channels), want)
             )
+            read.add(source.name)
             continue
         if want.enlarge > 1 and want.enlarge**2 * source.height * source.width <= MOST_PIXELS:
             if want.flow:
