@@ -115,8 +115,8 @@ class _Model:
         self.beats = 0  # requested by the load engine
         self.jobs = deque([0.0] * JOBS, maxlen=JOBS)  # when the load engine unpacked its last jobs
         self.chunks_since_load, self.last_load = 0, 0.0
-        # What of the store engine's and the sampler's last work may meet at the scratchpad's port.
         self.fetches = 0  # of the store engine since the array's last row
+        # What of the store engine's and the sampler's last work may meet at the scratchpad's port.
         self.samples = any(cmd.opcode in SAMPLED for cmd in program.commands)
         self.fetching: list[Fetching] = []
         self.sampling: deque[SampledRow] = deque(maxlen=_SAMPLED_ROWS)
