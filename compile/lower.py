@@ -178,8 +178,10 @@ def lower(function: relax.Function, name: str) -> LayerGraph:
     arguments: list[str | None] = []
     for parameter in function.params:
         _, channels, height, width = shape_of(parameter)
-        builder.inputs[parameter.name] = (channels, height, width)
-        arguments.append(parameter.name)
+        # Two regions' results may come under one name.
+        argument = builder.fresh(parameter.name)
+        builder.inputs[argument] = (channels, height, width)
+        arguments.append(argument)
     results = builder.follow(function, arguments)
     names = results if isinstance(results, tuple) else (results,)
     return builder.graph(names)
@@ -373,7 +375,7 @@ class _Builder:
         if first.zero_point or second.zero_point:
             raise UnsupportedError("correlates tensors with a zero point", where=name)
         if first.name == second.name:
-            copy = replace(second, name=self._fresh(f"{second.name}.moved"))
+            copy = replace(second, name=self.fresh(f"{second.name}.moved"))
             self.tensors[copy.name] = copy
             self._close_conv(self._identity(copy.name, Open(second.name)), copy)
             second = copy
@@ -389,7 +391,7 @@ class _Builder:
         first, second = self.tensors[columns.tensor], self.tensors[rows.tensor]
         if first.zero_point or second.zero_point:
             raise UnsupportedError("multiplies tensors with a zero point", where=name)
-        words = replace(second, name=self._fresh(f"{second.name}.weights"), as_weights=True)
+        words = replace(second, name=self.fresh(f"{second.name}.weights"), as_weights=True)
         self.tensors[words.name] = words
         self._close_conv(self._identity(words.name, Open(second.name)), words)
         pixels = second.height * second.width
@@ -466,7 +468,7 @@ class _Builder:
 
     def _close(self, value: Any, scale: float, zero_point: int, call: relax.Call, var: relax.Var) -> str:
         _, channels, height, width = shape_of(call)
-        name = self._fresh(value.name if hasattr(value, "name") else str(var.name))
+        name = self.fresh(value.name if hasattr(value, "name") else str(var.name))
         wide = str(call.ty.dtype.dtype) == "int16"
         target = Tensor(name, height, width, channels * (1 + wide), scale, zero_point, wide)
         if isinstance(value, Open):
@@ -511,7 +513,7 @@ class _Builder:
         while done < pending.factor:
             done *= 2
             last = done == pending.factor
-            name = target.name if last else self._fresh(f"{target.name}.by{done}")
+            name = target.name if last else self.fresh(f"{target.name}.by{done}")
             made = replace(
                 source, name=name, height=source.height // 2, width=source.width // 2, channels=source.channels * 4
             )
@@ -532,12 +534,13 @@ class _Builder:
         tensor = self.tensors[name]
         if (tensor.scale, tensor.zero_point) == (target.scale, target.zero_point):
             return name
-        copy = replace(tensor, name=self._fresh(f"{name}.rescaled"), scale=target.scale, zero_point=target.zero_point)
+        copy = replace(tensor, name=self.fresh(f"{name}.rescaled"), scale=target.scale, zero_point=target.zero_point)
         self.tensors[copy.name] = copy
         self._close_conv(self._identity(copy.name, Open(name)), copy)
         return copy.name
 
-    def _fresh(self, name: str) -> str:
+    def fresh(self, name: str) -> str:
+        """A name that no tensor has, close to ``name``."""
         count, candidate = 1, name
         while candidate in self.tensors or candidate in self.inputs:
             count, candidate = count + 1, f"{name}.{count}"
