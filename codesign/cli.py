@@ -278,6 +278,7 @@ def tune(
                     precision=cuda.check_precision(precision),
                 )  # fmt: skip
                 tuning.prepare(tasks.stacks, arch, folder, limit=limit, say=say)
+                tuning.prepare_gemms(tasks.gemms, arch, folder, limit=limit, say=say)
                 gpu_operators.prepare(tasks.operators, arch, folder, limit=limit, say=say)
             if not build:
                 say("measure")

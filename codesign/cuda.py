@@ -23,7 +23,7 @@ from codesign.kernels.launch import Launch
 from codesign.kernels.nvrtc import check_architecture
 from codesign.kernels.traces import traces
 from codesign.kernels.tuned import database
-from codesign.kernels.tuning import Task
+from codesign.kernels.tuning import GemmTask, Task
 
 Precision = Literal["fp16", "int8"]
 
@@ -123,16 +123,17 @@ def whole(network: CompiledNetwork) -> LayerGraph:
 
 @dataclass(frozen=True)
 class TuningTasks:
-    """What is worth measuring of a network: stacks of this project's kernels, and operators left to TVM."""
+    """What is worth measuring of a network: stacks and wide convolutions of this project's, operators left to TVM."""
 
     stacks: list[Task]
+    gemms: list[GemmTask]
     operators: list[OperatorTask]
 
 
 def tuning_tasks(
     source: verbs.Source, size: tuple[int, int], *, arch: str, precision: Precision, slack: float = 1.5
 ) -> TuningTasks:
-    """Stacks on some way through the network modelled within ``slack`` of the best, and every operator of TVM's."""
+    """Kernels on some way through the network modelled within ``slack`` of the best, and every operator of TVM's."""
     check_architecture(arch)
     if precision == "int8":
         graph = from_layers(integer_layers(source, size))
@@ -142,4 +143,5 @@ def tuning_tasks(
     if any(isinstance(operation, Other) for operation in graph.operations):
         plan = plan_launches(graph, arch, database(arch).lookup)
         operators = operator_tasks(runnable(relax_module(plan, b"", prefix="tune")), arch)
-    return TuningTasks([Task(*found) for found in promising(graph, arch, slack)], operators)
+    found = promising(graph, arch, slack)
+    return TuningTasks([Task(*one) for one in found.stacks], [GemmTask(*one) for one in found.gemms], operators)

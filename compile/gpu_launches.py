@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from codesign.compile.gpu_layers import Convolution, GpuGraph, Operation, Other, Pointwise
-from codesign.compile.gpu_steps import gemm_launch, pointwise_launch, settle, settle_wide, stack_launch
+from codesign.compile.gpu_steps import Settled, gemm_launch, pointwise_launch, settle, settle_wide, stack_launch
 from codesign.compile.gpu_units import Unit, formats_of, stackable, units_of, with_conversions
 from codesign.hw.errors import UnsupportedError
 from codesign.kernels import implicit_gemm, stack_search
@@ -43,8 +43,8 @@ class GpuPlan:
         return [step for step in self.steps if isinstance(step, Launch)]
 
 
-Tuned = Callable[[str, int, int], tuple[Schedule, float] | None]
-"""The best measured schedule of a stack's signature at a height and width, and its seconds."""
+Tuned = Callable[[str, int, int], tuple[Schedule | GemmSchedule, float] | None]
+"""The best measured schedule of a signature at a height and width, and its seconds."""
 
 
 def plan_launches(graph: GpuGraph, arch: str, tuned: Tuned | None = None) -> GpuPlan:
@@ -52,17 +52,47 @@ def plan_launches(graph: GpuGraph, arch: str, tuned: Tuned | None = None) -> Gpu
     graph = with_conversions(graph)
     units = units_of(graph)
     segments = _segments(graph, units, arch, tuned)
-    seconds = [0.0] * (len(units) + 1)
-    chosen: list[Segment] = []
-    for begin in range(len(units) - 1, -1, -1):
-        best = min(segments[begin], key=lambda segment: segment.seconds + seconds[segment.end])
-        seconds[begin] = best.seconds + seconds[best.end]
-        chosen.append(best)
-    return _materialise(graph, units, chosen[::-1], arch, seconds[0])
+    settled: dict[str, Settled] = {}
+    refused: set[str] = set()
+    while True:
+        chosen, seconds = _cheapest(segments, refused)
+        for segment in chosen:
+            if segment.stack is not None and segment.schedule is not None:
+                out = graph.tensors[units[segment.begin].first.output]
+                key = signature(segment.stack)
+                if key not in settled:
+                    settled[key] = settle(segment.stack, arch, out.height, out.width, segment.schedule)
+        spilling = {key for key, (_, spilled_bytes) in settled.items() if spilled_bytes} - refused
+        if not spilling:  # else another way through the network, if there is one
+            return _materialise(graph, units, chosen, arch, seconds, settled)
+        refused |= spilling
 
 
-def promising(graph: GpuGraph, arch: str, slack: float = 1.5) -> list[tuple[Stack, int, int]]:
-    """Stacks, with height and width, on some way through the network that is modelled at most ``slack`` x the best."""
+def _cheapest(segments: list[list[Segment]], refused: set[str]) -> tuple[list[Segment], float]:
+    """The way through the units that takes least time, without stacks that are ``refused`` where it can do without."""
+    seconds = [0.0] * (len(segments) + 1)
+    best: list[Segment] = []
+    for begin in range(len(segments) - 1, -1, -1):
+        allowed = [one for one in segments[begin] if one.stack is None or signature(one.stack) not in refused]
+        best.append(min(allowed or segments[begin], key=lambda segment: segment.seconds + seconds[segment.end]))
+        seconds[begin] = best[-1].seconds + seconds[best[-1].end]
+    by_begin, chosen, at = best[::-1], [], 0
+    while at < len(segments):
+        chosen.append(by_begin[at])
+        at = by_begin[at].end
+    return chosen, seconds[0]
+
+
+@dataclass(frozen=True)
+class Promising:
+    """What may be on the fastest way: stacks with height and width, wide convolutions with both sizes."""
+
+    stacks: list[tuple[Stack, int, int]]
+    gemms: list[tuple[WideConv, tuple[int, int, int, int]]]
+
+
+def promising(graph: GpuGraph, arch: str, slack: float = 1.5) -> Promising:
+    """What is on some way through the network that is modelled at most ``slack`` x the best."""
     graph = with_conversions(graph)
     units = units_of(graph)
     segments = _segments(graph, units, arch, None)
@@ -74,13 +104,22 @@ def promising(graph: GpuGraph, arch: str, slack: float = 1.5) -> list[tuple[Stac
         for segment in segments[begin]:
             before[segment.end] = min(before[segment.end], before[begin] + segment.seconds)
     found: dict[tuple[str, int, int], Stack] = {}
+    gemms: dict[tuple[str, tuple[int, int, int, int]], WideConv] = {}
     for begin in range(count):
         for segment in segments[begin]:
             through = before[begin] + segment.seconds + after[segment.end]
-            if segment.stack is not None and through <= slack * after[0]:
-                out = graph.tensors[units[begin].first.output]
+            if through > slack * after[0]:
+                continue
+            first = units[begin].first
+            out = graph.tensors[first.output]
+            if segment.stack is not None:
                 found.setdefault((signature(segment.stack), out.height, out.width), segment.stack)
-    return [(stack, height, width) for (_, height, width), stack in found.items()]
+            elif segment.wide is not None and isinstance(first, Convolution):
+                source = graph.tensors[first.conv.source]
+                size = source.height, source.width, out.height, out.width
+                gemms.setdefault((implicit_gemm.signature(segment.wide), size), segment.wide)
+    stacks = [(stack, height, width) for (_, height, width), stack in found.items()]
+    return Promising(stacks, [(wide, size) for (_, size), wide in gemms.items()])
 
 
 @dataclass(frozen=True)
@@ -126,7 +165,7 @@ def _segments(graph: GpuGraph, units: list[Unit], arch: str, tuned: Tuned | None
             out = graph.tensors[unit.first.output]
             key = implicit_gemm.signature(wide), out.height, out.width
             if key not in gemms:
-                gemms[key] = _price_wide(wide, arch, out.height, out.width)
+                gemms[key] = _price_wide(wide, arch, out.height, out.width, tuned)
             if (best := gemms[key]) is not None:
                 options.append(Segment(begin, begin + 1, best[1], wide=wide, gemm=best[0]))
         if not options:
@@ -152,7 +191,12 @@ def _wide(unit: Unit, graph: GpuGraph, formats: dict[str, Format]) -> WideConv |
     )  # fmt: skip
 
 
-def _price_wide(wide: WideConv, arch: str, height: int, width: int) -> tuple[GemmSchedule, float] | None:
+def _price_wide(
+    wide: WideConv, arch: str, height: int, width: int, tuned: Tuned | None
+) -> tuple[GemmSchedule, float] | None:
+    known = None if tuned is None else tuned(implicit_gemm.signature(wide), height, width)
+    if known is not None and isinstance(known[0], GemmSchedule):
+        return known[0], known[1]
     gpu = GPUS[arch]
     best = next(iter(implicit_gemm.candidates(wide, arch, height, width, limit=1)), None)
     if best is None:
@@ -201,8 +245,9 @@ def _stack(
 
 def _price(stack: Stack, arch: str, height: int, width: int, tuned: Tuned | None) -> tuple[Schedule, float] | None:
     """The schedule to use and its seconds, or None if the stack does not fit."""
-    if tuned is not None and (known := tuned(signature(stack), height, width)) is not None:
-        return known
+    known = None if tuned is None else tuned(signature(stack), height, width)
+    if known is not None and isinstance(known[0], Schedule):
+        return known[0], known[1]
     gpu = GPUS[arch]
     schedule = stack_search.best(stack, arch, height, width)
     if schedule is None:
@@ -214,11 +259,12 @@ def _price(stack: Stack, arch: str, height: int, width: int, tuned: Tuned | None
     return schedule, max(cycles / gpu.clock_hz, memory) + LAUNCH_SECONDS
 
 
-def _materialise(graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch: str, seconds: float) -> GpuPlan:
+def _materialise(
+    graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch: str, seconds: float, settled: dict[str, Settled]
+) -> GpuPlan:
     steps: list[Launch | Other] = []
     schedules: list[tuple[str, Schedule]] = []
     stored: dict[str, Stored] = {}
-    settled: dict[str, Schedule] = {}
     gemms: dict[str, GemmSchedule] = {}
     formats = formats_of(graph)
 
@@ -227,10 +273,8 @@ def _materialise(graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch
         stored[name] = Stored(name, graph.precision, formats[name], tensor.channels, tensor.height, tensor.width)
         return name
 
-    begin = 0
-    by_begin = {segment.begin: segment for segment in chosen}
-    while begin < len(units):
-        segment = by_begin[begin]
+    for segment in chosen:
+        begin = segment.begin
         first = units[begin].first
         if isinstance(first, Other):
             for name in (*first.inputs, first.output):
@@ -251,15 +295,12 @@ def _materialise(graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch
         else:
             stack = segment.stack
             assert stack is not None
-            assert segment.schedule is not None
             out = graph.tensors[first.output]
             key = signature(stack)
-            if key not in settled:
-                settled[key] = settle(stack, arch, out.height, out.width, segment.schedule)
-            schedules.append((key, settled[key]))
+            schedule = settled[key][0]
+            schedules.append((key, schedule))
             results = {unit.first.output: unit.output for unit in units[begin : segment.end]}
             inputs = tuple(store(item.name) for item in stack.inputs)
             outputs = tuple(store(results[item.name]) for item in stack.outputs)
-            steps.append(stack_launch(stack, settled[key], out.height, out.width, inputs, outputs))
-        begin = segment.end
+            steps.append(stack_launch(stack, schedule, out.height, out.width, inputs, outputs))
     return GpuPlan(graph, stored, tuple(steps), seconds, tuple(schedules))

@@ -122,7 +122,11 @@ def settle_wide(wide: WideConv, arch: str, height: int, width: int, first: GemmS
     return min(tried, key=lambda item: item[:2])[2]
 
 
-def settle(stack: Stack, arch: str, height: int, width: int, first: Schedule) -> Schedule:
+Settled = tuple[Schedule, int]
+"""A schedule and the bytes that its kernel spills."""
+
+
+def settle(stack: Stack, arch: str, height: int, width: int, first: Schedule) -> Settled:
     """``first``, or the next candidate that spills no registers; the one that spills least if all do."""
     tried: list[tuple[int, int, Schedule]] = []
     rest = [s for s in stack_search.candidates(stack, arch, height, width, limit=TRIES) if s != first]
@@ -132,4 +136,5 @@ def settle(stack: Stack, arch: str, height: int, width: int, first: Schedule) ->
         tried.append((spilled, index, schedule))
         if spilled == 0:
             break
-    return min(tried, key=lambda item: item[:2])[2]
+    spilled_bytes, _, best = min(tried, key=lambda item: item[:2])
+    return best, spilled_bytes

@@ -322,9 +322,8 @@ def signature(wide: WideConv) -> str:
     """The structure in one line, for the tuning database."""
     conv = wide.conv
     ky, kx, _, co = conv.weights.shape
-    text = (
-        f"{wide.precision}; {'+'.join(str(c) for c, _ in wide.sources)}>{ky}x{kx}x{co} s{wide.stride} d{wide.dilation}"
-    )
+    sources = "+".join(str(channels) for channels, _ in wide.sources)
+    text = f"gemm {wide.precision}; {sources}>{ky}x{kx}x{co} s{wide.stride} d{wide.dilation}"
     text += "" if conv.activation == "linear" else f" {conv.activation}"
     text += "" if conv.add is None else " +"
     return text + f" >{wide.format[0]}{wide.shuffle}"

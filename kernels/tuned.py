@@ -1,6 +1,6 @@
 """What a GPU measured of schedules: one JSON file per architecture, so that compiling needs no GPU.
 
-A record is keyed by what is launched (a stack's :func:`~codesign.kernels.stack.signature`) and the frame's size. The
+A record is keyed by what is launched (the signature of a stack, or of a wide convolution) and the frame's size. The
 file is written sorted, one record a line: two people's measurements merge as text.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 from codesign.hw.errors import InputError
 from codesign.hw.files import write_text
+from codesign.kernels.implicit_gemm import GemmSchedule
 from codesign.kernels.stack import Schedule
 
 FOLDER = Path(__file__).parent / "measured"
@@ -26,7 +27,7 @@ class Record:
     signature: str
     height: int
     width: int
-    schedule: Schedule
+    schedule: Schedule | GemmSchedule
     seconds: float
     tried: int
     device: str
@@ -44,7 +45,7 @@ class Database:
     arch: str
     records: Mapping[tuple[str, int, int], Record]
 
-    def lookup(self, signature: str, height: int, width: int) -> tuple[Schedule, float] | None:
+    def lookup(self, signature: str, height: int, width: int) -> tuple[Schedule | GemmSchedule, float] | None:
         """The schedule and its seconds, if this very size was measured."""
         record = self.records.get((signature, height, width))
         return None if record is None else (record.schedule, record.seconds)
@@ -80,6 +81,14 @@ def database(arch: str, folder: Path = FOLDER) -> Database:
 
 
 def _record(item: dict[str, Any]) -> Record:
-    schedule = dict(item["schedule"])
-    splits = tuple((int(a), int(c)) for a, c in schedule.pop("splits"))
-    return Record(**{**item, "schedule": Schedule(splits=splits, **schedule)})
+    return Record(**{**item, "schedule": schedule_of(item["schedule"])})
+
+
+def schedule_of(item: Mapping[str, Any]) -> Schedule | GemmSchedule:
+    """A schedule from JSON: a stack's has splits."""
+    rest = dict(item)
+    if "splits" in rest:
+        splits = tuple((int(a), int(c)) for a, c in rest.pop("splits"))
+        return Schedule(splits=splits, **rest)
+    across, channels = rest.pop("warps")
+    return GemmSchedule(warps=(across, channels), **rest)

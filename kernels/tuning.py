@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from codesign.hw.errors import CodesignError, InputError
 from codesign.hw.files import write_text
-from codesign.kernels import stack_search
+from codesign.kernels import implicit_gemm, stack_search
 from codesign.kernels.driver import Driver
+from codesign.kernels.implicit_gemm import WideConv
 from codesign.kernels.nvrtc import Binary, compile_cuda_text
-from codesign.kernels.stack import Schedule, Stack, grid, layout, pack, render, signature
+from codesign.kernels.stack import Stack, grid, layout, pack, render, signature
 from codesign.kernels.traces import TraceRecord
-from codesign.kernels.tuned import Record
+from codesign.kernels.tuned import Record, schedule_of
 
 KERNEL = "candidate"
 TOLERANCE = 1e-2
@@ -88,6 +89,52 @@ def prepare(tasks: Sequence[Task], arch: str, folder: Path, *, limit: int = 12, 
                 "shared_bytes": placed.shared_bytes, "integers": [task.height, task.width],
             }  # fmt: skip
             made.append(Build({"schedule": asdict(schedule)}, binary, (call,), pack(task.stack, schedule)[0]))
+        builds.add(item, made)
+
+
+@dataclass(frozen=True, eq=False)
+class GemmTask:
+    """A wide convolution to tune. ``size``: height and width of its input, then of its output before any shuffle."""
+
+    wide: WideConv
+    size: tuple[int, int, int, int]
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return implicit_gemm.signature(self.wide), *self.size[2:]
+
+
+def prepare_gemms(tasks: Sequence[GemmTask], arch: str, folder: Path, *, limit: int = 12, say: Say = print) -> None:
+    """As :func:`prepare`, for wide convolutions; schedules that spill registers are left out."""
+    builds = opened(folder, arch)
+    for number, task in enumerate(tasks):
+        if builds.has(*task.key):
+            continue
+        say(f"build {number + 1} of {len(tasks)}: {task.key[0]}")
+        wide, (height, width, rows, columns) = task.wide, task.size
+        inputs = [planes * 16 * height * width for planes in wide.planes]
+        inputs += [wide.add_planes * 16 * rows * columns] if wide.conv.add is not None else []
+        square = wide.shuffle**2
+        channels = wide.conv.channels // square
+        chunked = wide.format == "chunked"
+        per_pixel = -(-channels // wide.chunk) * 16 if chunked else channels * 16 // wide.chunk
+        item: dict[str, Any] = {
+            "kind": "gemm", "signature": task.key[0], "height": rows, "width": columns,
+            "dtype": "float16" if wide.precision == "fp16" else "int8", "inputs": inputs,
+            "outputs": [per_pixel * rows * columns * square],
+            "meaningful": [[-(-channels // wide.chunk), wide.chunk, channels] if chunked else [1, 1, 1]],
+        }  # fmt: skip
+        made = []
+        for schedule in implicit_gemm.candidates(wide, arch, rows, columns, limit=limit):
+            binary = compile_cuda_text(implicit_gemm.render(wide, schedule, KERNEL), arch)
+            if any(kernel.spilled_bytes for kernel in binary.kernels):
+                continue
+            call = {
+                "kernel": KERNEL, "arguments": [*(f"input_{i}" for i in range(len(inputs))), "output_0", "parameters"],
+                "grid": implicit_gemm.grid(wide, schedule, rows, columns), "threads": (schedule.threads, 1, 1),
+                "shared_bytes": implicit_gemm.shared_bytes(wide, schedule), "integers": list(task.size),
+            }  # fmt: skip
+            made.append(Build({"schedule": asdict(schedule)}, binary, (call,), implicit_gemm.pack(wide, schedule)[0]))
         builds.add(item, made)
 
 
@@ -186,7 +233,7 @@ def _measure_task(
     dtype = np.dtype(item["dtype"])
     touched = sum(item["inputs"]) + sum(item["outputs"])
     sets = max(2, min(32, -(-2 * driver.l2_bytes // touched)))
-    of_stack = item["kind"] == "stack"
+    of_stack = item["kind"] != "operator"
     inputs = [[driver.allocate(_values(rng, size, dtype, of_stack)) for size in item["inputs"]] for _ in range(sets)]
     outputs = [[driver.allocate(size) for size in item["outputs"]] for _ in range(sets)]
     entries: list[dict[str, Any]] = []
@@ -258,7 +305,10 @@ def _agree(one: Sequence[NDArray[Any]], other: Sequence[NDArray[Any]]) -> bool:
 
 
 def collect(folder: Path) -> tuple[str, list[Record], list[TraceRecord]]:
-    """The architecture and the winners, stacks and operators; :class:`InputError` where nothing was measured."""
+    """The architecture and the winners, this project's kernels and TVM's operators.
+
+    Raises :class:`InputError` where nothing was measured.
+    """
     results = folder / "results.jsonl"
     if not results.is_file():
         raise InputError("holds no measurements", where=str(folder), hint="Measure it on a GPU first.")
@@ -267,7 +317,7 @@ def collect(folder: Path) -> tuple[str, list[Record], list[TraceRecord]]:
     for line in results.read_text().splitlines():
         entry = json.loads(line)
         found[entry["name"].split("-")[0]].append(entry)
-    stacks: list[Record] = []
+    kernels: list[Record] = []
     operators: list[TraceRecord] = []
     for number, item in enumerate(known["tasks"]):
         entries = [entry for entry in found[f"{number:04d}"] if entry["agrees"]]
@@ -284,10 +334,9 @@ def collect(folder: Path) -> tuple[str, list[Record], list[TraceRecord]]:
             )  # fmt: skip
             operators.append(record)
             continue
-        splits = tuple((int(a), int(c)) for a, c in chosen["schedule"]["splits"])
-        schedule = Schedule(**{**chosen["schedule"], "splits": splits})
-        stacks.append(Record(item["signature"], item["height"], item["width"], schedule, best["seconds"], *last))
-    return known["arch"], stacks, operators
+        schedule = schedule_of(chosen["schedule"])
+        kernels.append(Record(item["signature"], item["height"], item["width"], schedule, best["seconds"], *last))
+    return known["arch"], kernels, operators
 
 
 if __name__ == "__main__":

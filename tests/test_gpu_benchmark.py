@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -79,3 +80,22 @@ def test_measures_checks_and_goes_on(tmp_path: Path) -> None:
     lines = (tmp_path / "again" / "measured.jsonl").read_text().splitlines()
     found = {(entry["entry"], entry["software"]): entry for entry in map(json.loads, lines)}
     assert found["sesr_m5_x2-int8", "codesign"]["bit_exact"] is False
+
+
+def test_the_table_of_networks_is_true() -> None:
+    """The document has the recorded rows, and the compiler still says the same of two of them."""
+    path = ROOT / "benchmarks" / "gpu" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_of_networks", path)
+    assert spec is not None
+    assert spec.loader is not None
+    coverage = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(coverage)
+    rows = json.loads(coverage.RESULTS.read_text())["rows"]
+    assert coverage.table(rows) in coverage.DOCUMENT.read_text()
+    by_key = {(one["network"], one["precision"]): one for one in rows}
+    for name in ("sesr_m5_x2", "flow_small"):
+        recorded = by_key[name, "fp16"]
+        graph = coverage.graph_of(name, "fp16", recorded["size"])
+        assert coverage.others(graph) == recorded["others"]
+        assert len(plan_launches(graph, "sm_90a").launches) == recorded["launches"]["sm_90a"]
+    assert not [one["network"] for one in rows if any(one.get("spilled_bytes", {}).values())]

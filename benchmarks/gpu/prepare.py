@@ -1,8 +1,10 @@
 """Builds everything that a GPU measurement needs into one folder, on a machine that needs no GPU.
 
-``python benchmarks/gpu/prepare.py`` → ``.carry/gpu``: every network's launches and exported module in FP16 and INT8,
-the inputs' seeds and the INT8 results' hashes, kernels that measure the machine's peaks, this package, TVM's runtime.
-The folder alone then measures: ``python3 .carry/gpu/measure.py`` (``measure.py`` beside this file says what).
+``python benchmarks/gpu/prepare.py --part light`` → ``.carry/gpu-light`` (then ``deep``, ``flow``, ``wide``): every
+network's launches in FP16 and INT8, light ones' exported modules with TVM's runtime too, the inputs' seeds and the
+INT8 results' hashes, kernels that measure the machine's peaks, this package. A build that is cut off goes on. The
+folder alone then measures: ``python3 .carry/gpu-light/measure.py`` (``measure.py`` beside this says what, ``README.md``
+when).
 """
 
 from __future__ import annotations
@@ -27,12 +29,33 @@ from codesign.compile.integer import evaluate
 from codesign.hw.errors import CodesignError
 from codesign.kernels.bundle import Bundle
 from codesign.kernels.nvrtc import compile_cuda_text
+from codesign.kernels.traces import traces
 from codesign.kernels.tuned import database
 
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT = ("espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3", "quicksrnet_m_x3", "srvgg16_x4")
-DEEP = ("rrdbnet_x4", "nafnet32", "dncnn17", "spynet")
-SIZE = (1280, 720)
+PARTS = {
+    "light": (*LIGHT, "dncnn17", "flow_small", "spynet"),
+    "deep": ("rrdbnet_x4", "raft_small"),
+    "flow": ("raft", "pwcnet"),
+    "wide": ("nafnet32",),
+}
+"""Folders that travel by themselves: weights are what is large."""
+
+SIZES = {"flow_small": "1024x448", "spynet": "1024x448", "raft": "1024x440", "raft_small": "1024x440",
+         "pwcnet": "1024x448", "nafnet32": "512x512"}  # fmt: skip
+"""Of the frames where they are not --size; the published sizes."""
+
+NO_INT8 = ("flow_small", "spynet", "raft", "raft_small", "pwcnet", "nafnet32")
+ENERGY = ("sesr_m5_x2", "srvgg16_x4", "dncnn17", "spynet", "rrdbnet_x4", "raft")
+"""Networks whose energy is measured: a loop of tens of seconds each."""
+
+MODULES = LIGHT
+"""Networks that also travel as TVM modules, whose weights are a second copy."""
+
+LIMIT_BYTES = 64 << 20
+"""Of a folder that is carried."""
+
 INT8_GMAC = 600  # above, the host's integer evaluation takes too long: INT8 is then checked on a smaller frame
 SEED = 20
 
@@ -58,34 +81,47 @@ extern "C" __global__ void __launch_bounds__(512) peak(char* to, int rounds) {
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Networks; all without.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Networks; those of the part without.")] = None,
+    part: Annotated[str, typer.Option(help="light, deep, flow or wide.")] = "light",
     arch: Annotated[str, typer.Option(help="Of the GPU that will measure.")] = "sm_90a",
-    folder: Annotated[Path, typer.Option(help="Where everything goes.")] = ROOT / ".carry" / "gpu",
-    size: Annotated[str, typer.Option(help="Of the frames.")] = "1280x720",
+    folder: Annotated[Path | None, typer.Option(help="Where everything goes; .carry/gpu-PART without.")] = None,
+    size: Annotated[str, typer.Option(help="Of the frames, flow networks' apart.")] = "1280x720",
 ) -> None:
     """Build the folder; networks that are there already stay."""
     console = Console(stderr=True)
+    if part not in PARTS:
+        raise typer.BadParameter(f"unknown part {part!r}: {', '.join(PARTS)}", param_hint="--part")
     width, height = map(int, size.split("x"))
+    folder = folder or ROOT / ".carry" / f"gpu-{part}"
     folder.mkdir(parents=True, exist_ok=True)
-    entries: dict[str, Any] = {}
-    for name in names or (*LIGHT, *DEEP):
-        for precision in ("fp16", "int8"):
+    manifest = folder / "manifest.json"
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    data: dict[str, Any] = {"arch": arch, "width": width, "height": height, "seed": SEED, "commit": commit}
+    before = json.loads(manifest.read_text()) if manifest.is_file() else {}
+    same = all(before.get(key) == value for key, value in data.items())
+    entries: dict[str, Any] = before["entries"] if same else {}
+    for name in names or PARTS[part]:
+        for precision in ("fp16",) if name in NO_INT8 else ("fp16", "int8"):
+            if f"{name}-{precision}" in entries:
+                continue
+            columns, rows = map(int, SIZES.get(name, size).split("x"))
             try:
-                entry = _network(folder, name, precision, arch, (width, height))
+                entry = _network(folder, name, precision, arch, (columns, rows))
             except CodesignError as error:
                 console.print(f"{name} {precision}: {error}", style="yellow", highlight=False)
                 continue
             entries[f"{name}-{precision}"] = entry
+            manifest.write_text(json.dumps(data | {"entries": entries}, indent=1))  # cut off, it goes on
             console.print(f"{name} {precision}: {entry['launches']} launches", highlight=False)
     for precision, sum_type in (("fp16", "float"), ("int8", "int")):
         binary = compile_cuda_text(PEAK.replace("SUM", sum_type), arch)
         (folder / f"peak-{precision}.cubin").write_bytes(binary.code)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    data = {"arch": arch, "width": width, "height": height, "seed": SEED, "commit": commit, "entries": entries}
-    (folder / "manifest.json").write_text(json.dumps(data, indent=1))
-    _package(folder)
+    manifest.write_text(json.dumps(data | {"entries": entries}, indent=1))
+    _package(folder, with_tvm=any(folder.glob("*/net.so")))
     shutil.copy(Path(__file__).with_name("measure.py"), folder)
-    console.print(f"{folder}: {sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()) / 1e6:.0f} MB")
+    total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    style = "red" if total > LIMIT_BYTES else None
+    console.print(f"{folder}: {total / 2**20:.1f} MiB of {LIMIT_BYTES >> 20}", style=style, highlight=False)
 
 
 def _network(folder: Path, name: str, precision: str, arch: str, size: tuple[int, int]) -> dict[str, Any]:
@@ -94,11 +130,12 @@ def _network(folder: Path, name: str, precision: str, arch: str, size: tuple[int
     tuned = database(arch).lookup
     entry: dict[str, Any] = {
         "network": name, "precision": precision, "channels": network.channels, "scale": network.scale,
+        "width": size[0], "height": size[1], "energy": name in ENERGY,
         "macs": networks.count_macs(module, *size, network.channels),
     }  # fmt: skip
     source = verbs.find(name, None)
     if precision == "fp16":
-        compiled = compile_cuda(verbs.import_source(source, size).module, arch=arch, tuned=tuned)
+        compiled = compile_cuda(verbs.import_source(source, size).module, arch=arch, tuned=tuned, traces=traces(arch))
     else:
         quantised = verbs.compile_source(source, size=size).network
         layers = cuda.whole(quantised)
@@ -116,7 +153,8 @@ def _network(folder: Path, name: str, precision: str, arch: str, size: tuple[int
         )  # fmt: skip
         bundle.save(target)
     target.mkdir(exist_ok=True)
-    compiled.export(target / "net.so")
+    if name in MODULES or not (target / "launches.json").is_file():
+        compiled.export(target / "net.so")
     out = plan.stored[plan.graph.output] if plan is not None else None
     return entry | {
         "launches": len(plan.launches) if plan is not None else 0, "kernels": len(compiled.kernels),
@@ -136,21 +174,27 @@ def int8_input(seed: int, shape: tuple[int, ...]) -> Any:
     return np.random.default_rng(seed).integers(-128, 128, shape).astype(np.int8)
 
 
-def _package(folder: Path) -> None:
-    """This package and TVM's runtime, as a folder for PYTHONPATH on Python 3.12."""
+def _package(folder: Path, *, with_tvm: bool) -> None:
+    """This package, and TVM's runtime, as a folder for PYTHONPATH on Python 3.12."""
     import tvm
 
     target = folder / "python"
     shutil.rmtree(target, ignore_errors=True)
     (target / "codesign").mkdir(parents=True)
-    shutil.copytree(ROOT / "codesign", target / "codesign", dirs_exist_ok=True)
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "codesign", target / "codesign", dirs_exist_ok=True, ignore=skip)
     for room in ("compile", "hw", "kernels", "sim"):
-        shutil.copytree(ROOT / room, target / "codesign" / room)
-    installed = Path(tvm.__file__).parent
-    skip = shutil.ignore_patterns("libtvm_compiler.so", "__pycache__", "*.pyc", "include", "3rdparty")
-    shutil.copytree(installed, target / "tvm", ignore=skip)
+        shutil.copytree(ROOT / room, target / "codesign" / room, ignore=skip)
+    if with_tvm:
+        installed = Path(tvm.__file__).parent
+        skip = shutil.ignore_patterns(
+            "libtvm_compiler.so", "__pycache__", "*.pyc", "include", "3rdparty", "*_testing.so"
+        )
+        shutil.copytree(installed, target / "tvm", ignore=skip)
     wheels = folder / "wheels"
-    versions = [f"apache-tvm-ffi=={_version('apache-tvm-ffi')}", "ml_dtypes", "typing_extensions", "nvidia-ml-py"]
+    versions = ["nvidia-ml-py"]
+    if with_tvm:
+        versions += [f"apache-tvm-ffi=={_version('apache-tvm-ffi')}", "ml_dtypes", "typing_extensions"]
     platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)]
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from codesign.hw.errors import CodesignError, InputError
+from codesign.kernels import implicit_gemm
 from codesign.kernels.driver import Driver
 from codesign.kernels.emulate import Entry, build_emulated, build_emulated_together
+from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
 from codesign.kernels.layers import Conv
 from codesign.kernels.nvrtc import Binary, Kernel
 from codesign.kernels.stack import Input, Output, Schedule, Stack, render, signature
-from codesign.kernels.tuned import Database, Record, database
-from codesign.kernels.tuning import KERNEL, Build, Task, collect, measure, opened, prepare
+from codesign.kernels.tuned import Database, Record, database, schedule_of
+from codesign.kernels.tuning import KERNEL, Build, GemmTask, Task, collect, measure, opened, prepare, prepare_gemms
 from tests.kernels.fake_driver import build_driver, table, table_of
 
 
@@ -85,6 +87,26 @@ def test_a_wrong_candidate_never_wins(driver: Driver, tmp_path: Path) -> None:
     assert all(entries.values())
     _, (record,), _ = collect(folder)
     assert record.tried == 2
+
+
+def test_a_wide_convolution(driver: Driver, tmp_path: Path) -> None:
+    """Built, measured and recorded as stacks are; every schedule that was built gives the same result."""
+    rng = np.random.default_rng(2)
+    weights = rng.normal(size=(3, 3, 16, 24)).astype(np.float16) * 0.1
+    wide = WideConv("fp16", Conv("one", "x", "y", weights, np.zeros(24, np.float32)), ((16, 0),), 2, 1, (1, 1))
+    task = GemmTask(wide, (9, 20, 5, 10))
+    prepare_gemms([task], "sm_90a", tmp_path, limit=2, say=lambda _: None)
+    known = json.loads((tmp_path / "tasks.json").read_text())
+    for candidate in known["tasks"][0]["candidates"]:
+        schedule = schedule_of(candidate["schedule"])
+        assert isinstance(schedule, GemmSchedule)
+        library = build_emulated(implicit_gemm.render(wide, schedule, KERNEL), KERNEL, 3, 4, folder=tmp_path)
+        (tmp_path / f"{candidate['name']}.cubin").write_bytes(table({KERNEL: (library, 3, 4)}))
+    measure(tmp_path, driver, say=lambda _: None)
+    arch, (record,), _ = collect(tmp_path)
+    assert (record.key, record.tried) == (task.key, 2)
+    Database(arch, {}).with_records([record]).save(tmp_path / "database")
+    assert database(arch, tmp_path / "database").lookup(*task.key) == (record.schedule, record.seconds)
 
 
 TWO_KERNELS = """#include "lanes.cuh"
