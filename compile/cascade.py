@@ -366,6 +366,7 @@ class Planner:
                 for index in convs
                 if isinstance(layer := self.graph.layers[index], Conv)
             )
+            or self._normalises_its_own(first, end)
             or end - first > MAX_LAYERS
         )
 
@@ -404,7 +405,7 @@ class Planner:
             return "pixels that are weights are loaded by themselves"
         if any(isinstance(layer, Conv) and layer.warp is not None and layer.source in made for layer in inside):
             return "a warp gathers from memory what is not on chip"
-        if any(isinstance(layer, Conv) and layer.norm is not None and layer.source in made for layer in inside):
+        if self._normalises_its_own(first, end):
             return "a normalisation needs the sums of the whole frame"
         loads = list(dict.fromkeys(name for layer in inside for name in sources(layer) if name not in made))
         # What leaves: shuffled tensors, and whatever a later layer or the user reads as it is.
@@ -518,6 +519,12 @@ class Planner:
             parameter_words=sum(m.output_words for m in mappings.values()),
             scratchpad_words=words,
         )
+
+    def _normalises_its_own(self, first: int, end: int) -> bool:
+        """Whether some layer of [first, end) normalises what another of them makes."""
+        layers = [layer for layer in self.graph.layers[first:end] if isinstance(layer, Conv)]
+        made = {layer.output for layer in layers}
+        return any(layer.norm is not None and layer.source in made for layer in layers)
 
     def _is_slice(self, layer: Conv) -> bool:
         return layer.channels != self.graph.tensors[layer.output].channels

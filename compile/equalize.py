@@ -4,12 +4,15 @@ ReLU, LeakyReLU and PReLU commute with positive factors, so the output channels 
 positive numbers if the next convolution's input channels are multiplied by them: the network computes the same, and its
 int8 tensors waste fewer codes. Every channel is brought to the same peak: weights have a scale per output channel and
 bear what that costs them. (Nagel et al. 2019, arXiv:1906.04721.)
+
+What is normalised behind a convolution may be moved and scaled by channel as well: the mean takes the one away, the
+deviation the other, as far as epsilon does not matter. So every channel fills the codes of the tensor between them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,10 +20,13 @@ from numpy.typing import NDArray
 
 from codesign.compile.evaluate import trace
 from codesign.compile.graph import Array, Graph, Node
-from codesign.compile.units import Kind, Unit, units
+from codesign.compile.units import PIECEWISE_LINEAR, Kind, Unit, units
 
 MAX_FACTOR = 256.0
 """No channel is scaled by more: channels that are almost empty say little about their range."""
+
+LEAST_VARIANCE = 1000.0
+"""In epsilons, before and after: a normalised channel of less is not scaled. Its result would change by 1 in 1000."""
 
 
 def equalised(graph: Graph, images: Sequence[NDArray[np.float32]]) -> Graph:
@@ -31,19 +37,21 @@ def equalised(graph: Graph, images: Sequence[NDArray[np.float32]]) -> Graph:
     parts = {unit.name: unit for unit in units(graph)}
     consumers = graph.consumers()
     pairs: list[tuple[Unit, Node]] = []
+    normalised: list[tuple[Unit, Node]] = []
     for unit in parts.values():
         readers = consumers[unit.name]
-        if (
-            len(readers) == 1
-            and unit.name != graph.output
-            and _scalable(graph, unit)
-            and _takes(graph, readers[0], unit)
-        ):
+        if len(readers) != 1 or unit.name == graph.output or not _scalable(graph, unit):
+            continue
+        if _takes(graph, readers[0], unit):
             pairs.append((unit, readers[0]))
-    peaks = _peaks(graph, images, {unit.name for unit, _ in pairs})
+        elif readers[0].op == "nn.instance_norm" and all(node.op not in PIECEWISE_LINEAR for node in unit.nodes):
+            normalised.append((unit, readers[0]))
+    seen = _ranges(graph, images, {unit.name for unit, _ in (*pairs, *normalised)})
     constants: dict[str, Array] = dict(graph.constants)
     for unit, reader in pairs:
-        _balance(constants, unit, reader, peaks[unit.name])
+        _balance(constants, unit, reader, seen[unit.name].peak)
+    for unit, reader in normalised:
+        _centre(constants, unit, seen[unit.name], LEAST_VARIANCE * float(reader.attributes["epsilon"]))
     return replace(graph, constants=constants)
 
 
@@ -65,15 +73,35 @@ def _takes(graph: Graph, reader: Node, unit: Unit) -> bool:
     )
 
 
-def _peaks(graph: Graph, images: Sequence[NDArray[np.float32]], names: set[str]) -> Mapping[str, NDArray[np.float64]]:
-    """Largest magnitude of each channel over all images, ``float64[C]`` by tensor."""
-    found: dict[str, NDArray[np.float64]] = {}
+@dataclass(frozen=True)
+class _Range:
+    """Of each channel over all images, ``float64[C]``: its extremes, and its least variance in any frame."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+    @property
+    def peak(self) -> NDArray[np.float64]:
+        return np.maximum(np.abs(self.low), np.abs(self.high))
+
+    def joined(self, other: _Range) -> _Range:
+        return _Range(
+            np.minimum(self.low, other.low), np.maximum(self.high, other.high),
+            np.minimum(self.variance, other.variance),
+        )  # fmt: skip
+
+
+def _ranges(graph: Graph, images: Sequence[NDArray[np.float32]], names: set[str]) -> Mapping[str, _Range]:
+    """What the channels of the tensors ``names`` take."""
+    found: dict[str, _Range] = {}
     with torch.no_grad():
         for image in images:
             for name, value in trace(graph, torch.from_numpy(np.ascontiguousarray(image))):
                 if name in names:
-                    peak = value.abs().amax(dim=(0, 2, 3)).numpy().astype(np.float64)
-                    found[name] = np.maximum(found[name], peak) if name in found else peak
+                    wide = value[0].flatten(1).double()
+                    one = _Range(*(part.numpy() for part in (wide.amin(1), wide.amax(1), wide.var(1, correction=0))))
+                    found[name] = found[name].joined(one) if name in found else one
     return found
 
 
@@ -97,3 +125,26 @@ def _balance(constants: dict[str, Array], unit: Unit, reader: Node, peaks: NDArr
     if len(unit.nodes) > 1 and unit.nodes[1].op == "add":
         bias = unit.nodes[1].inputs[1]
         constants[bias] = (constants[bias] / along(1)).astype(np.float32)
+
+
+def _centre(constants: dict[str, Array], unit: Unit, seen: _Range, least_variance: float) -> None:
+    """Bring every channel of a convolution that is normalised to the same range, around zero where it has a bias."""
+    head = unit.head
+    reach, middle = (seen.high - seen.low) / 2, (seen.high + seen.low) / 2
+    biased = len(unit.nodes) > 1
+    if not biased:
+        reach = seen.peak
+    used = seen.variance > least_variance
+    if not used.any():
+        return
+    factors = np.where(used, reach, 1.0)
+    factors = np.clip(factors / np.exp(np.log(factors[used]).mean()), 1 / MAX_FACTOR, MAX_FACTOR)
+    factors = np.where(used & (seen.variance > least_variance * factors**2), factors, 1.0)
+    axis = 0 if head.op == "nn.conv2d" else 1
+    along = factors.reshape([-1 if position == axis else 1 for position in range(4)])
+    constants[head.inputs[1]] = (constants[head.inputs[1]] / along).astype(np.float32)
+    if biased:
+        bias = unit.nodes[1].inputs[1]
+        constants[bias] = ((constants[bias] - middle.reshape(1, -1, 1, 1)) / factors.reshape(1, -1, 1, 1)).astype(
+            np.float32
+        )

@@ -15,7 +15,7 @@ from codesign.compile.evaluate import run as run_float
 from codesign.compile.frontend import load_model
 from codesign.compile.integer import evaluate
 from codesign.compile.module import LoadedModule, export
-from codesign.compile.quantize import quantised_io, read_canonical
+from codesign.compile.quantize import quantise_reported, quantised_io, read_canonical
 from codesign.compile.relax_form import from_module
 from codesign.hw import reference, timing
 from codesign.hw.isa import Opcode, WeightKind
@@ -208,6 +208,36 @@ def test_the_result_is_torchs() -> None:
     with torch.no_grad():
         wanted = network(torch.from_numpy(picture))[0].permute(1, 2, 0).numpy()
     assert np.sqrt(np.mean((real - wanted) ** 2)) < 0.02 * wanted.std()
+
+
+def test_every_channel_fills_its_codes() -> None:
+    """What is normalised may be moved and scaled by channel: the float function stays, the quantised one is nearer."""
+    network = seeded(Normalised(InstanceNorm(6)))
+    network.first.weight.data *= torch.logspace(-1.5, 0, 6).view(6, 1, 1, 1)
+    network.first.bias.data = torch.linspace(-1.0, 1.0, 6)
+    module = load_model(network, width=WIDTH, height=HEIGHT, channels=3).module
+    pictures = [np.random.default_rng(k).random((1, 3, HEIGHT, WIDTH), dtype=np.float32) for k in range(4)]
+    balanced, plain = (quantise_reported(module, pictures, equalise=equalise) for equalise in (True, False))
+    assert balanced.codes["first.bias"] > 200
+    picture = torch.from_numpy(np.random.default_rng(9).random((1, 3, HEIGHT, WIDTH), dtype=np.float32))
+    with torch.no_grad():
+        wanted = network(picture)
+        torch.testing.assert_close(run_float(from_module(balanced.source), picture), wanted, rtol=1e-2, atol=1e-2)
+        errors = [
+            (run_float(read_canonical(each.module), picture) - wanted).square().mean() for each in (balanced, plain)
+        ]
+    assert errors[0] < errors[1] / 2
+
+
+def test_a_channel_of_little_variance_is_not_scaled() -> None:
+    """Epsilon would count for less, and the function change."""
+    network = seeded(Normalised(InstanceNorm(6)))
+    network.first.weight.data[2] *= 1e-4
+    module = load_model(network, width=WIDTH, height=HEIGHT, channels=3).module
+    picture = torch.rand(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(4))
+    source = quantise_reported(module, [picture.numpy()]).source
+    with torch.no_grad():
+        torch.testing.assert_close(run_float(from_module(source), picture), network(picture), rtol=1e-2, atol=2e-3)
 
 
 @pytest.mark.parametrize("spec", [TINY, NARROW], ids=["on the host", "too many channels"])

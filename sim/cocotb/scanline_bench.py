@@ -20,8 +20,9 @@ from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiSlave
 
 from codesign.hw import isa, reference
 from codesign.hw.counters import STALL_CAUSES
-from codesign.hw.isa import ErrorCause, Opcode
+from codesign.hw.isa import FIELDS, ErrorCause, Opcode, WeightKind, command, encode
 from codesign.hw.program import Program
+from codesign.hw.spec import COMMAND_BYTES
 
 MEMORY_BASE = 0x12_3456_0000
 """Where the program's memory lies on the bus: beyond 32 bits."""
@@ -250,6 +251,22 @@ async def an_illegal_opcode_stops(dut: Any, opcode: int) -> None:
     await bench.start()
     index = 3
     bench.memory.data[bench.program.commands_offset + 64 * index] = opcode
+    await bench.launch()
+    assert await bench.check_stopped(ErrorCause.ILLEGAL_COMMAND) == index
+
+
+@cocotb.test()
+@cocotb.parametrize(("opcode", [Opcode.LOADW, Opcode.STORE]))
+async def a_command_for_an_absent_unit_stops(dut: Any, opcode: Opcode) -> None:
+    """Sums are neither read nor added to where there are none."""
+    bench = Bench(dut)
+    await bench.start()
+    program = bench.program
+    index, cmd = next((index, cmd) for index, cmd in enumerate(program.commands) if cmd.opcode is opcode)
+    fields = {field.name: cmd[field.name] for field in FIELDS[opcode]}
+    changed = {"kind": WeightKind.NORM} if opcode is Opcode.LOADW else {"statistics": 1, "delay": 0}
+    at = program.commands_offset + COMMAND_BYTES * index
+    bench.memory.data[at : at + COMMAND_BYTES] = encode(command(opcode, **{**fields, **changed}))
     await bench.launch()
     assert await bench.check_stopped(ErrorCause.ILLEGAL_COMMAND) == index
 
