@@ -107,6 +107,10 @@ def kind(layer: Conv) -> str:
     """What a layer is to a reader of the result."""
     if layer.sampled:
         return "warp" if layer.warp is not None else "resize"
+    if layer.correlates or layer.weights_from is not None:
+        return "correlation"
+    if layer.norm is not None:
+        return "normalisation"
     return "convolution" if layer.macs else "copy, sum, scale, pool"
 
 
