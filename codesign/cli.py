@@ -16,6 +16,7 @@ from codesign import studies
 from codesign.console import (
     Accel,
     Bandwidth,
+    ErrorBudget,
     Finetune,
     ImageOption,
     Images,
@@ -97,6 +98,7 @@ def compile_command(
     method: Method = "percentile",
     images: Images = None,
     finetune: Finetune = 0,
+    error_budget: ErrorBudget = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The runnable module (.so).")] = None,
     program: Annotated[Path | None, typer.Option(help="The first region's program file.")] = None,
     export_qdq: Annotated[Path | None, typer.Option(help="The quantised network as ONNX.")] = None,
@@ -121,7 +123,7 @@ def compile_command(
     with progress("Compiling") as (say, _):
         compiled = verbs.compile_source(
             found, accel, size=parse_size(size), method=_method(method), images=images, finetune_steps=finetune,
-            dram_bytes_per_cycle=dram_bandwidth, say=say,
+            error_budget=error_budget, dram_bytes_per_cycle=dram_bandwidth, say=say,
         )  # fmt: skip
     network = compiled.network
     written = {}
@@ -149,6 +151,8 @@ def compile_command(
         "commands": [len(region.program.commands) for region in network.regions],
         "operators": [vars(placement) for placement in network.placements], "plan": plans, "written": written,
     }  # fmt: skip
+    if network.mixed is not None:
+        data["error_budget"] = network.mixed.to_json()
     if json_to is not None:
         write_json(data, json_to)
     else:
@@ -166,11 +170,34 @@ def compile_command(
                 _out.print(_cascade_line(number, cascade), highlight=False)
                 if explain:
                     _out.print(_buffer_table(cascade))
+        if network.mixed is not None:
+            _print_mixed(network.mixed, explain=explain)
         _out.print(f"Compiled in {compiled.seconds:.1f} s.", highlight=False)
         for what, where in written.items():
             _out.print(f"Wrote {what} {where}", highlight=False)
     if network.host_mac_share > 0.01:
         _err.print(f"[yellow]Warning:[/] {network.host_mac_share:.1%} of the MACs run on the host.")
+
+
+def _print_mixed(mixed: Any, *, explain: bool) -> None:
+    """What has 16 bits for the sake of the error budget, what it gains, and what it costs."""
+    kept = "kept" if mixed.met else "[yellow]not kept[/], nothing more helps"
+    times = mixed.macs / max(mixed.macs_before, 1)
+    _out.print(
+        f"Error budget {mixed.budget:g} {kept}: error {mixed.error_before:.4g} in 8 bits, {mixed.error:.4g} with "
+        f"{len(mixed.choices)} tensors and weights in 16, at {times:.2f} times the products.",
+        highlight=False,
+    )
+    if not explain:
+        return
+    table = Table(title="16 bits, what helps most for its products first", title_justify="left")
+    for heading in ("tensor", "error of its 8 bits, rms", "products added"):
+        table.add_column(heading, justify="left" if heading == "tensor" else "right")
+    for choice in mixed.choices:
+        table.add_row(choice.name, f"{choice.damage**0.5:.2g}", f"{choice.macs:,}")
+    _out.print(table)
+    for refusal in mixed.refusals:
+        _out.print(f"{refusal.name} stays 8 bits: {refusal.reason}.", highlight=False)
 
 
 def _cascade_line(number: int, cascade: dict[str, Any]) -> str:

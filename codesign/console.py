@@ -29,6 +29,12 @@ InputOption = Annotated[list[Path] | None, typer.Option("--input", help="An imag
 Method = Annotated[str, typer.Option(help="Calibration: percentile, minmax or mse.")]
 Images = Annotated[Path | None, typer.Option(help="Folder of photographs to calibrate and fine-tune with.")]
 Finetune = Annotated[int, typer.Option(help="Steps of quantisation-aware fine-tuning.", min=0, metavar="STEPS")]
+ErrorBudget = Annotated[
+    float | None,
+    typer.Option(
+        help="Mean error per pixel, in the output's units, within which 16 bits keep the network.", metavar="X"
+    ),
+]
 Json = Annotated[str | None, typer.Option("--json", help="Write the figures as JSON to a file, or - for here.")]
 Bandwidth = Annotated[float | None, typer.Option(help="DRAM bytes per cycle; the bus width by default.")]
 Latency = Annotated[int, typer.Option(help="DRAM latency in cycles.")]

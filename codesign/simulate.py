@@ -124,13 +124,15 @@ def compile_source(
     method: Literal["minmax", "percentile", "mse"] = "percentile",
     images: Path | None = None,
     finetune_steps: int = 0,
+    error_budget: float | None = None,
     dram_bytes_per_cycle: float | None = None,
     say: Say | None = None,
 ) -> Compiled:
     """Compile for an accelerator. ``size``: (width, height) of the input; without it the image's, or 64x64.
 
-    ``images``: a folder of photographs to calibrate and fine-tune with, instead of scikit-image's.
-    ``dram_bytes_per_cycle``: the bandwidth that the plan is made for; the bus width by default.
+    ``images``: a folder of photographs to calibrate and fine-tune with, instead of scikit-image's. ``error_budget``:
+    see :func:`codesign.compile.driver.compile_network`. ``dram_bytes_per_cycle``: the bandwidth that the plan is made
+    for; the bus width by default.
     """
     began = time.perf_counter()
     spec = load_spec(accel) if isinstance(accel, str) else accel
@@ -161,7 +163,7 @@ def compile_source(
     compiled = compile_network(
         model, spec, calibration=calibration_frames(channels, frame.scale, images, crop), method=method,
         name=source.name, pixel_output=source.images_out, finetune_steps=finetune_steps, finetune_images=training,
-        dram_bytes_per_cycle=dram_bytes_per_cycle, on_stage=say,
+        error_budget=error_budget, dram_bytes_per_cycle=dram_bytes_per_cycle, on_stage=say,
     )  # fmt: skip
     return Compiled(source, compiled, frame, time.perf_counter() - began)
 

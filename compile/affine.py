@@ -164,10 +164,11 @@ def standalone_affine(graph: Graph) -> Graph:
     """A per-channel scale or an offset that no convolution takes becomes a 1x1 convolution with a diagonal kernel.
 
     Multiplication by one scalar stays: the machine requantises for that. A scale and then an offset, as in ``1 - x``,
-    are one convolution.
+    are one convolution; of an offset and then a scale, as in ``(x - mean) / std``, the scale is left to be folded.
     """
     editor = Editor(graph)
     consumers = graph.consumers()
+    made: set[str] = set()
     for node in graph.nodes:
         value = per_channel(graph, node, node.inputs[1]) if node.op in ("add", "multiply") else None
         alone = value is not None and graph.shape_of(node.inputs[0]) == node.shape and not is_bias(graph, node)
@@ -175,6 +176,9 @@ def standalone_affine(graph: Graph) -> Graph:
             editor.keep(node)
             continue
         channels, source = node.shape[1], node.inputs[0]
+        if node.op == "multiply" and source in made and len(consumers[source]) == 1 and source != graph.output:
+            editor.keep(node)
+            continue
         diagonal = value.reshape(-1) if node.op == "multiply" else np.ones(channels, np.float32)
         scaling = graph.by_name.get(source)
         if node.op == "add" and scaling is not None and scaling.op == "multiply" and len(consumers[source]) == 1:
@@ -187,6 +191,7 @@ def standalone_affine(graph: Graph) -> Graph:
         if node.op == "multiply":
             editor.keep(node, op="nn.conv2d", inputs=(source, weight), attributes=attributes)
             continue
+        made.add(node.name)
         product = editor.add(f"{node.name}.identity", "nn.conv2d", (source, weight), attributes, shape=node.shape)
         editor.keep(node, inputs=(product, editor.constant(f"{node.name}.bias", value)), attributes={})
     return editor.graph()

@@ -66,6 +66,12 @@ class Observation:
             min(self.low, other.low), max(self.high, other.high), np.concatenate([self.sample, other.sample])
         )
 
+    def scaled(self, factor: float) -> Observation:
+        """Of the tensor times a positive ``factor``."""
+        if factor == 1.0:
+            return self
+        return Observation(self.low * factor, self.high * factor, self.sample * np.float32(factor))
+
 
 def observe(graph: Graph, images: Sequence[Floats], names: Collection[str]) -> dict[str, Observation]:
     """Run ``graph`` (float) on ``images`` and observe the tensors ``names``.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from codesign.compile.cost import Cost, estimate
-from codesign.compile.layers import Conv, Int8, Layer, LayerGraph, Shuffle, sources
+from codesign.compile.layers import Conv, Layer, LayerGraph, Shuffle, Weights, sources
 from codesign.compile.mapping import Mapping, Mappings, map_correlation, map_pixels, sampled
 from codesign.compile.norms import count_sources
 from codesign.compile.ordering import copy_layer, order_channels
@@ -147,7 +147,7 @@ def _share(spec: AccelSpec, graph: LayerGraph, layer: Conv, mappings: Mappings) 
         for first in range(0, layer.channels, share):
             taken = layer.weights[..., first : first + share]
             if layer.weights_from is None:
-                mapping = mappings.of(taken, layer.stride, channels, wide=layer.wide, carries=layer.carries)
+                mapping = mappings.of(taken, layer.stride, channels, carries=layer.carries)
             else:
                 mapping = map_pixels(spec, channels[0], taken.shape[3])
             if not fits_memories(spec, [mapping]):
@@ -301,7 +301,7 @@ class Planner:
                 yield from map(number, layer.more)
                 yield layer.weights.shape, layer.stride, layer.pad_top, layer.pad_left, self._is_slice(layer)
                 yield layer.first_channel, None if layer.table is None else layer.table.tobytes()
-                yield layer.edge, layer.warp, layer.resize, layer.correlates, layer.wide
+                yield layer.edge, layer.warp, layer.resize, layer.correlates, layer.weights.dtype.itemsize
                 yield layer.weights_from is None, layer.norm
                 if layer.add is not None:
                     yield number(layer.add.other), layer.add.broadcast
@@ -385,9 +385,8 @@ class Planner:
                 self._by_layer[key] = map_pixels(self.spec, self.graph.tensors[layer.source].channels, layer.channels)
                 return self._by_layer[key]
             weights = unfolded_weights(layer, conversion)
-            self._by_layer[key] = self._mappings.of(
-                weights, layer.stride, source_channels(self.graph, layer), wide=layer.wide, carries=layer.carries
-            )
+            counts = source_channels(self.graph, layer)
+            self._by_layer[key] = self._mappings.of(weights, layer.stride, counts, carries=layer.carries)
         return self._by_layer[key]
 
     def stretch(self, first: int, end: int, *, eager: bool, keep: bool) -> _Stretch | str:
@@ -407,6 +406,8 @@ class Planner:
             return "a warp gathers from memory what is not on chip"
         if self._normalises_its_own(first, end):
             return "a normalisation needs the sums of the whole frame"
+        if len({max(graph.tensors[name].height for name in part) for part in _parts(inside)}) > 1:
+            return "layers of unlike sizes share no tensor, so their rows keep no step"
         loads = list(dict.fromkeys(name for layer in inside for name in sources(layer) if name not in made))
         # What leaves: shuffled tensors, and whatever a later layer or the user reads as it is.
         leaving: Leaving = []
@@ -585,17 +586,27 @@ class Planner:
         )
 
 
+def _parts(layers: Sequence[Layer]) -> list[set[str]]:
+    """The tensors of ``layers``, apart where no layer reads from one part and writes into another."""
+    parts: list[set[str]] = []
+    for layer in layers:
+        joined = {*sources(layer), layer.output}
+        apart = [part for part in parts if not part & joined]
+        parts = [*apart, joined.union(*(part for part in parts if part & joined))]
+    return parts
+
+
 def source_channels(graph: LayerGraph, layer: Conv) -> tuple[int, ...]:
     """Input channels by source."""
     return tuple(graph.tensors[name].channels for name in layer.convolved)
 
 
-def unfolded_weights(layer: Conv, conversion: Conversion) -> Int8:
+def unfolded_weights(layer: Conv, conversion: Conversion) -> Weights:
     """A layer's weights; where its source is loaded unfolded, the taps of a word become its channels."""
     if not conversion.unfold:
         return layer.weights
     rows, columns, _, outputs = layer.weights.shape
-    unfolded = np.zeros((rows, columns, conversion.unfold, outputs), np.int8)
+    unfolded = np.zeros((rows, columns, conversion.unfold, outputs), layer.weights.dtype)
     for column in range(columns):
         base, lane = divmod(column, conversion.unfold)
         unfolded[:, base * conversion.unfold, lane] = layer.weights[:, column, 0]

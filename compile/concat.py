@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import numpy as np
-
 from codesign.compile.layers import Concat, Conv, Layer, Shuffle, Tensor
 from codesign.compile.ordering import copy_layer
 from codesign.hw.isa import MORE_SOURCES
@@ -33,7 +31,7 @@ def fold_concats(
             whole.add(layer.source)
         elif isinstance(layer, Conv):
             for name in layer.convolved:
-                if name in parts and (len(parts[name]) > MOST_PARTS or not layer.plain):
+                if name in parts and (len(parts[name]) > MOST_PARTS or not layer.plain or layer.more):
                     whole.add(name)
             if layer.add is not None and layer.add.other in parts:
                 whole.add(layer.add.other)
@@ -45,10 +43,24 @@ def fold_concats(
                 made += _copies(layer, parts[layer.output], tensors)
         elif isinstance(layer, Conv) and layer.source in parts and layer.source not in whole:
             first, *more = parts[layer.source]
-            made.append(dataclasses.replace(layer, source=first, more=tuple(more)))
+            weights = layer.weights[:, :, _channels(tensors[layer.source], [tensors[name] for name in (first, *more)])]
+            made.append(dataclasses.replace(layer, source=first, more=tuple(more), weights=weights))
         else:
             made.append(layer)
     return tuple(made), tensors
+
+
+def _channels(whole: Tensor, parts: Sequence[Tensor]) -> list[int]:
+    """Which channel of a concatenation each channel of its parts is, in their order: bytes, if it is wide."""
+    if not whole.wide:
+        return list(range(whole.channels))
+    found: list[int] = []
+    first, low = 0, whole.channels // 2
+    for part in parts:
+        channels = range(first, first + part.channels // (1 + part.wide))
+        found += [*channels, *(low + channel for channel in channels if part.wide)]
+        first = channels.stop
+    return found
 
 
 def _copies(layer: Concat, parts: tuple[str, ...], tensors: dict[str, Tensor]) -> list[Layer]:
@@ -58,7 +70,8 @@ def _copies(layer: Concat, parts: tuple[str, ...], tensors: dict[str, Tensor]) -
     while len(parts) > MOST_PARTS:
         taken, parts = parts[:MOST_PARTS], parts[MOST_PARTS:]
         name = f"{target.name}.first{len(made) + 1}"
-        tensors[name] = dataclasses.replace(target, name=name, channels=sum(tensors[p].channels for p in taken))
+        values = sum(tensors[p].channels // (1 + tensors[p].wide) for p in taken)
+        tensors[name] = dataclasses.replace(target, name=name, channels=values * (1 + target.wide))
         made.append(_copy(f"{layer.name}.{len(made) + 1}", taken, tensors[name], tensors))
         parts = (name, *parts)
     made.append(_copy(layer.name, parts, target, tensors))
@@ -67,5 +80,6 @@ def _copies(layer: Concat, parts: tuple[str, ...], tensors: dict[str, Tensor]) -
 
 def _copy(name: str, parts: tuple[str, ...], target: Tensor, tensors: dict[str, Tensor]) -> Conv:
     copy = copy_layer(name, dataclasses.replace(target, name=parts[0]), target)
-    assert np.array_equal(copy.weights.shape[2:], [sum(tensors[p].channels for p in parts)] * 2)
-    return dataclasses.replace(copy, source=parts[0], more=tuple(parts[1:]))
+    weights = copy.weights[:, :, _channels(target, [tensors[part] for part in parts])]
+    assert weights.shape[2] == sum(tensors[part].channels for part in parts)
+    return dataclasses.replace(copy, source=parts[0], more=tuple(parts[1:]), weights=weights)

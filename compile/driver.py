@@ -10,6 +10,7 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
+from codesign.compile.budget import Mixed, within
 from codesign.compile.calibration import PIXELS, Method
 from codesign.compile.cascade import Plan, make_plan
 from codesign.compile.emit import compulsory_bytes, emit
@@ -19,7 +20,8 @@ from codesign.compile.layers import LayerGraph
 from codesign.compile.lower import lower
 from codesign.compile.module import build_module
 from codesign.compile.partition import Partitioned, Placement, partition
-from codesign.compile.quantize import quantise_reported
+from codesign.compile.quantize import Calibrated, calibrate
+from codesign.compile.widths import Widths
 from codesign.hw.errors import InputError
 from codesign.hw.program import Program
 from codesign.hw.spec import AccelSpec
@@ -51,6 +53,8 @@ class CompiledNetwork:
     regions: tuple[Region, ...]
     codes: dict[str, int] = field(repr=False)
     """Distinct int8 codes that calibration saw per stored tensor; empty for a model that came quantised."""
+    mixed: Mixed | None = field(default=None, repr=False)
+    """What has 16 bits and why; None without an error budget."""
 
     @property
     def placements(self) -> tuple[Placement, ...]:
@@ -83,6 +87,8 @@ def compile_network(
     name: str | None = None,
     pixel_output: bool = False,
     dram_bytes_per_cycle: float | None = None,
+    error_budget: float | None = None,
+    widths: Callable[[Calibrated], Widths] | None = None,
     finetune_steps: int = 0,
     finetune_images: Sequence[NDArray[np.float32]] = (),
     on_stage: Callable[[str], None] | None = None,
@@ -90,8 +96,11 @@ def compile_network(
     """Quantise (unless ``model`` came quantised), partition, lower, plan and emit.
 
     ``calibration``: images ``float32[1, C, H, W]``. ``pixel_output``: the output is an image in [0, 1] and keeps the
-    scale of 8-bit pixels. ``dram_bytes_per_cycle``: the bandwidth that the plan is made for; the bus width by default.
-    ``finetune_steps`` of quantisation-aware training bring the quantised network nearer to its
+    scale of 8-bit pixels. ``error_budget``: how far, in the output's units and per pixel, the quantised network's
+    result may lie from the float one's on the calibration images; what costs most gets 16 bits until it does
+    (:mod:`codesign.compile.budget`). ``widths`` decides instead what has 16 bits. ``dram_bytes_per_cycle``: the
+    bandwidth that the plan is made for; the bus width by default. ``finetune_steps`` of quantisation-aware training
+    bring the quantised network nearer to its
     float original on ``finetune_images`` (the calibration's, when there are none). ``on_stage`` is told each stage's
     name as it begins. Raises :class:`InputError` for a float model without calibration images and for a quantised one
     that is to be fine-tuned, :class:`UnsupportedError` for a layer that ``spec`` cannot hold.
@@ -102,7 +111,14 @@ def compile_network(
             on_stage(text)
 
     codes: dict[str, int] = {}
+    mixed: Mixed | None = None
     if model.quantised:
+        if error_budget is not None:
+            raise InputError(
+                "the model came quantised, its float original is unknown",
+                where=model.name,
+                hint="Give the float model to keep an error budget.",
+            )
         if finetune_steps:
             raise InputError(
                 "the model came quantised, its float original is unknown",
@@ -114,7 +130,11 @@ def compile_network(
         if not calibration:
             raise InputError("a float model needs calibration images", where=model.name, hint="Give some images.")
         stage("quantise")
-        result = quantise_reported(model.module, calibration, method, output_params=PIXELS if pixel_output else None)
+        network = calibrate(model.module, calibration, method, output_params=PIXELS if pixel_output else None)
+        if error_budget is not None:
+            mixed = within(network, error_budget, calibration, lambda text: stage(f"quantise, {text}"))
+        chosen = network.least if mixed is None else mixed.widths
+        result = network.quantised(chosen if widths is None else widths(network))
         quantised, codes = result.module, result.codes
         if finetune_steps:
             quantised = fine_tune(
@@ -144,4 +164,5 @@ def compile_network(
         partitioned=partitioned,
         regions=tuple(regions),
         codes=codes,
+        mixed=mixed,
     )

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codesign.compile.cascade import Plan, source_channels
-from codesign.compile.layers import Conv, Int64, LayerGraph, Tensor
+from codesign.compile.cascade import Plan
+from codesign.compile.layers import Conv, Int64, LayerGraph, Tensor, Weights, psum_reach, weight_planes
 from codesign.compile.norms import place_statistics, records
 from codesign.compile.plan import BufferPlan, Cascade, ConvPlan, KeptPlan, StorePlan, Strip, words_per_row
 from codesign.hw import numerics
@@ -27,7 +27,7 @@ def emit(plan: Plan) -> Program:
     """
     for layer in plan.graph.layers:
         if isinstance(layer, Conv) and layer.plain:
-            check_accumulator(layer, plan.graph.tensors[layer.source].zero_point, source_channels(plan.graph, layer))
+            check_accumulator(layer, plan.graph.tensors[layer.source].zero_point)
     program = _Emitter(plan).program()
     program.verify()
     return program
@@ -44,15 +44,9 @@ def folded_bias(layer: Conv, zero_point: int) -> Int64:
     return np.asarray(layer.bias - zero_point * layer.weights.astype(np.int64).sum(axis=(0, 1, 2)))
 
 
-def check_accumulator(layer: Conv, zero_point: int, sources: tuple[int, ...]) -> None:
-    """Prove that no psum of ``layer`` leaves int32, or raise :class:`UnsupportedError`. ``sources``: their channels."""
-    weights = layer.weights.astype(np.int64)
-    if layer.wide:
-        high = np.concatenate([np.arange(count) < count // 2 for count in sources])
-        weights[:, :, high] *= 256
-    negative = np.minimum(weights, 0).sum(axis=(0, 1, 2))
-    positive = np.maximum(weights, 0).sum(axis=(0, 1, 2))
-    reach = 128 * (positive - negative)  # any partial sum over any subset of taps, in any order
+def check_accumulator(layer: Conv, zero_point: int) -> None:
+    """Prove that no psum of ``layer`` leaves int32, or raise :class:`UnsupportedError`."""
+    reach = psum_reach(layer.weights)
     bias = folded_bias(layer, zero_point)
     worst = int(np.max(np.maximum(reach, reach + np.abs(bias))))
     if worst > numerics.INT32_MAX or int(np.max(np.abs(bias))) > numerics.INT32_MAX:
@@ -491,7 +485,7 @@ class _Emitter:
             "x_offset": strip.computed[layer.output] - factor * first,
             "frame_width": tensor.width,
             "enlarge_log2": factor.bit_length() - 1,
-            "flow": layer.wide,
+            "flow": tensor.wide,
             "step_x": numerics.corner_step(tensor.width, factor * tensor.width),
             "step_y": numerics.corner_step(tensor.height, factor * tensor.height),
         }
@@ -528,8 +522,16 @@ def _up(value: int, multiple: int) -> int:
 
 
 def compulsory_bytes(graph: LayerGraph) -> int:
-    """Dense int8 inputs and outputs plus int8 weights: what any machine must move."""
+    """Dense inputs, outputs and weights: what any machine must move."""
     tensors = (graph.tensors[name] for name in (*graph.inputs, *graph.outputs))
     return sum(t.height * t.width * t.channels for t in tensors) + sum(
-        layer.weights.size for layer in graph.layers if isinstance(layer, Conv) and layer.plain
+        _weight_bytes(layer.weights) for layer in graph.layers if isinstance(layer, Conv) and layer.plain
     )
+
+
+def _weight_bytes(weights: Weights) -> int:
+    """Bytes of dense weights: of 16-bit ones for the channels, input by output, that have such."""
+    planes = weight_planes(weights)
+    if len(planes) == 1:
+        return weights.size
+    return int(sum(np.count_nonzero(np.any(plane, axis=(0, 1))) for plane in planes)) * weights[:, :, 0, 0].size

@@ -11,7 +11,7 @@ deviation the other, as far as epsilon does not matter. So every channel fills t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,10 +29,10 @@ LEAST_VARIANCE = 1000.0
 """In epsilons, before and after: a normalised channel of less is not scaled. Its result would change by 1 in 1000."""
 
 
-def equalised(graph: Graph, images: Sequence[NDArray[np.float32]]) -> Graph:
+def equalised(graph: Graph, seen: Mapping[str, ChannelRange]) -> Graph:
     """The same float function with the channels between neighbouring convolutions balanced.
 
-    ``images``: float32[1, C, H, W] calibration images, already checked.
+    ``seen``: what the channels of every convolution's result take (:func:`channel_ranges`).
     """
     parts = {unit.name: unit for unit in units(graph)}
     consumers = graph.consumers()
@@ -40,13 +40,12 @@ def equalised(graph: Graph, images: Sequence[NDArray[np.float32]]) -> Graph:
     normalised: list[tuple[Unit, Node]] = []
     for unit in parts.values():
         readers = consumers[unit.name]
-        if len(readers) != 1 or unit.name == graph.output or not _scalable(graph, unit):
+        if len(readers) != 1 or unit.name == graph.output or not scalable(graph, unit):
             continue
-        if _takes(graph, readers[0], unit):
+        if takes(graph, readers[0], unit.name):
             pairs.append((unit, readers[0]))
         elif readers[0].op == "nn.instance_norm" and all(node.op not in PIECEWISE_LINEAR for node in unit.nodes):
             normalised.append((unit, readers[0]))
-    seen = _ranges(graph, images, {unit.name for unit, _ in (*pairs, *normalised)})
     constants: dict[str, Array] = dict(graph.constants)
     for unit, reader in pairs:
         _balance(constants, unit, reader, seen[unit.name].peak)
@@ -55,7 +54,7 @@ def equalised(graph: Graph, images: Sequence[NDArray[np.float32]]) -> Graph:
     return replace(graph, constants=constants)
 
 
-def _scalable(graph: Graph, unit: Unit) -> bool:
+def scalable(graph: Graph, unit: Unit) -> bool:
     """A plain convolution whose activation commutes with positive factors."""
     head = unit.head
     homogeneous = all(node.op != "clip" for node in unit.nodes)
@@ -63,18 +62,18 @@ def _scalable(graph: Graph, unit: Unit) -> bool:
     return plain and homogeneous
 
 
-def _takes(graph: Graph, reader: Node, unit: Unit) -> bool:
-    """Whether ``reader`` is a plain convolution of the unit's result."""
+def takes(graph: Graph, reader: Node, name: str) -> bool:
+    """Whether ``reader`` is a plain convolution of ``name``."""
     return (
         reader.op in ("nn.conv2d", "nn.conv2d_transpose")
-        and reader.inputs[0] == unit.name
+        and reader.inputs[0] == name
         and reader.attributes["groups"] == 1
         and graph.is_constant(reader.inputs[1])
     )
 
 
 @dataclass(frozen=True)
-class _Range:
+class ChannelRange:
     """Of each channel over all images, ``float64[C]``: its extremes, and its least variance in any frame."""
 
     low: NDArray[np.float64]
@@ -85,22 +84,29 @@ class _Range:
     def peak(self) -> NDArray[np.float64]:
         return np.maximum(np.abs(self.low), np.abs(self.high))
 
-    def joined(self, other: _Range) -> _Range:
-        return _Range(
+    def joined(self, other: ChannelRange) -> ChannelRange:
+        return ChannelRange(
             np.minimum(self.low, other.low), np.maximum(self.high, other.high),
             np.minimum(self.variance, other.variance),
         )  # fmt: skip
 
 
-def _ranges(graph: Graph, images: Sequence[NDArray[np.float32]], names: set[str]) -> Mapping[str, _Range]:
-    """What the channels of the tensors ``names`` take."""
-    found: dict[str, _Range] = {}
-    with torch.no_grad():
+def channel_ranges(
+    graph: Graph, images: Sequence[NDArray[np.float32]], names: Collection[str]
+) -> dict[str, ChannelRange]:
+    """What the channels of the tensors ``names`` (NCHW) take.
+
+    ``images``: float32[1, C, H, W] calibration images, already checked.
+    """
+    found: dict[str, ChannelRange] = {}
+    with torch.inference_mode():
         for image in images:
             for name, value in trace(graph, torch.from_numpy(np.ascontiguousarray(image))):
                 if name in names:
                     wide = value[0].flatten(1).double()
-                    one = _Range(*(part.numpy() for part in (wide.amin(1), wide.amax(1), wide.var(1, correction=0))))
+                    one = ChannelRange(
+                        *(part.numpy() for part in (wide.amin(1), wide.amax(1), wide.var(1, correction=0)))
+                    )
                     found[name] = found[name].joined(one) if name in found else one
     return found
 
@@ -127,7 +133,7 @@ def _balance(constants: dict[str, Array], unit: Unit, reader: Node, peaks: NDArr
         constants[bias] = (constants[bias] / along(1)).astype(np.float32)
 
 
-def _centre(constants: dict[str, Array], unit: Unit, seen: _Range, least_variance: float) -> None:
+def _centre(constants: dict[str, Array], unit: Unit, seen: ChannelRange, least_variance: float) -> None:
     """Bring every channel of a convolution that is normalised to the same range, around zero where it has a bias."""
     head = unit.head
     reach, middle = (seen.high - seen.low) / 2, (seen.high + seen.low) / 2

@@ -132,6 +132,18 @@ def _generated(node: Node) -> Tensor:
     return torch.arange(first, end, step, dtype=getattr(torch, node.dtype))
 
 
+_RESIZES: Mapping[str, bool] = {"half_pixel": False, "pytorch_half_pixel": False, "align_corners": True}
+"""Coordinate transformation modes of a bilinear resize that torch has, and whether they align corners."""
+
+
+def _plain_resize(node: Node) -> bool:
+    """Whether a resize is torch's bilinear one."""
+    attributes = node.attributes
+    how = attributes["coordinate_transformation_mode"]
+    alike = how != "pytorch_half_pixel" or 1 not in node.shape[2:]
+    return attributes["method"] == "linear" and attributes["layout"] == "NCHW" and how in _RESIZES and alike
+
+
 def _plain_pool(node: Node) -> bool:
     """Whether an average pool is torch's with its defaults."""
     attributes = node.attributes
@@ -228,6 +240,12 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
             centred = x - x.mean((2, 3), keepdim=True)
             normal = centred * torch.rsqrt((centred * centred).mean((2, 3), keepdim=True) + attributes["epsilon"])
             return normal if len(inputs) == 1 else normal * per_axis(inputs[1], x, 1) + per_axis(inputs[2], x, 1)
+        case "image.resize2d" if _plain_resize(node):
+            aligned = _RESIZES[attributes["coordinate_transformation_mode"]]
+            return F.interpolate(x, tuple(node.shape[2:]), mode="bilinear", align_corners=aligned)
+        case "mean" | "sum" if attributes["axis"] is not None:
+            reduce = torch.mean if node.op == "mean" else torch.sum
+            return reduce(x, tuple(attributes["axis"]), keepdim=bool(attributes["keepdims"]))
         case "nn.avg_pool2d" if _plain_pool(node):
             return F.avg_pool2d(x, tuple(attributes["pool_size"]), tuple(attributes["strides"]))
         case _:

@@ -21,14 +21,15 @@ from torch import Tensor
 from codesign.compile.affine import CONVOLUTIONS, is_bias
 from codesign.compile.evaluate import per_axis, run
 from codesign.compile.graph import Array, Graph, Node
-from codesign.compile.quantize import (
+from codesign.compile.insertion import (
     bias_constant,
     bias_scale,
-    quantised_io,
+    both_wide,
+    psum_unit,
     quantised_weight,
-    read_canonical,
-    scalar_params,
+    quantised_wide_weight,
 )
+from codesign.compile.quantize import quantised_io, read_canonical
 from codesign.compile.relax_form import to_module
 from codesign.hw.errors import InputError
 
@@ -186,6 +187,8 @@ def _fake_quantised(graph: Graph, learned: _Parameters) -> Callable[[Node, list[
             limits = torch.iinfo(getattr(torch, node.dtype))
             return torch.clamp(_rounded(x / scale) + zero_point, limits.min, limits.max)
         if node.op == "dequantize" and node.name in kernel_of:
+            if graph.constants[node.inputs[0]].dtype == np.int16:
+                return kernel_of[node.name]
             return _rounded_kernel(kernel_of[node.name], node.attributes["axis"])
         if node.name in learned.biases:
             return inputs[0] + learned.biases[node.name]
@@ -209,12 +212,18 @@ def _with(graph: Graph, learned: _Parameters) -> Graph:
     bias_of = {node.inputs[0]: node for node in graph.nodes if node.name in learned.biases}
     for node in graph.nodes:
         if node.name in learned.kernels:
-            source = scalar_params(graph, graph.by_name[node.inputs[0]])
+            source = psum_unit(graph, node)
             weight = graph.by_name[node.inputs[1]]
             kernel = learned.kernels[node.name].detach().numpy()
             follower = bias_of.get(node.name)
             bias = learned.biases[follower.name].detach().numpy().reshape(-1) if follower is not None else None
-            codes, scales = quantised_weight(kernel, weight.attributes["axis"], source.scale, bias)
+            axis = weight.attributes["axis"]
+            codes: Array
+            if constants[weight.inputs[0]].dtype == np.int16:
+                wide = both_wide(graph, node)
+                codes, scales = quantised_wide_weight(kernel, axis, source, bias, wide_source=wide)
+            else:
+                codes, scales = quantised_weight(kernel, axis, source.scale, bias)
             constants[weight.inputs[0]], constants[weight.inputs[1]] = codes, scales
             if follower is not None and bias is not None:
                 integers = np.rint(bias.astype(np.float64) / bias_scale(source.scale, scales, bias.size))

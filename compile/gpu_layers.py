@@ -157,7 +157,7 @@ def from_layers(graph: machine.LayerGraph) -> GpuGraph:
             layer.multiplier, layer.negative_multiplier, layer.shift, layer.zero_point, layer.qmin, layer.qmax,
             layer.table,
         )  # fmt: skip
-        if not layer.plain or layer.edge or layer.wide or layer.planes is not None:
+        if not layer.plain or layer.edge or layer.weights.dtype != np.int8 or layer.planes is not None:
             raise UnsupportedError(
                 "resizes, warps, cost volumes, normalisations and 16-bit activations have no INT8 kernel",
                 where=layer.name,

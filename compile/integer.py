@@ -32,7 +32,9 @@ warp
     across, then down, of ``q - z_in``, which beyond the frame is 0 or the nearest pixel's; ``s_w = 1 / SAMPLE_UNITS``.
 16 bits
     instead of ``requantise``, ``requantise_wide``; of a sum of two int16 tensors the psum is in units of the finer
-    scale, of which the other is a whole multiple. Zero points are 0.
+    scale, of which the other is a whole multiple. Zero points are 0. Weights are int8 or int16, their rules the same;
+    of int16 weights ``256 v + w`` and activations ``256 h + l`` the psum, in units of 256, is of ``h (256 v + w) + l
+    v``.
 normalisation
     ``psum = q 2^UNIT_BITS + bias`` of the codes as they are, requantised by ``normalise.frame_factors`` of their
     ``sums`` and the ``normalisation(pixels, epsilon, s_in, s_out)``; ReLU is ``clip_bounds(0, inf)``.
@@ -90,9 +92,9 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Weight:
-    """``int8`` kernel with one scale per output channel along ``axis``."""
+    """``int8`` or ``int16`` kernel with one scale per output channel along ``axis``."""
 
-    codes: Codes
+    codes: AnyInts
     scales: Reals
     axis: int
 
@@ -294,6 +296,9 @@ def _rounded(call: relax.Call, value: Any, scale: float, zero_point: int) -> _Te
     if isinstance(value, _Tensor) and (value.wide or wide):
         same = value.wide == wide and (value.scale, value.zero_point) == (scale, zero_point)
         value = value if same else _identity(value)
+    if wide and isinstance(value, _Concat):
+        parts = [_rounded(call, part, scale, zero_point).codes for part in value.parts]
+        return _Tensor(np.concatenate(parts, axis=1), scale, zero_point)
     if not wide:
         return _quantised(value, scale, zero_point)
     if isinstance(value, _Tensor):
@@ -603,6 +608,8 @@ def _convolution(call: relax.Call, source: Any, weight: Any, kernel: Kernel) -> 
     tensor = _tensor(source)
     if not isinstance(weight, _Weight):
         raise _NoMeaningError("weights that are not int8 constants")
+    if tensor.wide and weight.codes.dtype == np.int16:
+        return _both_wide(call, tensor, weight, kernel)
     groups = int(call.attrs.groups)
     # Whole numbers below 2**24 are exact in float32, below 2**53 in float64, whatever the order of summation.
     others = tuple(axis for axis in range(4) if axis != weight.axis)
@@ -618,6 +625,17 @@ def _convolution(call: relax.Call, source: Any, weight: Any, kernel: Kernel) -> 
     psum = np.concatenate(parts)[None]
     scales = np.tile(weight.scales, psum.shape[1] // len(weight.scales))
     return _Psum(_within_int32(psum), tensor.scale, scales)
+
+
+def _both_wide(call: relax.Call, tensor: _Tensor, weight: _Weight, kernel: Kernel) -> _Psum:
+    """In units of 256: high bytes of activations by whole weights, low bytes by high ones, and low by low left out."""
+    high, low = np.split(numerics.byte_planes(tensor.codes.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2), 2, 1)
+    leading = np.split(numerics.byte_planes(np.moveaxis(weight.codes, weight.axis, 3)), 2, 3)[0].astype(np.int16)
+    parts = [
+        _convolution(call, _Tensor(codes, 256.0 * tensor.scale, 0), replace(weight, codes=kernels), kernel)
+        for codes, kernels in ((high, weight.codes), (low, np.moveaxis(leading, 3, weight.axis)))
+    ]
+    return replace(parts[0], values=_within_int32(parts[0].values + parts[1].values))
 
 
 def _within_int32(psum: NDArray[Any]) -> Wide:

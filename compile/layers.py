@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from codesign.hw.normalise import UNIT_CARRIES, Normalisation
 
 Int8 = NDArray[np.int8]
+Int16 = NDArray[np.int16]
 Int64 = NDArray[np.int64]
+Weights = Int8 | Int16
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,16 @@ class Resize:
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution with everything the machine does to its psums. Padding reads the source's zero point."""
+    """A convolution with everything the machine does to its psums. Padding reads the source's zero point.
+
+    Weights of 16 bits are two of 8 to the array: it sums with their high bytes, counts that 256-fold, and sums with
+    their low ones. The channels of a wide source are bytes, too: a weight ``w`` is ``256 w`` for the high one.
+    """
 
     name: str  # of the operator in the user's model
     source: str
     output: str
-    weights: Int8 = field(repr=False)  # [kernel rows, kernel columns, Cin, Cout]
+    weights: Weights = field(repr=False)  # [kernel rows, kernel columns, Cin, Cout]
     bias: Int64 = field(repr=False)  # [Cout], before the source's zero point is folded in
     stride: int
     pad_top: int
@@ -94,7 +100,6 @@ class Conv:
     first_channel: int = 0  # of the output tensor that this layer computes (wide layers are split)
     more: tuple[str, ...] = ()  # further sources, whose channels follow the first one's: a concatenation
     edge: bool = False  # padding reads the nearest pixel instead
-    wide: bool = False  # sources are wide: weights of their high bytes count 256-fold
     planes: Int64 | None = field(default=None, repr=False)  # isa.Plane by output channel; None: whole
     warp: Warp | None = None
     correlates: bool = False  # products of two sources at all displacements of the window, instead of weights
@@ -142,6 +147,21 @@ class Conv:
     def convolved(self) -> tuple[str, ...]:
         """The tensors whose channels the weights are for, in order."""
         return (self.source, *self.more)
+
+
+def weight_planes(weights: Weights) -> tuple[Int8, ...]:
+    """Weights byte by byte, the high ones first; both signed."""
+    if weights.dtype == np.int8:
+        return (weights.astype(np.int8, copy=False),)
+    whole = weights.astype(np.int64)
+    high = (whole + 128) >> 8
+    return high.astype(np.int8), (whole - 256 * high).astype(np.int8)
+
+
+def psum_reach(weights: Weights) -> Int64:
+    """The largest magnitude, per output channel, of a sum over any of the taps of ``weights`` in any order."""
+    planes = [np.abs(plane.astype(np.int64)).sum(axis=(0, 1, 2)) for plane in weight_planes(weights)]
+    return np.asarray(128 * (planes[0] if len(planes) == 1 else 256 * planes[0] + planes[1]))
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,15 @@ from codesign.compile.layers import (
     Add,
     Concat,
     Conv,
-    Int8,
     Int64,
     LayerGraph,
     Resize,
     Shuffle,
     Tensor,
     Warp,
+    Weights,
     reads,
+    weight_planes,
 )
 from codesign.compile.ordering import copy_layer
 from codesign.compile.resample import average_weights, bilinear_weights, corner_factor, resize_factor
@@ -50,9 +51,9 @@ class Open:
 
 @dataclass(frozen=True)
 class Weight:
-    """Constant int8 weights with a scale per channel of ``axis``."""
+    """Constant weights, int8 or int16, with a scale per channel of ``axis``."""
 
-    codes: Int8
+    codes: Weights
     scales: Reals
     axis: int
 
@@ -63,7 +64,7 @@ class PendingConv:
 
     name: str
     source: str
-    weights: Int8  # [KY, KX, Cin, Cout]
+    weights: Weights  # [KY, KX, Cin, Cout], of whole values where the source has 16 bits
     scales: Reals  # [Cout]
     stride: int
     pad_top: int
@@ -419,7 +420,7 @@ class _Builder:
         if isinstance(first, PendingGrid):
             return first
         if isinstance(first, PendingConv) and isinstance(second, np.ndarray):
-            scale = self.tensors[first.source].scale
+            scale = self._unit(first)
             per_channel = first.scales[:: first.shuffle**2]
             bias = numerics.bias_integers(second.reshape(-1), scale, per_channel)
             return replace(first, bias=np.repeat(bias, first.shuffle**2))
@@ -452,7 +453,9 @@ class _Builder:
         return replace(pending, low=low, high=high)
 
     def _gather(self, name: str, value: Open, pick: Callable[[Int64], Int64]) -> PendingGather:
-        picked = pick(np.arange(self.tensors[value.tensor].channels, dtype=np.int64))
+        tensor = self.tensors[value.tensor]
+        planes = np.split(np.arange(tensor.channels, dtype=np.int64), 1 + tensor.wide)
+        picked = np.concatenate([pick(plane) for plane in planes])
         return PendingGather(name, value.tensor, tuple(int(channel) for channel in picked))
 
     def _reshaped(self, name: str, operands: list[Any]) -> PendingUnshuffle | PendingPixels | PendingConv:
@@ -532,9 +535,15 @@ class _Builder:
     def _rescaled(self, name: str, target: Tensor) -> str:
         """``name`` with the scale and zero point of ``target``: itself, or a copy that is rounded anew."""
         tensor = self.tensors[name]
-        if (tensor.scale, tensor.zero_point) == (target.scale, target.zero_point):
+        # To a tensor of 16 bits one of 8 is its high bytes.
+        unit = 256 if target.wide and not tensor.wide else 1
+        if (tensor.scale, tensor.zero_point) == (unit * target.scale, target.zero_point):
             return name
-        copy = replace(tensor, name=self.fresh(f"{name}.rescaled"), scale=target.scale, zero_point=target.zero_point)
+        copy = replace(
+            target,
+            name=self.fresh(f"{name}.rescaled"),
+            channels=tensor.channels // (1 + tensor.wide) * (1 + target.wide),
+        )
         self.tensors[copy.name] = copy
         self._close_conv(self._identity(copy.name, Open(name)), copy)
         return copy.name
@@ -546,13 +555,21 @@ class _Builder:
             count, candidate = count + 1, f"{name}.{count}"
         return candidate
 
+    def _unit(self, pending: PendingConv) -> float:
+        """What a unit of the psum is worth, but for its weight's scale."""
+        source = self.tensors[pending.source]
+        return source.scale * (256.0 if source.wide and pending.weights.dtype == np.int16 else 1.0)
+
     def _close_conv(self, pending: PendingConv, target: Tensor) -> None:
-        scale = self.tensors[pending.source].scale
-        wide, weights = self.tensors[pending.source].wide, pending.weights
-        if wide:
-            weights = np.concatenate(
-                [part for share in np.split(weights, 1 + len(pending.more), 2) for part in (share, share)], 2
-            )
+        scale = self._unit(pending)
+        weights: Weights = pending.weights
+        if pending.resize is not None:
+            weights = np.repeat(weights, 1 + self.tensors[pending.source].wide, 2).astype(np.int8)
+        elif self.tensors[pending.source].wide and pending.warp is None:
+            shares = np.split(weights.astype(np.int16), 1 + len(pending.more), 2)
+            whole = weights.dtype == np.int16  # then the unit is 256, and low bytes meet high ones alone
+            pairs = [(share, weight_planes(share)[0]) if whole else (256 * share, share) for share in shares]
+            weights = np.concatenate([bytes_ for pair in pairs for bytes_ in pair], 2).astype(np.int16)
         outputs = weights.shape[3]
         scales = np.broadcast_to(pending.scales, outputs)
         try:
@@ -577,7 +594,7 @@ class _Builder:
                 name=pending.name,
                 source=pending.source,
                 output=made.name,
-                weights=weights if weights.strides == (0,) * 4 else np.ascontiguousarray(weights),
+                weights=weights if weights.strides == (0,) * 4 else weights.copy(order="C"),
                 bias=bias,
                 stride=pending.stride,
                 pad_top=pending.pad_top,
@@ -594,7 +611,6 @@ class _Builder:
                 edge=pending.edge,
                 warp=pending.warp,
                 resize=pending.resize,
-                wide=wide,
                 planes=planes,
                 more=pending.more,
                 correlates=pending.correlates,
@@ -741,12 +757,12 @@ def _readers(function: relax.Function) -> dict[Any, int]:
     return counts
 
 
-def _dense(kernel: Int8, groups: int) -> Int8:
+def _dense(kernel: Weights, groups: int) -> Weights:
     """Grouped weights ``[KY, KX, Cin / groups, Cout]`` as dense ones; the zero blocks are never computed."""
     if groups == 1:
         return kernel
     rows, columns, inputs, outputs = kernel.shape
-    dense = np.zeros((rows, columns, inputs * groups, outputs), np.int8)
+    dense = np.zeros((rows, columns, inputs * groups, outputs), kernel.dtype)
     share = outputs // groups
     for group in range(groups):
         take = slice(group * share, (group + 1) * share)
@@ -754,11 +770,11 @@ def _dense(kernel: Int8, groups: int) -> Int8:
     return dense
 
 
-def _dilated(kernel: Int8, step_y: int, step_x: int) -> Int8:
+def _dilated(kernel: Weights, step_y: int, step_x: int) -> Weights:
     if step_y == step_x == 1:
         return kernel
     rows, columns, inputs, outputs = kernel.shape
-    spread = np.zeros(((rows - 1) * step_y + 1, (columns - 1) * step_x + 1, inputs, outputs), np.int8)
+    spread = np.zeros(((rows - 1) * step_y + 1, (columns - 1) * step_x + 1, inputs, outputs), kernel.dtype)
     spread[::step_y, ::step_x] = kernel
     return spread
 

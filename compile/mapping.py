@@ -15,6 +15,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.compile.layers import Weights, weight_planes
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Fill, Selector, Step, encode_fill, encode_step
 from codesign.hw.row_timing import RowCommand, group_cycles
@@ -50,7 +51,7 @@ class _Unit:
     column: int
     group: int  # channel group of ci_lanes
     part: int
-    low: bool = False  # the low bytes of its channels, whatever else lies in the part
+    plane: int = 0  # of the weights' bytes
     carry: bool = False  # weighs nothing; what was summed so far counts 256-fold
 
 
@@ -62,15 +63,11 @@ class Mappings:
         self._made: dict[tuple[object, ...], Mapping] = {}
         self._cycles: dict[tuple[int, bool], int] = {}
 
-    def of(
-        self, weights: Int8, stride: int, sources: tuple[int, ...], *, wide: bool = False, carries: int = 0
-    ) -> Mapping:
+    def of(self, weights: Weights, stride: int, sources: tuple[int, ...], *, carries: int = 0) -> Mapping:
         """:func:`map_conv` of these."""
-        key = (hashlib.sha256(weights.tobytes()).digest(), weights.shape, stride, sources, wide, carries)
+        key = (hashlib.sha256(weights.tobytes()).digest(), weights.shape, stride, sources, carries)
         if key not in self._made:
-            self._made[key] = map_conv(
-                self.spec, weights, stride=stride, sources=sources, wide=wide, carries=carries
-            )  # fmt: skip
+            self._made[key] = map_conv(self.spec, weights, stride=stride, sources=sources, carries=carries)
         return self._made[key]
 
     def group_cycles(self, mapping: Mapping, *, add: bool) -> int:
@@ -148,15 +145,14 @@ def map_pixels(spec: AccelSpec, channels: int, outputs: int) -> Mapping:
 
 
 def map_conv(
-    spec: AccelSpec, weights: Int8, *, stride: int, sources: tuple[int, ...] = (), wide: bool = False, carries: int = 0
+    spec: AccelSpec, weights: Weights, *, stride: int, sources: tuple[int, ...] = (), carries: int = 0
 ) -> Mapping:
     """Map ``weights: int8[KY, KX, Cin, Cout]`` (channels in their order in the scratchpad) at column stride 1 or 2.
 
     ``sources``: how many of the input channels each source has, when there are several; a source begins with a group
-    of its own. ``wide``: of every source the first half of its channels are high bytes, whose steps come first, and the
-    others low ones. ``carries``: so often the whole sum counts 256-fold in the end.
+    of its own. Of ``int16`` weights the steps of the high bytes come first. ``carries``: so often the whole sum counts
+    256-fold in the end.
     """
-    low = _low_bytes(spec, weights, sources)
     weights, first_groups = _by_source(spec, weights, sources)
     rows, columns, inputs, outputs = weights.shape
     groups_log2 = 0
@@ -167,14 +163,10 @@ def map_conv(
     cogs = -(-outputs // per_cog)
 
     parts = -(-inputs // spec.part_lanes)
-    padded = np.zeros((rows, columns, parts * spec.part_lanes, cogs * per_cog), np.int8)
+    padded = np.zeros((rows, columns, parts * spec.part_lanes, cogs * per_cog), weights.dtype)
     padded[:, :, :inputs, :outputs] = weights
-    # By plane of bytes, high ones first: [rows, columns, parts, lanes, cogs, outputs]
-    planes = (False, True) if wide else (False,)
-    there = np.zeros((len(planes), parts * spec.part_lanes, 1), np.bool_)
-    for plane, is_low in enumerate(planes):
-        there[plane, : len(low), 0] = (low == is_low) | (not wide)
-    blocks = [np.where(mask, padded, 0).reshape(rows, columns, parts, spec.part_lanes, cogs, per_cog) for mask in there]
+    # By plane of bytes: [rows, columns, parts, lanes, cogs, outputs]
+    blocks = [plane.reshape(rows, columns, parts, spec.part_lanes, cogs, per_cog) for plane in weight_planes(padded)]
     present = [np.any(block, axis=(3, 5)) for block in blocks]  # [rows, columns, parts, cogs]
     # At stride 2 a segment holds every second pixel, so each column is a segment of its own.
     reach = 1 if stride == 2 else spec.window_reach + 1
@@ -182,16 +174,16 @@ def map_conv(
     apart = segments > spec.window_slots  # then a segment for both planes is brought twice
 
     def segment(unit: _Unit) -> tuple[bool, int, int, int]:
-        return unit.low and apart, unit.row, unit.column // reach * reach, unit.group
+        return bool(unit.plane) and apart, unit.row, unit.column // reach * reach, unit.group
 
     deals: list[list[list[_Unit]]] = []  # [cog][step][unit]
     for cog in range(cogs):
         deals.append([])
         for plane, taps in enumerate(present):
             units = [
-                _Unit(row, column, part // spec.channel_parts, part % spec.channel_parts, planes[plane])
+                _Unit(row, column, part // spec.channel_parts, part % spec.channel_parts, plane)
                 for row, column, part in zip(*(axis.tolist() for axis in np.nonzero(taps[..., cog])), strict=True)
-            ] or [_Unit(0, 0, 0, 0, planes[plane])]
+            ] or [_Unit(0, 0, 0, 0, plane)]
             units.sort(key=lambda unit: (segment(unit), unit.column, unit.part))
             size = classes * spec.channel_parts
             deals[cog] += [units[at : at + size] for at in range(0, len(units), size)]
@@ -233,14 +225,14 @@ def map_conv(
                 chosen.append(Selector(places[cog][key] - freed, shift, unit.part))
         for index, unit in enumerate(deal if not deal[0].carry else ()):
             klass, part = divmod(index, spec.channel_parts)
-            block = blocks[unit.low][unit.row, unit.column, unit.group * spec.channel_parts + unit.part, :, cog]
+            block = blocks[unit.plane][unit.row, unit.column, unit.group * spec.channel_parts + unit.part, :, cog]
             lanes = slice(klass * per_cog, (klass + 1) * per_cog)
             words[at, lanes, part * spec.part_lanes : (part + 1) * spec.part_lanes] = block.T
         release = 0
         while freed + release < total and last_use[freed + release] <= at:
             release += 1
         freed += release
-        begins = deal[0].low and (at == 0 or not flat[at - 1][1][0].low)
+        begins = deal[0].plane > 0 and (at == 0 or not flat[at - 1][1][0].plane)
         steps.append(Step(tuple(chosen), release, deal is deals[cog][-1], begins or deal[0].carry))
     return Mapping(
         words=words,
@@ -252,14 +244,7 @@ def map_conv(
     )
 
 
-def _low_bytes(spec: AccelSpec, weights: Int8, sources: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which input channels are low bytes, if they are wide, as :func:`_by_source` arranges them."""
-    counts = sources if len(sources) > 1 else (weights.shape[2],)
-    filled = [count + (-count % spec.ci_lanes if len(counts) > 1 else 0) for count in counts]
-    return np.concatenate([np.arange(full) >= count // 2 for full, count in zip(filled, counts, strict=True)])
-
-
-def _by_source(spec: AccelSpec, weights: Int8, sources: tuple[int, ...]) -> tuple[Int8, tuple[int, ...]]:
+def _by_source(spec: AccelSpec, weights: Weights, sources: tuple[int, ...]) -> tuple[Weights, tuple[int, ...]]:
     """Weights with every source's channels padded to whole groups, and the first group of each source."""
     if len(sources) < 2:
         return weights, (0,)

@@ -54,7 +54,7 @@ def _by_taps(graph: LayerGraph, taken: set[str]) -> dict[str, Order]:
             fixed.add(layer.output)
         if not layer.plain:
             fixed |= {*reads(layer), layer.output}
-        if layer.wide or layer.planes is not None:
+        if layer.weights.dtype != np.int8 or layer.planes is not None:
             fixed |= {*layer.convolved, layer.output}
         at = 0
         for name in layer.convolved:

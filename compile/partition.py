@@ -110,7 +110,9 @@ def partition(
             plain = opened == [_dtype(context.matched_expr)] and (opened == ["int8"] or shape_of(calls[-1])[1] == 2)
             if not sampler or not plain:
                 return False
-        if "int16" in (*opened, _dtype(context.matched_expr)) and not _has_16_bits(calls, opened):
+        if "int16" in (*opened, _dtype(context.matched_expr)) and not _has_16_bits(
+            calls, opened, _dtype(context.matched_expr)
+        ):
             return False
         return all(
             legality.violated(call, call.op.name in tables) is None
@@ -211,13 +213,17 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
 
 
 _WIDE = {"relax.add", "relax.subtract", "relax.multiply", "relax.nn.conv2d", "relax.nn.conv2d_transpose",
-         "relax.nn.avg_pool2d", _RESIZED, "relax.nn.relu", *_QUANTISATION}  # fmt: skip
-"""What computes with 16-bit activations."""
+         "relax.nn.avg_pool2d", _RESIZED, "relax.nn.relu", "relax.nn.leakyrelu", "relax.nn.prelu",
+         "relax.strided_slice", "relax.repeat", "relax.tile", "relax.reshape", "relax.permute_dims",
+         "relax.nn.pixel_shuffle", "relax.concat", *_QUANTISATION}  # fmt: skip
+"""What computes with 16-bit activations and weights."""
 
 
-def _has_16_bits(calls: list[relax.Call], opened: list[str]) -> bool:
+def _has_16_bits(calls: list[relax.Call], opened: list[str], result: str) -> bool:
     """Whether a unit that reads or stores 16 bits does so in a way that the machine can."""
     names = {call.op.name for call in calls}
+    if result == "int8":  # the clamp is the requantiser's, to 8 bits
+        names -= {"relax.clip"}
     activations = [dtype for dtype in opened if dtype != "int8"]
     pairs = any(
         call.op.name in ("relax.add", "relax.subtract", "relax.multiply")
@@ -225,7 +231,8 @@ def _has_16_bits(calls: list[relax.Call], opened: list[str]) -> bool:
         for call in calls
     )
     if pairs:
-        return names <= {"relax.add", "relax.subtract", *_QUANTISATION} and len(activations) == 2
+        alike = len({shape_of(call.args[0]) for call in calls if call.op.name == "relax.dequantize"}) == 1
+        return alike and names <= {"relax.add", "relax.subtract", *_QUANTISATION} and len(activations) == 2
     return names <= _WIDE
 
 

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from codesign.compile.affine import CONVOLUTIONS, is_bias
 from codesign.compile.graph import Array, Graph, Node
-from codesign.compile.quantize import bias_scale, quantised_io, read_canonical, scalar_params
+from codesign.compile.insertion import bias_scale, psum_unit
+from codesign.compile.quantize import quantised_io, read_canonical
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.files import replaced
@@ -67,6 +68,10 @@ def onnx_model(graph: Graph) -> onnx.ModelProto:
     result = helper.make_tensor_value_info("output", TensorProto.FLOAT, graph.output_shape)
     body = helper.make_graph(writer.nodes, "quantised", [source], [result], writer.initialisers)
     opset = 20 if any(node.op.startswith("nn.gelu") for node in graph.nodes) else OPSET
+    if any(value.dtype == np.int16 for value in graph.constants.values()) or any(
+        node.dtype == "int16" for node in graph.nodes
+    ):
+        opset = 21  # the first whose QuantizeLinear knows 16 bits
     model = helper.make_model(body, producer_name="codesign", opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = _IR_VERSION
     return model
@@ -143,11 +148,16 @@ class _Writer:
 
     def _linear(self, node: Node, x: str) -> None:
         scale, zero_point = (self.graph.constants[name] for name in node.inputs[1:3])
-        zeros = np.broadcast_to(zero_point, scale.shape)
+        dtype = node.dtype if node.op == "quantize" else self._code_type(node.inputs[0])
+        zeros = np.broadcast_to(zero_point, scale.shape).astype(dtype)
         operands = [self.constant(node.inputs[1], scale), self.constant(node.inputs[2], zeros)]
         axis = {"axis": node.attributes["axis"]} if scale.ndim else {}
         op = "QuantizeLinear" if node.op == "quantize" else "DequantizeLinear"
         self.emit(op, [x, *operands], node.name, name=node.name, **axis)
+
+    def _code_type(self, name: str) -> str:
+        codes = self.graph.constants.get(name)
+        return str(codes.dtype) if codes is not None else self.graph.by_name[name].dtype
 
     def _convolution(self, node: Node, x: str) -> None:
         graph, attributes = self.graph, node.attributes
@@ -170,7 +180,7 @@ class _Writer:
     def _bias(self, node: Node, follower: Node) -> str:
         """The bias as int32 codes behind a dequantise node of their own."""
         graph = self.graph
-        source = scalar_params(graph, graph.by_name[node.inputs[0]])
+        source = psum_unit(graph, node)
         scales = graph.constants[graph.by_name[node.inputs[1]].inputs[1]].reshape(-1)
         value = graph.constants[follower.inputs[1]].reshape(-1)
         units = bias_scale(source.scale, scales, value.size)

@@ -14,7 +14,7 @@ import numpy as np
 from codesign.compile.affine import CONVOLUTIONS
 from codesign.compile.calibration import QuantParams
 from codesign.compile.graph import Array, Editor, Graph, Node
-from codesign.compile.quantize import insert
+from codesign.compile.insertion import insert
 from codesign.compile.units import Kind, Unit, units
 from codesign.hw.errors import UnsupportedError
 

@@ -65,7 +65,9 @@ def copied_channels(layer: Conv) -> NDArray[np.int64] | None:
     one = np.int64(1) << layer.shift
     alone = layer.weights.shape[:2] == (1, 1) and layer.stride == 1 and not layer.pad_top and not layer.pad_left
     exact = np.array_equal(layer.multiplier, one) and np.array_equal(layer.negative_multiplier, one)
-    if not (alone and exact and not layer.bias.any() and (layer.qmin, layer.qmax) == (-128, 127)):
+    if not (
+        alone and exact and layer.planes is None and not layer.bias.any() and (layer.qmin, layer.qmax) == (-128, 127)
+    ):
         return None
     taps = layer.weights[0, 0]
     single = np.array_equal(np.count_nonzero(taps, axis=0), np.ones(layer.channels)) and taps.min() >= 0

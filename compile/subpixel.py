@@ -80,7 +80,7 @@ class _Folder:
         alike = all(name in large and factors[name] == factor for name in sources(layer))
         whole = target.channels == layer.channels and target.height % factor == target.width % factor == 0
         plain = layer.stride == 1 and not layer.edge and not layer.more and layer.plain
-        plain = plain and not layer.wide and layer.planes is None
+        plain = plain and layer.weights.dtype == np.int8 and layer.planes is None
         plain = plain and (layer.add is None or not layer.add.broadcast)
         return alike and whole and plain and layer.output in large and not target.as_weights
 

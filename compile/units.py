@@ -160,24 +160,6 @@ def units(graph: Graph, stored: Container[str] = ()) -> tuple[Unit, ...]:
     return tuple(found)
 
 
-def wide_results(graph: Graph, parts: tuple[Unit, ...]) -> frozenset[str]:
-    """Results that 8 bits are too few for: flows, and what is added to, scaled or resized into one."""
-    by_name = {unit.name: unit for unit in parts}
-    passing = (Kind.SUM, Kind.SCALE, Kind.RESAMPLING)
-    wide: set[str] = set()
-    found = {unit.head.inputs[1] for unit in parts if unit.kind is Kind.WARP} & by_name.keys()
-    while found - wide:
-        wide |= found
-        for unit in parts:
-            operands = [name for name in unit.head.inputs if graph.is_activation(name)]
-            plain = len(unit.nodes) == 1 or unit.kind is Kind.RESAMPLING
-            if unit.kind not in passing or not plain or not wide & {unit.name, *operands}:
-                continue
-            if all(name in by_name for name in operands):
-                found |= {unit.name, *operands}
-    return frozenset(wide)
-
-
 def float_only(graph: Graph, parts: tuple[Unit, ...]) -> frozenset[str]:
     """Results that stay float: those that only operators of the host read, or warps as a flow of 16 bits."""
     kinds = {node.name: unit.kind for unit in parts for node in unit.nodes}

@@ -18,7 +18,10 @@ from torch import nn
 from codesign.compile.driver import CompiledNetwork, compile_network
 from codesign.compile.frontend import load_model
 from codesign.compile.integer import evaluate
-from codesign.hw import reference, timing
+from codesign.compile.quantize import Calibrated
+from codesign.compile.units import Kind
+from codesign.compile.widths import Widths
+from codesign.hw import numerics, reference, timing
 from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Opcode
@@ -74,6 +77,7 @@ class NetworkDraw:
     latency: int
     stalls: float
     seed: int
+    wide: float = 0.0  # share of what may have 16 bits that has
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1)
@@ -107,6 +111,7 @@ def network_draws(accels: tuple[str, ...] = tuple(POOL), nodes: int = 7) -> st.S
         latency=st.sampled_from([1, 20, 100, 700]),
         stalls=st.sampled_from([0.0, 0.0, 0.1, 0.6]),
         seed=st.integers(0, 2**16),
+        wide=st.sampled_from([0.0, 0.0, 0.3, 1.0]),
     )
 
 
@@ -289,8 +294,21 @@ def compiled(draw: NetworkDraw) -> CompiledNetwork:
         picture = np.float32(0.4) + picture * np.float32(0.05)
     model = load_model(Net(draw).eval(), width=draw.width, height=draw.height, channels=draw.channels)
     return compile_network(
-        model, POOL[draw.accel], calibration=[picture], method="minmax", dram_bytes_per_cycle=draw.bytes_per_cycle
-    )
+        model, POOL[draw.accel], calibration=[picture], method="minmax", dram_bytes_per_cycle=draw.bytes_per_cycle,
+        widths=lambda network: drawn_widths(network, draw.wide, draw.seed),
+    )  # fmt: skip
+
+
+def drawn_widths(network: Calibrated, share: float, seed: int) -> Widths:
+    """About ``share`` of what the network may have in 16 bits: tensors, and convolutions' weights."""
+    rng = np.random.default_rng(seed)
+    widths = network.least
+    for unit in network.parts:
+        if rng.random() < share and (more := network.closed(Widths(frozenset({unit.name})))) is not None:
+            widths |= more
+        if unit.kind is Kind.CONVOLUTION and rng.random() < share:
+            widths |= Widths(weights=frozenset({unit.head.name}))
+    return widths
 
 
 COUNTS = [field.name for field in dataclasses.fields(Counters) if not field.name.endswith(("cycles", "stall_cycles"))]
@@ -315,6 +333,8 @@ def check(draw: NetworkDraw) -> None:
     codes = np.where(rng.random(shape) < 0.1, rng.choice([-128, 127], shape), rng.integers(-128, 128, shape))
     codes = codes.astype(np.int8)
     expected = evaluate(network.quantised, codes)[0].transpose(1, 2, 0)
+    if expected.dtype == np.int16:
+        expected = numerics.byte_planes(expected)
     inputs = {slot.name: np.ascontiguousarray(codes[0].transpose(1, 2, 0)) for slot in region.program.inputs}
     (golden,) = reference.run(region.program, inputs).values()
     np.testing.assert_array_equal(golden, expected, err_msg="golden model against quantised graph")
