@@ -468,9 +468,11 @@ class _Execution:
 def _referee(network: CompiledNetwork, frame: Frame, output: NDArray[np.float32], executions: list[_Execution]) -> int:
     """Values that differ from the integer evaluation of the quantised graph.
 
-    Of the whole graph where it has an integer meaning; the host's floats have none, so a mixed network is judged region
-    by region.
+    Of the whole graph where it has an integer meaning. What the host computes is rounded from floats, whether integers
+    could say it or not, so a mixed network is judged region by region.
     """
+    if any(not placement.on_accelerator for placement in network.placements):
+        return sum(_region_referee(network, execution) for execution in executions)
     entry, leave = quantised_io(network.quantised)
     codes = np.clip(np.rint(frame.tensor / np.float32(entry.scale)) + entry.zero_point, -128, 127).astype(np.int8)
     try:

@@ -247,7 +247,7 @@ def _resize(rng: np.random.Generator, name: str, source: Tensor, output: Tensor,
     weights = np.zeros((3, 3, channels, channels), np.int8)
     planes = np.array([Plane.HIGH, Plane.HIGH, Plane.LOW, Plane.LOW], np.int64) if source.wide else None
     return Conv(name, source.name, output.name, weights, bias, 1, 1, 1, *factors, output.zero_point, -128, 127, None,
-                None, 0, edge=True, wide=source.wide, planes=planes, resize=Resize(want.enlarge))  # fmt: skip
+                None, 0, edge=True, planes=planes, resize=Resize(want.enlarge))  # fmt: skip
 
 
 def _steps(layer: Conv, source: Tensor, values: Int8) -> NDArray[np.int64]:
