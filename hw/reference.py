@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from codesign.hw import normalise, numerics
 from codesign.hw.errors import InputError
 from codesign.hw.isa import NORM_BYTES, Command, Opcode, Plane, WeightKind, decode_norm
-from codesign.hw.kernels import Kernel, Products, Taps, decode_kernel, decode_products
 from codesign.hw.program import Program, TensorSlot
 from codesign.hw.spec import FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, TABLE_BYTES
+from codesign.hw.taps import Kernel, Products, Taps, decode_kernel, decode_products
 from codesign.hw.tokens import Buffer, ConvRow, Tokens
 
 Int8 = NDArray[np.int8]

@@ -97,7 +97,7 @@ def render_package(spec: AccelSpec) -> str:
     lines += [f"  localparam int unsigned Count{_camel(name)} = {i};" for i, name in enumerate(isa.COUNTER_NAMES)]
     lines += [f"  localparam logic [1:0] Plane{_camel(plane.name)} = 2'd{plane.value};" for plane in isa.Plane]
     for op, fields in isa.FIELDS.items():
-        if fields:
+        if fields and op is not isa.Opcode.CORR:  # a CORR's fields are a CONV's
             lines.append("")
             lines += _struct(f"{op.name.lower()}_cmd_t", fields)
     lines.append("")

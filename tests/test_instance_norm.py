@@ -153,12 +153,12 @@ def test_machine_and_quantised_graph_agree(spec: AccelSpec, size: tuple[int, int
 
 @pytest.mark.parametrize("activation", [nn.Identity(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.Tanh()])
 def test_activations(activation: nn.Module) -> None:
-    agreed(compiled(Normalised(InstanceNorm(9), 9, activation)))
+    assert len(np.unique(agreed(compiled(Normalised(InstanceNorm(9), 9, activation))))) > 20
 
 
 @pytest.mark.parametrize("spec", [NARROW, BASE], ids=["narrow", "base"])
 def test_what_is_no_convolutions_output(spec: AccelSpec) -> None:
-    agreed(compiled(Whole(), spec, (14, 10)))
+    assert len(np.unique(agreed(compiled(Whole(), spec, (14, 10))))) > 20
 
 
 @pytest.mark.parametrize("slim", [True, False])
