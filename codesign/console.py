@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -27,6 +28,8 @@ Weights = Annotated[Path | None, typer.Option(help="Weights for a named network 
 ImageOption = Annotated[Path | None, typer.Option(help="Ground truth: down-sampled, restored, compared.")]
 InputOption = Annotated[list[Path] | None, typer.Option("--input", help="An image, or a folder of them, fed as is.")]
 Method = Annotated[str, typer.Option(help="Calibration: percentile, minmax or mse.")]
+Calibration = Literal["percentile", "minmax", "mse"]
+CALIBRATIONS: tuple[Calibration, ...] = ("percentile", "minmax", "mse")
 Images = Annotated[Path | None, typer.Option(help="Folder of photographs to calibrate and fine-tune with.")]
 Finetune = Annotated[int, typer.Option(help="Steps of quantisation-aware fine-tuning.", min=0, metavar="STEPS")]
 ErrorBudget = Annotated[
@@ -52,6 +55,18 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     size = int(match[1]), int(match[2])
     check_size(*size, where="--size")
     return size
+
+
+def calibration(text: str) -> Calibration:
+    """``text`` as a way to calibrate. Raises :class:`InputError` for an unknown one."""
+    if text not in CALIBRATIONS:
+        raise InputError(f"unknown calibration {text!r}", where="--method", hint="percentile, minmax or mse.")
+    return text
+
+
+def command_line() -> str:
+    """The command as its results record it."""
+    return " ".join(["python -m codesign", *sys.argv[1:]])
 
 
 def write_json(data: dict[str, Any], target: str) -> None:

@@ -5,7 +5,6 @@ A study is a module here with a function that returns a small frozen result, and
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from codesign.console import Accel, Json, out, parse_size, progress, write_json
+from codesign.console import Accel, Json, command_line, out, parse_size, progress, write_json
 from codesign.energy.interval import Interval, engineering, span
 from codesign.hw.errors import InputError
 
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
     from codesign.studies.int8 import Int8Study
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
-
-
-def _command() -> str:
-    return " ".join(["python -m codesign", *sys.argv[1:]])
 
 
 Gpus = Annotated[str, typer.Option(help="Comma-separated GPUs: H200, H100, A100, RTX4090, Orin.")]
@@ -60,7 +55,7 @@ def film_hour_command(
         study = film_hour.film_hour(
             networks or [], size, fps, load_spec(accel), [name.strip() for name in gpu.split(",") if name.strip()],
             price_kwh=price_kwh, price_device_hour=price_device_hour,
-            command=_command(), say=say,
+            command=command_line(), say=say,
         )  # fmt: skip
     if json_to is not None:
         write_json(film_hour.to_json(study), json_to)
@@ -133,7 +128,13 @@ def int8_command(
     assert frame is not None
     with progress("Studying") as (say, _):
         study = int8.int8_study(
-            networks or [], frame, load_spec(accel), gpu, weights=_weights(weights or []), command=_command(), say=say
+            networks or [],
+            frame,
+            load_spec(accel),
+            gpu,
+            weights=_weights(weights or []),
+            command=command_line(),
+            say=say,
         )
     if json_to is not None:
         write_json(int8.to_json(study), json_to)
