@@ -103,7 +103,9 @@ def _flow_heads(module: nn.Module) -> list[nn.Module]:
 class _Calibrator:
     """A forward hook that rescales a layer so that what it returns has the wanted spread, channel by channel.
 
-    The first ``carried`` channels are left alone; a layer that is used again is as it was set the first time.
+    The first ``carried`` channels are left alone; a layer that is used again is as it was set the first time. One that
+    is first fed zeros, as RAFT's first flow is, stays as it was drawn, which keeps the size of what it is fed: there is
+    no spread to go by, and large gains on a flow saturate the gates behind it and make the iterations chaotic.
     """
 
     def __init__(
@@ -123,6 +125,8 @@ class _Calibrator:
         else:
             layer.bias.zero_()
         output = layer.forward(inputs[0])
+        if not inputs[0].any():
+            return output
         scale = self.spread / output.std(dim=(0, 2, 3)).clamp_min(1e-3)
         scale[: self.carried] = 1.0
         scale = torch.round(scale * _GRID).clamp_min(1.0) / _GRID

@@ -217,6 +217,16 @@ def test_a_seeded_flow_network_is_lively(name: str) -> None:
         assert float(flow.abs().max()) < 100.0
 
 
+@pytest.mark.parametrize("name", ["raft", "raft_small"])
+def test_a_seeded_recurrence_passes_small_changes_on_as_small_ones(name: str) -> None:
+    """What distance a quantised one has would say nothing of quantisation if it amplified whatever it is given."""
+    module, given = networks.load(name), clip(2)
+    signs = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], given.shape)).float()
+    with torch.no_grad():
+        flow, moved = module(given), module(given + 1e-4 * signs)
+    assert 0.0 < float((moved - flow).square().mean().sqrt()) < 0.03 * float(flow.square().mean().sqrt())
+
+
 def test_a_seeded_interpolation_is_a_picture() -> None:
     module = networks.load("rife")
     for width, height in ((96, 64), (61, 47)):
