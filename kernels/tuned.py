@@ -1,23 +1,18 @@
-"""What a GPU measured of schedules: one JSON file per architecture, so that compiling needs no GPU.
+"""The schedules of this project's kernels that a GPU measured, so that compiling needs none.
 
-A record is keyed by what is launched (the signature of a stack, or of a wide convolution) and the frame's size. The
-file is written sorted, one record a line: two people's measurements merge as text.
+A record is keyed by what is launched (the signature of a stack, or of a wide convolution) and the frame's size.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codesign.hw.errors import InputError
-from codesign.hw.files import write_text
+from codesign.kernels import records as files
 from codesign.kernels.implicit_gemm import GemmSchedule
 from codesign.kernels.stack import Schedule
-
-FOLDER = Path(__file__).parent / "measured"
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class Record:
     date: str
 
     @property
-    def key(self) -> tuple[str, int, int]:
+    def key(self) -> files.Key:
         return self.signature, self.height, self.width
 
 
@@ -43,7 +38,7 @@ class Database:
     """The records of one architecture."""
 
     arch: str
-    records: Mapping[tuple[str, int, int], Record]
+    records: Mapping[files.Key, Record]
 
     def lookup(self, signature: str, height: int, width: int) -> tuple[Schedule | GemmSchedule, float] | None:
         """The schedule and its seconds, if this very size was measured."""
@@ -51,33 +46,16 @@ class Database:
         return None if record is None else (record.schedule, record.seconds)
 
     def with_records(self, records: list[Record]) -> Database:
-        """With ``records`` where they are faster than what was known, or measured on the same device again."""
-        merged = dict(self.records)
-        for record in records:
-            known = merged.get(record.key)
-            if known is None or record.device == known.device or record.seconds < known.seconds:
-                merged[record.key] = record
-        return Database(self.arch, merged)
+        """See :func:`codesign.kernels.records.merged`."""
+        return Database(self.arch, files.merged(self.records, records))
 
-    def save(self, folder: Path = FOLDER) -> Path:
-        """Write the file, whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(asdict(self.records[key])) for key in sorted(self.records)]
-        path = folder / f"{self.arch}.json"
-        write_text(path, '{"records": [\n' + ",\n".join(lines) + "\n]}\n")
-        return path
+    def save(self, folder: Path = files.FOLDER) -> Path:
+        return files.save(folder / f"{self.arch}.json", self.records)
 
 
-def database(arch: str, folder: Path = FOLDER) -> Database:
-    """The records of ``arch``; none where nothing was measured. Raises :class:`InputError` for a broken file."""
-    path = folder / f"{arch}.json"
-    if not path.is_file():
-        return Database(arch, {})
-    try:
-        records = [_record(item) for item in json.loads(path.read_text())["records"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"is not a tuning database ({error})", where=str(path), hint="Tune again.") from error
-    return Database(arch, {record.key: record for record in records})
+def database(arch: str, folder: Path = files.FOLDER) -> Database:
+    """The records of ``arch``. Raises :class:`InputError` for a broken file."""
+    return Database(arch, files.load(folder / f"{arch}.json", _record))
 
 
 def _record(item: dict[str, Any]) -> Record:
