@@ -17,7 +17,7 @@ from codesign.compile.resample import corner_factor, resize_factor
 from codesign.compile.warps import PADDINGS
 from codesign.hw.normalise import COUNT_BITS
 
-MAX_ROWS, MAX_COLUMNS, MAX_PADDING, MAX_SIDE = 31, 128, 31, 65535
+MAX_ROWS, MAX_COLUMNS, MAX_PADDING, MAX_REACH, MAX_SIDE = 63, 128, 63, 15, 65535
 UNSHUFFLES = (2, 4, 8)
 
 Rule = Callable[[relax.Call], bool]
@@ -39,7 +39,7 @@ def stride_is_one_or_two(call: relax.Call) -> bool:
 
 
 def kernel_fits(call: relax.Call) -> bool:
-    """A kernel, dilation included, may have 31 rows and 128 columns, with at most 31 rows and columns of padding."""
+    """A kernel, dilation included, may have 63 rows and 128 columns, with at most 63 rows and columns of padding."""
     rows, columns = (int(extent) for extent in call.args[1].ty.shape.values[2:])
     step_y, step_x = (int(d) for d in call.attrs.dilation)
     return (
@@ -149,7 +149,7 @@ def moves_pixels(call: relax.Call) -> bool:
     """A cost volume must have every displacement up to a reach of 15 pixels at most."""
     channels, kernels = shape_of(call.args[0])[1], call.args[1].value.numpy()
     reach = reach_of(kernels, channels)
-    return reach is not None and 2 * reach + 1 <= MAX_ROWS and [int(p) for p in call.attrs.padding] == [reach] * 4
+    return reach is not None and reach <= MAX_REACH and [int(p) for p in call.attrs.padding] == [reach] * 4
 
 
 def is_command(call: relax.Call) -> bool:

@@ -136,9 +136,9 @@ CONV_FIELDS = (
     Field("fills_base", 16),
     Field("fills_count", 12),
     Field("fills_repeat", 12),  # passes through the fill list per pixel group
-    Field("kernel_rows", 5),
+    Field("kernel_rows", 6),
     Field("stride_rows", 3),
-    Field("pad_rows", 6, True),  # rows of padding above
+    Field("pad_rows", 7, True),  # rows of padding above
     Field("x_offset", 16, True),  # source column of tap 0 for output column 0
     Field("x_stride", 2),  # 1 or 2
     Field("edge", 1),  # beyond the frame reads as the nearest pixel, not as the zero point
@@ -379,7 +379,7 @@ A LOADW of kind NORM makes a channel's parameters of two elements, in order.
 
 NORM_BYTES = 16
 
-FILL_FIELDS = (Field("row", 5), Field("column", 9, True), Field("group", 12), Field("source", 3))
+FILL_FIELDS = (Field("row", 6), Field("column", 9, True), Field("group", 12), Field("source", 3))
 
 
 def encode_step(step: Step) -> int:

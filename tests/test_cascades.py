@@ -49,8 +49,20 @@ class Dense(nn.Module):
         return self.tail(torch.cat(parts, 1)) + x
 
 
+class Distant(nn.Module):
+    """Taps as far apart as a window allows, 63 rows, and as PWC-Net's context has them: 33."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = nn.Conv2d(3, 6, 3, padding=16, dilation=16)
+        self.tallest = nn.Conv2d(6, 3, (3, 2), stride=2, padding=(31, 7), dilation=(31, 14))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.tallest(torch.relu(self.context(x)))
+
+
 @pytest.mark.parametrize("size", [(24, 18), (90, 10)], ids=["24x18", "90x10"])
-@pytest.mark.parametrize("module", [Unshuffle, WideResidual, Dense])
+@pytest.mark.parametrize("module", [Unshuffle, WideResidual, Dense, Distant])
 def test_structures(module: type[nn.Module], size: tuple[int, int]) -> None:
     torch.manual_seed(1)
     compiled = compile_source(find(module()), "tiny", size=size)

@@ -112,7 +112,7 @@ module conv_front
   end
   assign source_height = signed'({4'b0, source_i.cfg.height});
   always_comb begin
-    rows_needed = top + signed'({15'b0, cmd_q.kernel_rows});
+    rows_needed = top + signed'(20'(cmd_q.kernel_rows));
     if (rows_needed > source_height) rows_needed = source_height;
   end
   assign finished = y >= destination_i.cfg.height;
@@ -161,7 +161,7 @@ module conv_front
   // A WARP's row, or a RESIZE's.
   logic signed [19:0] window_end;
   logic [15:0] y_q;
-  assign window_end = top_q + signed'({15'b0, cmd_q.kernel_rows});
+  assign window_end = top_q + signed'(20'(cmd_q.kernel_rows));
   always_comb begin
     sample_row_o.y = y_q;
     sample_row_o.pixel_groups = row_q.pixel_groups;
@@ -236,7 +236,7 @@ module conv_front
   reading_t reading;
   segment_request_t word_request;
   always_comb begin
-    word_row = top_q + signed'({15'b0, fill_word_i.row});
+    word_row = top_q + signed'(20'(fill_word_i.row));
     if (cmd_q.edge_pixels && (word_row < 0)) word_row = '0;
     if (cmd_q.edge_pixels && (word_row >= source_height_q)) word_row = source_height_q - 20'sd1;
     reading = reading_q[(32'(fill_word_i.source)<Sources)?SourceBits'(fill_word_i.source):'0];
