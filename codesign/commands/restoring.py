@@ -17,7 +17,7 @@ app = typer.Typer()
 def restore(
     video: Annotated[Path, typer.Argument(help="The video to restore.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The video to write: .mp4, .mov or .mkv.")],
-    network: Annotated[str, typer.Option(help="A network that up-scales or denoises.")] = "sesr_m5_x2",
+    network: Annotated[str, typer.Option(help="One that up-scales, denoises, or makes frames between.")] = "sesr_m5_x2",
     target: Annotated[str, typer.Option(help="cpu, cuda, or scanline-model: the golden model.")] = "cpu",
     accel: Accel = "base",
     weights: Weights = None,

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-
-import numpy as np
 
 from codesign import simulate as verbs
 from codesign.hw.errors import InputError
+from codesign.video.passes import BetweenFrames, EachFrame, Pass, Window
 from codesign.video.pump import DEPTH, pump
-from codesign.video.sink import SUFFIXES, Restored, Sink, making_of
-from codesign.video.source import Decoded, Video, frames, luma, probe, rgb
-from codesign.video.targets import Run, Target, running
+from codesign.video.sink import SUFFIXES, Restored, Sink, Timing, making_of
+from codesign.video.source import probe
+from codesign.video.targets import Target, running
 
 Say = Callable[[str], None]
 Tick = Callable[[int, int | None], None]
@@ -57,15 +55,16 @@ def restore(
     something else made.
     """
     network = source.network
-    if network is None or network.task not in ("upscale", "denoise"):
+    if network is None or network.task == "flow":
         raise InputError(
-            "makes no restored frames", where=source.name, hint="Name one that up-scales or denoises: see `networks`."
+            "makes no frames", where=source.name, hint="Name one that up-scales, denoises or interpolates: `networks`."
         )
     if output.suffix.lower() not in SUFFIXES:
         raise InputError("is no container that is written here", where=str(output), hint=f"{', '.join(SUFFIXES)}.")
     if output.exists() and path.exists() and output.samefile(path):
         raise InputError("is the source itself", where=str(output), hint="Give another name.")
     video = probe(path)
+    way: Pass = (BetweenFrames if network.task == "interpolate" else EachFrame)(video, network)
     size = video.width * network.scale, video.height * network.scale
     making = json.dumps(
         {"source": path.name, "bytes": path.stat().st_size, "network": source.name, "target": target,
@@ -75,7 +74,7 @@ def restore(
     kept = _earlier(output, making, resume=resume, overwrite=overwrite)
     # Before the output is touched: a network that does not compile costs nothing.
     with running(source, target, (video.width, video.height), accel=accel, say=say) as run:
-        sink = Sink(output, video, size, making, kept)
+        sink = Sink(output, video, size, Timing(way.time_base, way.rate), making, kept, way.times)
         if kept is not None:
             kept.unlink()
         resumed = sink.done
@@ -85,34 +84,18 @@ def restore(
         def write(restored: list[Restored]) -> None:
             for one in restored:
                 sink.write(one)
-                tick(sink.done, video.frames)
+                tick(sink.done, way.frames)
 
-        def work(group: tuple[Decoded, ...]) -> list[Restored]:
-            return _restored(group, video, run, network.channels)
+        def work(window: Window) -> list[Restored]:
+            return way.made(window, run)
 
         say("restore")
         try:
-            pump(_groups(video, resumed, network.images), work, write, depth=max(1, depth // network.images))
+            pump(way.windows(resumed), work, write, depth=max(1, depth // network.images))
             whole = True
         finally:
             sink.close(whole=whole)
     return Restoration(sink.done, resumed, size, time.monotonic() - began)
-
-
-def _groups(video: Video, skip: int, count: int) -> Iterator[tuple[Decoded, ...]]:
-    """Frames by ``count``; an earlier run's groups of pictures are multiples of it (see ``GROUP``)."""
-    stream = frames(video, skip)
-    while group := tuple(islice(stream, count)):
-        yield group
-
-
-def _restored(group: tuple[Decoded, ...], video: Video, run: Run, channels: int) -> list[Restored]:
-    """A frame, or as many as the network takes at a time; a short last group is filled up with its last frame."""
-    planes = [luma(one, video) if channels == 1 else rgb(one, video) for one in group]
-    wanted = max(1, channels // 3)
-    made = run(np.concatenate(planes + planes[-1:] * (wanted - len(planes)), axis=0))
-    parts = np.split(made, wanted, axis=0)
-    return [Restored(part, one) for part, one in zip(parts, group, strict=False)]
 
 
 def _earlier(output: Path, making: str, *, resume: bool, overwrite: bool) -> Path | None:

@@ -6,8 +6,9 @@ says in its metadata what made it. To go on, its whole groups are copied and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 from codesign.hw.errors import InputError
-from codesign.video.source import Decoded, Video, times
+from codesign.video.source import Video
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
 GROUP = 24
@@ -29,21 +30,33 @@ QUALITY = 16
 
 @dataclass(frozen=True)
 class Restored:
-    """A frame to be written: planes ``float32[C, H, W]`` in [0, 1], and the frame it was made from."""
+    """A frame to be written: planes ``float32[C, H, W]`` in [0, 1], or none for the source's frame as it came."""
 
-    planes: NDArray[np.float32]
-    source: Decoded
+    source: av.VideoFrame  # that it was made from; with one plane, the luma, it gives the chroma
+    pts: int  # in units of ``Timing.time_base``
+    planes: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """When the output's frames are shown: the unit of their times in seconds, and frames a second on average."""
+
+    time_base: Fraction
+    rate: Fraction
 
 
 class Sink:
     """Writes restored frames and copies the source's audio beside them.
 
-    ``kept``: an interrupted output of the same making, whose whole groups come first. After construction ``done`` says
-    how many frames they hold.
+    ``kept``: an interrupted output of the same making, whose whole groups come first, at the times that ``times`` says
+    of so many frames. After construction ``done`` says how many they are.
     """
 
-    def __init__(self, path: Path, video: Video, size: tuple[int, int], making: str, kept: Path | None = None) -> None:
-        self.video, self.size = video, size
+    def __init__(
+        self, path: Path, video: Video, size: tuple[int, int], timing: Timing, making: str,
+        kept: Path | None = None, times: Callable[[int], list[int]] = lambda _: [],
+    ) -> None:  # fmt: skip
+        self.video, self.size, self.timing = video, size, timing
         odd = size[0] % 2 or size[1] % 2
         self.format = ("yuv444p" if odd else "yuv420p") + ("10le" if video.ten_bit else "")
         options = {"movflags": "frag_keyframe+delay_moov+default_base_moof+use_metadata_tags", "flush_packets": "1"}
@@ -53,13 +66,13 @@ class Sink:
             raise InputError(f"cannot write here ({error.strerror})", where=str(path)) from error
         self.container.metadata[MARK] = making
         self.stream: Any = self.container.add_stream(
-            "libx264", rate=video.rate,
+            "libx264", rate=timing.rate,
             # No frames out of order: the last whole group then ends where it seems to.
             options={"crf": str(QUALITY), "preset": "medium", "bf": "0", "sc_threshold": "0", "forced-idr": "1"},
         )  # fmt: skip
         context = self.stream.codec_context
         context.width, context.height, context.pix_fmt, context.gop_size = *size, self.format, GROUP
-        context.time_base = self.stream.time_base = video.time_base
+        context.time_base = self.stream.time_base = timing.time_base
         code = 1 if video.bt709 else 6
         context.colorspace, context.color_primaries, context.color_trc, context.color_range = code, code, code, 1
         self.audio = self._audio() if video.audio else iter(())
@@ -69,9 +82,9 @@ class Sink:
             self.container.start_encoding()
             packets = list(whole_groups(kept))
             # Containers move all times where audio begins before zero: the source's own are taken again.
-            for packet, pts in zip(packets, times(video, len(packets)), strict=False):
-                packet.time_base, packet.pts, packet.dts = video.time_base, pts, pts
-                self._interleave(float(pts * video.time_base))
+            for packet, pts in zip(packets, times(len(packets)), strict=False):
+                packet.time_base, packet.pts, packet.dts = timing.time_base, pts, pts
+                self._interleave(float(pts * timing.time_base))
                 packet.stream = self.stream
                 self.container.mux(packet)
                 self.done += 1
@@ -79,7 +92,7 @@ class Sink:
     def write(self, restored: Restored) -> None:
         """Encode one frame at its source's time. Raises :class:`InputError` when the disk is full."""
         made = self._frame(restored)
-        made.pts, made.time_base = restored.source.pts, self.video.time_base
+        made.pts, made.time_base = restored.pts, self.timing.time_base
         made.pict_type = av.video.frame.PictureType.I if self.done % GROUP == 0 else av.video.frame.PictureType.NONE
         self._interleave(float(made.pts * made.time_base))
         self._mux(self.stream.encode(made))
@@ -106,9 +119,11 @@ class Sink:
     def _frame(self, restored: Restored) -> av.VideoFrame:
         width, height = self.size
         deep = self.video.ten_bit
+        if restored.planes is None:
+            return restored.source.reformat(width, height, self.format, dst_color_range=1)
         planes = np.clip(restored.planes, 0.0, 1.0)
         if planes.shape[0] == 1:  # the chroma is the source's, enlarged
-            frame = restored.source.frame.reformat(
+            frame = restored.source.reformat(
                 width, height, self.format, interpolation=Interpolation.BICUBIC, dst_color_range=1
             )
             first, top = frame.planes[0], 1023 if deep else 255

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -18,6 +18,14 @@ from codesign.images import check_size
 
 _HDR = {16: "PQ", 18: "HLG"}
 """Transfer characteristics of ITU-T H.273 that these networks were not made for."""
+
+_TURNS: dict[int, tuple[tuple[str, str], ...]] = {
+    0: (),
+    90: (("transpose", "cclock"),),
+    180: (("hflip", ""), ("vflip", "")),
+    270: (("transpose", "clock"),),
+}
+"""libavfilter's filters for degrees against the clock."""
 
 _BT709, _BT2020 = 1, (9, 10)
 HD_ROWS = 720
@@ -36,6 +44,7 @@ class Video:
     ten_bit: bool
     bt709: bool  # its colours; else BT.601
     audio: int  # streams
+    rotation: int = 0  # degrees against the clock that its frames are turned by, to be upright: a multiple of 90
 
     @property
     def colorspace(self) -> Colorspace:
@@ -53,8 +62,8 @@ class Decoded:
 def probe(path: Path) -> Video:
     """Read what a file says of itself, and its first frame.
 
-    Raises :class:`InputError` for a missing or broken file, and for video that is interlaced, rotated by its metadata
-    or HDR: these must be converted first.
+    Raises :class:`InputError` for a missing or broken file, and for video that is interlaced, turned by odd angles or
+    HDR: these must be converted first.
     """
     with _opened(path) as container:
         if not container.streams.video:
@@ -77,17 +86,18 @@ def probe(path: Path) -> Video:
         frames = stream.frames or None
         if frames is None and stream.duration is not None and stream.time_base is not None:
             frames = max(1, round(float(stream.duration * stream.time_base * rate)))
+        width, height = (first.width, first.height)[:: -1 if first.rotation % 180 else 1]
         known = int(first.colorspace) if int(first.colorspace) != 2 else None
         return Video(
-            path=path, width=first.width, height=first.height, time_base=stream.time_base or Fraction(1, 90000),
+            path=path, width=width, height=height, time_base=stream.time_base or Fraction(1, 90000),
             rate=rate, frames=frames, ten_bit=any(part.bits > 8 for part in first.format.components),
             bt709=known == _BT709 or known in _BT2020 or (known is None and first.height >= HD_ROWS),
-            audio=len(container.streams.audio),
+            audio=len(container.streams.audio), rotation=first.rotation,
         )  # fmt: skip
 
 
 def frames(video: Video, skip: int = 0) -> Iterator[Decoded]:
-    """The frames after the first ``skip``, in the order they are shown, with times that grow.
+    """The frames after the first ``skip``, upright, in the order they are shown, with times that grow.
 
     A frame without a time gets one of an average rate's. Raises :class:`InputError` where the file turns out to be
     interlaced, to change size, or to be broken at its beginning; what follows damage later is left out, as players do.
@@ -97,6 +107,7 @@ def frames(video: Video, skip: int = 0) -> Iterator[Decoded]:
     with _opened(video.path) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
+        turned = _turning(stream, video.rotation)
         for index, frame in enumerate(container.decode(stream)):
             pts = frame.pts if frame.pts is not None else (last + step if last is not None else 0)
             if last is not None and pts <= last:
@@ -105,6 +116,7 @@ def frames(video: Video, skip: int = 0) -> Iterator[Decoded]:
             if index < skip:
                 continue
             _check(frame, video.path)
+            frame = turned(frame)
             if (frame.width, frame.height) != (video.width, video.height):
                 raise InputError(
                     f"changes its size from {video.width}x{video.height} to {frame.width}x{frame.height}",
@@ -151,11 +163,29 @@ def _check(frame: av.VideoFrame, path: Path) -> None:
             "is interlaced: a frame of it is two moments", where=str(path),
             hint="Deinterlace it first, for example with ffmpeg -i IN -vf bwdif OUT.",
         )  # fmt: skip
-    if frame.rotation:
+    if frame.rotation % 90:
         raise InputError(
             f"is turned by {frame.rotation} degrees by its metadata", where=str(path),
             hint="Turn its pixels first: ffmpeg -i IN OUT does.",
         )  # fmt: skip
+
+
+def _turning(stream: av.VideoStream, rotation: int) -> Callable[[av.VideoFrame], av.VideoFrame]:
+    """What turns the stream's frames upright: phones store them as the sensor lies."""
+    filters = _TURNS[rotation % 360]
+    if not filters:
+        return lambda frame: frame
+    graph = av.filter.Graph()
+    nodes = [graph.add_buffer(template=stream), *(graph.add(*one) for one in filters), graph.add("buffersink")]
+    graph.link_nodes(*nodes).configure()
+
+    def turn(frame: av.VideoFrame) -> av.VideoFrame:
+        graph.push(frame)
+        upright = graph.pull()
+        assert isinstance(upright, av.VideoFrame)
+        return upright
+
+    return turn
 
 
 def _opened(path: Path) -> av.container.InputContainer:

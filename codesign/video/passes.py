@@ -1,0 +1,130 @@
+"""How a network goes through a video: which frames it takes at a time, and which it makes of them, shown when."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+
+from codesign.networks import Network
+from codesign.video.sink import Restored
+from codesign.video.source import Decoded, Video, frames, luma, rgb, times
+from codesign.video.targets import Run
+
+Window = tuple[Decoded, ...]
+
+
+class Pass(Protocol):
+    """A pass of a network through a video."""
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second of the output, on average."""
+        ...
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds a unit of the output's times."""
+        ...
+
+    @property
+    def frames(self) -> int | None:
+        """Of the output, as far as the source's container estimates its own."""
+        ...
+
+    def windows(self, done: int) -> Iterator[Window]:
+        """What the network takes at a time, of an output that has its first ``done`` frames (a multiple of a group)."""
+        ...
+
+    def made(self, window: Window, run: Run) -> list[Restored]:
+        """The frames of the output that a window gives."""
+        ...
+
+    def times(self, count: int) -> list[int]:
+        """Of the output's first ``count`` frames, decoding none."""
+        ...
+
+
+@dataclass(frozen=True)
+class EachFrame:
+    """Every frame restored: one after the other, or as many at a time as the network takes."""
+
+    video: Video
+    network: Network
+
+    @property
+    def rate(self) -> Fraction:
+        return self.video.rate
+
+    @property
+    def time_base(self) -> Fraction:
+        return self.video.time_base
+
+    @property
+    def frames(self) -> int | None:
+        return self.video.frames
+
+    def windows(self, done: int) -> Iterator[Window]:
+        stream = frames(self.video, done)
+        while window := tuple(islice(stream, self.network.images)):
+            yield window
+
+    def made(self, window: Window, run: Run) -> list[Restored]:
+        """A short last window is filled up with its last frame."""
+        planes = [luma(one, self.video) if self.network.channels == 1 else rgb(one, self.video) for one in window]
+        wanted = self.network.images
+        result = run(np.concatenate(planes + planes[-1:] * (wanted - len(planes)), axis=0))
+        parts = np.split(result, wanted, axis=0)
+        return [Restored(one.frame, one.pts, part) for part, one in zip(parts, window, strict=False)]
+
+    def times(self, count: int) -> list[int]:
+        return times(self.video, count)
+
+
+@dataclass(frozen=True)
+class BetweenFrames:
+    """Every frame as it came, and after each but the last the one that the network makes of it and the next."""
+
+    video: Video
+    network: Network
+
+    @property
+    def rate(self) -> Fraction:
+        return 2 * self.video.rate
+
+    @property
+    def time_base(self) -> Fraction:
+        return self.video.time_base / 2  # the middle of two times is a whole number of units
+
+    @property
+    def frames(self) -> int | None:
+        return None if self.video.frames is None else max(1, 2 * self.video.frames - 1)
+
+    def windows(self, done: int) -> Iterator[Window]:
+        """Two neighbours each; the last frame alone."""
+        last: Decoded | None = None
+        for one in frames(self.video, done // 2):
+            if last is not None:
+                yield last, one
+            last = one
+        if last is not None:
+            yield (last,)
+
+    def made(self, window: Window, run: Run) -> list[Restored]:
+        one = window[0]
+        result = [Restored(one.frame, 2 * one.pts)]
+        if len(window) > 1:
+            middle = run(np.concatenate([rgb(frame, self.video) for frame in window], axis=0))
+            result.append(Restored(one.frame, one.pts + window[1].pts, middle))
+        return result
+
+    def times(self, count: int) -> list[int]:
+        known = times(self.video, count // 2 + 1)
+        middles = [a + b for a, b in itertools.pairwise(known)]
+        shown = [2 * one for one in known]
+        return sorted(shown + middles)[:count]
