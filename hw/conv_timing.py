@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from codesign.hw.isa import Command, WeightKind, decode_fill, decode_step
 from codesign.hw.program import Program
-from codesign.hw.row_timing import RowCommand, RowTiming, row_timing
+from codesign.hw.row_timing import RowCommand, Rows
 from codesign.hw.spec import FILL_BYTES, STEP_BYTES
 from codesign.hw.tokens import Buffer, Tokens
 
@@ -18,8 +18,7 @@ from codesign.hw.tokens import Buffer, Tokens
 class ConvShape:
     """What the rows of one CONV command have in common."""
 
-    timing: RowTiming
-    fills: int
+    rows: Rows
     words_by_row: tuple[int, ...]  # scratchpad words read per kernel row, all pixel groups
     add_words: int
 
@@ -33,7 +32,7 @@ class ConvShapes:
     steps: NDArray[np.uint64] = field(init=False)
     fills: NDArray[np.uint32] = field(init=False)
     shapes: dict[int, ConvShape] = field(default_factory=dict)
-    timings: dict[tuple[object, ...], RowTiming] = field(default_factory=dict)
+    rows: dict[tuple[RowCommand, int], Rows] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         spec = self.program.spec
@@ -84,23 +83,19 @@ class ConvShapes:
             starts = cmd["add_x_offset"] + np.arange(groups) * spec.pixel_lanes
             add_words = cmd["words"] * _pixels(starts, spec.pixel_lanes, other.width)
         return ConvShape(
-            timing=self._row_timing(cmd, fills, groups),
-            fills=fills * groups,
+            rows=self._rows(cmd, fills, groups),
             words_by_row=tuple(words),
             add_words=add_words,
         )
 
-    def _row_timing(self, cmd: Command, fills: int, groups: int) -> RowTiming:
+    def _rows(self, cmd: Command, fills: int, groups: int) -> Rows:
         """Networks repeat their blocks, so rows with the same steps come again and again."""
         spec = self.program.spec
         words = self.steps[cmd["steps_base"] : cmd["steps_base"] + cmd["steps_count"]]
+        steps = tuple(decode_step(int(word), spec) for word in words)
         words_per_set = max(1, (spec.co_lanes >> cmd["lane_groups_log2"]) // spec.ci_lanes)
-        key = (words.tobytes(), fills, cmd["words"], words_per_set, cmd["add_enable"], groups)
-        if key not in self.timings:
-            steps = tuple(decode_step(int(word), spec) for word in words)
-            command = RowCommand(steps, fills, cmd["words"], words_per_set, bool(cmd["add_enable"]))
-            self.timings[key] = row_timing(spec, command, groups)
-        return self.timings[key]
+        command = RowCommand(steps, fills, cmd["words"], words_per_set, bool(cmd["add_enable"]))
+        return self.rows.setdefault((command, groups), Rows(spec, command, groups))
 
 
 def _pixels(starts: NDArray[np.int64], count: int, width: int) -> int:

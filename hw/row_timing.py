@@ -1,12 +1,16 @@
 """One output row of a convolution on the array, cycle by cycle: window fills, steps, psums handed to the requantiser.
 
 The rules are those of ``conv_front.sv``, ``conv_array.sv`` and ``requantiser.sv``. Pixel groups of a row are alike, so
-after a few of them the engine repeats itself and the rest of the row follows by multiplication.
+after a few of them the engine repeats itself, and groups that nothing disturbs are multiplied.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 from codesign.hw.isa import Step
 from codesign.hw.spec import AccelSpec
@@ -16,6 +20,10 @@ HANDOVER = 3  # from a last step until the requantiser may take its psums
 EARLY = 2  # chunks that may still leave when the array is told that the place is free
 SETTLED_GROUPS = 6
 """Groups after which the engine's pattern repeats."""
+
+OPERAND = 2  # a second operand's read to the first chunk that takes it
+_OPERANDS = 2  # words that are read ahead
+_NEVER, _LONG_AGO = 1e12, -1e12
 
 
 @dataclass(frozen=True)
@@ -28,119 +36,203 @@ class RowCommand:
     words_per_set: int  # channel groups that one set of psums holds
     add: bool
 
-
-@dataclass(frozen=True)
-class RowTiming:
-    """A row's cycles. Warm: its first segments are in the window already. Cold: counted from its first grant."""
-
-    steps: int
-    warm: int  # first step to last step, both included
-    cold: int  # first grant to last step, the last step included
-    fill_stalls: int  # of a warm row
-    requantise_stalls: int
-    last_grant: int  # cycles that the last grant comes before the last step (may be negative)
-    tail: int  # last step to the last chunk's issue
-    drain: int  # chunks
+    @cached_property
+    def plan(self) -> list[tuple[int, int, bool]]:
+        """Of each step: the youngest slot it takes, the slots it frees, whether it finishes a set of psums."""
+        return [(max(selector.slot for selector in step.selectors), step.free, step.last) for step in self.steps]
 
 
-def row_timing(spec: AccelSpec, command: RowCommand, groups: int) -> RowTiming:
-    """Timing of a row of ``groups`` pixel groups that has scratchpad and requantiser to itself."""
-    simulated = min(groups, SETTLED_GROUPS)
-    warm, cold = _simulate(spec, command, simulated, True), _simulate(spec, command, simulated, False)
-    more = groups - simulated
-    count = len(command.steps)
-    warm_end, cold_end = warm.ends[-1], cold.ends[-1]
-    fills, requantise = warm.fill_stalls, warm.requantise_stalls
-    if more:
-        period = warm.ends[-1] - warm.ends[-2]
-        warm_end += more * period
-        cold_end += more * (cold.ends[-1] - cold.ends[-2])
-        if warm.last_stall_is_psum:
-            requantise += more * (period - count)
-        else:
-            fills += more * (period - count)
-    chunks = groups * command.words * (spec.pixel_lanes // spec.requantise_pixels)
-    return RowTiming(
-        steps=groups * count,
-        warm=warm_end + 1,
-        cold=cold_end + 1,
-        fill_stalls=fills,
-        requantise_stalls=requantise,
-        last_grant=warm.ends[-1] - warm.last_grant,
-        tail=warm.drained - warm.ends[-1],
-        drain=chunks,
-    )
+class Stretch(NamedTuple):
+    """The cycles [begin, end)."""
+
+    begin: float
+    end: float
+
+
+class Before(NamedTuple):
+    """Where the engine stands when a row comes."""
+
+    array: float  # when the first step may be issued, if its segment has come
+    granted: float  # when the first segment may be granted
+    freed: tuple[float, ...]  # when each slot of the window became free, the next one first
+    place: float  # when a set of psums finds its place empty
+    chunk: float  # when the requantiser may issue the row's first chunk
+    operand: float  # when it may read the row's first second operand
+
+
+class After(NamedTuple):
+    """How a row went."""
+
+    end: float  # after its last step
+    group: float  # cycles of its last pixel group
+    fill_stalls: float
+    requantise_stalls: float
+    granted: float  # its last segment
+    freed: tuple[float, ...]  # as in Before
+    place: float
+    drained: float  # issue of its last chunk
+    reads: tuple[float, ...]  # of second operands, after its last segment
+
+
+class _Operands:
+    """Second operands of a row as they are read ahead: two words wait for the requantiser, or are on their way.
+
+    They are read when nothing in ``stretches`` is, and before segments.
+    """
+
+    def __init__(self, first: float, words: int, stretches: list[Stretch]) -> None:
+        self.left = words  # to be read
+        self.reads: deque[float] = deque()  # that no grant has met
+        self.arriving: deque[float] = deque()  # when the requantiser may take a word
+        self._next, self._coming, self._stretches = first, 0, stretches
+        for _ in range(_OPERANDS):
+            self.want(first)
+
+    def want(self, time: float) -> None:
+        """There is place for another word from ``time`` on."""
+        if not self.left:
+            return
+        time = max(time, self._next)
+        while time >= self._stretches[self._coming].begin:
+            time = max(time, self._stretches[self._coming].end)
+            self._coming += 1
+        self.reads.append(time)
+        self.arriving.append(time + OPERAND)
+        self._next, self.left = time + 1.0, self.left - 1
+
+    def shift(self, words: int, time: float) -> None:
+        """``words`` are read in ``time``, like those before."""
+        self.left -= words
+        self._next += time
+        self.reads.extend([self.reads.popleft() + time for _ in self.reads.copy()])
+        self.arriving.extend([self.arriving.popleft() + time for _ in self.arriving.copy()])
+
+
+def follow(spec: AccelSpec, command: RowCommand, groups: int, before: Before, taken: Iterable[Stretch]) -> After:
+    """A row of ``groups`` pixel groups, step by step. In the cycles ``taken``, in order, nothing else is read."""
+    per_word = spec.pixel_lanes // spec.requantise_pixels
+    sets = -(-command.words // command.words_per_set)
+    words = [min(command.words_per_set, command.words - s * command.words_per_set) for s in range(sets)]
+    stretches = [*taken, Stretch(_NEVER, _NEVER)]
+    coming, (begin, end) = 0, stretches[0]
+    freed_at = list(before.freed)  # of the slot that each fill goes to
+    fills = freed = finished = 0
+    last_fill = command.fills * groups - 1
+    granted, issue = before.granted - 1.0, before.array - 1.0
+    place, chunk = before.place, before.chunk
+    operands = _Operands(before.operand, command.words * groups if command.add else 0, stretches)
+    reads = operands.reads
+    fill_stalls = psum_stalls = group_cycles = 0.0
+    left = groups
+    settled: tuple[float, ...] = ()
+    while left:
+        group = (issue, fill_stalls, psum_stalls, begin)
+        for slot, free, last in command.plan:
+            now = issue + 1.0
+            wanted = min(freed + slot, last_fill)
+            if fills <= wanted:
+                while fills <= wanted:
+                    granted = max(granted, freed_at[fills]) + 1.0
+                    while granted >= begin or (reads and granted >= reads[0]):
+                        if reads and reads[0] < begin:
+                            granted = max(granted, reads.popleft() + 1.0)
+                        else:
+                            granted = max(granted, end)
+                            coming += 1
+                            begin, end = stretches[coming]
+                    fills += 1
+                landed = granted + LANDING
+                if landed > now:
+                    fill_stalls += landed - now
+                    now = landed
+            if last:
+                if place > now:
+                    psum_stalls += place - now
+                    now = place
+                chunk = max(now + HANDOVER, chunk)
+                if command.add:
+                    for _ in range(words[finished]):
+                        chunk = max(chunk, operands.arriving.popleft()) + per_word
+                        operands.want(chunk)
+                    sure = per_word  # the others may still wait for an operand
+                else:
+                    sure = words[finished] * per_word
+                    chunk += sure
+                place = chunk - 1.0 - min(EARLY, sure - 1)
+                finished = (finished + 1) % sets
+            issue = now
+            freed_at.extend([now] * free)
+            freed += free
+        left -= 1
+        group_cycles = issue - group[0]
+        if left > 1:
+            # When two groups leave everything as it was, so do all that are granted before the next stretch.
+            state = (
+                granted - issue, place - issue, chunk - issue, fills - freed,
+                *(time - issue for time in (*freed_at[fills:], *reads, *operands.arriving)),
+            )  # fmt: skip
+            alike, settled = state == settled, state
+            if alike and begin == group[3]:
+                times = int(min(left - 1, (begin - 1.0 - max(granted, chunk)) // group_cycles))
+                if command.add:
+                    times = min(times, operands.left // command.words)
+                if times > 0:
+                    shift = times * group_cycles
+                    granted, place, chunk, issue = granted + shift, place + shift, chunk + shift, issue + shift
+                    freed_at[fills:] = [time + shift for time in freed_at[fills:]]
+                    operands.shift(times * command.words if command.add else 0, shift)
+                    fill_stalls += times * (fill_stalls - group[1])
+                    psum_stalls += times * (psum_stalls - group[2])
+                    last_fill -= times * command.fills
+                    left -= times
+    window = tuple(freed_at[-spec.window_slots :])
+    return After(
+        issue + 1.0, group_cycles, fill_stalls, psum_stalls, granted, window, place, chunk - 1.0,
+        tuple(time for time in reads if time > granted),
+    )  # fmt: skip
 
 
 def group_cycles(spec: AccelSpec, command: RowCommand) -> int:
     """Cycles that one more pixel group of a long row takes: its steps, and what they wait for."""
-    ends = _simulate(spec, command, SETTLED_GROUPS, True).ends
-    return ends[-1] - ends[-2]
+    window = (_LONG_AGO,) * spec.window_slots
+    filled = Before(0.0, -float(LANDING + spec.window_slots), window, _LONG_AGO, _LONG_AGO, _LONG_AGO)
+    return int(follow(spec, command, SETTLED_GROUPS, filled, ()).group)
 
 
-@dataclass(frozen=True)
-class _Run:
-    ends: list[int]  # last step of each group
-    fill_stalls: int
-    requantise_stalls: int
-    last_stall_is_psum: bool
-    last_grant: int
-    drained: int  # issue of the last chunk
+@dataclass
+class Rows:
+    """Rows of one kind. Many begin alike, so what became of those that nothing disturbed is remembered."""
 
+    spec: AccelSpec
+    command: RowCommand
+    groups: int
+    known: dict[Before, After] = field(default_factory=dict)
 
-def _simulate(spec: AccelSpec, command: RowCommand, groups: int, warm: bool) -> _Run:
-    chunks_per_word = spec.pixel_lanes // spec.requantise_pixels
-    sets = -(-command.words // command.words_per_set)
-    per_set = [
-        min(command.words_per_set, command.words - s * command.words_per_set) * chunks_per_word for s in range(sets)
-    ]
-    total = command.fills * groups
-    slots = spec.window_slots
-    grants: list[int] = []
-    freed_at: list[int] = []  # freed_at[k]: when slot of fill k became free
-    freed = 0
-    issue = -1
-    drained, place_free = -(10**6), -(10**6)
-    ends: list[int] = []
-    fill_stalls = requantise_stalls = 0
-    last_is_psum = False
-    set_index = 0
+    @property
+    def steps(self) -> int:
+        return self.groups * len(self.command.steps)
 
-    def grant(index: int) -> int:
-        while len(grants) <= index:
-            k = len(grants)
-            time = grants[-1] + 1 if grants else 0
-            if warm and k < slots:
-                time = -LANDING
-            elif k >= slots:
-                time = max(time, freed_at[k - slots] + 1)
-            grants.append(time)
-        return grants[index]
+    @property
+    def chunks(self) -> int:
+        return self.groups * self.command.words * (self.spec.pixel_lanes // self.spec.requantise_pixels)
 
-    for _ in range(groups):
-        for step in command.steps:
-            wanted = freed + max(selector.slot for selector in step.selectors)
-            landed = grant(min(wanted, total - 1)) + LANDING
-            start = issue + 1
-            now = max(start, landed)
-            fill_stalls += now - start
-            if now > start:
-                last_is_psum = False
-            if step.last:
-                later = max(now, place_free)
-                requantise_stalls += later - now
-                if later > now:
-                    last_is_psum = True
-                now = later
-                chunks = per_set[set_index]
-                begin = max(now + HANDOVER, drained + 1)
-                drained = begin + chunks - 1
-                # With a second operand only the last word's chunks are sure to leave without a wait.
-                sure = min(chunks, chunks_per_word) if command.add else chunks
-                place_free = drained - min(EARLY, sure - 1)
-                set_index = (set_index + 1) % sets
-            issue = now
-            freed_at.extend([now] * step.free)
-            freed += step.free
-        ends.append(issue)
-    return _Run(ends, fill_stalls, requantise_stalls, last_is_psum, grant(total - 1), drained)
+    def follow(self, before: Before, taken: Iterable[Stretch]) -> After:
+        """A row that comes ``before``; in the cycles ``taken``, in order, no segment is granted."""
+        base = before.array
+        granted = max(before.granted, before.freed[0] + 1.0)
+        alike = Before(
+            0.0, granted - base, tuple(max(time, granted - 1.0) - base for time in before.freed),
+            max(before.place - base, 0.0), max(before.chunk - base, float(HANDOVER)),
+            max(before.operand, granted - _OPERANDS) - base if self.command.add else 0.0,
+        )  # fmt: skip
+        if (after := self.known.get(alike)) is None:
+            after = self.known[alike] = follow(self.spec, self.command, self.groups, alike, ())
+        last = after.drained if self.command.add else after.granted
+        near = [stretch for stretch in taken if stretch.end > granted]
+        if near and near[0].begin <= base + last:
+            return follow(self.spec, self.command, self.groups, before, near)
+        return After(
+            base + after.end, after.group, after.fill_stalls, after.requantise_stalls, base + after.granted,
+            tuple(base + time for time in after.freed), base + after.place, base + after.drained,
+            tuple(base + time for time in after.reads),
+        )  # fmt: skip

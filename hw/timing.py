@@ -2,9 +2,8 @@
 
 Every engine is a clock of its own; commands advance the clocks through the same tokens as in hardware: rows finished,
 rows freed, LOADWs finished, places in the queues. Within a row the array follows :mod:`codesign.hw.row_timing`, the
-sampler :mod:`codesign.hw.sample_timing`. What is left out: cycles in which the store engine or a second operand takes
-the scratchpad's port from the window, and the memory's order of service when reads and writes compete (its bandwidth
-is kept).
+sampler :mod:`codesign.hw.sample_timing`, the store engine :mod:`codesign.hw.store_timing`. What is left out: the
+memory's order of service when reads and writes compete (its bandwidth is kept).
 """
 
 from __future__ import annotations
@@ -15,14 +14,16 @@ from dataclasses import dataclass, field
 
 from codesign.hw import normalise
 from codesign.hw.bus_timing import Bus, Memory
-from codesign.hw.conv_timing import ConvShapes
+from codesign.hw.conv_timing import ConvShape, ConvShapes
 from codesign.hw.counters import STALL_CAUSES, Counters, LayerCounters
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import COMPUTE, ROWS, SAMPLED, Command, Opcode, WeightKind
 from codesign.hw.loop_timing import Body, every_command
 from codesign.hw.program import Program
+from codesign.hw.row_timing import Before, Stretch
 from codesign.hw.sample_timing import Fetching, SampledRow, lost_to_store, resized_words, sampled_row, warped_words
 from codesign.hw.spec import COMMAND_BYTES
+from codesign.hw.store_timing import Batch, sub_row_batches
 from codesign.hw.tokens import Buffer, ConvRow, Tokens, first_row, keeps_pace, more_sources
 
 # Latencies in cycles, as the RTL has them.
@@ -33,7 +34,8 @@ TO_GRANT = 4  # passed check of a CONV to its first segment
 LANDING = 2  # segment granted to the first step that may use it
 FINISH = 2  # last segment granted to the next command taken
 REPORT = 8  # last chunk requantised to its row seen as finished
-NEXT_ROW, NEXT_ROW_ADD = 2, 3  # last chunk of a row to the first of the next
+NEXT_ROW = 2  # last chunk of a row to the first of the next
+OPERAND = -1  # first segment granted, at the earliest, to the first second operand read
 TO_REQUEST, TO_REQUEST_WEIGHTS = 4, 3  # passed check of a LOAD, of a LOADW, to its first burst
 JOBS = 5  # LOADs and LOADWs requested and not yet unpacked: a queue of four, and the one being unpacked
 JOB_TAKEN = 3  # a job unpacked to the request of the one that waited for its place
@@ -41,7 +43,7 @@ UNPACK = 3  # first beat to the first word written
 NEXT_JOB = 3  # last word of a LOAD to the first of the next, when its beats wait
 STORE_BEGIN = 2  # passed check of a STORE to its first sub-row
 SUB_ROW = 2  # begin of a sub-row to its first fetch
-FETCH = 2  # of a batch, besides a cycle per group
+PACKED = 2  # a word packed to its beat on the bus
 SUB_ROW_END = 3  # last word of a sub-row to the begin of the next
 RESPONSE = -1  # end of a row to its last response, besides the memory's latency
 SETTLE = 2  # last step until the array counts as idle
@@ -81,6 +83,19 @@ def _free_to(times: list[float], row: int, time: float) -> None:
 
 
 @dataclass(frozen=True)
+class _Row:
+    """A row that waits for the convolution engine: what was known when its command was handed over."""
+
+    cmd: Command
+    at: ConvRow | None  # None: its frame is complete
+    shape: ConvShape | None  # None: it is sampled
+    work: _Work
+    dispatched: float
+    height: int  # of its sources
+    freed: tuple[int, ...]  # rows of each source that are free after it
+
+
+@dataclass(frozen=True)
 class _Snapshot:
     """Where a loop stood after ``done`` executions."""
 
@@ -107,6 +122,7 @@ class _Model:
         self.sequencer = float(START)
         self.fetched = 0  # commands on chip, and when each arrived
         self.arrived: list[float] = []
+        self.rows_waiting: deque[_Row] = deque()  # for the convolution engine
         self.queues: dict[str, deque[float]] = {"load": deque(), "conv": deque(), "store": deque()}
         # Engines: when each can take its next command, and when it has finished all.
         self.request = self.front = self.store = 0.0
@@ -115,7 +131,9 @@ class _Model:
         self.beats = 0  # requested by the load engine
         self.jobs = deque([0.0] * JOBS, maxlen=JOBS)  # when the load engine unpacked its last jobs
         self.chunks_since_load, self.last_load = 0, 0.0
-        self.fetches = 0  # of the store engine since the array's last row
+        self.taken: deque[Stretch] = deque()  # by the store engine, of the scratchpad's port
+        self.freed = (0.0,) * spec.window_slots  # when each slot of the window became free, the next one first
+        self.place = 0.0  # when a set of psums finds its place empty
         # What of the store engine's and the sampler's last work may meet at the scratchpad's port.
         self.samples = any(cmd.opcode in SAMPLED for cmd in program.commands)
         self.fetching: list[Fetching] = []
@@ -212,10 +230,14 @@ class _Model:
 
         yield times(self.request, self.front, self.store, self.unpacked, self.array, self.drain, self.written)
         yield times(*self.begun, *self.jobs)
-        yield self.fetches
+        yield times(*self.freed, self.place)
+        yield tuple(times(*stretch) for stretch in self.taken if stretch.end > self.front)
         yield tuple((times(span.begin, span.end), span.reads) for span in self.fetching if span.end > oldest)
         yield tuple((times(row.start, row.end), row.reads) for row in self.sampling if row.end > oldest)
         yield tuple(times(*queue) for queue in self.queues.values())
+        for row in self.rows_waiting:
+            y = -1 if row.at is None else row.at.y - self.tokens.buffer(row.cmd["destination"]).next_computed
+            yield id(row.cmd), y, times(row.dispatched)
         self.bus.forget(base)
         yield times(*self.bus.last.values(), *self.bus.begins, *self.bus.ends)
         if body.loads:
@@ -258,6 +280,9 @@ class _Model:
         return start
 
     def _execute(self, cmd: Command) -> None:
+        if cmd.opcode in (Opcode.BUFFER, Opcode.SYNC, Opcode.HALT):
+            while self.rows_waiting:
+                self._run_row()
         if cmd.opcode is Opcode.BUFFER:
             self.tokens.configure(cmd)
             self.rows[cmd["id"]] = _Rows()
@@ -347,6 +372,8 @@ class _Model:
             return
         rows = self.rows[cmd["buffer"]]
         if row >= buffer.rows:
+            if buffer.freed_by_conv:
+                self._until(rows.by_conv, row - buffer.rows)
             start = max(start, rows.freed(buffer, row - buffer.rows))
         at = cmd["address"] + row * cmd["row_stride"]
         span = min(cmd["skip"] + (cmd["x_count"] - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"], cmd["row_bytes"])
@@ -364,62 +391,78 @@ class _Model:
     # The convolution engine
 
     def _conv(self, cmd: Command) -> None:
-        source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])
-        taken = self._dispatch("conv", self.front)
-        at = self.tokens.conv(cmd)
-        if at is None:
+        """Hand a row over. It is followed when what it takes of the scratchpad's port beside it is known.
+
+        That is as late as can be: when another waits for what it brings, or for its place in the queue.
+        """
+        queue = self.queues["conv"]
+        if len(queue) + len(self.rows_waiting) >= self.spec.queue_depth:
+            if not queue:
+                self._run_row()
+            self.sequencer = max(self.sequencer, queue.popleft() + 1)
+        at, destination = self.tokens.conv(cmd), self.tokens.buffer(cmd["destination"])
+        shape = None if at is None or cmd.opcode in SAMPLED else self.shapes.shape(cmd, destination)
+        sources = tuple(self.tokens.buffer(index) for index in (cmd["source"], *(i for i, _ in more_sources(cmd))))
+        row = _Row(
+            cmd, at, shape, self.work, self.sequencer, sources[0].height, tuple(buffer.freed_conv for buffer in sources)
+        )
+        self.rows_waiting.append(row)
+
+    def _run_row(self) -> None:
+        """Follow the oldest row that was handed over."""
+        row = self.rows_waiting.popleft()
+        now, self.work = self.work, row.work
+        taken = max(row.dispatched, self.front)
+        self.queues["conv"].append(taken)
+        if row.at is None:
             self.front = taken + TAKE + 1
-            return
+        else:
+            self._compute(row, row.at, taken)
+        self.work = now
+
+    def _until(self, times: list[float], row: int) -> None:
+        """Follow rows of the convolution engine until ``times`` of some buffer's rows include ``row``."""
+        while len(times) <= row and self.rows_waiting:
+            self._run_row()
+
+    def _compute(self, row: _Row, at: ConvRow, taken: float) -> None:
+        cmd, shape = row.cmd, row.shape
+        source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])
         checked = taken + TAKE
-        waits = self._waits(cmd, at, source, destination)
+        waits = self._waits(row, at, destination)
         ready = max([checked + len(more_sources(cmd)), *(time for time, _ in waits)])
         # Rows are handed over through a queue of two: the row before the last must have begun.
         start = max(ready, self.begun[0])
-        fetches, self.fetches = self.fetches, 0
-        if cmd.opcode in SAMPLED:
-            self._sampled(cmd, at, checked, waits, ready)
+        if shape is None:
+            self._sampled(row, at, checked, waits, ready)
             return
-        shape = self.shapes.shape(cmd, destination)
-        timing = shape.timing
         granted = start + TO_GRANT
         begin = max(self.array, granted + LANDING)
         self._idle(self.array, begin, checked, waits, ready)
         self.begun.append(begin)
-        end = max(self.array + timing.warm, granted + timing.cold)
-        if cmd.opcode is Opcode.CONV and timing.steps < shape.fills + fetches:
-            # Where every step takes a segment of its own, those that a STORE fetches meanwhile come out of its time.
-            # What the array waited before, it had for them.
-            meanwhile = max(0, fetches - round(begin - self.array))
-            crowded = max(0, meanwhile - max(0, timing.steps - shape.fills))
-        else:
-            crowded = 0
-        end += crowded
-        gap = NEXT_ROW_ADD if cmd["add_enable"] else NEXT_ROW
-        end_by_drain = self.drain + gap + timing.drain - 1 - timing.tail
-        stalled = end - begin - timing.steps
-        fill = (
-            max(0.0, min(stalled, float(timing.fill_stalls + crowded)))
-            if timing.requantise_stalls
-            else max(0.0, stalled)
-        )
-        self.stalls["fill"] += fill
-        self.stalls["requantise"] += max(0.0, stalled - fill) + max(0.0, end_by_drain - end)
-        end = max(end, end_by_drain)
-        self._count("busy", timing.steps)
+        while self.taken and self.taken[0].end <= granted:
+            self.taken.popleft()
+        operand = max(granted + OPERAND, self.drain + 1)
+        before = Before(begin, granted, self.freed, self.place, self.drain + NEXT_ROW, operand)
+        after = shape.rows.follow(before, self.taken)
+        if after.reads:
+            self.taken = deque(sorted((*self.taken, *(Stretch(time, time + 1) for time in after.reads))))
+        self.stalls["fill"] += after.fill_stalls
+        self.stalls["requantise"] += after.requantise_stalls
+        self._count("busy", shape.rows.steps)
         first, _ = self.spans.get(self.work, (self.left_out + begin, 0.0))
-        self.spans[self.work] = (first, self.left_out + end)
-        self.chunks_since_load += timing.drain
-        self.array = end
-        last_grant = max(granted + shape.fills - 1, end - 1 - timing.last_grant)
+        self.spans[self.work] = (first, self.left_out + after.end)
+        self.chunks_since_load += shape.rows.chunks
+        self.array, last_grant = after.end, after.granted
         self.front = last_grant + FINISH + len(more_sources(cmd))
-        self.drain = max(end - 1 + timing.tail, self.drain + gap + timing.drain - 1)
-        inside = range(source.height)
-        window = (words for row, words in enumerate(shape.words_by_row) if cmd["edge"] or at.top + row in inside)
-        self._finish_row(cmd, at, source, destination, shape.add_words + sum(window), last_grant)
+        self.drain, self.freed, self.place = after.drained, after.freed, after.place
+        inside = range(row.height)
+        window = (words for y, words in enumerate(shape.words_by_row, at.top) if cmd["edge"] or y in inside)
+        self._finish_row(row, at, source, destination, shape.add_words + sum(window), last_grant)
 
-    def _sampled(self, cmd: Command, at: ConvRow, checked: float, waits: list[tuple[float, str]], ready: float) -> None:
+    def _sampled(self, what: _Row, at: ConvRow, checked: float, waits: list[tuple[float, str]], ready: float) -> None:
         """A row that is sampled, as if all of it were on chip: what a WARP must gather depends on the flow."""
-        spec = self.spec
+        spec, cmd = self.spec, what.cmd
         source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])
         width, words = destination.computed_width, cmd["words"]
         start = max(ready + 1, self.array + SETTLE)
@@ -436,14 +479,15 @@ class _Model:
         self.array, self.front = now + 1, now + FINISH
         self.chunks_since_load += -(-width // spec.pixel_lanes) * words * (spec.pixel_lanes // spec.requantise_pixels)
         read = warped_words(width, words) if cmd.opcode is Opcode.WARP else resized_words(cmd, source, width)
-        self._finish_row(cmd, at, source, destination, read, now)
+        self._finish_row(what, at, source, destination, read, now)
 
-    def _waits(self, cmd: Command, at: ConvRow, source: Buffer, destination: Buffer) -> list[tuple[float, str]]:
+    def _waits(self, row: _Row, at: ConvRow, destination: Buffer) -> list[tuple[float, str]]:
         """What the row waits for, in the order in which the front looks: when it is there, and whose it is."""
+        cmd = row.cmd
         waits: list[tuple[float, str]] = []
         if cmd["weights_needed"]:
             waits.append((self.weights[cmd["weights_needed"] - 1], "weights"))
-        last = min(at.top + cmd["kernel_rows"], source.height) - 1
+        last = min(at.top + cmd["kernel_rows"], row.height) - 1
         for number, index in enumerate((cmd["source"], *(index for index, _ in more_sources(cmd)))):
             if last >= 0:  # sources are looked at one a cycle
                 done = self.rows[index].done(self.tokens.buffer(index), last)
@@ -467,20 +511,21 @@ class _Model:
                 now = end
 
     def _finish_row(
-        self, cmd: Command, at: ConvRow, source: Buffer, destination: Buffer, read_words: int, last_grant: float
+        self, row: _Row, at: ConvRow, source: Buffer, destination: Buffer, read_words: int, last_grant: float
     ) -> None:
+        cmd = row.cmd
         reported = self.drain + REPORT
         self.rows[cmd["destination"]].computed.append(reported)
         if cmd["free_source"]:
             freed = reported if source.freed_late else last_grant + 2
-            _free_to(self.rows[cmd["source"]].by_conv, source.freed_conv, freed)
+            _free_to(self.rows[cmd["source"]].by_conv, row.freed[0], freed)
         at_hand = last_grant + 3
-        for index, free in more_sources(cmd):
+        for number, (index, free) in enumerate(more_sources(cmd), 1):
             if free:
                 buffer = self.tokens.buffer(index)
                 if buffer.freed_late:  # not before nothing is under way
                     at_hand = max(at_hand, reported)
-                _free_to(self.rows[index].by_conv, buffer.freed_conv, at_hand)
+                _free_to(self.rows[index].by_conv, row.freed[number], at_hand)
             at_hand += 1
         self.front = max(self.front, at_hand - 1)
         if cmd["add_enable"] and cmd["add_free"]:
@@ -499,7 +544,10 @@ class _Model:
             self.store = start + 1
             return
         rows = self.rows[cmd["buffer"]]
-        done = rows.done(self.tokens.buffer(cmd["buffer"]), row)
+        buffer = self.tokens.buffer(cmd["buffer"])
+        if not buffer.loaded:
+            self._until(rows.computed, row)
+        done = rows.done(buffer, row)
         time = max([start, *(there for there, _ in done)]) + STORE_BEGIN
         sent = self.written
         for sub in range(cmd["sub_rows"]):
@@ -510,13 +558,14 @@ class _Model:
             self.alignments.append(at % spec.bus_bytes)
             beats = self._beats(at, at + span)
             began = time + SUB_ROW
-            packed = began + self._packing(cmd, groups)
-            fetches = self._batches(cmd, groups) * groups
-            self.fetches += fetches
+            batches = sub_row_batches(
+                spec.banks, spec.bus_bytes, groups, cmd["x_count"], cmd["pixel_bytes"], cmd["pixel_pitch"],
+                at % spec.bus_bytes,
+            )  # fmt: skip
+            ended, sent = self._pack(batches, began)
             if self.samples:
-                self._fetched(Fetching(began, packed, fetches))
-            sent = self.bus.transfer("writes", began + FETCH + 2, beats)
-            time = max(packed, sent - spec.store_fifo_beats) + SUB_ROW_END
+                self._fetched(Fetching(began, ended, sum(batch.segments for batch in batches)))
+            time = ended + SUB_ROW_END
             self._count("write_bytes", beats * spec.bus_bytes)
             self._count("read_words", cmd["x_count"] * groups)
         self.store = time
@@ -536,20 +585,21 @@ class _Model:
         self.front += lost
         self.drain += lost
 
-    def _batches(self, cmd: Command, groups: int) -> int:
-        """Fetches of each group of one sub-row."""
-        banks = self.spec.banks
-        return -(-cmd["x_count"] // (1 << (banks // groups).bit_length() - 1)) if groups <= banks else cmd["x_count"]
-
-    def _packing(self, cmd: Command, groups: int) -> int:
-        """Cycles to fetch and pack one sub-row: batches of segments, then a word a cycle; gaps are stepped over."""
-        spec = self.spec
-        words = cmd["x_count"] * groups
-        fetches = self._batches(cmd, groups) * (groups + FETCH * -(-groups // spec.banks))
-        if cmd["pixel_pitch"] == cmd["pixel_bytes"]:
-            return fetches + words
-        gap = cmd["pixel_pitch"] - cmd["pixel_bytes"]
-        return fetches + 2 * words + cmd["x_count"] * (1 + gap // spec.bus_bytes)
+    def _pack(self, batches: tuple[Batch, ...], began: float) -> tuple[float, float]:
+        """Fetch and send a sub-row from ``began`` on. Returns when it is packed and when its last beat is sent."""
+        room = self.spec.store_fifo_beats * self.bus.cycles_per_beat
+        sent = ended = began
+        for batch in batches:
+            at = began + batch.fetched
+            if at + batch.segments > self.front:
+                self.taken.append(Stretch(at, at + batch.segments))
+            ended = began + batch.packed
+            if batch.beats:
+                sent = self.bus.transfer("writes", ended + PACKED - batch.beats, batch.beats)
+                if sent - room > ended:  # the packer has waited for places in the FIFO
+                    began += sent - room - ended
+                    ended = sent - room
+        return ended, sent
 
 
 def predict(program: Program, memory: Memory | None = None, *, patient: bool = False) -> Counters:
