@@ -1,29 +1,35 @@
-"""Operands of concatenations brought to one range, so that the scale they share suits them all.
+"""Operands of concatenations scaled towards one range, so that the scale they share suits them all.
 
 A concatenation is read in place, so its operands share scale and zero point: of a flow of thirty pixels and an image
 in -2 to 2, the image gets twenty codes. An operand may be multiplied by a positive factor if the convolutions that read
-the concatenation take it back: the network computes the same. A convolution's own weights bear the factor where nobody
-else is concerned; elsewhere a scale, a one-by-one layer, stands between operand and concatenation. In a cost volume the
-convolution that makes the other tensor takes it back, and both share what their channels' ranges differ by.
+the concatenation take it back: the network computes the same. But weights share a scale too, by output channel, and
+those that take a large factor back round to zero. So a factor is what makes the sum of both errors least
+(docs/decisions/concatenation.md): about the root of how far two ranges are apart where their weights are alike, all of
+it where the weights are apart the other way. Powers of two, so that the float function keeps every bit.
+
+A convolution's own weights bear the factor where nobody else is concerned; elsewhere a scale, a one-by-one layer,
+stands between operand and concatenation. In a cost volume the convolution that makes the other tensor takes it back,
+and both share what their channels' ranges differ by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.affine import CONVOLUTIONS
-from codesign.compile.equalize import scalable, takes
+from codesign.compile.equalize import ChannelRange, scalable, takes
 from codesign.compile.graph import Array, Editor, Graph, Node
 from codesign.compile.units import Kind, Unit, units
+from codesign.hw.numerics import INT8_MAX, INT8_MIN
 
 Peaks = NDArray[np.float64]
 
 LEAST_FACTOR = 2.0
-"""An operand whose range is more than the class's over this stays as it is: a bit is what there is to gain."""
+"""Next to a cost volume, a factor of less is not worth its layer: a bit is what there is to gain."""
 
 ALIGNED = ".aligned"
 """Ends the names of the scales that are put in."""
@@ -41,6 +47,14 @@ class Group:
 def is_aligned(unit: Unit) -> bool:
     """Whether ``unit`` is a scale that :func:`aligned` put in."""
     return unit.kind is Kind.SCALE and ALIGNED in unit.name
+
+
+def is_copy(graph: Graph, unit: Unit) -> bool:
+    """Whether ``unit`` is such a scale of a tensor that nobody else reads: the codes of both are the same.
+
+    Where others read the tensor, it keeps the scale that suits it, and the operand is rounded once more.
+    """
+    return is_aligned(unit) and len(graph.consumers()[unit.head.inputs[0]]) == 1
 
 
 def groups(graph: Graph, parts: tuple[Unit, ...]) -> tuple[Group, ...]:
@@ -76,36 +90,118 @@ def _partner(graph: Graph, parts: tuple[Unit, ...], concat: str, reader: Node) -
     return made if made is not None and alone and scalable(graph, made) else None
 
 
-def aligned(graph: Graph, peaks: Mapping[str, Peaks], flows: Container[str]) -> Graph:
-    """The same float function with operands of concatenations scaled to one range.
+def aligned(graph: Graph, seen: Mapping[str, ChannelRange], flows: Container[str]) -> Graph:
+    """The same float function with operands of concatenations scaled towards one range.
 
-    ``peaks``: the largest magnitude of each channel as calibration saw it, of every operand
-    of a concatenation and every convolution's result. ``flows`` get a scale
-    in any case, of 1 if need be: the steps of a flow are binary fractions of a pixel, which suit nothing beside it.
+    ``seen``: what calibration saw of every operand of a concatenation and every convolution's result. ``flows`` get a
+    scale in any case, of 1 if need be: the steps of a flow are binary fractions of a pixel, which suit nothing beside
+    it.
     """
     for index in range(len(groups(graph, units(graph)))):
         parts = units(graph)  # anew: the weights of convolutions between two groups have other names by then
         group = groups(graph, parts)[index]
-        ranges = {name: float(peaks[name].max()) for name in group.operands}
+        by_name = {unit.name: unit for unit in parts}
+        bearers = {name for name in group.operands if name not in flows and _bears(graph, by_name.get(name), group)}
         if group.partner is None:
-            factors = _factors(ranges, flows)
+            factors = _least_error(group, _readings(graph, group, bearers, seen), seen)
+            factors = {name: factor for name, factor in factors.items() if factor > 1.0 or name in flows}
         else:
+            ranges = {name: float(seen[name].peak.max()) for name in group.operands}
             channels = {name: graph.shape_of(name)[1] for name in group.operands}
-            factors = _shared_factors(group, ranges, channels, peaks[group.partner.name])
+            factors = _shared_factors(group, ranges, channels, seen[group.partner.name].peak)
             graph = _partner_scaled(graph, group, group.partner, factors)
         if factors:
-            graph = _scaled(graph, {unit.name: unit for unit in parts}, group, factors, flows)
+            graph = _scaled(graph, {name: by_name[name] for name in bearers & factors.keys()}, group, factors)
     return graph
 
 
-def _factors(ranges: Mapping[str, float], flows: Container[str]) -> dict[str, float]:
-    """By operand, what brings it to the group's range, where that is worth it."""
-    largest = max(ranges.values())
-    return {
-        name: float(np.float32(largest / own))
-        for name, own in ranges.items()
-        if own > 0 and (largest / own >= LEAST_FACTOR or name in flows)
-    }
+def _bears(graph: Graph, unit: Unit | None, group: Group) -> bool:
+    """Whether the weights of the operand ``unit`` can bear a factor: only convolutions read it besides."""
+    if unit is None or unit.name == graph.output or not scalable(graph, unit):
+        return False
+    inside = {node.name for node in group.concats}
+    others = [reader for reader in graph.consumers()[unit.name] if reader.name not in inside]
+    return all(takes(graph, reader, unit.name) for reader in others)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A convolution of what shares the scale: what its rounding errors depend on, by operand ``[K]``."""
+
+    squares: Peaks  # [K]: its weights', summed
+    peaks: Peaks  # [outputs, K]: the largest weight's magnitude
+    energies: Peaks  # [K]: squares of what one output reads, summed
+    signal: float  # mean squares of its outputs, summed, as if what it reads were independent
+
+    def error(self, factors: Peaks, step: float) -> float:
+        """Twelve times the noise of its outputs over their signal, its operands times ``factors`` in codes of ``step``.
+
+        Activations' errors meet the weights over the factor, weights' errors the activations times it.
+        """
+        weight_steps = (self.peaks / factors).max(axis=1) / INT8_MAX
+        activations = step**2 * float((self.squares / factors**2).sum())
+        weights = float(np.square(weight_steps).sum()) * float((self.energies * factors**2).sum())
+        return (activations + weights) / self.signal
+
+
+def _readings(graph: Graph, group: Group, bearers: Collection[str], seen: Mapping[str, ChannelRange]) -> list[_Reading]:
+    """Of the group's concatenations, and of operands that themselves are multiplied (``bearers``)."""
+    consumers = graph.consumers()
+    inside = {node.name for node in group.concats}
+    numbers = {name: np.full(graph.shape_of(name)[1], at) for at, name in enumerate(group.operands)}
+    energies = {name: seen[name].square for name in group.operands}
+    for concat in group.concats:
+        numbers[concat.name] = np.concatenate([numbers[name] for name in concat.inputs])
+        energies[concat.name] = np.concatenate([energies[name] for name in concat.inputs])
+    found: list[_Reading] = []
+    for read in (*sorted(bearers), *(concat.name for concat in group.concats)):
+        of_operand = numbers[read] == np.arange(len(group.operands))[:, None]  # [K, channels]
+        for reader in consumers[read]:
+            if reader.name in inside:
+                continue
+            weight = graph.constants[reader.inputs[1]].astype(np.float64)
+            outputs_first = weight if reader.op == "nn.conv2d" else weight.swapaxes(0, 1)
+            by_tap = outputs_first.reshape(*outputs_first.shape[:2], -1)  # [outputs, channels, taps]
+            squares = np.square(by_tap).sum(axis=(0, 2))
+            peaks = np.abs(by_tap).max(axis=2)
+            found.append(_Reading(
+                of_operand @ squares,
+                np.stack([np.where(own, peaks, 0.0).max(axis=1) for own in of_operand], axis=1),
+                by_tap.shape[2] * (of_operand @ energies[read]),
+                float(squares @ energies[read]),
+            ))  # fmt: skip
+    return [reading for reading in found if reading.signal > 0]
+
+
+def _least_error(group: Group, readings: list[_Reading], seen: Mapping[str, ChannelRange]) -> dict[str, float]:
+    """By operand, the power of two that gives the readers least error; none more than brings it to the largest range.
+
+    The error is convex in the factors' logarithms (a geometric programme), so one factor after another is settled until
+    none changes.
+    """
+    low = np.array([min(float(seen[name].low.min()), 0.0) for name in group.operands])
+    high = np.array([max(float(seen[name].high.max()), 0.0) for name in group.operands])
+    ranges = np.maximum(-low, high)
+    factors = np.ones(len(ranges))
+    if not readings or not ranges.any():
+        return dict(zip(group.operands, factors.tolist(), strict=True))
+    most = np.where(ranges > 0, np.rint(np.log2(ranges.max() / np.where(ranges > 0, ranges, 1.0))), 0.0)
+
+    def error(at: int, factor: float) -> float:
+        tried = factors.copy()
+        tried[at] = factor
+        step = ((high * tried).max() - (low * tried).min()) / (INT8_MAX - INT8_MIN)
+        return sum(reading.error(tried, step) for reading in readings)
+
+    changed = True
+    while changed:
+        changed = False
+        for at, limit in enumerate(most):
+            errors = [error(at, 2.0**power) for power in range(int(limit) + 1)]
+            least = 2.0 ** int(np.argmin(errors))
+            if least != factors[at]:
+                factors[at], changed = least, True
+    return dict(zip(group.operands, factors.tolist(), strict=True))
 
 
 def _shared_factors(
@@ -144,24 +240,18 @@ def _partner_scaled(graph: Graph, group: Group, partner: Unit, factors: Mapping[
     return replace(graph, constants=constants)
 
 
-def _scaled(
-    graph: Graph, parts: Mapping[str, Unit], group: Group, factors: Mapping[str, float], flows: Container[str]
-) -> Graph:
+def _scaled(graph: Graph, bearers: Mapping[str, Unit], group: Group, factors: Mapping[str, float]) -> Graph:
+    """The operands times their ``factors``: by their own weights (``bearers``), or by a scale that is put in."""
     consumers = graph.consumers()
     names = {node.name for node in group.concats}
     constants: dict[str, Array] = dict(graph.constants)
-    folded: set[str] = set()
-    for name, factor in factors.items():
-        unit = parts.get(name)
-        others = [reader for reader in consumers[name] if reader.name not in names]
-        alone = unit is not None and name != graph.output and all(takes(graph, reader, name) for reader in others)
-        if unit is None or name in flows or not alone or not scalable(graph, unit):
-            continue
-        folded.add(name)
+    for name, unit in bearers.items():
+        factor = factors[name]
         for constant in (node.inputs[1] for node in unit.nodes if node.op in (*CONVOLUTIONS, "add")):
             constants[constant] = (constants[constant] * factor).astype(np.float32)
-        for reader in others:
-            constants[reader.inputs[1]] = (constants[reader.inputs[1]] / factor).astype(np.float32)
+        for reader in consumers[name]:
+            if reader.name not in names:
+                constants[reader.inputs[1]] = (constants[reader.inputs[1]] / factor).astype(np.float32)
     graph = replace(graph, constants=constants)
     editor = Editor(graph)
     copies: dict[str, str] = {}
@@ -170,7 +260,7 @@ def _scaled(
         if node.name in names:
             inputs = list(node.inputs)
             for at, name in enumerate(inputs):
-                if name in factors and name not in folded:
+                if name in factors and name not in bearers:
                     if name not in copies:
                         constant = editor.constant(f"{name}.factor", np.array(factors[name], np.float32))
                         copies[name] = editor.add(

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from codesign.compile.affine import CONVOLUTIONS
-from codesign.compile.alignment import groups, is_aligned
+from codesign.compile.alignment import groups, is_aligned, is_copy
 from codesign.compile.evaluate import run
 from codesign.compile.graph import Graph
 from codesign.compile.quantize import Calibrated
@@ -231,10 +231,10 @@ def _flow(unit: Unit, least: Widths) -> bool:
 
 
 def _copies(network: Calibrated) -> set[str]:
-    """Tensors that are moved, or only scaled: their rounding is their source's."""
+    """Tensors that are moved, or only scaled for a reader: their rounding is their source's."""
     least = network.least
     moved = {unit.name for unit in network.parts if unit.kind in (Kind.MOVEMENT, Kind.CONCAT)}
-    return moved | {unit.name for unit in network.parts if is_aligned(unit) and not _flow(unit, least)}
+    return moved | {unit.name for unit in network.parts if is_copy(network.graph, unit) and not _flow(unit, least)}
 
 
 def _read(graph: Graph, parts: Sequence[Unit], by_name: dict[str, Unit], wide: frozenset[str]) -> bool:

@@ -74,11 +74,13 @@ def takes(graph: Graph, reader: Node, name: str) -> bool:
 
 @dataclass(frozen=True)
 class ChannelRange:
-    """Of each channel over all images, ``float64[C]``: its extremes, and its least variance in any frame."""
+    """Of each channel over all images, ``float64[C]``: its extremes, its least variance in any frame, and its largest
+    mean square in any."""
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     variance: NDArray[np.float64]
+    square: NDArray[np.float64]
 
     @property
     def peak(self) -> NDArray[np.float64]:
@@ -87,7 +89,7 @@ class ChannelRange:
     def joined(self, other: ChannelRange) -> ChannelRange:
         return ChannelRange(
             np.minimum(self.low, other.low), np.maximum(self.high, other.high),
-            np.minimum(self.variance, other.variance),
+            np.minimum(self.variance, other.variance), np.maximum(self.square, other.square),
         )  # fmt: skip
 
 
@@ -104,9 +106,8 @@ def channel_ranges(
             for name, value in trace(graph, torch.from_numpy(np.ascontiguousarray(image))):
                 if name in names:
                     wide = value[0].flatten(1).double()
-                    one = ChannelRange(
-                        *(part.numpy() for part in (wide.amin(1), wide.amax(1), wide.var(1, correction=0)))
-                    )
+                    parts = wide.amin(1), wide.amax(1), wide.var(1, correction=0), wide.square().mean(1)
+                    one = ChannelRange(*(part.numpy() for part in parts))
                     found[name] = found[name].joined(one) if name in found else one
     return found
 

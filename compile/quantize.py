@@ -39,7 +39,7 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
-from codesign.compile.alignment import aligned, is_aligned
+from codesign.compile.alignment import aligned, is_copy
 from codesign.compile.calibration import (
     PIXELS,
     Method,
@@ -204,8 +204,7 @@ def calibrate(
         names = {unit.name for unit in parts if unit.kind is Kind.CONVOLUTION}
         names |= {name for unit in parts if unit.kind is Kind.CONCAT for name in unit.head.inputs}
         ranges = channel_ranges(graph, calibration, names)
-        peaks = {name: seen.peak for name, seen in ranges.items()}
-        graph = aligned(equalised(graph, ranges), peaks, flowing)
+        graph = aligned(equalised(graph, ranges), ranges, flowing)
         parts = units(graph)
     stored = frozenset({graph.input, *(unit.name for unit in parts)} - float_only(graph, parts))
     observations = observe(graph, calibration, stored | flows(parts))
@@ -263,7 +262,7 @@ def _chosen(network: Calibrated, wide: frozenset[str], scales: Mapping[str, Quan
     for after, state in graph.carried:  # what one frame leaves is what the next one finds, code for code
         classes.join(state, after)
     for unit in parts:
-        if is_aligned(unit) and unit.head.inputs[0] not in wide:
+        if is_copy(graph, unit) and unit.head.inputs[0] not in wide:
             factor = graph.scalar(unit.head.inputs[1])
             if factor is not None and classes.find(unit.head.inputs[0])[0] != classes.find(graph.input)[0]:
                 classes.join(unit.head.inputs[0], unit.name, 1.0 / factor)
