@@ -22,9 +22,7 @@ from codesign import networks
 from codesign.compile.driver import CompiledNetwork, compile_network
 from codesign.compile.evaluate import size_free
 from codesign.compile.frontend import ImportedModel, load_model
-from codesign.compile.integer import evaluate, evaluate_region
 from codesign.compile.module import LoadedModule, export
-from codesign.compile.quantize import quantised_io
 from codesign.compile.relax_form import from_module
 from codesign.frames import (
     CROP,
@@ -41,6 +39,7 @@ from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError, UnsupportedError
 from codesign.hw.program import Program
 from codesign.hw.spec import AccelSpec, load_spec
+from codesign.referee import Execution, mismatches
 from codesign.sim.build import library
 from codesign.sim.model import Dram
 from codesign.sim.run import Waves
@@ -292,7 +291,7 @@ def _run(
 ) -> Simulation:
     network, frame = compiled.network, compiled.frame
     collected: list[Counters] = []
-    executions: list[_Execution] = []
+    executions: list[Execution] = []
     logs: list[tuple[Program, Activity, int]] = []
     differing = 0
     simulated = 0.0
@@ -338,7 +337,7 @@ def _run(
         differing += sum(int(np.count_nonzero(result.outputs[name] != golden[name])) for name in golden)
         simulated += result.wall_seconds
         collected.append(result.counters)
-        executions.append(_Execution(program, inputs, result.outputs))
+        executions.append(Execution(program, inputs, result.outputs))
         return result.outputs
 
     output = LoadedModule(module, execute).run(frame.tensor)
@@ -350,7 +349,7 @@ def _run(
         write_timeline(logs, timeline, f"{compiled.source.name} on {network.spec.name}")
     exact: bool | None = None
     if backend == "rtl":
-        differing += _referee(network, frame, output, executions)
+        differing += mismatches(network, frame.tensor, output, executions)
         exact = differing == 0
     judged = judge(frame, output)
     counters = _total(collected)
@@ -454,46 +453,6 @@ def simulate_frames(
             stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-@dataclass(frozen=True)
-class _Execution:
-    """What an accelerator region was given and gave, by tensor name: ``int8[H, W, C]``."""
-
-    program: Program
-    inputs: dict[str, NDArray[np.int8]]
-    outputs: dict[str, NDArray[np.int8]]
-
-
-def _referee(network: CompiledNetwork, frame: Frame, output: NDArray[np.float32], executions: list[_Execution]) -> int:
-    """Values that differ from the integer evaluation of the quantised graph.
-
-    Of the whole graph where it has an integer meaning. What the host computes is rounded from floats, whether integers
-    could say it or not, so a mixed network is judged region by region.
-    """
-    if any(not placement.on_accelerator for placement in network.placements):
-        return sum(_region_referee(network, execution) for execution in executions)
-    entry, leave = quantised_io(network.quantised)
-    codes = np.clip(np.rint(frame.tensor / np.float32(entry.scale)) + entry.zero_point, -128, 127).astype(np.int8)
-    try:
-        expected = evaluate(network.quantised, codes)
-    except UnsupportedError:
-        return sum(_region_referee(network, execution) for execution in executions)
-    got = np.rint(output / np.float32(leave.scale)).astype(np.int64) + leave.zero_point
-    return int(np.count_nonzero(got != expected))
-
-
-def _region_referee(network: CompiledNetwork, execution: _Execution) -> int:
-    program = execution.program
-    symbol = next(region.symbol for region in network.regions if region.program == program)
-    expected = evaluate_region(
-        dict(network.partitioned.regions)[symbol],
-        [execution.inputs[slot.name].transpose(2, 0, 1)[None] for slot in program.inputs],
-    )
-    return sum(
-        int(np.count_nonzero(execution.outputs[slot.name].transpose(2, 0, 1)[None] != codes))
-        for slot, codes in zip(program.outputs, expected, strict=True)
-    )
 
 
 def _total(parts: list[Counters]) -> Counters:

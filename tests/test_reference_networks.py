@@ -87,5 +87,5 @@ def test_a_mixed_network_is_judged_region_by_region(monkeypatch):
         return (np.where(first < 127, first + 1, -128), *others)
 
     # A referee that differs must be heard.
-    monkeypatch.setattr("codesign.simulate.evaluate_region", off_by_one)
+    monkeypatch.setattr("codesign.referee.evaluate_region", off_by_one)
     assert simulate(compiled).bit_exact is False
