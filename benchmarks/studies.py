@@ -1,4 +1,5 @@
-"""Record the studies: ``make bench-studies DATA=DIR`` writes ``benchmarks/results/film_hour.json`` and ``int8.json``.
+"""Record the studies: ``make bench-studies DATA=DIR`` writes ``benchmarks/results/film_hour.json``, ``int8.json``,
+``temporal.json`` and ``stabilise.json``.
 
 Nothing of it is timed: cycles, bytes and decibels are the same on every machine.
 """
@@ -6,6 +7,7 @@ Nothing of it is timed: cycles, bytes and decibels are the same on every machine
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import subprocess
@@ -14,8 +16,12 @@ from typing import Any
 
 from codesign.hw.spec import BASE
 from codesign.studies import film_hour, int8
+from codesign.studies.clips import flow_by, from_folder, moving_camera
+from codesign.studies.stabilise import shaken, stabilise
+from codesign.studies.temporal import temporal
 
 RESULTS = Path(__file__).parent / "results"
+COMMAND = "make bench-studies DATA=DIR"
 GPUS = ("H200", "A100", "RTX4090", "Orin")
 
 
@@ -26,10 +32,36 @@ def write(name: str, study: dict[str, Any]) -> None:
     print(f"Wrote {RESULTS / name}.json")
 
 
+def motion(data: Path | None) -> None:
+    """Flicker and jitter with the flow network that ships, and with the published SpyNet where ``data`` has it."""
+    clips = {"photograph": moving_camera((192, 128))}
+    flows = {"flow_small": flow_by("flow_small", None)}
+    if data is not None:
+        clips["film"] = dataclasses.replace(from_folder(data / "clip", None), source="Sintel")
+        flows["spynet"] = flow_by("spynet", data / "weights" / "spynet_sintel_final.npz")
+    rows = []
+    for clip in clips.values():
+        for name, flow in flows.items():
+            print(f"flicker: {clip.source}, {name}")
+            rows.append(temporal(clip, flow, name).to_json())
+    write("temporal", {"command": COMMAND, "rows": rows})
+    camera, even = shaken((256, 192), 40, 4.0)
+    rows = []
+    for name, flow in flows.items():
+        print(f"jitter: {name}")
+        rows.append(stabilise(camera, even, 4.0, flow, name)[0].to_json())
+    write("stabilise", {"command": COMMAND, "rows": rows})
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="folder with weights/ for the quality of SRVGG")
+    parser.add_argument("--data", type=Path, help="folder with weights/ and clip/")
+    parser.add_argument("--only", choices=("cost", "motion"), help="what an hour costs and INT8 gains, or of motion")
     options = parser.parse_args()
+    if options.only != "cost":
+        motion(options.data)
+    if options.only == "motion":
+        raise SystemExit
     weights = {} if options.data is None else {"srvgg16_x4": options.data / "weights" / "realesr_animevideov3_x4.npz"}
     command = "make bench-studies" + (" DATA=DIR" if weights else "")
     hour = film_hour.film_hour((), (3840, 2160), 24.0, BASE, GPUS, price_kwh=0.25, command=command, say=print)

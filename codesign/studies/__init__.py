@@ -205,18 +205,11 @@ def temporal_command(
     json_to: Json = None,
 ) -> None:
     """Flicker of flow-guided against frame-by-frame restoration, against the claim of -80 %."""
-    import numpy as np
-
     from codesign.studies import temporal
-    from codesign.studies.clips import flow_by, from_folder, over_photograph
+    from codesign.studies.clips import flow_by, from_folder, moving_camera
 
     with progress("Studying") as (say, _):
-        if clip is None:
-            frames = np.arange(8.0)
-            path = np.stack([2.3 * frames, 6.0 * np.sin(frames / 3.0)], 1)
-            shown = over_photograph(parse_size(size) or (192, 128), path)
-        else:
-            shown = from_folder(clip, parse_size(size))
+        shown = moving_camera(parse_size(size) or (192, 128)) if clip is None else from_folder(clip, parse_size(size))
         result = temporal.temporal(shown, flow_by(flow, weights), flow, grain=grain, say=say)
     if json_to is not None:
         write_json(result.to_json(), json_to)

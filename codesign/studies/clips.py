@@ -57,6 +57,12 @@ def over_photograph(size: tuple[int, int], path: NDArray[np.float64]) -> Clip:
     return Clip("the reference photograph", [view(photograph, size, at) for at in zip(x, y, strict=True)], path)
 
 
+def moving_camera(size: tuple[int, int]) -> Clip:
+    """Eight frames of the reference photograph, in a slow pan that sways."""
+    frames = np.arange(8.0)
+    return over_photograph(size, np.stack([2.3 * frames, 6.0 * np.sin(frames / 3.0)], 1))
+
+
 def view(picture: Reals, size: tuple[int, int], at: tuple[float, float]) -> Reals:
     """``size`` of a picture from ``at`` (right, down), bilinear."""
     left, top = int(np.floor(at[0])), int(np.floor(at[1]))
