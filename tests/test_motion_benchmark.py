@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import motion  # noqa: E402  (a script, not a package)
+import motion_table  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +62,10 @@ def test_a_modelled_row(rows: dict) -> None:
     assert row["simulated_crop"]["bit_exact"] is True
     assert row["cycles"] > row["simulated_crop"]["cycles"]
     assert all("cycles" not in kind for kind in row["by_kind"].values())
+
+
+def test_the_recorded_table_is_what_the_records_say() -> None:
+    text = (ROOT / "benchmarks" / "results" / "README.md").read_text()
+    table = motion_table.table()
+    assert len(table) > 2
+    assert "\n".join(table) in text, "python benchmarks/motion_table.py says what it should be"

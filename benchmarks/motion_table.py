@@ -1,0 +1,61 @@
+"""One table of the networks of moving pictures, from ``motion.json`` and ``flow.json``: ``python benchmarks/motion_table.py``.
+
+``results/README.md`` has it; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+HEADINGS = (
+    "network", "frame", "EPE in FP32 → INT8, px", "INT8 from FP32", "cycles", "from", "utilisation", "cycle model",
+    "DRAM", "J/frame", "host: operators, MACs, time",
+)  # fmt: skip
+
+
+def table(results: Path = RESULTS) -> list[str]:
+    """The lines of the table, in Markdown."""
+    rows = json.loads((results / "motion.json").read_text())["rows"]
+    quality = json.loads((results / "flow.json").read_text())["rows"]
+    lines = [_line(HEADINGS), _line("---" for _ in HEADINGS)]
+    return lines + [_line(_cells(row, [one for one in quality if one["network"] == row["network"]])) for row in rows]
+
+
+def _cells(row: dict[str, Any], quality: list[dict[str, Any]]) -> list[str]:
+    judged = [one for one in quality if "fp32" in one]
+    apart = [one["int8_from_fp32_relative"] for one in quality if "int8_from_fp32_relative" in one]
+    run = row.get("simulation") or row["simulated_crop"]
+    joules, host = row["joules"]["system"], row["host"]
+    measured = row["evidence"] == "rtl-measured"
+    return [
+        row["network"] + (" (seeded)" if row["weights"] == "seeded" else ""),
+        row["input_size"],
+        "; ".join(f"{one['fp32']['epe_pixels']:.3f} → {one['int8']['epe_pixels']:.3f}" for one in judged) or "-",
+        "; ".join(f"{one:.1%}" for one in apart)
+        or "; ".join(f"{one['int8_from_fp32']['epe_pixels']:.2f} px" for one in judged)
+        or "-",
+        f"{row['cycles'] / 1e6:.2f} M",
+        "RTL" if measured else f"model; {run['input_size']} on RTL",
+        f"{row['mac_utilization']:.3f}",
+        f"{run['model_error']:+.2%}",
+        f"{sum(row['dram_bytes'].values()) / 1e6:.1f} MB",
+        f"{_two(joules['value'])} ({_two(joules['low'])} to {_two(joules['high'])})",
+        f"{host['operator_share']:.0%}, {host['mac_share']:.1%}, {host['time_share']:.0%}",
+    ]
+
+
+def _two(value: float) -> str:
+    """Two digits that count."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
+def _line(cells: Any) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    print("\n".join(table()))
