@@ -1,4 +1,4 @@
-"""One table of the networks of moving pictures, from ``motion.json`` and ``flow.json``: ``python benchmarks/motion_table.py``.
+"""One table of networks of moving pictures, of ``motion.json`` and ``flow.json``: ``python benchmarks/motion_table.py``.
 
 ``results/README.md`` has it; a test holds the two together.
 """
