@@ -1,6 +1,6 @@
-"""One table of networks of moving pictures, of ``motion.json`` and ``flow.json``: ``python benchmarks/motion_table.py``.
+"""One table of networks of moving pictures, from two result files: ``python benchmarks/motion_table.py``.
 
-``results/README.md`` has it; a test holds the two together.
+Of ``motion.json`` and ``flow.json``; ``results/README.md`` has it, and a test holds them together.
 """
 
 from __future__ import annotations
