@@ -82,15 +82,26 @@ def _free_to(times: list[float], row: int, time: float) -> None:
     times.extend([time] * (row - len(times)))
 
 
+def _behind(row: int | None, next_row: int) -> int:
+    return 0 if row is None else next_row - row
+
+
 @dataclass(frozen=True)
-class _Row:
-    """A row that waits for the convolution engine: what was known when its command was handed over."""
+class _Waiting:
+    """A command handed over to an engine and not yet followed, with what was known then."""
 
     cmd: Command
-    at: ConvRow | None  # None: its frame is complete
-    shape: ConvShape | None  # None: it is sampled
     work: _Work
     dispatched: float
+    row: int | None  # of its buffer; None: it has no more, or has no rows
+
+
+@dataclass(frozen=True)
+class _Row(_Waiting):
+    """A row for the convolution engine."""
+
+    top: int  # as in ConvRow
+    shape: ConvShape | None  # None: it is sampled
     height: int  # of its sources
     freed: tuple[int, ...]  # rows of each source that are free after it
 
@@ -122,7 +133,8 @@ class _Model:
         self.sequencer = float(START)
         self.fetched = 0  # commands on chip, and when each arrived
         self.arrived: list[float] = []
-        self.rows_waiting: deque[_Row] = deque()  # for the convolution engine
+        # Commands for an engine: when the last were taken up, and those that are not yet followed.
+        self.waiting: dict[str, deque[_Waiting]] = {"load": deque(), "conv": deque()}
         self.queues: dict[str, deque[float]] = {"load": deque(), "conv": deque(), "store": deque()}
         # Engines: when each can take its next command, and when it has finished all.
         self.request = self.front = self.store = 0.0
@@ -235,10 +247,13 @@ class _Model:
         yield tuple((times(span.begin, span.end), span.reads) for span in self.fetching if span.end > oldest)
         yield tuple((times(row.start, row.end), row.reads) for row in self.sampling if row.end > oldest)
         yield tuple(times(*queue) for queue in self.queues.values())
-        for row in self.rows_waiting:
-            y = -1 if row.at is None else row.at.y - self.tokens.buffer(row.cmd["destination"]).next_computed
-            yield id(row.cmd), y, times(row.dispatched)
-        self.bus.forget(base)
+        for one in self.waiting["load"]:
+            loaded = self.tokens.buffer(one.cmd["buffer"]).next_loaded
+            yield id(one.cmd), _behind(one.row, loaded), times(one.dispatched)
+        for one in self.waiting["conv"]:
+            computed = self.tokens.buffer(one.cmd["destination"]).next_computed
+            yield id(one.cmd), _behind(one.row, computed), times(one.dispatched)
+        self.bus.forget(min([base, *(one.dispatched for one in self.waiting["load"])]))
         yield times(*self.bus.last.values(), *self.bus.begins, *self.bus.ends)
         if body.loads:
             yield self.chunks_since_load, round(self.last_load - base, 3)
@@ -270,19 +285,74 @@ class _Model:
             self._count("command_bytes", COMMAND_BYTES)
             self.fetched += 1
 
+    # Commands on their way to the engines
+
     def _dispatch(self, queue: str, engine: float) -> float:
-        """Hand a command over; returns when the engine takes it. The queue holds a few commands."""
-        taken = self.queues[queue]
-        if len(taken) >= self.spec.queue_depth:
-            self.sequencer = max(self.sequencer, taken.popleft() + 1)
+        """Hand a command over; returns when the engine takes it."""
+        self._place(queue)
         start = max(self.sequencer, engine)
-        taken.append(start)
+        self.queues[queue].append(start)
         return start
+
+    def _place(self, queue: str) -> None:
+        """The sequencer waits for a place in a queue, which holds a few commands."""
+        taken, waiting = self.queues[queue], self.waiting.get(queue, ())
+        if len(taken) + len(waiting) >= self.spec.queue_depth:
+            if not taken:
+                self._follow(queue)
+            self.sequencer = max(self.sequencer, taken.popleft() + 1)
+
+    def _follow(self, queue: str) -> None:
+        """Follow the oldest command that waits for an engine."""
+        command = self.waiting[queue].popleft()
+        now, self.work = self.work, command.work
+        taken = max(command.dispatched, self.front if queue == "conv" else self.request)
+        self.queues[queue].append(taken)
+        if isinstance(command, _Row):
+            self._compute(command, taken + TAKE)
+        else:
+            self._move(command, taken + TAKE)
+        self.work = now
+        if queue == "conv":
+            self._move_on()
+
+    def _move_on(self) -> None:
+        """Follow the loads that wait for nothing unknown: the memory serves them before stores that come later."""
+        while self.waiting["load"]:
+            one = self.waiting["load"][0]
+            if one.row is not None:
+                buffer = self.tokens.buffer(one.cmd["buffer"])
+                freed = one.row - buffer.rows
+                if freed >= 0 and buffer.freed_by_conv and len(self.rows[one.cmd["buffer"]].by_conv) <= freed:
+                    return
+            self._follow("load")
+
+    def _until(self, queue: str, times: list[float], row: int) -> None:
+        """Follow an engine until ``times`` of rows that it finishes or frees include ``row``."""
+        while len(times) <= row and self.waiting[queue]:
+            self._follow(queue)
+
+    def _there(self, index: int, row: int) -> list[tuple[float, str]]:
+        """When a buffer's row was there, and what one waited for until then."""
+        buffer, rows = self.tokens.buffer(index), self.rows[index]
+        if buffer.by_load:
+            self._until("load", rows.loaded, row)
+        if not buffer.loaded:
+            self._until("conv", rows.computed, row)
+        return rows.done(buffer, row)
+
+    def _free(self, index: int, row: int) -> float:
+        """When a buffer's row was freed."""
+        buffer, rows = self.tokens.buffer(index), self.rows[index]
+        if buffer.freed_by_conv:
+            self._until("conv", rows.by_conv, row)
+        return rows.freed(buffer, row)
 
     def _execute(self, cmd: Command) -> None:
         if cmd.opcode in (Opcode.BUFFER, Opcode.SYNC, Opcode.HALT):
-            while self.rows_waiting:
-                self._run_row()
+            for queue, waiting in self.waiting.items():
+                while waiting:
+                    self._follow(queue)
         if cmd.opcode is Opcode.BUFFER:
             self.tokens.configure(cmd)
             self.rows[cmd["id"]] = _Rows()
@@ -356,31 +426,39 @@ class _Model:
         return popped - max(0, end - beat) * pace
 
     def _load_weights(self, cmd: Command) -> None:
-        start = self._dispatch("load", self.request) + TAKE + TO_REQUEST_WEIGHTS
-        words = normalise.CYCLES * (cmd["elements"] // 2) if cmd["kind"] == WeightKind.NORM else cmd["elements"]
-        self.weights.append(self._job(start, cmd["address"], cmd["bytes"] // self.spec.bus_bytes, words))
+        self._place("load")
+        self.waiting["load"].append(_Waiting(cmd, self.work, self.sequencer, None))
         self.tokens.weights_loaded += 1
-        self._count("weight_bytes", cmd["bytes"])
         self.shapes.load(cmd)
+        self._move_on()
 
     def _load(self, cmd: Command) -> None:
-        buffer = self.tokens.buffer(cmd["buffer"])
+        self._place("load")
         row = self.tokens.load(cmd)
-        start = self._dispatch("load", self.request) + TAKE
-        if row is None:
-            self.request = start + 1
+        self.waiting["load"].append(_Waiting(cmd, self.work, self.sequencer, row))
+        if row is not None:
+            self.alignments.append((cmd["address"] + row * cmd["row_stride"]) % self.spec.burst_bytes)
+        self._move_on()
+
+    def _move(self, command: _Waiting, checked: float) -> None:
+        """A LOAD or LOADW."""
+        cmd, row = command.cmd, command.row
+        if cmd.opcode is Opcode.LOADW:
+            words = normalise.CYCLES * (cmd["elements"] // 2) if cmd["kind"] == WeightKind.NORM else cmd["elements"]
+            beats = cmd["bytes"] // self.spec.bus_bytes
+            self.weights.append(self._job(checked + TO_REQUEST_WEIGHTS, cmd["address"], beats, words))
+            self._count("weight_bytes", cmd["bytes"])
             return
-        rows = self.rows[cmd["buffer"]]
-        if row >= buffer.rows:
-            if buffer.freed_by_conv:
-                self._until(rows.by_conv, row - buffer.rows)
-            start = max(start, rows.freed(buffer, row - buffer.rows))
+        if row is None:
+            self.request = checked + 1
+            return
+        buffer = self.tokens.buffer(cmd["buffer"])
+        start = checked if row < buffer.rows else max(checked, self._free(cmd["buffer"], row - buffer.rows))
         at = cmd["address"] + row * cmd["row_stride"]
         span = min(cmd["skip"] + (cmd["x_count"] - 1) * cmd["pixel_pitch"] + cmd["pixel_bytes"], cmd["row_bytes"])
         beats = self._beats(at + max(cmd["skip"], 0), at + span)
         words = cmd["x_count"] * -(-cmd["pixel_bytes"] // self.spec.ci_lanes)
-        self.alignments.append(at % self.spec.burst_bytes)
-        rows.loaded.append(self._job(start + TO_REQUEST, at + max(cmd["skip"], 0), beats, words))
+        self.rows[cmd["buffer"]].loaded.append(self._job(start + TO_REQUEST, at + max(cmd["skip"], 0), beats, words))
         self._count("load_bytes", beats * self.spec.bus_bytes)
         self._count("write_words", words)
 
@@ -391,44 +469,21 @@ class _Model:
     # The convolution engine
 
     def _conv(self, cmd: Command) -> None:
-        """Hand a row over. It is followed when what it takes of the scratchpad's port beside it is known.
-
-        That is as late as can be: when another waits for what it brings, or for its place in the queue.
-        """
-        queue = self.queues["conv"]
-        if len(queue) + len(self.rows_waiting) >= self.spec.queue_depth:
-            if not queue:
-                self._run_row()
-            self.sequencer = max(self.sequencer, queue.popleft() + 1)
+        self._place("conv")
         at, destination = self.tokens.conv(cmd), self.tokens.buffer(cmd["destination"])
-        shape = None if at is None or cmd.opcode in SAMPLED else self.shapes.shape(cmd, destination)
-        sources = tuple(self.tokens.buffer(index) for index in (cmd["source"], *(i for i, _ in more_sources(cmd))))
-        row = _Row(
-            cmd, at, shape, self.work, self.sequencer, sources[0].height, tuple(buffer.freed_conv for buffer in sources)
-        )
-        self.rows_waiting.append(row)
+        y, top = at if at is not None else (None, 0)
+        shape = None if y is None or cmd.opcode in SAMPLED else self.shapes.shape(cmd, destination)
+        sources = [self.tokens.buffer(index) for index in (cmd["source"], *(index for index, _ in more_sources(cmd)))]
+        freed = tuple(buffer.freed_conv for buffer in sources)
+        self.waiting["conv"].append(_Row(cmd, self.work, self.sequencer, y, top, shape, sources[0].height, freed))
 
-    def _run_row(self) -> None:
-        """Follow the oldest row that was handed over."""
-        row = self.rows_waiting.popleft()
-        now, self.work = self.work, row.work
-        taken = max(row.dispatched, self.front)
-        self.queues["conv"].append(taken)
-        if row.at is None:
-            self.front = taken + TAKE + 1
-        else:
-            self._compute(row, row.at, taken)
-        self.work = now
-
-    def _until(self, times: list[float], row: int) -> None:
-        """Follow rows of the convolution engine until ``times`` of some buffer's rows include ``row``."""
-        while len(times) <= row and self.rows_waiting:
-            self._run_row()
-
-    def _compute(self, row: _Row, at: ConvRow, taken: float) -> None:
+    def _compute(self, row: _Row, checked: float) -> None:
         cmd, shape = row.cmd, row.shape
+        if row.row is None:
+            self.front = checked + 1
+            return
+        at = ConvRow(row.row, row.top)
         source, destination = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"])
-        checked = taken + TAKE
         waits = self._waits(row, at, destination)
         ready = max([checked + len(more_sources(cmd)), *(time for time, _ in waits)])
         # Rows are handed over through a queue of two: the row before the last must have begun.
@@ -486,16 +541,16 @@ class _Model:
         cmd = row.cmd
         waits: list[tuple[float, str]] = []
         if cmd["weights_needed"]:
+            self._until("load", self.weights, cmd["weights_needed"] - 1)
             waits.append((self.weights[cmd["weights_needed"] - 1], "weights"))
         last = min(at.top + cmd["kernel_rows"], row.height) - 1
         for number, index in enumerate((cmd["source"], *(index for index, _ in more_sources(cmd)))):
             if last >= 0:  # sources are looked at one a cycle
-                done = self.rows[index].done(self.tokens.buffer(index), last)
-                waits += [(time + number, cause) for time, cause in done]
+                waits += [(time + number, cause) for time, cause in self._there(index, last)]
         if cmd["add_enable"]:
-            waits += self.rows[cmd["add_buffer"]].done(self.tokens.buffer(cmd["add_buffer"]), at.y)
+            waits += self._there(cmd["add_buffer"], at.y)
         if at.y >= destination.rows:
-            freed = self.rows[cmd["destination"]].freed(destination, at.y - destination.rows)
+            freed = self._free(cmd["destination"], at.y - destination.rows)
             waits.append((freed, "store" if destination.freed_by_store else "drain"))
         return waits
 
@@ -544,11 +599,7 @@ class _Model:
             self.store = start + 1
             return
         rows = self.rows[cmd["buffer"]]
-        buffer = self.tokens.buffer(cmd["buffer"])
-        if not buffer.loaded:
-            self._until(rows.computed, row)
-        done = rows.done(buffer, row)
-        time = max([start, *(there for there, _ in done)]) + STORE_BEGIN
+        time = max([start, *(there for there, _ in self._there(cmd["buffer"], row))]) + STORE_BEGIN
         sent = self.written
         for sub in range(cmd["sub_rows"]):
             channel = cmd["channel"] + sub * cmd["channel_step"]

@@ -6,7 +6,7 @@ import dataclasses
 from functools import cache
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from layer_graphs import GraphDraw, LayerDraw, build, graph_draws, random_inputs
 
@@ -15,6 +15,7 @@ from codesign.compile.emit import emit
 from codesign.compile.layers import LayerGraph
 from codesign.hw import normalise, timing
 from codesign.hw.counters import Counters
+from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import COMPUTE, Opcode
 from codesign.hw.program import Program
 from codesign.hw.spec import BASE, PRESETS, TINY, AccelSpec
@@ -71,15 +72,61 @@ SINGLE = {
 @pytest.mark.parametrize("name", SINGLE)
 @pytest.mark.parametrize("spec", PRESETS.values(), ids=PRESETS)
 def test_long_rows(spec: AccelSpec, name: str) -> None:
-    """One percent, on every preset; a little more where a narrow bus is the limit."""
-    close(*measured_and_predicted(spec, SINGLE[name], Dram()), relative=0.01 if spec is not TINY else 0.025, cycles=12)
+    """A part in five hundred, on every preset; more where a narrow bus is the limit."""
+    close(*measured_and_predicted(spec, SINGLE[name], Dram()), relative=0.002 if spec is not TINY else 0.02, cycles=12)
 
 
 @pytest.mark.parametrize("dram", [Dram(latency_cycles=1), Dram(latency_cycles=400), Dram(bytes_per_cycle=2.0)], ids=str)
 @pytest.mark.parametrize("spec", [TINY, BASE], ids=["tiny", "base"])
 def test_other_memories(spec: AccelSpec, dram: Dram) -> None:
     rtl, model = measured_and_predicted(spec, SINGLE["chain"], dram)
-    assert abs(model.cycles / rtl.cycles - 1.0) <= 0.02
+    assert abs(model.cycles / rtl.cycles - 1.0) <= 0.01
+
+
+POINT = dataclasses.replace(CONV, kernel=1)
+PORT = {
+    "copies": GraphDraw(24, 80, 48, (dataclasses.replace(POINT, channels=128),), 1),
+    "parts of pixels": GraphDraw(8, 40, 16, (dataclasses.replace(POINT, channels=560),), 2),
+    "odd parts of pixels": GraphDraw(8, 41, 16, (dataclasses.replace(POINT, channels=529),), 3),
+    "concatenated": GraphDraw(20, 70, 40, (
+        dataclasses.replace(CONV, channels=40), dataclasses.replace(POINT, channels=40),
+        dataclasses.replace(POINT, channels=120, more=2),
+    ), 4),
+    "added": GraphDraw(24, 96, 32, (
+        POINT, dataclasses.replace(POINT, channels=16),
+        dataclasses.replace(POINT, channels=32, add="same", back=1),
+    ), 5),
+    "strided": GraphDraw(40, 96, 24, (
+        dataclasses.replace(CONV, channels=24, stride=2), dataclasses.replace(CONV, channels=64),
+        dataclasses.replace(POINT, channels=128),
+    ), 6),
+    "pairs": GraphDraw(14, 20, 64, (
+        dataclasses.replace(CONV, channels=64), dataclasses.replace(CONV, pairs=True),
+    ), 9),
+    "normalised": GraphDraw(20, 64, 24, (
+        dataclasses.replace(CONV, channels=48), dataclasses.replace(CONV, norm=True),
+        dataclasses.replace(POINT, channels=96),
+    ), 10),
+    "correlated": GraphDraw(40, 96, 20, (
+        dataclasses.replace(CONV, channels=20), dataclasses.replace(CONV, correlate=4),
+        dataclasses.replace(CONV, channels=64),
+    ), 9),
+}  # fmt: skip
+"""Layers that read as fast as they compute, beside what stores and second operands read: who has the port decides."""
+
+
+@pytest.mark.parametrize("name", PORT)
+def test_who_has_the_port(name: str) -> None:
+    rtl, model = measured_and_predicted(BASE, PORT[name], Dram())
+    close(rtl, model, relative=0.001, cycles=12)
+    gaps = [cmd["pixel_pitch"] > cmd["pixel_bytes"] for cmd in compiled(BASE, PORT[name])[1].commands
+            if cmd.opcode is Opcode.STORE]  # fmt: skip
+    assert any(gaps) == ("parts" in name)
+
+
+@pytest.mark.parametrize("name", ["parts of pixels", "odd parts of pixels", "added"])
+def test_who_has_the_port_of_a_narrow_machine(name: str) -> None:
+    close(*measured_and_predicted(NARROW, PORT[name], Dram()), relative=0.002, cycles=12)
 
 
 STRIPS = GraphDraw(20, 500, 8, (CONV, CONV, dataclasses.replace(CONV, add="same"), CONV), 7)
@@ -101,9 +148,23 @@ def test_strips(halos: HaloMode, dram: Dram) -> None:
     st.builds(Dram, bytes_per_cycle=st.sampled_from([None, 4.0]), latency_cycles=st.sampled_from([20, 100])),
 )
 def test_random_graphs(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
-    """Frames of a few pixels are all start and end: a bound of a tenth, but every count exact."""
+    """Frames of a few pixels are all start and end, and a slow memory decides itself whom it serves first."""
+    try:
+        compiled(spec, draw)
+    except UnsupportedError:
+        if spec is BASE:
+            raise
+        reject()
     rtl, model = measured_and_predicted(spec, draw, dram)
-    assert abs(model.cycles - rtl.cycles) <= 0.1 * rtl.cycles + 60, (rtl, model)
+    assert abs(model.cycles - rtl.cycles) <= 0.05 * rtl.cycles + 30, (rtl, model)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(graph_draws(side=48, channels=70, layers=5, correlations=True, norms=True))
+def test_random_correlations_and_normalisations(draw: GraphDraw) -> None:
+    assume(not any(layer.correlate and layer.edge for layer in draw.layers))
+    rtl, model = measured_and_predicted(BASE, draw, Dram())
+    assert abs(model.cycles - rtl.cycles) <= 0.01 * rtl.cycles + 30, (rtl, model)
 
 
 SAMPLED = GraphDraw(20, 96, 11, (CONV, dataclasses.replace(CONV, warp=True, edge=True), CONV), 9)
@@ -125,7 +186,7 @@ def test_a_warp(spec: AccelSpec) -> None:
 
 @pytest.mark.parametrize(("spec", "channels", "reach"), [(NARROW, 6, 2), (BASE, 20, 4)], ids=["narrow", "base"])
 def test_a_correlation(spec: AccelSpec, channels: int, reach: int) -> None:
-    """Its window is short of segments, so that those which a STORE fetches meanwhile cost a little, unaccounted."""
+    """Its window is short of segments: each that a STORE fetches meanwhile costs a cycle."""
     layers = (dataclasses.replace(CONV, channels=channels), dataclasses.replace(CONV, correlate=reach))
     graph, program = compiled(spec, GraphDraw(40, 96, channels, layers, 9))
     assert any(cmd.opcode is Opcode.CORR for cmd in program.commands)
@@ -133,7 +194,7 @@ def test_a_correlation(spec: AccelSpec, channels: int, reach: int) -> None:
     for name in EXACT:
         assert getattr(model, name) == getattr(rtl, name), name
     assert model.busy_cycles == rtl.busy_cycles
-    assert 0.0 <= rtl.cycles - model.cycles <= 0.015 * rtl.cycles
+    close(rtl, model, relative=0.001 if spec is BASE else 0.0025, cycles=12)
 
 
 NORMALISED = GraphDraw(16, 160, 9, (CONV, dataclasses.replace(CONV, norm=True), CONV), 10)
