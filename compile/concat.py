@@ -1,13 +1,15 @@
 """Concatenations are never made: a layer that reads one reads its parts.
 
-A layer takes at most ``1 + isa.MORE_SOURCES`` parts. Whoever needs the whole tensor in one place (a pixel shuffle, an
-addition, the network's output, a layer with too many parts) gets it from a one-by-one convolution that copies.
+A layer takes at most ``1 + isa.MORE_SOURCES`` parts. Of a longer concatenation some neighbours are joined first, by a
+one-by-one convolution that copies; who reads them too, in a concatenation of its own, reads them joined. Whoever needs
+the whole tensor in one place (a pixel shuffle, an addition, the network's output) gets it so as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from codesign.compile.layers import Concat, Conv, Layer, Shuffle, Tensor
 from codesign.compile.ordering import copy_layer
@@ -15,39 +17,101 @@ from codesign.hw.isa import MORE_SOURCES
 
 MOST_PARTS = 1 + MORE_SOURCES
 
+Parts = tuple[str, ...]
+
 
 def fold_concats(
     layers: Sequence[Layer | Concat], tensors: dict[str, Tensor], results: Sequence[str]
 ) -> tuple[tuple[Layer, ...], dict[str, Tensor]]:
     """``layers`` without concatenations, and the tensors with those of the copies. ``results``: what must be whole."""
-    parts: dict[str, tuple[str, ...]] = {}
+    parts: dict[str, Parts] = {}
     for layer in layers:
         if isinstance(layer, Concat):
-            flat = tuple(part for name in layer.parts for part in parts.get(name, (name,)))
-            parts[layer.output] = flat
+            parts[layer.output] = tuple(part for name in layer.parts for part in parts.get(name, (name,)))
     whole = {name for name in results if name in parts}
     for layer in layers:
         if isinstance(layer, Shuffle) and layer.source in parts:
             whole.add(layer.source)
         elif isinstance(layer, Conv):
-            for name in layer.convolved:
-                if name in parts and (len(parts[name]) > MOST_PARTS or not layer.plain or layer.more):
-                    whole.add(name)
+            if not layer.plain or layer.more:
+                whole.update(name for name in layer.convolved if name in parts)
             if layer.add is not None and layer.add.other in parts:
                 whole.add(layer.add.other)
-    made: list[Layer] = []
+    read = [layer.source for layer in layers if isinstance(layer, Conv) and layer.source in parts]
     tensors = dict(tensors)
+    joins = _joins({name: parts[name] for name in read if name not in whole}, tensors)
+    made: list[Layer] = []
     for layer in layers:
         if isinstance(layer, Concat):
             if layer.output in whole:
                 made += _copies(layer, parts[layer.output], tensors)
         elif isinstance(layer, Conv) and layer.source in parts and layer.source not in whole:
-            first, *more = parts[layer.source]
-            weights = layer.weights[:, :, _channels(tensors[layer.source], [tensors[name] for name in (first, *more)])]
+            target = tensors[layer.source]
+            taken = parts[layer.source]
+            if len(taken) > MOST_PARTS:
+                taken = joins.read_as(taken, target.wide)
+                made += joins.missing(taken, target)
+            first, *more = taken
+            weights = layer.weights[:, :, _channels(target, [tensors[name] for name in taken])]
             made.append(dataclasses.replace(layer, source=first, more=tuple(more), weights=weights))
         else:
             made.append(layer)
     return tuple(made), tensors
+
+
+class _Joins:
+    """Neighbouring parts that are copied into one tensor, by their names and whether that is wide."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.names: dict[tuple[Parts, bool], str] = {}
+        self.made: set[str] = set()
+
+    def read_as(self, parts: Parts, wide: bool) -> Parts:
+        """``parts``, neighbours that are joined as one."""
+        for (joined, is_wide), name in self.names.items():
+            for at in range(len(parts) - len(joined) + 1):
+                if is_wide == wide and parts[at : at + len(joined)] == joined:
+                    parts = (*parts[:at], name, *parts[at + len(joined) :])
+                    break
+        return parts
+
+    def shorten(self, parts: Parts, target: Tensor, others: Sequence[Parts]) -> None:
+        """Join of ``parts`` what most of ``others`` have too, and then what has the fewest channels, until a layer can
+        read them."""
+        while len(parts := self.read_as(parts, target.wide)) > MOST_PARTS:
+            count = min(len(parts) - MOST_PARTS + 1, MOST_PARTS)
+            runs = [parts[at : at + count] for at in range(len(parts) - count + 1)]
+            shorter = [self.read_as(one, target.wide) for one in others]
+            run = min(runs, key=lambda run: (-sum(map(partial(_within, run), shorter)), self._values(run)))
+            name = f"{target.name}.joined{len(self.names) + 1}"
+            self.names[run, target.wide] = name
+            channels = self._values(run) * (1 + target.wide)
+            self.tensors[name] = dataclasses.replace(target, name=name, channels=channels)
+
+    def _values(self, parts: Parts) -> int:
+        return sum(self.tensors[name].channels // (1 + self.tensors[name].wide) for name in parts)
+
+    def missing(self, parts: Parts, target: Tensor) -> Iterator[Layer]:
+        """Layers that make the joins among ``parts`` which are not made yet."""
+        for (joined, _), name in self.names.items():
+            if name in parts and name not in self.made:
+                yield from self.missing(joined, target)
+                self.made.add(name)
+                yield _copy(name, joined, self.tensors[name], self.tensors)
+
+
+def _joins(read: Mapping[str, Parts], tensors: dict[str, Tensor]) -> _Joins:
+    """What is joined so that layers can read the concatenations ``read``: of the longest first, the others share it."""
+    joins = _Joins(tensors)
+    long = sorted((name for name in read if len(read[name]) > MOST_PARTS), key=lambda name: -len(read[name]))
+    for name in long:
+        joins.shorten(read[name], tensors[name], [read[other] for other in long])
+    return joins
+
+
+def _within(run: Parts, parts: Parts) -> bool:
+    return any(parts[at : at + len(run)] == run for at in range(len(parts) - len(run) + 1))
 
 
 def _channels(whole: Tensor, parts: Sequence[Tensor]) -> list[int]:

@@ -49,6 +49,22 @@ class Dense(nn.Module):
         return self.tail(torch.cat(parts, 1)) + x
 
 
+class Nested(nn.Module):
+    """PWC-Net's decoder: what is new stands before what was there, up to twelve parts, and all of it leaves as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stems = nn.ModuleList(nn.Conv2d(3, 2 + i, 1) for i in range(4))
+        self.layers = nn.ModuleList(nn.Conv2d(14 + 3 * i, 3, 3, padding=1) for i in range(8))
+        self.tails = nn.ModuleList(nn.Conv2d(38, 2, 1) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.cat([stem(x) for stem in self.stems], 1)
+        for layer in self.layers:
+            y = torch.cat((torch.relu(layer(y)), y), 1)
+        return self.tails[0](y) - self.tails[1](y)
+
+
 class Distant(nn.Module):
     """Taps as far apart as a window allows, 63 rows, and as PWC-Net's context has them: 33."""
 
@@ -62,7 +78,7 @@ class Distant(nn.Module):
 
 
 @pytest.mark.parametrize("size", [(24, 18), (90, 10)], ids=["24x18", "90x10"])
-@pytest.mark.parametrize("module", [Unshuffle, WideResidual, Dense, Distant])
+@pytest.mark.parametrize("module", [Unshuffle, WideResidual, Dense, Nested, Distant])
 def test_structures(module: type[nn.Module], size: tuple[int, int]) -> None:
     torch.manual_seed(1)
     compiled = compile_source(find(module()), "tiny", size=size)
@@ -80,3 +96,13 @@ def test_a_wide_residual_copies_its_operand() -> None:
     names = [layer.output for layer in region.plan.graph.layers]
     assert any(".operand." in name for name in names)
     assert sum(name == "add" or name.startswith("wide") for name in names) > 1
+
+
+def test_concatenations_share_what_is_joined() -> None:
+    """Of four to twelve parts, each with all of those before it: each value is copied at most twice."""
+    torch.manual_seed(1)
+    compiled = compile_source(find(Nested()), "base", size=(24, 18))
+    (region,) = compiled.network.regions
+    copies = [layer for layer in region.plan.graph.layers if ".joined" in layer.output]
+    assert 1 <= len(copies) <= 3
+    assert sum(layer.channels for layer in copies) <= 2 * 38
