@@ -31,6 +31,10 @@ Peaks = NDArray[np.float64]
 LEAST_FACTOR = 2.0
 """Next to a cost volume, a factor of less is not worth its layer: a bit is what there is to gain."""
 
+SETTLED_POWER = 4
+"""Ranges so many bits apart, or fewer, are brought to one: weights keep enough of theirs, and a trained network minds
+noise on an operand more than as much error of its weights, which moves with the picture (SpyNet: measured)."""
+
 ALIGNED = ".aligned"
 """Ends the names of the scales that are put in."""
 
@@ -174,7 +178,8 @@ def _readings(graph: Graph, group: Group, bearers: Collection[str], seen: Mappin
 
 
 def _least_error(group: Group, readings: list[_Reading], seen: Mapping[str, ChannelRange]) -> dict[str, float]:
-    """By operand, the power of two that gives the readers least error; none more than brings it to the largest range.
+    """By operand, the power of two that gives the readers least error: none more than brings it to the largest range,
+    and that one where it is :data:`SETTLED_POWER` bits at most.
 
     The error is convex in the factors' logarithms (a geometric programme), so one factor after another is settled until
     none changes.
@@ -182,10 +187,11 @@ def _least_error(group: Group, readings: list[_Reading], seen: Mapping[str, Chan
     low = np.array([min(float(seen[name].low.min()), 0.0) for name in group.operands])
     high = np.array([max(float(seen[name].high.max()), 0.0) for name in group.operands])
     ranges = np.maximum(-low, high)
-    factors = np.ones(len(ranges))
     if not readings or not ranges.any():
-        return dict(zip(group.operands, factors.tolist(), strict=True))
-    most = np.where(ranges > 0, np.rint(np.log2(ranges.max() / np.where(ranges > 0, ranges, 1.0))), 0.0)
+        return dict.fromkeys(group.operands, 1.0)
+    most = np.where(ranges > 0, np.floor(np.log2(ranges.max() / np.where(ranges > 0, ranges, 1.0))), 0.0).astype(int)
+    first = np.minimum(most, SETTLED_POWER)
+    factors = 2.0**first
 
     def error(at: int, factor: float) -> float:
         tried = factors.copy()
@@ -196,9 +202,9 @@ def _least_error(group: Group, readings: list[_Reading], seen: Mapping[str, Chan
     changed = True
     while changed:
         changed = False
-        for at, limit in enumerate(most):
-            errors = [error(at, 2.0**power) for power in range(int(limit) + 1)]
-            least = 2.0 ** int(np.argmin(errors))
+        for at, (low_power, high_power) in enumerate(zip(first.tolist(), most.tolist(), strict=True)):
+            errors = [error(at, 2.0**power) for power in range(low_power, high_power + 1)]
+            least = 2.0 ** (low_power + int(np.argmin(errors)))
             if least != factors[at]:
                 factors[at], changed = least, True
     return dict(zip(group.operands, factors.tolist(), strict=True))
