@@ -73,15 +73,7 @@ class Observation:
         return Observation(self.low * factor, self.high * factor, self.sample * np.float32(factor))
 
 
-@dataclass(frozen=True)
-class Observed:
-    """What tensors take on calibration images, by name: their values, and the mean of each channel."""
-
-    values: dict[str, Observation]
-    means: dict[str, NDArray[np.float64]]  # [C], of tensors NCHW
-
-
-def observe(graph: Graph, images: Sequence[Floats], names: Collection[str]) -> Observed:
+def observe(graph: Graph, images: Sequence[Floats], names: Collection[str]) -> dict[str, Observation]:
     """Run ``graph`` (float) on ``images`` and observe the tensors ``names``.
 
     ``images``: float32[1, C, H, W] each, of any size when the graph allows it. A recurrent network sees them one after
@@ -90,7 +82,6 @@ def observe(graph: Graph, images: Sequence[Floats], names: Collection[str]) -> O
     """
     check_images(graph, images)
     seen: dict[str, Observation] = {}
-    means: dict[str, list[NDArray[np.float64]]] = {}
     states: dict[str, torch.Tensor] = {}
 
     def remembered(node: Node, _: list[torch.Tensor]) -> torch.Tensor | None:
@@ -105,10 +96,8 @@ def observe(graph: Graph, images: Sequence[Floats], names: Collection[str]) -> O
                 if name in names and counts:
                     found = _observation(value.numpy(), name)
                     seen[name] = seen[name].joined(found) if name in seen else found
-                    if value.dim() == 4:
-                        means.setdefault(name, []).append(value.mean((0, 2, 3), dtype=torch.float64).numpy())
             states = left
-    return Observed(seen, {name: np.mean(each, axis=0) for name, each in means.items()})
+    return seen
 
 
 def check_images(graph: Graph, images: Sequence[Floats]) -> None:

@@ -58,13 +58,11 @@ def insert(
     chosen: Mapping[str, QuantParams],
     weights: Mapping[str, tuple[Array, Array]] = MappingProxyType({}),
     wide_weights: Container[str] = (),
-    means: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
 ) -> Graph:
     """``graph`` with its units between dequantise and quantise, ``chosen`` giving each stored tensor's parameters.
 
     ``weights`` gives int8 codes and scales of convolutions, by name, that are settled already; ``wide_weights`` names
-    the convolutions whose weights have 16 bits. ``means``: of the channels of what convolutions read, where known, so
-    that biases make up for what rounded weights add on average.
+    the convolutions whose weights have 16 bits.
     """
     editor = Editor(graph)
     kinds = {unit.name: unit for unit in parts}
@@ -99,9 +97,8 @@ def insert(
             source = head.inputs[0]
             read = chosen[wide_codes(source)] if source in wide else chosen[source]
             kernel = _kernel(
-                graph, unit, read, weights.get(head.name), means.get(source), wide_source=source in wide,
-                wide=head.name in wide_weights,
-            )  # fmt: skip
+                graph, unit, read, weights.get(head.name), wide_source=source in wide, wide=head.name in wide_weights
+            )
             _keep_convolution(editor, unit, opened(source, all_bits=True), kernel)
         else:
             result_wide = wide_codes(unit.name) in chosen and widenable(unit)
@@ -153,7 +150,6 @@ def _kernel(
     unit: Unit,
     source: QuantParams,
     settled: tuple[Array, Array] | None = None,
-    means: NDArray[np.float64] | None = None,
     *,
     wide_source: bool = False,
     wide: bool = False,
@@ -161,8 +157,6 @@ def _kernel(
     """The weights of ``unit`` for a source of ``source``: ``wide_source`` of 16 bits, ``wide`` in 16 bits.
 
     Where sums of 16-bit activations would leave 32 bits, the weights have 16 as well: their unit is 256 times as large.
-    The bias makes up for what rounded weights add to the mean of the sums, given the ``means`` of the source's channels
-    (Nagel et al. 2019, arXiv:1906.04721, section 4.2): after a ReLU they are no noise that averages out.
     """
     head = unit.head
     weight = graph.constants.get(head.inputs[1])
@@ -185,32 +179,9 @@ def _kernel(
         if wide_source:
             source = QuantParams(256.0 * source.scale, 0)
         codes, scales = quantised_wide_weight(weight, axis, source, bias, wide_source=wide_source)
-        unit_, most = source.scale, MAX_WIDE_BIAS
-    integers: Array | None = None
-    if bias is not None:
-        steps = bias_scale(unit_, scales, len(bias))
-        integers = np.rint(bias.astype(np.float64) / steps)
-        if means is not None and settled is None and head.attributes["groups"] == 1:
-            rounded = np.moveaxis(codes, axis, 0) * scales.astype(np.float64).reshape(-1, 1, 1, 1)
-            added = np.einsum("oiyx,i,yx->o", rounded - np.moveaxis(weight, axis, 0), means, _tap_shares(graph, head))
-            integers = np.clip(np.rint((bias - added) / steps), -most, most)
+        unit_ = source.scale
+    integers = None if bias is None else np.rint(bias.astype(np.float64) / bias_scale(unit_, scales, len(bias)))
     return Kernel(codes, scales, integers, unit_)
-
-
-def _tap_shares(graph: Graph, head: Node) -> NDArray[np.float64]:
-    """How often an output of a convolution reads each tap, ``[kh, kw]``: at borders padding instead, which is zero.
-
-    A transposed one reads them by turns.
-    """
-    attributes = head.attributes
-    kernel, source, result = (graph.shape_of(name)[2:] for name in (head.inputs[1], head.inputs[0], head.name))
-    (moves, stays) = (result, source) if head.op == "nn.conv2d" else (source, result)
-    by_axis = []
-    for axis in range(2):
-        step, dilation, before = (attributes[key][axis] for key in ("strides", "dilation", "padding"))
-        place = np.add.outer(np.arange(moves[axis]) * step, np.arange(kernel[axis]) * dilation) - before
-        by_axis.append(((place >= 0) & (place < stays[axis])).sum(axis=0) / result[axis])
-    return np.outer(*by_axis)
 
 
 def _keep_convolution(editor: Editor, unit: Unit, source: str, kernel: Kernel) -> None:

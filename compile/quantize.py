@@ -90,7 +90,6 @@ class Calibrated:
     parts: tuple[Unit, ...]
     stored: frozenset[str]
     observations: Mapping[str, Observation] = field(repr=False)
-    means: Mapping[str, NDArray[np.float64]] = field(repr=False)  # [C], of each channel
     method: Method
     percentile: float
     input_params: QuantParams | None
@@ -116,8 +115,7 @@ class Calibrated:
         scales = wide_scales(self.graph, self.parts, wide, self.observations)
         chosen = _chosen(self, widths.tensors, scales)
         chosen |= {wide_codes(name): params for name, params in scales.items() if name in wide}
-        result = insert(self.graph, self.parts, chosen, wide_weights=widths.weights, means=self.means)
-        return result, chosen
+        return insert(self.graph, self.parts, chosen, wide_weights=widths.weights), chosen
 
     def quantised(self, widths: Widths | None = None) -> Quantised:
         """The network in ``widths`` (by default :attr:`least`)."""
@@ -209,10 +207,8 @@ def calibrate(
         graph = aligned(equalised(graph, ranges), ranges, flowing)
         parts = units(graph)
     stored = frozenset({graph.input, *(unit.name for unit in parts)} - float_only(graph, parts))
-    seen = observe(graph, calibration, stored | flows(parts))
-    return Calibrated(
-        graph, parts, stored, seen.values, seen.means, method, percentile, input_params, output_params
-    )  # fmt: skip
+    observations = observe(graph, calibration, stored | flows(parts))
+    return Calibrated(graph, parts, stored, observations, method, percentile, input_params, output_params)
 
 
 def read_canonical(module: tvm.IRModule) -> Graph:

@@ -89,7 +89,7 @@ def _rounding(value: Tensor, params: QuantParams) -> Tensor:
 def _weight_error(
     graph: Graph, unit: Unit, params: Mapping[str, QuantParams], values: Mapping[str, Tensor], x: Tensor
 ) -> Tensor:
-    """What the 8-bit weights of ``unit`` add to its sums; a bias makes up for its mean."""
+    """What the 8-bit weights of ``unit`` add to its sums."""
     head, source = unit.head, unit.head.inputs[0]
     weight, axis = graph.constants[head.inputs[1]], weight_axis(head)
     codes, scales = quantised_weight(weight, axis, params[source].scale, None)
@@ -97,6 +97,4 @@ def _weight_error(
     shape[axis] = -1
     error = codes * scales.reshape(shape) - weight
     read = values[source].detach() if source in values else x
-    added = apply(head, [read, torch.from_numpy(error.astype(np.float32))])
-    biased = len(unit.nodes) > 1 and unit.nodes[1].op == "add"
-    return added - added.mean((2, 3), keepdim=True) if biased else added
+    return apply(head, [read, torch.from_numpy(error.astype(np.float32))])
