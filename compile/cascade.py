@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from codesign.compile.cost import Cost, estimate
+from codesign.compile.cost import Cost, estimate, look_up_pace
 from codesign.compile.layers import Conv, Layer, LayerGraph, Shuffle, Weights, sources
 from codesign.compile.mapping import Mapping, Mappings, map_correlation, map_pixels, sampled
 from codesign.compile.norms import count_sources
@@ -30,6 +30,7 @@ from codesign.compile.schedule import OPERAND, Reading, RowSchedule, schedule_ro
 from codesign.compile.slices import fold_slices
 from codesign.compile.strips import Leaving, divide_columns, kept_tensors
 from codesign.compile.subpixel import fold_shuffles
+from codesign.compile.window_layout import lay_out_windows
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.spec import AccelSpec
 
@@ -87,7 +88,7 @@ def make_plan(
 
 def rewritings(spec: AccelSpec, graph: LayerGraph) -> list[LayerGraph]:
     """``graph`` and what else computes the same, with the windows of ``spec``."""
-    graph = widen_windows(spec, count_sources(graph))
+    graph = lay_out_windows(spec, widen_windows(spec, count_sources(graph)))
     sliced = fold_slices(graph)
     found = [graph] if sliced is graph else [graph, sliced]
     for one in tuple(found):
@@ -302,7 +303,9 @@ class Planner:
                 yield layer.weights.shape, layer.stride, layer.pad_top, layer.pad_left, self._is_slice(layer)
                 yield layer.first_channel, None if layer.table is None else layer.table.tobytes()
                 yield layer.edge, layer.warp, layer.resize, layer.correlates, layer.weights.dtype.itemsize
-                yield layer.weights_from is None, layer.norm
+                yield layer.weights_from is None, layer.norm, layer.windows
+                if layer.volume is not None:
+                    yield number(layer.volume)
                 if layer.add is not None:
                     yield number(layer.add.other), layer.add.broadcast
                 mapping = self.mapping(index, Conversion())
@@ -367,6 +370,7 @@ class Planner:
                 if isinstance(layer := self.graph.layers[index], Conv)
             )
             or self._normalises_its_own(first, end)
+            or self._looks_up_its_own(first, end)
             or end - first > MAX_LAYERS
         )
 
@@ -404,6 +408,8 @@ class Planner:
             return "pixels that are weights are loaded by themselves"
         if any(isinstance(layer, Conv) and layer.warp is not None and layer.source in made for layer in inside):
             return "a warp gathers from memory what is not on chip"
+        if self._looks_up_its_own(first, end):
+            return "a look-up reads maps that are whole in memory"
         if self._normalises_its_own(first, end):
             return "a normalisation needs the sums of the whole frame"
         if len({max(graph.tensors[name].height for name in part) for part in _parts(inside)}) > 1:
@@ -527,6 +533,11 @@ class Planner:
         made = {layer.output for layer in layers}
         return any(layer.norm is not None and layer.source in made for layer in layers)
 
+    def _looks_up_its_own(self, first: int, end: int) -> bool:
+        """Whether some layer of [first, end) looks up what another of them makes."""
+        layers = [layer for layer in self.graph.layers[first:end] if isinstance(layer, Conv)]
+        return not {layer.output for layer in layers}.isdisjoint(layer.volume for layer in layers)
+
     def _is_slice(self, layer: Conv) -> bool:
         return layer.channels != self.graph.tensors[layer.output].channels
 
@@ -578,7 +589,11 @@ class Planner:
         return ConvPlan(
             layer=layer,
             mapping=mapping,
-            group_cycles=self._mappings.group_cycles(mapping, add=layer.add is not None),
+            group_cycles=(
+                self._mappings.group_cycles(mapping, add=layer.add is not None)
+                if layer.windows is None
+                else round(self.spec.pixel_lanes * look_up_pace(self.spec, self.graph, layer).cycles)
+            ),
             delay=rows.conv_delay[index],
             repeat=rows.conv_repeat[index],
             frees=tuple(rows.freeing[name] == Reading(index, k) for k, name in enumerate(layer.convolved)),

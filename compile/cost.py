@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codesign.compile.layers import LayerGraph
+from codesign.compile.layers import Conv, LayerGraph
 from codesign.compile.plan import Cascade
 from codesign.hw import normalise
 from codesign.hw.isa import NORM_BYTES
+from codesign.hw.look_up_timing import Lookup, Pace, pace_of
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, AccelSpec
 
 LATENCY_CYCLES = 100
@@ -128,6 +129,8 @@ def demand(spec: AccelSpec, graph: LayerGraph, cascade: Cascade) -> Demand:
             write += rows * width * mapping.output_words
             if layer.add is not None:
                 read += rows * width * mapping.output_words
+            if layer.windows is not None:
+                moved += round(rows * width * look_up_pace(spec, graph, layer).beats) * spec.bus_bytes
         for buffer in cascade.buffers:
             if not buffer.loaded:
                 continue
@@ -170,6 +173,15 @@ def demand(spec: AccelSpec, graph: LayerGraph, cascade: Cascade) -> Demand:
         values=write * spec.ci_lanes,
         commands=commands,
     )
+
+
+def look_up_pace(spec: AccelSpec, graph: LayerGraph, layer: Conv) -> Pace:
+    """What the windows of a layer that looks them up take."""
+    windows, frame = layer.windows, graph.tensors[layer.output]
+    assert windows is not None
+    maps = windows.map_height, windows.map_width
+    lookup = Lookup(windows.radius, windows.level, *maps, frame.height, frame.width)
+    return pace_of(spec, lookup, LATENCY_CYCLES)
 
 
 def _weight_bytes(spec: AccelSpec, cascade: Cascade) -> int:

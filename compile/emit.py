@@ -27,7 +27,7 @@ def emit(plan: Plan) -> Program:
     """
     for layer in plan.graph.layers:
         if isinstance(layer, Conv) and layer.plain:
-            check_accumulator(layer, plan.graph.tensors[layer.source].zero_point)
+            check_accumulator(layer, plan.graph.tensors[layer.sees].zero_point)
     program = _Emitter(plan).program()
     program.verify()
     return program
@@ -126,7 +126,7 @@ class _Emitter:
     def _parameters(self, plan: ConvPlan) -> bytes:
         layer, count = plan.layer, plan.mapping.output_words * self.spec.ci_lanes
         record = np.zeros(count, np.dtype([("bias", "<i4"), ("m", "<i4"), ("n", "<i4"), ("shift", "<u4")]))
-        record["bias"][: layer.channels] = folded_bias(layer, self.graph.tensors[layer.source].zero_point)
+        record["bias"][: layer.channels] = folded_bias(layer, self.graph.tensors[layer.sees].zero_point)
         record["m"][: layer.channels] = layer.multiplier
         record["n"][: layer.channels] = layer.negative_multiplier
         record["shift"][: layer.channels] = layer.shift
@@ -373,6 +373,8 @@ class _Emitter:
                 cmd = self._warp(plan, cmd, strip, offsets)
             elif plan.layer.resize is not None:
                 cmd = self._resize(plan, cmd, strip)
+            elif plan.layer.windows is not None:
+                cmd = self._look_up(plan, cmd, strip, offsets)
             convs.append([cmd] * plan.repeat)
             steps += len(plan.mapping.steps)
             fills += len(plan.mapping.fills)
@@ -491,6 +493,25 @@ class _Emitter:
         }
         return command(Opcode.RESIZE, **fields)
 
+    def _look_up(self, plan: ConvPlan, conv: Command, strip: Strip, offsets: dict[str, int]) -> Command:
+        """The command for a row that is looked up in maps that lie in memory."""
+        windows, volume = plan.layer.windows, self.graph.tensors[plan.layer.sees]
+        assert windows is not None
+        first = strip.computed[plan.layer.output]
+        shared = {field.name for field in FIELDS[Opcode.LOOKUP]} & {field.name for field in FIELDS[Opcode.CONV]}
+        fields = {name: conv[name] for name in shared} | {
+            "map_width": windows.map_width,
+            "map_height": windows.map_height,
+            "x_first": first,
+            "radius": windows.radius,
+            "level": windows.level,
+            "fraction_bits": windows.fraction_bits,
+            "map_zero_point": volume.zero_point,
+            "address": offsets[volume.name] + first * windows.map_bytes,
+            "row_stride": volume.width * windows.map_bytes,
+        }
+        return command(Opcode.LOOKUP, **fields)
+
 
 def _groups(spec: AccelSpec, tensor: Tensor) -> int:
     return -(-tensor.channels // spec.ci_lanes)
@@ -508,7 +529,7 @@ def _label(cascade: Cascade, cmd: Command) -> str:
             return cascade.buffers[cmd["id"]].tensor
         case Opcode.LOAD | Opcode.STORE:
             return cascade.buffers[cmd["buffer"]].tensor
-        case Opcode.CONV | Opcode.CORR | Opcode.WARP | Opcode.RESIZE:
+        case Opcode.CONV | Opcode.CORR | Opcode.WARP | Opcode.RESIZE | Opcode.LOOKUP:
             made = cascade.buffers[cmd["destination"]].tensor
             return next(plan.layer.name for plan in cascade.convs if plan.layer.output == made)
         case Opcode.LOADW:

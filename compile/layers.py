@@ -63,6 +63,25 @@ class Warp:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """A layer that looks up a window of a map of every pixel's own, around its place plus the source's flow.
+
+    The flow is in ``2**-fraction_bits`` pixels of the frame; maps have ``2**level`` times fewer pixels than the frame.
+    Channels are the ``2 radius + 1`` rows and columns, columns slower. Weights weigh nothing.
+    """
+
+    radius: int
+    level: int
+    fraction_bits: int
+    map_height: int
+    map_width: int
+
+    @property
+    def map_bytes(self) -> int:
+        return self.map_height * self.map_width
+
+
+@dataclass(frozen=True)
 class Resize:
     """A layer that samples its source at steps that make it ``factor`` times as large, corners on corners.
 
@@ -107,6 +126,8 @@ class Conv:
     """The source is normalised: its sums decide bias, multipliers and shift. Weights: ``normalise.UNIT_WEIGHT``."""
     resize: Resize | None = None
 
+    windows: Windows | None = None
+    volume: str | None = None  # where there are windows, the tensor whose channels are every pixel's map
     weights_from: str | None = None  # the tensor whose pixels are the weights, one for each output channel
 
     @property
@@ -116,8 +137,13 @@ class Conv:
 
     @property
     def sampled(self) -> bool:
-        """Whether the sampler computes it, and not the array."""
-        return self.warp is not None or self.resize is not None
+        """Whether it is computed beside the array, of samples."""
+        return self.warp is not None or self.resize is not None or self.windows is not None
+
+    @property
+    def sees(self) -> str:
+        """The tensor whose values are convolved or sampled."""
+        return self.source if self.volume is None else self.volume
 
     @property
     def enlarges(self) -> int:
@@ -211,5 +237,5 @@ def sources(layer: Layer) -> tuple[str, ...]:
 
 def reads(layer: Layer) -> tuple[str, ...]:
     """All tensors a layer needs."""
-    whole = layer.weights_from if isinstance(layer, Conv) else None
-    return sources(layer) if whole is None else (*sources(layer), whole)
+    whole = (layer.weights_from, layer.volume) if isinstance(layer, Conv) else ()
+    return (*sources(layer), *(name for name in whole if name is not None))

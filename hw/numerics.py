@@ -150,6 +150,18 @@ def sample_places(flow: NDArray[np.int16], fraction_bits: int) -> tuple[IntArray
     return places >> FLOW_FRACTION_BITS, places & ((1 << FLOW_FRACTION_BITS) - 1)
 
 
+def window_places(own: AnyInts, flow: NDArray[np.int16], fraction_bits: int, level: int) -> tuple[IntArray, IntArray]:
+    """Where the middle of a window lies, a flow away from its ``own`` place, among ``2**level`` times fewer pixels.
+
+    Whole pixels, and the share of the pixel behind in 1/256: the nearest 1/256, halves up.
+    """
+    places = (np.asarray(own, np.int64) << FLOW_FRACTION_BITS) + (
+        flow.astype(np.int64) << (FLOW_FRACTION_BITS - fraction_bits)
+    )
+    places = places + (1 << level >> 1) >> level
+    return places >> FLOW_FRACTION_BITS, places & ((1 << FLOW_FRACTION_BITS) - 1)
+
+
 STEP_BITS = 32
 """Fraction bits of a resize's step. What the step is rounded by moves no pixel of a frame by 1/512 of a pixel."""
 

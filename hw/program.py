@@ -16,7 +16,9 @@ from codesign.hw.errors import InputError, ProgramError, SpecError
 from codesign.hw.files import write_bytes
 from codesign.hw.isa import (
     COMPUTE,
+    MAX_LEVEL,
     MAX_LOOP_DEPTH,
+    MAX_MAP_BYTES,
     MORE_SOURCES,
     RESIZE_ROWS,
     ROWS,
@@ -29,6 +31,7 @@ from codesign.hw.isa import (
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
 from codesign.hw.statistics import Statistics
 from codesign.hw.tokens import Buffer, Tokens
+from codesign.hw.windows import MAX_RADIUS, window_words
 
 _MAGIC = b"SCANLINE\x01"
 
@@ -240,6 +243,8 @@ def _verify(program: Program) -> None:
                         _check_resize(spec, tokens, cmd)
                     elif cmd.opcode is Opcode.WARP:
                         _check_warp(program, tokens, cmd)
+                    elif cmd.opcode is Opcode.LOOKUP:
+                        _check_look_up(program, tokens, cmd)
                     else:
                         _check_conv(spec, tokens, cmd)
                     sound.add(index)
@@ -353,6 +358,28 @@ def _check_warp(program: Program, tokens: Tokens, cmd: Command) -> None:
     pixels = (source.height - 1) * cmd["row_stride"] + (cmd["frame_width"] - 1) * cmd["pixel_pitch"]
     if cmd["channels"] == 0 or cmd["address"] + pixels + cmd["channels"] > program.memory_bytes:
         raise ProgramError("samples are read outside the program's memory")
+
+
+def _check_look_up(program: Program, tokens: Tokens, cmd: Command) -> None:
+    source, destination = tokens.buffer(cmd["source"]), tokens.buffer(cmd["destination"])
+    width, map_bytes = destination.computed_width, cmd["map_width"] * cmd["map_height"]
+    if not program.spec.look_up_beats:
+        raise ProgramError("the machine has no look-ups")
+    if cmd["add_enable"] or cmd["more_sources"] or (cmd["stride_rows"], cmd["x_stride"]) != (1, 1):
+        raise ProgramError("a looked-up row has one source, the flow, no second operand and no stride")
+    if (cmd["kernel_rows"], cmd["pad_rows"]) != (1, 0) or source.height < destination.height:
+        raise ProgramError("a looked-up row needs the flow's row, and no other")
+    if not 1 <= cmd["radius"] <= MAX_RADIUS or cmd["words"] != window_words(program.spec, cmd["radius"]):
+        raise ProgramError(f"a window of radius {cmd['radius']} has not {cmd['words']} words")
+    if cmd["fraction_bits"] > numerics.FLOW_FRACTION_BITS or cmd["level"] > MAX_LEVEL:
+        raise ProgramError(f"{cmd['fraction_bits']} fraction bits on level {cmd['level']} are not the machine's")
+    if cmd["x_offset"] < 0 or cmd["x_offset"] + width > source.width:
+        raise ProgramError("the flow has not the columns that are looked up")
+    if not 1 <= map_bytes <= MAX_MAP_BYTES:
+        raise ProgramError(f"maps of {map_bytes} bytes, of 1 to {MAX_MAP_BYTES}")
+    last = cmd["address"] + (destination.height - 1) * cmd["row_stride"] + width * map_bytes
+    if cmd["address"] < 0 or cmd["row_stride"] < 0 or last > program.memory_bytes:
+        raise ProgramError("maps lie outside the program's memory")
 
 
 def _check_resize(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:

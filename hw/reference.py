@@ -19,6 +19,7 @@ from codesign.hw.program import Program, TensorSlot
 from codesign.hw.spec import FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, TABLE_BYTES
 from codesign.hw.taps import Kernel, Products, Taps, decode_kernel, decode_products
 from codesign.hw.tokens import Buffer, ConvRow, Tokens
+from codesign.hw.windows import bands
 
 Int8 = NDArray[np.int8]
 
@@ -57,6 +58,9 @@ class _Machine:
         elif cmd.opcode is Opcode.WARP:
             if (warp_row := self.tokens.conv(cmd)) is not None:
                 self._warp(cmd, warp_row)
+        elif cmd.opcode is Opcode.LOOKUP:
+            if (looked_up_row := self.tokens.conv(cmd)) is not None:
+                self._look_up(cmd, looked_up_row)
         elif cmd.opcode is Opcode.RESIZE:
             if (resized_row := self.tokens.conv(cmd)) is not None:
                 self._resize(cmd, resized_row)
@@ -199,6 +203,27 @@ class _Machine:
         if cmd["flow"]:  # the sample of 256 high + low is that of its parts
             psum[:, :4] = np.tile(256 * psum[:, :2] + psum[:, 2:4], 2)
         self._write(cmd, at.y, self._requantised(cmd, psum))
+
+    def _look_up(self, cmd: Command, at: ConvRow) -> None:
+        flows, width = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"]).computed_width
+        flow = numerics.from_byte_planes(self.data[cmd["source"]][at.y % flows.rows][cmd["x_offset"] :][:width, :4])
+        own, scaled = np.arange(width), (cmd["fraction_bits"], cmd["level"])
+        x, share_x = numerics.window_places(own + cmd["x_first"], flow[:, 0], *scaled)
+        y, share_y = numerics.window_places(np.full(width, at.y), flow[:, 1], *scaled)
+        reach = np.arange(-cmd["radius"], cmd["radius"] + 2)
+        rows, columns = (y[:, None] + reach)[:, :, None], (x[:, None] + reach)[:, None]
+        inside = (rows >= 0) & (rows < cmd["map_height"]) & (columns >= 0) & (columns < cmd["map_width"])
+        maps = cmd["address"] + at.y * cmd["row_stride"] + own * (cmd["map_height"] * cmd["map_width"])
+        places = maps[:, None, None] + rows * cmd["map_width"] + columns
+        found = np.full(inside.shape, cmd["map_zero_point"], np.int8)
+        found[inside] = self.memory[places[inside]].view(np.int8)
+        psums = []
+        for band in bands(self.spec, cmd["radius"]):
+            seen = np.full((width, len(reach), band.words * self.spec.ci_lanes + 1), cmd["map_zero_point"], np.int8)
+            seen[:, :, : band.columns + 1] = found[:, :, band.first : band.first + band.columns + 1]
+            crossed = numerics.interpolate(seen[:, :, :-1], seen[:, :, 1:], share_x[:, None, None])
+            psums.append(numerics.interpolate(crossed[:, :-1], crossed[:, 1:], share_y[:, None, None]))
+        self._write(cmd, at.y, self._requantised(cmd, np.concatenate([one.reshape(width, -1) for one in psums], 1)))
 
     def _pixels(self, cmd: Command, at: ConvRow, source: Buffer, y: NDArray[np.int64], x: NDArray[np.int64]) -> Int8:
         """Pixels (y, x) of a WARP's frame, ``int8[n, C]``: from the window on chip, else from memory."""

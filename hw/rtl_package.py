@@ -76,6 +76,10 @@ def render_package(spec: AccelSpec) -> str:
         ("CommandBits", 8 * COMMAND_BYTES),
         ("TableBytes", TABLE_BYTES),
         ("LoopDepth", isa.MAX_LOOP_DEPTH),
+        ("ReadsInFlight", spec.reads_in_flight),
+        ("LookUpBeats", max(2, spec.look_up_beats)),
+        ("LookUpLanes", spec.look_up_lanes),
+        ("LookUpRowWords", spec.look_up_row_words),
         ("Sources", 1 + isa.MORE_SOURCES),
         ("Counters", len(isa.COUNTER_NAMES)),
         ("CountersBase", isa.COUNTERS_BASE),
@@ -87,6 +91,7 @@ def render_package(spec: AccelSpec) -> str:
     ]
     lines += [f"  localparam int unsigned {name} = {value};" for name, value in constants]
     lines.append(f"  localparam bit Sampler = 1'b{int(spec.warp_reach > 0)};")
+    lines.append(f"  localparam bit LookUps = 1'b{int(spec.look_up_beats > 0)};")
     lines.append(f"  localparam bit Correlator = 1'b{spec.correlator};")
     lines.append(f"  localparam bit Statistics = 1'b{int(spec.statistic_channels > 0)};")
     lines.append("")

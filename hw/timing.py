@@ -18,6 +18,7 @@ from codesign.hw.conv_timing import ConvShape, ConvShapes
 from codesign.hw.counters import STALL_CAUSES, Counters, LayerCounters
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import COMPUTE, ROWS, SAMPLED, Command, Opcode, WeightKind
+from codesign.hw.look_up_timing import Lookup, looked_up_row, pace_of
 from codesign.hw.loop_timing import Body, every_command
 from codesign.hw.program import Program
 from codesign.hw.row_timing import Before, Stretch
@@ -522,7 +523,10 @@ class _Model:
         width, words = destination.computed_width, cmd["words"]
         start = max(ready + 1, self.array + SETTLE)
         self._idle(self.array, start + 1, checked, waits, ready)
-        row = sampled_row(spec, width, words, start, self.drain, flow=cmd.opcode is Opcode.WARP)
+        if cmd.opcode is Opcode.LOOKUP:
+            row = self._looked_up(cmd, destination, start)
+        else:
+            row = sampled_row(spec, width, words, start, self.drain, flow=cmd.opcode is Opcode.WARP)
         self.fetching = [span for span in self.fetching if span.end > start]
         lost = sum(lost_to_store(row, span) for span in self.fetching)
         now, self.drain = row.end + lost, row.drain + lost
@@ -533,8 +537,18 @@ class _Model:
         self.begun.append(start)
         self.array, self.front = now + 1, now + FINISH
         self.chunks_since_load += -(-width // spec.pixel_lanes) * words * (spec.pixel_lanes // spec.requantise_pixels)
-        read = warped_words(width, words) if cmd.opcode is Opcode.WARP else resized_words(cmd, source, width)
+        read = width
+        if cmd.opcode is not Opcode.LOOKUP:
+            read = warped_words(width, words) if cmd.opcode is Opcode.WARP else resized_words(cmd, source, width)
         self._finish_row(what, at, source, destination, read, now)
+
+    def _looked_up(self, cmd: Command, destination: Buffer, start: float) -> SampledRow:
+        """A row of windows, as if no pixel moved; what it reads of memory takes no others' bandwidth."""
+        spec, width = self.spec, destination.computed_width
+        pace = pace_of(spec, Lookup.of(cmd, destination), self.memory.latency_cycles, self.bus.cycles_per_beat)
+        self._count("gather_bytes", round(width * pace.beats) * spec.bus_bytes)
+        self._count("gathered_reads", round(width * pace.rows))
+        return looked_up_row(spec, cmd["radius"], width, pace, start, self.drain)
 
     def _waits(self, row: _Row, at: ConvRow, destination: Buffer) -> list[tuple[float, str]]:
         """What the row waits for, in the order in which the front looks: when it is there, and whose it is."""
@@ -700,6 +714,8 @@ def _predict(program: Program, memory: Memory | None, patient: bool) -> tuple[Co
         dram_weight_read_bytes=events["weight_bytes"],
         dram_load_read_bytes=events["load_bytes"],
         dram_write_bytes=events["write_bytes"],
+        dram_gather_read_bytes=events["gather_bytes"],
+        gathered_reads=events["gathered_reads"],
         scratchpad_read_words=events["read_words"],
         scratchpad_write_words=events["write_words"],
         weight_read_words=events["busy"],

@@ -35,7 +35,7 @@ POOL: dict[str, AccelSpec] = {
     for spec in (
         TINY, EDGE, BASE, LARGE,
         # So small that nearly every frame is computed in strips.
-        dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, correlator=1,
+        dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, look_up_beats=16, correlator=1,
                             statistic_channels=32),
         # No lane grouping, no tap packing, a wide bus, few pixels at a time.
         dataclasses.replace(EDGE, name="plain", channel_parts=1, lane_groups=1, bus_bytes=32, scratchpad_bytes=65536),

@@ -10,6 +10,7 @@ module conv_engine
     input  conv_cmd_t cmd_i,
     input  logic cmd_is_warp_i,
     input  logic cmd_is_corr_i,
+    input  logic cmd_is_look_up_i,
     input  logic stop_i,
     input  logic [31:0] memory_bytes_i,
     input  logic [15:0] weights_loaded_i,
@@ -233,57 +234,42 @@ module conv_engine
   end
 
   logic sample_start, sample_done, sample_write, sample_psum_done, psum_held;
+  logic is_look_up;
   sample_row_t sample_row;
+  look_up_row_t look_up_row;
   logic [LaneBits-1:0] sample_pixel;
   logic [11:0] sample_word;
   logic [CiLanes-1:0][31:0] sample_data;
-  if (Sampler) begin : gen_sampler
-    sampler u_sampler (
-        .clk_i,
-        .rst_ni,
-        .stop_i,
-        .memory_bytes_i,
-        .start_i(sample_start),
-        .row_i(sample_row),
-        .done_o(sample_done),
-        .segment_read_o(sample_read),
-        .segment_o(sample_segment),
-        .segment_grant_i(segment_grant_i && !add_read && sample_read),
-        .segment_data_i,
-        .ar_valid_o,
-        .ar_ready_i,
-        .ar_offset_o,
-        .r_valid_i,
-        .r_data_i,
-        .window_error_o,
-        .window_address_o,
-        .psum_held_i(psum_held),
-        .write_o(sample_write),
-        .write_pixel_o(sample_pixel),
-        .write_word_o(sample_word),
-        .write_data_o(sample_data),
-        .psum_done_o(sample_psum_done),
-        .beat_o(gather_beat_o),
-        .gathered_o
-    );
-  end else begin : gen_no_sampler
-    assign sample_read = 1'b0;
-    assign sample_segment = '0;
-    assign sample_done = 1'b1;
-    assign sample_write = 1'b0;
-    assign sample_pixel = '0;
-    assign sample_word = '0;
-    assign sample_data = '0;
-    assign sample_psum_done = 1'b0;
-    assign ar_valid_o = 1'b0;
-    assign ar_offset_o = '0;
-    assign window_error_o = 1'b0;
-    assign window_address_o = '0;
-    assign gather_beat_o = 1'b0;
-    assign gathered_o = 1'b0;
-    logic unused;
-    assign unused = stop_i ^ (^memory_bytes_i) ^ ar_ready_i ^ r_valid_i ^ (^r_data_i) ^ psum_held ^ (^sample_row);
-  end
+  sampling u_sampling (
+      .clk_i,
+      .rst_ni,
+      .stop_i,
+      .memory_bytes_i,
+      .start_i(sample_start),
+      .is_look_up_i(is_look_up),
+      .row_i(sample_row),
+      .look_up_row_i(look_up_row),
+      .done_o(sample_done),
+      .segment_read_o(sample_read),
+      .segment_o(sample_segment),
+      .segment_grant_i(segment_grant_i && !add_read && sample_read),
+      .segment_data_i,
+      .ar_valid_o,
+      .ar_ready_i,
+      .ar_offset_o,
+      .r_valid_i,
+      .r_data_i,
+      .window_error_o,
+      .window_address_o,
+      .psum_held_i(psum_held),
+      .write_o(sample_write),
+      .write_pixel_o(sample_pixel),
+      .write_word_o(sample_word),
+      .write_data_o(sample_data),
+      .psum_done_o(sample_psum_done),
+      .beat_o(gather_beat_o),
+      .gathered_o
+  );
 
   conv_front u_front (
       .clk_i,
@@ -293,6 +279,7 @@ module conv_engine
       .cmd_i,
       .cmd_is_warp_i,
       .cmd_is_corr_i,
+      .cmd_is_look_up_i,
       .source_id_o,
       .destination_id_o,
       .add_id_o,
@@ -307,6 +294,8 @@ module conv_engine
       .row_is_warp_o(row_is_warp),
       .sample_start_o(sample_start),
       .sample_row_o(sample_row),
+      .is_look_up_o(is_look_up),
+      .look_up_row_o(look_up_row),
       .sample_done_i(sample_done),
       .sampling_o,
       .free_o(front_free_o),

@@ -10,8 +10,9 @@ module conv_front
     input  logic cmd_valid_i,
     output logic cmd_ready_o,
     input  conv_cmd_t cmd_i,
-    input  logic cmd_is_warp_i,    // or RESIZE: the same fields, some under other names; only a WARP has an operand
+    input  logic cmd_is_warp_i,    // or what else is sampled: the same fields, some under other names
     input  logic cmd_is_corr_i,    // weights are pixels
+    input  logic cmd_is_look_up_i, // sampled as well; of the others only a WARP has an operand
     // buffers
     output logic [BufferBits-1:0] source_id_o,
     output logic [BufferBits-1:0] destination_id_o,
@@ -26,9 +27,11 @@ module conv_front
     input  logic row_ready_i,
     output row_t row_o,
     output logic row_is_warp_o,
-    // a WARP's or RESIZE's row is sampled instead of brought to the window
+    // a WARP's, RESIZE's or LOOKUP's row is sampled instead of brought to the window
     output logic sample_start_o,
     output sample_row_t sample_row_o,
+    output logic is_look_up_o,
+    output look_up_row_t look_up_row_o,
     input  logic sample_done_i,
     output logic sampling_o,
     // source rows that this row was the last to read, unless they are freed late
@@ -61,15 +64,17 @@ module conv_front
   state_e state_q;
 
   conv_cmd_t cmd_q;
-  logic is_warp_q, is_corr_q;
+  logic is_warp_q, is_corr_q, is_look_up_q;
   warp_cmd_t warp;
   assign warp = warp_cmd_t'(cmd_q);
   resize_cmd_t resize;
   assign resize = resize_cmd_t'(cmd_q);
+  lookup_cmd_t look_up;
+  assign look_up = lookup_cmd_t'(cmd_q);
   logic unused;
-  assign unused = ^{warp, resize};
+  assign unused = ^{warp, resize, look_up};
   logic resizes;
-  assign resizes = is_warp_q && !cmd_q.add_enable;
+  assign resizes = is_warp_q && !is_look_up_q && !cmd_q.add_enable;
   logic free_early_q;  // the first source's rows are free when this row has been read
 
   // Sources are looked at one after another; in the end, freed likewise.
@@ -192,6 +197,27 @@ module conv_front
     sample_row_o.edge_pixels = warp.edge_pixels || resizes;
     sample_row_o.steps = resizes;
     sample_row_o.wide = resizes && (resize.flow != '0);
+  end
+
+  // A LOOKUP's.
+  assign is_look_up_o = is_look_up_q;
+  always_comb begin
+    look_up_row_o.y = y_q;
+    look_up_row_o.pixel_groups = row_q.pixel_groups;
+    look_up_row_o.width = row_q.width;
+    look_up_row_o.frame_x = look_up.x_first;
+    look_up_row_o.map_width = look_up.map_width;
+    look_up_row_o.map_height = look_up.map_height;
+    look_up_row_o.zero_point = look_up.map_zero_point;
+    look_up_row_o.flow_address = reading_q[0].base +
+        16'(slot_of(y_q, reading_q[0].next_row, reading_q[0].next_slot, reading_q[0].rows) * reading_q[0].row_pitch);
+    look_up_row_o.flow_x = look_up.x_offset;
+    look_up_row_o.flow_width = reading_q[0].width;
+    look_up_row_o.address = unsigned'(look_up.address);
+    look_up_row_o.row_stride = unsigned'(look_up.row_stride);
+    look_up_row_o.radius = look_up.radius[2:0];
+    look_up_row_o.level = look_up.level[2:0];
+    look_up_row_o.fraction_bits = look_up.fraction_bits[3:0];
   end
 
   logic signed [19:0] freed_to;
@@ -329,6 +355,7 @@ module conv_front
       cmd_q <= cmd_i;
       is_warp_q <= cmd_is_warp_i;
       is_corr_q <= cmd_is_corr_i;
+      is_look_up_q <= cmd_is_look_up_i;
     end
     if (state_q == Check) begin
       top_q <= top;

@@ -30,7 +30,7 @@ module read_arbiter
   assign who = held_q ? held_who_q : valid_i[0] ? 2'd0 : (!Sampler || valid_i[1]) ? 2'd1 : 2'd2;
   logic order_ready, order_valid;
   logic [1:0] order_who;
-  logic [5:0] order_count;
+  logic [$clog2(ReadsInFlight):0] order_count;
   assign ar_valid_o = held_q || (valid_i[who] && order_ready);
   assign ar_addr_o = held_q ? held_addr_q : memory_base_i + 40'(offset_i[who]);
   assign ar_len_o = held_q ? held_len_q : len_i[who];
@@ -40,7 +40,7 @@ module read_arbiter
   end
   stream_fifo #(
       .Width(2),
-      .Depth(32)
+      .Depth(ReadsInFlight)
   ) u_order (
       .clk_i,
       .rst_ni,

@@ -12,6 +12,9 @@ conv_front.sv
 conv_array.sv
 requantiser.sv
 sampler.sv
+look_up_walker.sv
+look_up.sv
+sampling.sv
 conv_engine.sv
 store_engine.sv
 channel_statistics.sv

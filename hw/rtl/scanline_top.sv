@@ -173,7 +173,7 @@ module scanline_top
   load_cmd_t load_cmd;
   loadw_cmd_t loadw_cmd;
   conv_cmd_t conv_cmd;
-  logic conv_is_warp, conv_q_is_warp, conv_is_corr, conv_q_is_corr;
+  logic conv_is_warp, conv_q_is_warp, conv_is_corr, conv_q_is_corr, conv_is_look_up, conv_q_is_look_up;
   store_cmd_t store_cmd;
   logic engines_idle, sync, waiting_sync, command_done, sequencer_running;
 
@@ -203,6 +203,7 @@ module scanline_top
       .conv_cmd_o(conv_cmd),
       .conv_is_warp_o(conv_is_warp),
       .conv_is_corr_o(conv_is_corr),
+      .conv_is_look_up_o(conv_is_look_up),
       .store_valid_o(store_cmd_valid),
       .store_ready_i(store_cmd_ready),
       .store_cmd_o(store_cmd),
@@ -241,17 +242,17 @@ module scanline_top
       .count_o(load_q_count)
   );
   stream_fifo #(
-      .Width($bits(conv_cmd_t) + 2),
+      .Width($bits(conv_cmd_t) + 3),
       .Depth(QueueDepth)
   ) u_conv_queue (
       .clk_i,
       .rst_ni(engine_rst_nq),
       .valid_i(conv_cmd_valid),
       .ready_o(conv_cmd_ready),
-      .data_i({conv_is_corr, conv_is_warp, conv_cmd}),
+      .data_i({conv_is_look_up, conv_is_corr, conv_is_warp, conv_cmd}),
       .valid_o(conv_q_valid),
       .ready_i(conv_q_ready),
-      .data_o({conv_q_is_corr, conv_q_is_warp, conv_q_cmd}),
+      .data_o({conv_q_is_look_up, conv_q_is_corr, conv_q_is_warp, conv_q_cmd}),
       .count_o(conv_q_count)
   );
   stream_fifo #(
@@ -477,6 +478,7 @@ module scanline_top
       .cmd_i(conv_q_cmd),
       .cmd_is_warp_i(conv_q_is_warp),
       .cmd_is_corr_i(conv_q_is_corr),
+      .cmd_is_look_up_i(conv_q_is_look_up),
       .stop_i(stop),
       .memory_bytes_i(memory_bytes),
       .weights_loaded_i(weights_loaded_q),

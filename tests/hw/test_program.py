@@ -187,6 +187,58 @@ def test_a_machine_without_a_sampler_resizes_nothing() -> None:
         program(*resizing()).verify()
 
 
+LOOKS = dataclasses.replace(TINY, name="looks", warp_reach=1, look_up_beats=2)
+FLOW_OF = buffer(SOURCE, 0, groups=1)
+WINDOWS = buffer(RESULT, 4, rows=1, row_pitch=6, group_pitch=2, groups=3)
+
+
+def looking_up(**changes: int) -> tuple[Command, ...]:
+    """A window of three rows and columns for every pixel, in maps of two rows of one."""
+    fields = {
+        "source": SOURCE, "destination": RESULT, "x_stride": 1, "stride_rows": 1, "words": 3, "kernel_rows": 1,
+        "radius": 1, "level": 1, "fraction_bits": 8, "map_width": 1, "map_height": 2, "address": INPUT_AT,
+        "row_stride": 2 * WIDTH, "free_source": 1,
+    }  # fmt: skip
+    row = command(Opcode.LOOKUP, **{**fields, **changes})
+    return (SYNC, FLOW_OF, WINDOWS, LOOP, load(), row, store(), END, HALT)
+
+
+def test_a_look_up_is_sound() -> None:
+    program(*looking_up(), spec=LOOKS).verify()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"add_enable": 1, "add_buffer": SOURCE}, "not configured as an operand"),
+        ({"x_stride": 2}, "no stride"),
+        ({"more_sources": 1, "source_1": SOURCE}, "one source"),
+        ({"pad_rows": -1}, "would wait for ever"),
+        ({"kernel_rows": 2}, "would wait for ever"),
+        ({"radius": 0}, "radius 0 has not 3 words"),
+        ({"radius": 2}, "radius 2 has not 3 words"),
+        ({"radius": 5}, "radius 5"),
+        ({"words": 2}, "radius 1 has not 2 words"),
+        ({"fraction_bits": 9}, "9 fraction bits"),
+        ({"level": 8}, "level 8"),
+        ({"x_offset": 1}, "columns that are looked up"),
+        ({"x_offset": -1}, "columns that are looked up"),
+        ({"map_width": 0}, "maps of 0 bytes"),
+        ({"map_width": 40000}, "maps of 80000 bytes"),
+        ({"address": MEMORY - 2 * WIDTH}, "outside the program's memory"),
+        ({"address": -1}, "outside the program's memory"),
+    ],
+)
+def test_verify_refuses_look_ups(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(ProgramError, match=message):
+        program(*looking_up(**changes), spec=LOOKS).verify()
+
+
+def test_a_machine_without_look_ups_looks_nothing_up() -> None:
+    with pytest.raises(ProgramError, match="no look-ups"):
+        program(*looking_up(), spec=SAMPLER).verify()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

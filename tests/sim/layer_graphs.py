@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from codesign.compile.layers import Add, Conv, Layer, LayerGraph, Resize, Shuffle, Tensor, Warp
+from codesign.compile.layers import Add, Conv, Layer, LayerGraph, Resize, Shuffle, Tensor, Warp, Windows
 from codesign.compile.ordering import copy_layer
 from codesign.hw import normalise, numerics
 from codesign.hw.isa import Plane
@@ -40,6 +40,7 @@ class LayerDraw:
     flow: bool = False  # the source is a flow of its own, in 16 bits, which is enlarged to one
     more: int = 0  # further sources, as far as there are tensors of the same size and zero point
     norm: bool = False  # normalises its source instead, where the graph may
+    look_up: int = 0  # looks up windows of this radius instead, in maps and at a flow of its own, where the graph may
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,9 @@ ZERO_POINTS = (-128, 127, 0, -1, 3)
 MOST_PIXELS = 128 * 128
 """No frame is enlarged beyond."""
 
+MOST_MAP_BYTES = 4 << 20
+"""All maps of a frame are about so large."""
+
 
 def graph_draws(
     *,
@@ -66,8 +70,9 @@ def graph_draws(
     warps: bool = False,
     correlations: bool = False,
     norms: bool = False,
+    look_ups: bool = False,
 ) -> st.SearchStrategy[GraphDraw]:
-    """Graphs of up to ``layers`` convolutions (``warps`` and resizes, ``correlations``, ``norms``), ``side`` a side."""
+    """Graphs of up to ``layers`` convolutions, ``side`` pixels a side, and of what else is wished for."""
     layer = st.builds(
         LayerDraw,
         kernel=st.sampled_from([1, 3, 5, 7]),
@@ -81,6 +86,7 @@ def graph_draws(
         correlate=st.sampled_from([0, 0, 1, 2, 4]) if correlations else st.just(0),
         pairs=st.booleans() if correlations else st.just(False),
         norm=st.booleans() if norms else st.just(False),
+        look_up=st.sampled_from([0, 1, 2, 3, 4]) if look_ups else st.just(0),
         enlarge=st.sampled_from([1, 1, 1, 1, 2, 4]) if warps else st.just(1),
         flow=st.booleans() if warps else st.just(False),
         faint=st.sampled_from([False] * 7 + [True]),
@@ -131,6 +137,14 @@ def build(draw: GraphDraw) -> LayerGraph:
             output = tensor(source.height, source.width, source.channels)
             layers.append(_warp(rng, f"warp{index}", source, output, flow, draw.seed % 9, want))
             read.add(source.name)
+            continue
+        if want.look_up:
+            made = _look_up(rng, index, source, want)
+            for added in made[:2]:
+                tensors[added.name] = added
+                flows.append(added.name)
+            output = tensor(source.height, source.width, (2 * want.look_up + 1) ** 2)
+            layers.append(replace(made[2], output=output.name, zero_point=output.zero_point))
             continue
         twin = next(
             (t for t in tensors.values() if t is not source and t.name not in flows and not t.as_weights
@@ -228,6 +242,26 @@ def _warp(
                 add, 0, edge=want.edge, warp=Warp(bits))  # fmt: skip
 
 
+def _look_up(rng: np.random.Generator, index: int, frame: Tensor, want: LayerDraw) -> tuple[Tensor, Tensor, Conv]:
+    """Maps for every pixel of ``frame``, a flow, and a layer that looks it up there."""
+    level = int(rng.integers(0, 4))
+    while (frame.height >> level) * (frame.width >> level) * frame.height * frame.width > MOST_MAP_BYTES:
+        level += 1
+    height, width = (max(1, int(rng.integers(-2, 3)) + (side >> level)) for side in (frame.height, frame.width))
+    windows = Windows(want.look_up, level, int(rng.integers(0, 9)), height, width)
+    size = (frame.height, frame.width)
+    volume = Tensor(f"maps{index}", *size, height * width, 0.1, int(rng.choice([*ZERO_POINTS, 17])))
+    flow = Tensor(f"flow{index}", *size, 4, 2.0**-windows.fraction_bits, 0)
+    channels = (2 * want.look_up + 1) ** 2
+    multiplier, shift = numerics.quantise_multiplier(float(rng.uniform(0.3, 1.2)) / numerics.SAMPLE_UNITS)
+    factors = (np.full(channels, value, np.int64) for value in (multiplier, multiplier, shift))
+    bias = rng.integers(-10, 11, channels).astype(np.int64) * numerics.SAMPLE_UNITS
+    table = rng.integers(-128, 128, 256).astype(np.int8) if want.activation == "table" else None
+    weights = np.broadcast_to(np.int8(0), (1, 1, 4, channels))
+    return volume, flow, Conv(f"windows{index}", flow.name, "", weights, bias, 1, 0, 0, *factors, 0, -128, 127, table,
+                              None, 0, windows=windows, volume=volume.name)  # fmt: skip
+
+
 def norm_layer(name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Conv:
     """A layer that normalises ``source``, codes of a scale by ``want``."""
     constants = normalise.normalisation(source.height * source.width, 1e-5, (0.002, 0.1, 7.0)[want.kernel % 3], 4 / 127)
@@ -281,6 +315,34 @@ def _samples(layer: Conv, source: Tensor, values: Int8, planes: Int8) -> NDArray
             seen = (inside | layer.edge)[..., None]
             total += np.where(seen, near - source.zero_point, 0.0) * (share_y * share_x)[..., None]
     return (total * numerics.SAMPLE_UNITS).astype(np.int64) + layer.bias
+
+
+def _looked_up(layer: Conv, volume: Tensor, values: Int8, planes: Int8) -> NDArray[np.int64]:
+    """What a look-up sums up before its rounding, sample by sample: columns of windows slower than rows."""
+    windows = layer.windows
+    assert windows is not None
+    radius, unit = windows.radius, 256 << windows.level
+    maps = values.astype(np.int64).reshape(volume.height, volume.width, windows.map_height, windows.map_width)
+    maps = np.pad(maps - volume.zero_point, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    flow = (256 * planes[..., :2].astype(np.int64) + planes[..., 2:]) << 8 - windows.fraction_bits
+    down, across = np.mgrid[: volume.height, : volume.width]
+    samples = []
+    for dx in range(-radius, radius + 1):
+        for dy in range(-radius, radius + 1):
+            total = np.zeros(down.shape, np.int64)
+            for axis_y, axis_x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                share, places = np.ones(down.shape, np.int64), []
+                for own, moved, delta, far, extent in (
+                    (down, flow[..., 1], dy, axis_y, windows.map_height),
+                    (across, flow[..., 0], dx, axis_x, windows.map_width),
+                ):
+                    # The nearest 1/256, halves up, by division.
+                    place = (2 * 256 * (256 * own + moved) + unit) // (2 * unit)
+                    share = share * (place % 256 if far else 256 - place % 256)
+                    places.append(np.clip(place // 256 + delta + far, -1, extent) + 1)
+                total += maps[down, across, places[0], places[1]] * share
+            samples.append(total)
+    return np.stack(samples, axis=2) + layer.bias
 
 
 def _products(layer: Conv, first: Int8, second: Int8) -> NDArray[np.int64]:
@@ -351,6 +413,11 @@ def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
             assert layer.add is not None
             values[layer.output] = _requantised(layer, _samples(layer, source, values[layer.source],
                                                                 values[layer.add.other]))  # fmt: skip
+            continue
+        if layer.volume is not None:
+            volume = graph.tensors[layer.volume]
+            psum = _looked_up(layer, volume, values[layer.volume], values[layer.source])
+            values[layer.output] = _requantised(layer, psum)
             continue
         if layer.correlates:
             values[layer.output] = _requantised(layer, _products(layer, *(values[name] for name in layer.convolved)))

@@ -20,7 +20,7 @@ from codesign.hw import reference
 from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.program import Program
-from codesign.hw.spec import BASE, TINY, AccelSpec
+from codesign.hw.spec import BASE, LARGE, TINY, AccelSpec
 from codesign.sim import run as simulation
 from codesign.sim.model import Dram
 
@@ -41,7 +41,7 @@ drams = st.builds(
 )
 
 NARROW = dataclasses.replace(
-    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, correlator=1, statistic_channels=32
+    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, look_up_beats=16, correlator=1, statistic_channels=32
 )
 STRIPPED = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=2048)
 """So small that frames are computed in vertical strips."""
@@ -200,6 +200,46 @@ def test_warps_in_strips() -> None:
     assert counters.gathered_reads > 0
     assert counters.dram_gather_read_bytes >= counters.gathered_reads * NARROW.bus_bytes
     assert check_rtl(NARROW, dataclasses.replace(WARPED, seed=3), Dram()).gathered_reads == 0
+
+
+LOOKED_UP = GraphDraw(
+    height=9,
+    width=21,
+    channels=3,
+    layers=(
+        LayerDraw(3, 1, 6, "prelu", "none", True, False, 0, 1),
+        LayerDraw(3, 1, 6, "linear", "none", True, False, 0, 1, look_up=3),
+        LayerDraw(3, 1, 6, "table", "none", True, False, 1, 1, look_up=4),
+        LayerDraw(1, 1, 6, "linear", "none", True, False, 0, 1, more=1),
+    ),
+    seed=5,
+)
+"""Windows of two sizes, the larger convolved."""
+
+
+@settings(quick, max_examples=20)
+@given(graph_draws(side=24, channels=12, layers=3, look_ups=True), st.sampled_from([NARROW, BASE]), drams)
+@example(LOOKED_UP, NARROW, Dram())
+@example(LOOKED_UP, BASE, Dram(bytes_per_cycle=2.0, stall_probability=0.1))
+def test_look_ups_on_the_rtl(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
+    with rejecting_what_is_too_narrow(spec):
+        check_rtl(spec, draw, dram)
+
+
+@settings(quick, max_examples=60)
+@given(graph_draws(side=40, channels=12, layers=4, look_ups=True), st.sampled_from([NARROW, BASE, LARGE]))
+def test_look_ups_agree_with_the_definition(draw: GraphDraw, spec: AccelSpec) -> None:
+    with rejecting_what_is_too_narrow(spec):
+        check_reference(spec, draw)
+
+
+def test_look_ups_in_strips() -> None:
+    """Every strip has its columns' maps."""
+    for radius in (1, 4):
+        layers = (dataclasses.replace(LOOKED_UP.layers[1], look_up=radius), LOOKED_UP.layers[3])
+        draw = GraphDraw(height=5, width=150, channels=3, layers=layers, seed=radius)
+        assert compiled(NARROW, draw)[2] > 1, "the frame was not cut into strips"
+        check_rtl(NARROW, draw, Dram())
 
 
 LINEAR = LayerDraw(3, 1, 11, "linear", "none", True, False, 0, 1)

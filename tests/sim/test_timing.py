@@ -23,7 +23,7 @@ from codesign.sim.model import Dram
 from codesign.sim.run import run
 
 NARROW = dataclasses.replace(
-    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, correlator=1, statistic_channels=32
+    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, look_up_beats=16, correlator=1, statistic_channels=32
 )
 
 EXACT = [field.name for field in dataclasses.fields(Counters) if not field.name.endswith(("cycles", "stall_cycles"))]
@@ -222,9 +222,28 @@ def test_a_resize(spec: AccelSpec, draw: GraphDraw) -> None:
     close(rtl, model, relative=0.01 if spec is BASE else 0.015, cycles=12)
 
 
+@pytest.mark.parametrize("latency", [20, 100])
+@pytest.mark.parametrize(("spec", "radius"), [(NARROW, 1), (NARROW, 2), (BASE, 1), (BASE, 3), (BASE, 4)],
+                         ids=["narrow 1", "narrow 2", "base 1", "base 3", "base 4"])  # fmt: skip
+def test_a_look_up(spec: AccelSpec, radius: int, latency: int) -> None:
+    """Windows at rest, which the model takes on average over the frame."""
+    layers = (dataclasses.replace(CONV, look_up=radius), dataclasses.replace(CONV, kernel=1))
+    graph, program = compiled(spec, GraphDraw(20, 96, 3, layers, 9))
+    rtl = run(program, random_inputs(graph, 9, pixels=0.0), dram=Dram(latency_cycles=latency)).counters
+    model = timing.predict(program, timing.Memory.of(spec, latency_cycles=latency))
+    by_flow = {"dram_gather_read_bytes", "gathered_reads"}
+    for name in set(EXACT) - by_flow:
+        assert getattr(model, name) == getattr(rtl, name), name
+    for name in by_flow:
+        assert abs(getattr(model, name) / getattr(rtl, name) - 1.0) < 0.04, name
+    assert rtl.sample_stall_cycles > 0.4 * rtl.cycles
+    close(rtl, model, relative=0.02 if latency == 100 else 0.04, cycles=20)
+
+
 TALL = {
     "warped": dataclasses.replace(SAMPLED, height=200),
     "enlarged": dataclasses.replace(ENLARGED, height=120, width=32),
+    "looked up": GraphDraw(200, 24, 3, (dataclasses.replace(CONV, kernel=1, look_up=2), CONV), 9),
     **{name: dataclasses.replace(draw, height=height) for name, draw, height in (
         ("3x3", SINGLE["3x3"], 300), ("strided", SINGLE["strided"], 301), ("shuffled", SINGLE["shuffled"], 211),
         ("chain", SINGLE["chain"], 350), ("5x5 odd", SINGLE["5x5 odd"], 900),
@@ -241,8 +260,8 @@ def test_what_repeats_is_counted_exactly(
     name: str, spec: AccelSpec, dram: tuple[float | None, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Multiplying the rows in the steady state is no approximation of following them."""
-    if name in ("warped", "enlarged"):
-        spec = dataclasses.replace(spec, warp_reach=2)
+    if name in ("warped", "enlarged", "looked up"):
+        spec = dataclasses.replace(spec, warp_reach=2, look_up_beats=16)
     _, program = compiled(spec, TALL[name], "keep" if name == "kept halos" else None)
     memory = timing.Memory.of(spec, *dram)
     left_out: list[int] = []
