@@ -137,6 +137,20 @@ def fold_zero_channels(graph: Graph) -> Graph:
     return editor.graph()
 
 
+def lift_zero_channels(graph: Graph) -> Graph:
+    """A concatenation of another that has operands of zeros is one of all their operands: the zeros can be left out."""
+    editor, parts = Editor(graph), dict[str, tuple[str, ...]]()
+    for node in graph.nodes:
+        if node.op == "concat" and node.attributes["axis"] == 1:
+            spread = tuple(one for name in node.inputs for one in parts.get(name, (name,)))
+            if spread != node.inputs:
+                node = replace(node, inputs=spread, attributes={"axis": 1})
+            if any(graph.is_constant(name) and not graph.constants[name].any() for name in spread):
+                parts[node.name] = spread
+        editor.keep(node)
+    return editor.graph()
+
+
 def _zero_parts(graph: Graph, node: Node) -> list[bool]:
     """Which operands of a concatenation along the channels are constant zeros."""
     if node.op != "concat" or node.attributes["axis"] != 1 or len(node.shape) != 4:

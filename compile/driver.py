@@ -147,7 +147,7 @@ def compile_network(
             )
     stage("partition")
     partitioned = partition(
-        quantised, sampler=spec.warp_reach > 0, correlator=spec.correlator > 0,
+        quantised, sampler=spec.warp_reach > 0, look_ups=spec.look_up_beats > 0, correlator=spec.correlator > 0,
         statistic_channels=spec.statistic_channels,
     )  # fmt: skip
     regions = []

@@ -124,6 +124,20 @@ def _sliced(node: Node, x: Tensor) -> Tensor:
     return x[tuple(index)]
 
 
+def _windows(node: Node, volume: Tensor, flow: Tensor) -> Tensor:
+    """Bilinear windows of every pixel's map; see :mod:`codesign.compile.window_form`."""
+    (rows, columns), radius = node.attributes["map"], int(node.attributes["radius"])
+    _, _, height, width = volume.shape
+    maps = volume.flatten(2)[0].T.reshape(height * width, 1, rows, columns)
+    y, x = torch.meshgrid(torch.arange(height, dtype=flow.dtype), torch.arange(width, dtype=flow.dtype), indexing="ij")
+    places = ((torch.stack((x, y)) + flow[0]) / 2.0 ** node.attributes["level"]).reshape(2, -1, 1, 1)
+    span = torch.arange(-radius, radius + 1, dtype=flow.dtype)
+    across, down = torch.meshgrid(span, span, indexing="ij")
+    grid = torch.stack(((2 * (places[0] + across) + 1) / columns - 1, (2 * (places[1] + down) + 1) / rows - 1), 3)
+    sampled = F.grid_sample(maps, grid, "bilinear", "zeros", False)
+    return sampled.reshape(height * width, -1).T.reshape(1, -1, height, width)
+
+
 def _generated(node: Node) -> Tensor:
     """What an operator without operands makes."""
     if node.op != "arange":
@@ -222,6 +236,8 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
             around, window = F.pad(inputs[1], (reach,) * 4), range(2 * reach + 1)
             moved = (around[:, :, dy : dy + rows, dx : dx + columns] for dy in window for dx in window)
             return torch.cat([(x * one).mean(1, keepdim=True) for one in moved], 1)
+        case "windows":
+            return _windows(node, x, inputs[1])
         case "pairs":
             first, second = (value.flatten(2)[0] for value in inputs)
             product: Tensor = (second.T @ first) * attributes["factor"]

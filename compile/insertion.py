@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from codesign.compile.calibration import QuantParams
 from codesign.compile.graph import STATE, Array, Editor, Graph, Node
 from codesign.compile.layers import psum_reach, weight_planes
-from codesign.compile.units import Kind, Unit
+from codesign.compile.units import AT_A_FLOW, Kind, Unit
 from codesign.compile.widths import reads_all, widenable
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.numerics import INT16_MAX, INT32_MAX
@@ -106,7 +106,7 @@ def insert(
                 opened(name, all_bits=reads_all(unit, which, result_wide=result_wide))
                 for which, name in enumerate(head.inputs)
             ]
-            if unit.kind is Kind.WARP and (flow := head.inputs[1]) not in wide:
+            if unit.kind in AT_A_FLOW and (flow := head.inputs[1]) not in wide:
                 shape, params = graph.shape_of(flow), chosen[wide_codes(flow)]
                 rounded = _quantize(editor, inputs[1], params, shape, dtype="int16")
                 inputs[1] = _dequantize(editor, rounded, f"{head.name}.flow", params, shape)

@@ -27,6 +27,9 @@ all pairs
 correlation
     ``psum`` is the sum over channels of products of codes, beyond the frame 0; ``s_w`` is the second tensor's scale
     over the number of channels; requantised as above.
+windows
+    places by ``window_places`` of the int16 flow, as a warp's; ``psum`` is ``interpolate`` across, then down, of ``q -
+    z_in`` in every pixel's own map, beyond which it is 0; ``s_w = 1 / SAMPLE_UNITS``.
 warp
     places by ``sample_places`` of the int16 flow, whose scale is ``2**-bits`` pixels; ``psum`` is ``interpolate``
     across, then down, of ``q - z_in``, which beyond the frame is 0 or the nearest pixel's; ``s_w = 1 / SAMPLE_UNITS``.
@@ -56,10 +59,12 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from codesign.compile.grids import is_grid_of_flow
-from codesign.compile.integer_sums import BLOCK, Exact, correlated, scattered
+from codesign.compile.grids import is_grid_of_flow, windows_of_grid
+from codesign.compile.integer_sums import BLOCK, Exact, correlated, looked_up, scattered
 from codesign.hw import normalise, numerics
 from codesign.hw.errors import InputError, UnsupportedError
+
+_SAMPLE_SHARE = 1.0 / numerics.SAMPLE_UNITS
 
 Codes = NDArray[np.int8]
 Wide = NDArray[np.int64]
@@ -140,10 +145,19 @@ class _LookUp:
 
 @dataclass(frozen=True)
 class _Grid:
-    """A flow on its way to a grid; ``scale`` as long as it waits for the pixels' own places."""
+    """A flow on its way to a grid: what it is multiplied with, and what has been added to it so far."""
 
     flow: _Tensor
-    scale: AnyInts | None
+    scale: AnyInts
+    added: tuple[AnyInts, ...] = ()
+
+    @property
+    def bits(self) -> int:
+        """Of the flow's fraction."""
+        bits = round(-math.log2(self.flow.scale))
+        if self.flow.scale != 2.0**-bits or self.flow.zero_point or not 0 <= bits <= numerics.FLOW_FRACTION_BITS:
+            raise _NoMeaningError("a flow that is not in binary fractions of a pixel")
+        return bits
 
 
 @dataclass(frozen=True)
@@ -251,7 +265,7 @@ def _call(call: relax.Call, operands: list[Any]) -> Any:
         "subtract": lambda: _added(first, operands[1], subtract=True),
         "multiply": lambda: _multiplied(first, operands[1]),
         "nn.avg_pool2d": lambda: _averaged(call, _tensor(first)),
-        "image.grid_sample": lambda: _warped(call, _tensor(first), operands[1]),
+        "image.grid_sample": lambda: _sampled(call, _tensor(first), operands[1]),
         "image.resize2d": lambda: _resized(call, _tensor(first), operands[1]),
         "nn.instance_norm": lambda: _normalised(call, _tensor(first), *operands[1:]),
         "nn.relu": lambda: _clipped(first, 0.0, math.inf) if isinstance(first, _Sum | _Normal) else _sloped(first, 0.0),
@@ -265,7 +279,13 @@ def _call(call: relax.Call, operands: list[Any]) -> Any:
     if op.removeprefix("nn.") in numerics.LOOK_UPS:
         return _LookUp(_tensor(first), op.removeprefix("nn."))
     if op == "reshape" and isinstance(first, _Psum):  # a correlation's products, by channel and displacement
-        return replace(first, values=first.values.reshape(operands[1]))
+        values = first.values.reshape(operands[1])
+        channels = values.shape[1] if values.ndim == 4 else len(first.scales)
+        return replace(first, values=values, scales=np.broadcast_to(first.scales[:1], channels))
+    if op == "permute_dims" and isinstance(first, _Psum) and first.values.ndim == 2:  # windows, one under the other
+        return replace(first, values=first.values.T)
+    if isinstance(first, _Grid) and op in ("reshape", "permute_dims"):  # places, pixel by pixel
+        return first
     return _moved(op, call, _tensor(first), operands)
 
 
@@ -443,9 +463,7 @@ def _clipped(value: Any, low: float, high: float) -> _Psum | _Sum | _Normal:
 
 def _added(first: Any, second: Any, *, subtract: bool) -> _Psum | _Sum | _Grid:
     if isinstance(first, _Grid):
-        if first.scale is None or not is_grid_of_flow(first.scale, second):
-            raise _NoMeaningError("a grid that is not a flow's")
-        return _Grid(first.flow, None)
+        return replace(first, added=(*first.added, second))
     if isinstance(first, _Psum) and isinstance(second, np.ndarray) and not subtract:
         if second.shape != (1, first.values.shape[1], 1, 1):
             raise _NoMeaningError("a constant that is not one number per channel")
@@ -494,15 +512,31 @@ def _meant(call: relax.Call, psum: Any) -> _Psum:
     return replace(psum, values=total, scales=np.full(total.shape[1], psum.scales[0] / psum.values.shape[1]))
 
 
-def _warped(call: relax.Call, tensor: _Tensor, grid: Any) -> _Psum:
-    if not isinstance(grid, _Grid) or grid.scale is not None or grid.flow.codes.dtype != np.int16:
+def _sampled(call: relax.Call, tensor: _Tensor, grid: Any) -> _Psum:
+    if not isinstance(grid, _Grid) or grid.flow.codes.dtype != np.int16 or not 1 <= len(grid.added) <= 2:
+        raise _NoMeaningError("a grid that is not a flow's")
+    return _warped(call, tensor, grid) if len(grid.added) == 1 else _windowed(call, tensor, grid)
+
+
+def _windowed(call: relax.Call, maps: _Tensor, grid: _Grid) -> _Psum:
+    """Windows of ``maps [H W, 1, h, w]``, as ``[H W, 1, k, k]``."""
+    rows, columns = maps.codes.shape[2:]
+    places, around = grid.added
+    found = windows_of_grid(grid.scale, places, around, (rows, columns))
+    how = str(call.attrs.method), str(call.attrs.padding_mode), bool(call.attrs.align_corners)
+    if found is None or how != ("bilinear", "zeros", False) or len(maps.codes) != grid.flow.codes[0, 0].size:
+        raise _NoMeaningError("a grid that is not that of windows around a flow")
+    samples = looked_up(maps.centred()[:, 0], grid.flow.codes[0], grid.bits, *found)
+    return _Psum(samples[:, None], maps.scale, np.full(1, _SAMPLE_SHARE))
+
+
+def _warped(call: relax.Call, tensor: _Tensor, grid: _Grid) -> _Psum:
+    if not is_grid_of_flow(grid.scale, grid.added[0]):
         raise _NoMeaningError("a grid that is not a flow's")
     padding = str(call.attrs.padding_mode)
     if str(call.attrs.method) != "bilinear" or not call.attrs.align_corners or padding not in ("zeros", "border"):
         raise _NoMeaningError("sampling that is not bilinear")
-    bits = round(-math.log2(grid.flow.scale))
-    if grid.flow.scale != 2.0**-bits or grid.flow.zero_point or not 0 <= bits <= numerics.FLOW_FRACTION_BITS:
-        raise _NoMeaningError("a flow that is not in binary fractions of a pixel")
+    bits = grid.bits
     values = tensor.centred()[0]
     height, width = values.shape[1:]
     codes = np.clip(grid.flow.codes[0], numerics.INT16_MIN, numerics.INT16_MAX)
@@ -515,7 +549,7 @@ def _warped(call: relax.Call, tensor: _Tensor, grid: Any) -> _Psum:
         return found if padding == "border" else np.where(inside, found, 0)
 
     upper, lower = (numerics.interpolate(pixels(rows, x), pixels(rows, x + 1), right) for rows in (y, y + 1))
-    scales = np.full(len(values), 1.0 / numerics.SAMPLE_UNITS)
+    scales = np.full(len(values), _SAMPLE_SHARE)
     return _Psum(numerics.interpolate(upper, lower, below)[None], tensor.scale, scales)
 
 
@@ -563,7 +597,7 @@ def _resized_by_corners(tensor: _Tensor, size: tuple[int, ...]) -> _Psum:
         first, share = numerics.corner_places(np.arange(after), numerics.corner_step(before, after))
         near, far = (np.take(values, np.minimum(first + step, before - 1), axis) for step in (0, 1))
         values = numerics.interpolate(near, far, share[:, None] if axis == 2 else share)
-    return _Psum(values, tensor.scale, np.full(values.shape[1], 1.0 / numerics.SAMPLE_UNITS))
+    return _Psum(values, tensor.scale, np.full(values.shape[1], _SAMPLE_SHARE))
 
 
 def _concatenated(call: relax.Call, parts: tuple[Any, ...]) -> _Concat:

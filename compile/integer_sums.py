@@ -1,4 +1,4 @@
-"""The sums of a convolution and of a transposed one, from their definitions, in numpy."""
+"""The sums of a convolution, of a transposed one and of windows of maps, from their definitions, in numpy."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
+
+from codesign.hw import numerics
 
 Exact = NDArray[Any]
 
@@ -62,3 +64,31 @@ def scattered(call: relax.Call, x: Exact, w: Exact) -> Exact:
             columns = slice(kx * step_x, kx * step_x + (width - 1) * stride_x + 1, stride_x)
             full[:, rows, columns] += (w[:, :, ky, kx].T @ flat).reshape(-1, height, width)
     return full[:, top : full.shape[1] - bottom, left : full.shape[2] - right]
+
+
+def looked_up(
+    maps: NDArray[np.int64], flow: NDArray[np.int16], bits: int, radius: int, level: int
+) -> NDArray[np.int64]:
+    """Samples, in 2^-16, of windows in ``maps`` around a ``flow: [2, H, W]``: ``[H W, k, k]``, columns first.
+
+    ``maps: [H W, h, w]``; beyond one is 0.
+    """
+    rows, columns = maps.shape[1:]
+    own_y, own_x = np.mgrid[: flow.shape[1], : flow.shape[2]]
+    (x, right), (y, below) = (
+        numerics.window_places(own, moved, bits, level) for own, moved in zip((own_x, own_y), flow, strict=True)
+    )
+    span = np.arange(-radius, radius + 1)
+    across = x.reshape(-1, 1, 1) + span[:, None]
+    down = y.reshape(-1, 1, 1) + span
+    pixel = np.arange(len(maps))[:, None, None]
+
+    def pixels(at_y: NDArray[np.int64], at_x: NDArray[np.int64]) -> NDArray[np.int64]:
+        held = maps[pixel, np.clip(at_y, 0, rows - 1), np.clip(at_x, 0, columns - 1)]
+        return np.where((at_y >= 0) & (at_y < rows) & (at_x >= 0) & (at_x < columns), held, 0)
+
+    upper, lower = (
+        numerics.interpolate(pixels(line, across), pixels(line, across + 1), right.reshape(-1, 1, 1))
+        for line in (down, down + 1)
+    )
+    return numerics.interpolate(upper, lower, below.reshape(-1, 1, 1))

@@ -9,7 +9,8 @@ After :func:`recognise_lookups`
   ``[1, levels (2 radius + 1)^2, H, W]``: bilinear windows around every pixel's own place plus its flow, zeros outside,
   in RAFT's order of channels.
 
-Relax has neither, so this is for targets that have kernels.
+Relax has neither, so this is for targets that have kernels; ``windows`` of one level each, which Scanline takes, are
+:mod:`codesign.compile.window_form`'s.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from codesign.compile.graph import Editor, Graph, Node
 from codesign.compile.grids import CLOSE_PIXELS
 from codesign.compile.warps import evaluated
 
-_POOL = {
+POOL = {
     "pool_size": (2, 2), "strides": (2, 2), "padding": (0, 0, 0, 0), "dilation": (1, 1), "ceil_mode": False,
     "layout": "NCHW", "count_include_pad": True, "out_layout": "NCHW",
 }  # fmt: skip
@@ -34,7 +35,7 @@ _ARITHMETIC = ("add", "subtract", "multiply", "divide", "reshape", "strided_slic
 
 
 @dataclass(frozen=True)
-class _Volume:
+class Volume:
     """Products of all pairs of pixels, times ``scale``."""
 
     first: str
@@ -43,8 +44,10 @@ class _Volume:
 
 
 @dataclass(frozen=True)
-class _Lookup:
-    volume: _Volume
+class Lookup:
+    """Windows of so many levels of a volume, each averaged from the one before."""
+
+    volume: Volume
     levels: int
     radius: int
     flow: str | None  # None: zeros
@@ -53,9 +56,9 @@ class _Lookup:
 def recognise_lookups(graph: Graph) -> Graph:
     """``graph`` with ``all_pairs`` and ``look_up`` nodes."""
     editor = Editor(graph)
-    made: dict[tuple[_Volume, int], str] = {}
+    made: dict[tuple[Volume, int], str] = {}
 
-    def level(volume: _Volume, depth: int) -> str:
+    def level(volume: Volume, depth: int) -> str:
         if (volume, depth) not in made:
             second = volume.second
             _, channels, height, width = graph.shape_of(second)
@@ -63,7 +66,7 @@ def recognise_lookups(graph: Graph) -> Graph:
                 shape = (1, channels, height >> step + 1, width >> step + 1)
                 known = f"{volume.second}.half{step + 1}"
                 taken = any(node.name == known for node in editor.nodes)
-                second = known if taken else editor.add(known, "nn.avg_pool2d", (second,), _POOL, shape=shape)
+                second = known if taken else editor.add(known, "nn.avg_pool2d", (second,), POOL, shape=shape)
             rows, columns = graph.shape_of(volume.first)[2:]
             made[volume, depth] = editor.add(
                 f"{volume.first}.pairs{depth}", "all_pairs", (volume.first, second), {"scale": volume.scale},
@@ -72,7 +75,7 @@ def recognise_lookups(graph: Graph) -> Graph:
         return made[volume, depth]
 
     for node in graph.nodes:
-        found = _lookup(graph, node) if node.op == "permute_dims" else None
+        found = find_lookup(graph, node) if node.op == "permute_dims" else None
         if found is None:
             editor.keep(node)
             continue
@@ -84,16 +87,21 @@ def recognise_lookups(graph: Graph) -> Graph:
     return editor.graph()
 
 
-def _lookup(graph: Graph, node: Node) -> _Lookup | None:
+def find_lookup(graph: Graph, node: Node) -> Lookup | None:
+    """The look-up whose last operator is ``node``, a ``permute_dims``."""
     joined = graph.by_name.get(node.inputs[0])
-    if tuple(node.attributes["axes"] or ()) != (0, 3, 1, 2) or joined is None or joined.op != "concat":
+    if tuple(node.attributes["axes"] or ()) != (0, 3, 1, 2) or joined is None or len(node.shape) != 4:
         return None
-    if len(node.shape) != 4 or int(joined.attributes["axis"]) not in (3, -1):
+    if joined.op == "concat" and int(joined.attributes["axis"]) in (3, -1):
+        parts = joined.inputs
+    elif joined.op == "reshape":  # a single level
+        parts = (joined.name,)
+    else:
         return None
     height, width = node.shape[2:]
-    volume: _Volume | None = None
+    volume: Volume | None = None
     samples: list[Node] = []
-    for depth, name in enumerate(joined.inputs):
+    for depth, name in enumerate(parts):
         flat = graph.by_name.get(name)
         sample = graph.by_name.get(flat.inputs[0]) if flat is not None and flat.op == "reshape" else None
         if sample is None or not _samples_windows(graph, sample, height * width):
@@ -108,7 +116,7 @@ def _lookup(graph: Graph, node: Node) -> _Lookup | None:
         return None
     for flow in _flows(graph, samples[0].inputs[1], (1, 2, height, width)):
         if all(_reads_at(graph, sample, flow, level, (height, width)) for level, sample in enumerate(samples)):
-            return _Lookup(volume, len(samples), side // 2, flow)
+            return Lookup(volume, len(samples), side // 2, flow)
     return None
 
 
@@ -125,14 +133,14 @@ def _samples_windows(graph: Graph, node: Node, pixels: int) -> bool:
     )
 
 
-def _volume(graph: Graph, name: str, depth: int, size: tuple[int, int]) -> _Volume | None:
+def _volume(graph: Graph, name: str, depth: int, size: tuple[int, int]) -> Volume | None:
     """The product that ``name`` averages ``depth`` times."""
     node = graph.by_name.get(name)
     for _ in range(depth):
         if (
             node is None
             or node.op != "nn.avg_pool2d"
-            or any(node.attributes[key] != _POOL[key] for key in ("pool_size", "strides", "padding", "ceil_mode"))
+            or any(node.attributes[key] != POOL[key] for key in ("pool_size", "strides", "padding", "ceil_mode"))
         ):
             return None  # fmt: skip
         node = graph.by_name.get(node.inputs[0])
@@ -157,7 +165,7 @@ def _volume(graph: Graph, name: str, depth: int, size: tuple[int, int]) -> _Volu
             return None
     if shapes[0][2:] != size or graph.shape_of(name)[2:] != tuple(side >> depth for side in shapes[1][2:]):
         return None
-    return _Volume(first.inputs[0], second.inputs[0], scale)
+    return Volume(first.inputs[0], second.inputs[0], scale)
 
 
 def _flows(graph: Graph, grid: str, shape: tuple[int, ...]) -> list[str | None]:

@@ -29,6 +29,7 @@ from codesign.compile.layers import (
     Tensor,
     Warp,
     Weights,
+    Windows,
     reads,
     weight_planes,
 )
@@ -75,6 +76,8 @@ class PendingConv:
     edge: bool = False  # padding reads the nearest pixel
     warp: Warp | None = None
     flow: str = ""  # where there is a warp
+    windows: Windows | None = None
+    volume: str | None = None  # where there are windows
     resize: Resize | None = None
     more: tuple[str, ...] = ()  # further sources, whose weights follow
     correlates: bool = False
@@ -113,6 +116,15 @@ class PendingPixels:
 
 
 @dataclass(frozen=True)
+class PendingMaps:
+    """A tensor's channels as a map for each of its pixels."""
+
+    tensor: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
 class PendingNorm:
     """A tensor whose channels are to be normalised."""
 
@@ -148,9 +160,10 @@ class PendingUnshuffle:
 
 @dataclass(frozen=True)
 class PendingGrid:
-    """The grid that a flow makes, which names no frame yet."""
+    """The grid that a flow makes, which names no frame yet; ``scale``: of its columns to the grid."""
 
     flow: str
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -356,12 +369,21 @@ class _Builder:
             width=width, macs=0, resize=Resize(factor),
         )  # fmt: skip
 
-    def _sampled(self, call: relax.Call, var: relax.Var, value: Open, grid: PendingGrid) -> PendingConv:
-        """A warp; the window of its source that is on chip is the planner's choice."""
+    def _sampled(self, call: relax.Call, var: relax.Var, value: Open | PendingMaps, grid: PendingGrid) -> PendingConv:
+        """A warp, of whose source the planner chooses what is on chip; or windows of maps."""
         tensor, flow = self.tensors[value.tensor], self.tensors[grid.flow]
         bits = round(-math.log2(flow.scale))
         if flow.scale != 2.0**-bits or not 0 <= bits <= numerics.FLOW_FRACTION_BITS:
             raise UnsupportedError("samples at a flow that is not in binary fractions of a pixel", where=str(var.name))
+        if isinstance(value, PendingMaps):
+            side = shape_of(var)[2]
+            level = round(math.log2(2.0 / (value.width * grid.scale)))
+            return PendingConv(
+                name=str(var.name), source=flow.name, weights=np.broadcast_to(np.int8(0), (1, 1, 4, side * side)),
+                scales=np.full(side * side, 1.0 / numerics.SAMPLE_UNITS), stride=1, pad_top=0, pad_left=0,
+                height=flow.height, width=flow.width, macs=0, volume=tensor.name,
+                windows=Windows(side // 2, level, bits, value.height, value.width),
+            )  # fmt: skip
         return PendingConv(
             name=str(var.name), source=tensor.name, weights=np.zeros((2, 2, tensor.channels, tensor.channels), np.int8),
             scales=np.full(tensor.channels, 1.0 / numerics.SAMPLE_UNITS), stride=1, pad_top=0, pad_left=0,
@@ -431,7 +453,7 @@ class _Builder:
         if isinstance(factor, PendingMoved):
             return self._correlated(name, value, factor)
         if isinstance(factor, np.ndarray) and factor.size > 1:  # only a flow is scaled by direction
-            return PendingGrid(value.tensor)
+            return PendingGrid(value.tensor, float(factor.reshape(-1)[0]))
         if not isinstance(factor, np.ndarray):
             return PendingPair(name, (value.tensor, factor.tensor), "multiply")
         pending = self._identity(name, value)
@@ -458,11 +480,13 @@ class _Builder:
         picked = np.concatenate([pick(plane) for plane in planes])
         return PendingGather(name, value.tensor, tuple(int(channel) for channel in picked))
 
-    def _reshaped(self, name: str, operands: list[Any]) -> PendingUnshuffle | PendingPixels | PendingConv:
+    def _reshaped(self, name: str, operands: list[Any]) -> Any:
         """Of a frame to its pixels, or the first of three operators that unshuffle; a product's shape says nothing."""
         value, shape = operands
-        if isinstance(value, PendingConv):
-            return value
+        if isinstance(value, PendingConv | PendingGrid):
+            return replace(value, name=name) if isinstance(value, PendingConv) else value
+        if isinstance(value, PendingPixels):
+            return PendingMaps(value.tensor, int(shape[2]), int(shape[3]))
         if len(shape) == 2:
             return PendingPixels(value.tensor)
         return value if isinstance(value, PendingUnshuffle) else PendingUnshuffle(name, value.tensor, int(shape[3]))
@@ -557,7 +581,7 @@ class _Builder:
 
     def _unit(self, pending: PendingConv) -> float:
         """What a unit of the psum is worth, but for its weight's scale."""
-        source = self.tensors[pending.source]
+        source = self.tensors[pending.volume or pending.source]
         return source.scale * (256.0 if source.wide and pending.weights.dtype == np.int16 else 1.0)
 
     def _close_conv(self, pending: PendingConv, target: Tensor) -> None:
@@ -565,7 +589,7 @@ class _Builder:
         weights: Weights = pending.weights
         if pending.resize is not None:
             weights = np.repeat(weights, 1 + self.tensors[pending.source].wide, 2).astype(np.int8)
-        elif self.tensors[pending.source].wide and pending.warp is None:
+        elif self.tensors[pending.source].wide and pending.warp is None and pending.windows is None:
             shares = np.split(weights.astype(np.int16), 1 + len(pending.more), 2)
             whole = weights.dtype == np.int16  # then the unit is 256, and low bytes meet high ones alone
             pairs = [(share, weight_planes(share)[0]) if whole else (256 * share, share) for share in shares]
@@ -615,6 +639,8 @@ class _Builder:
                 more=pending.more,
                 correlates=pending.correlates,
                 weights_from=pending.weights_from,
+                windows=pending.windows,
+                volume=pending.volume,
             )
         )
         if pending.shuffle > 1:

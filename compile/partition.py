@@ -11,7 +11,7 @@ from tvm.relax.dpl import DFPattern, is_const, is_op, is_tuple, wildcard
 from tvm.relax.transform import FuseOpsByPattern, MergeCompositeFunctions, PatternCheckContext
 
 from codesign.compile import legality
-from codesign.compile.grids import is_grid_of_flow
+from codesign.compile.grids import is_grid_of_flow, windows_of_grid
 from codesign.compile.lower import shape_of
 from codesign.hw import numerics
 
@@ -75,12 +75,13 @@ def look_up_operators() -> tuple[str, ...]:
 
 
 def partition(
-    module: tvm.IRModule, *, sampler: bool = True, correlator: bool = True, statistic_channels: int = MAX_STATISTICS
-) -> Partitioned:
+    module: tvm.IRModule, *, sampler: bool = True, look_ups: bool = True, correlator: bool = True,
+    statistic_channels: int = MAX_STATISTICS,
+) -> Partitioned:  # fmt: skip
     """Cut the quantised ``module`` (the form of :mod:`codesign.compile.quantize`) into host and accelerator parts.
 
-    ``sampler``: the machine has one, for warps; ``correlator``: for cost volumes; ``statistic_channels``: it can
-    normalise so many at a time.
+    ``sampler``: the machine has one, for warps; ``look_ups``: it looks up windows; ``correlator``: it has one, for cost
+    volumes; ``statistic_channels``: it can normalise so many at a time.
     """
     tables = look_up_operators()
     placements: list[Placement] = []
@@ -98,6 +99,9 @@ def partition(
         if means:
             moving = [call for call in calls if call.op.name == "relax.nn.conv2d"]
             return correlator and narrow and not any(zero_points) and all(map(legality.moves_pixels, moving))
+        if any(map(_reads_maps, sampled)):
+            plain = _dtype(context.matched_expr) == "int8" and sorted(opened) == ["int16", "int8"]
+            return look_ups and plain and _looks_up(sampled[0], calls)
         if sampled:
             if _dtype(context.matched_expr) != "int8" or sorted(opened) != ["int16", "int8"]:
                 return False
@@ -138,7 +142,9 @@ def partition(
     for name, call in _calls(fused["main"]):
         if call.op.name not in _QUANTISATION:
             reason = legality.violated(call, call.op.name in tables)
-            if (call.op.name == _SAMPLED or _has_corners(call)) and not sampler:
+            if _reads_maps(call) and not look_ups:
+                reason = "This machine has no look-ups (look_up_beats)."
+            elif (call.op.name == _SAMPLED or _has_corners(call)) and not sampler:
                 reason = "This machine has no sampler (warp_reach)."
             if call.op.name == _CORRELATED and len(call.args[0].ty.shape.values) == 5 and not correlator:
                 reason = "This machine has no correlator."
@@ -188,6 +194,8 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
     grid = is_op("relax.add")(is_op("relax.multiply")(opened(), is_const()), is_const())
     resampled = is_op("relax.nn.avg_pool2d")(opened()) | is_op(_RESIZED)(opened(), wildcard())
     split = is_op("relax.permute_dims")(is_op("relax.reshape")(opened(), wildcard()))
+    around = is_op("relax.add")(_turned(grid), is_const())
+    looked_up = _turned(is_op(_SAMPLED)(_turned(opened()), around))
     table = is_op(tables[0])(opened())
     for name in tables[1:]:
         table = table | is_op(name)(opened())
@@ -201,6 +209,7 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
         ("pairs", closed(is_op("relax.multiply")(paired, is_const()))),
         ("norm", closed(clipped(is_op(_NORM)(opened(), is_const(), is_const())))),
         ("warp", closed(is_op(_SAMPLED)(opened(), grid))),
+        ("windows", closed(looked_up)),
         ("movement", closed(moved)),
         ("unshuffle", closed(is_op("relax.reshape")(split, wildcard()))),
         *(
@@ -234,6 +243,29 @@ def _has_16_bits(calls: list[relax.Call], opened: list[str], result: str) -> boo
         alike = len({shape_of(call.args[0]) for call in calls if call.op.name == "relax.dequantize"}) == 1
         return alike and names <= {"relax.add", "relax.subtract", *_QUANTISATION} and len(activations) == 2
     return names <= _WIDE
+
+
+def _turned(value: DFPattern) -> DFPattern:
+    """A frame's pixels from columns to rows, or back."""
+    turned = is_op("relax.permute_dims")(is_op("relax.reshape")(value, wildcard()))
+    return is_op("relax.reshape")(turned, wildcard())
+
+
+def _reads_maps(call: relax.Call) -> bool:
+    """Whether a call samples maps of pixels, one channel of a batch each, as a look-up does."""
+    return call.op.name == _SAMPLED and not bool(call.attrs.align_corners) and shape_of(call)[1] == 1
+
+
+def _looks_up(sampled: relax.Call, calls: list[relax.Call]) -> bool:
+    """Whether the operators of :mod:`codesign.compile.window_form` look up windows around a flow's places."""
+    _, _, rows, columns = shape_of(sampled.args[0])
+    (scale,) = (call.args[1].value.numpy() for call in calls if call.op.name == "relax.multiply")
+    added = {shape_of(call): call.args[1].value.numpy() for call in calls if call.op.name == "relax.add"}
+    places, around = added.get((1, 2, *shape_of(calls[-1])[2:])), added.get(shape_of(sampled.args[1]))
+    how = str(sampled.attrs.method), str(sampled.attrs.layout), str(sampled.attrs.padding_mode)
+    if places is None or around is None or how != ("bilinear", "NCHW", "zeros"):
+        return False
+    return windows_of_grid(scale, places, around, (rows, columns)) is not None
 
 
 def _has_corners(call: relax.Call) -> bool:

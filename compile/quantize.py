@@ -17,6 +17,7 @@ unit ``dequantize`` of each operand, the float operators, one ``quantize``::
     activation    d -> nn.relu | clip | nn.leakyrelu | nn.prelu -> q
     correlation   d, d -> correlation (nn.conv2d, repeat, multiply, reshape, mean) [-> activation] -> q
     pairs         d, d -> pairs (reshape, permute_dims, matmul, reshape, multiply) -> q
+    windows       d, d16 -> windows (of a volume, at a flow: the operators of window_form) -> q
     warp          d, d16 -> warp (multiply, add, image.grid_sample) -> q          d16: the flow, int16 for it alone
     16 bits       d16, d16 -> add -> q16; d16 -> convolution, scale, resampling, movement -> q16, or q; d -> them -> q16
     resampling    d -> nn.avg_pool2d | image.resize2d [-> multiply(const float32 [])] -> q
@@ -39,6 +40,7 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
+from codesign.compile.affine import fold_zero_channels, lift_zero_channels
 from codesign.compile.alignment import aligned, is_copy
 from codesign.compile.calibration import (
     PIXELS,
@@ -61,6 +63,7 @@ from codesign.compile.relax_form import from_module, to_module
 from codesign.compile.units import Kind, Unit, float_only, units
 from codesign.compile.warps import recognise_warps
 from codesign.compile.widths import Widths, closed, flow_tensors, flows, wide_scales
+from codesign.compile.window_form import read_windows, recognise_windows
 from codesign.hw.errors import InputError, UnsupportedError
 
 _CENTRED = (Kind.CORRELATION, Kind.PAIRS)
@@ -189,7 +192,8 @@ def calibrate(
     output_params: QuantParams | None = None,
 ) -> Calibrated:
     """Balance and observe; the arguments are those of :func:`quantise`."""
-    graph = slice_splits(recognise_pairs(read_canonical(module)))
+    graph = fold_zero_channels(lift_zero_channels(read_canonical(module)))
+    graph = slice_splits(recognise_pairs(recognise_windows(graph)))
     if any(node.op in ("quantize", "dequantize") for node in graph.nodes):
         raise UnsupportedError("the network is quantised already", where="main", hint="Use it as it is.")
     check_images(graph, calibration)
@@ -213,7 +217,8 @@ def calibrate(
 
 def read_canonical(module: tvm.IRModule) -> Graph:
     """The graph of a canonical module, the operators that Relax spells as several put together again."""
-    return recognise_norms(read_pairs(recognise_correlations(recognise_warps(recognise_movement(from_module(module))))))
+    graph = recognise_correlations(recognise_warps(recognise_movement(from_module(module))))
+    return recognise_norms(read_windows(read_pairs(graph)))
 
 
 def quantised_io(module: tvm.IRModule) -> tuple[QuantParams, QuantParams]:

@@ -11,7 +11,7 @@ from tvm import relax
 
 from codesign.compile.correlations import displacements
 from codesign.compile.graph import COPY, STATE, STEP, Array, Graph, Node, Shape
-from codesign.compile.grids import grid_of_flow
+from codesign.compile.grids import grid_of_flow, grid_of_windows
 from codesign.hw.errors import UnsupportedError
 
 
@@ -273,6 +273,8 @@ def emit_node(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) ->
             product = bind(f"{node.name}.product", relax.op.matmul(turned, first))
             spread = bind(f"{node.name}.all", relax.op.reshape(product, node.shape))
             return bind(node.name, relax.op.multiply(spread, relax.const(attributes["factor"], "float32")))
+        case "windows":
+            return _windows(node, inputs, bind)
         case "nn.instance_norm" if len(inputs) == 1:
             ones, zeros = (np.full(node.shape[1], value, np.float32) for value in (1, 0))
             statistics = {"channel_axis": 1, "axes": [2, 3], "epsilon": attributes["epsilon"]}
@@ -284,6 +286,31 @@ def emit_node(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) ->
             return bind(node.name, _substituted(attributes["call"], inputs))
         case _:
             return bind(node.name, _built(node, inputs))
+
+
+def _windows(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) -> Any:
+    """The operators of :mod:`codesign.compile.window_form`."""
+    (rows, columns), radius = node.attributes["map"], node.attributes["radius"]
+    _, count, height, width = node.shape
+    pixels, side = height * width, 2 * radius + 1
+
+    def turned(what: str, value: Any, flat: tuple[int, int], shape: tuple[int, ...]) -> Any:
+        value = bind(f"{node.name}.{what}.flat", relax.op.reshape(value, flat))
+        value = bind(f"{node.name}.{what}.turned", relax.op.permute_dims(value, (1, 0)))
+        return bind(f"{node.name}.{what}", relax.op.reshape(value, shape))
+
+    constants = grid_of_windows((height, width), (rows, columns), radius, node.attributes["level"])
+    scale, places, window = (relax.const(value) for value in constants)
+    scaled = bind(f"{node.name}.scaled", relax.op.multiply(inputs[1], scale))
+    grid = bind(f"{node.name}.grid", relax.op.add(scaled, places))
+    middles = turned("middles", grid, (2, pixels), (pixels, 2, 1, 1))
+    around = bind(f"{node.name}.around", relax.op.add(middles, window))
+    maps = turned("maps", inputs[0], (rows * columns, pixels), (pixels, 1, rows, columns))
+    how = {"method": "bilinear", "layout": "NCHW", "padding_mode": "zeros", "align_corners": False}
+    sampled = bind(f"{node.name}.sampled", relax.op.image.grid_sample(maps, around, **how))
+    flat = bind(f"{node.name}.flat", relax.op.reshape(sampled, (pixels, side * side)))
+    rows_ = bind(f"{node.name}.turned", relax.op.permute_dims(flat, (1, 0)))
+    return bind(node.name, relax.op.reshape(rows_, (1, count, height, width)))
 
 
 def _built(node: Node, inputs: list[Any]) -> Any:

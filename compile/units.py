@@ -32,6 +32,7 @@ class Kind(Enum):
     WARP = "image sampled at a flow"
     CORRELATION = "local cost volume of two tensors"
     PAIRS = "products of all pairs of pixels"
+    WINDOWS = "windows of every pixel's map at a flow"
     NORM = "instance normalisation"
     RESAMPLING = "average pool or bilinear resize"
     ACTIVATION = "piecewise-linear activation alone"
@@ -39,6 +40,10 @@ class Kind(Enum):
     MOVEMENT = "data movement"
     CONCAT = "concatenation"
     HOST = "float operator"
+
+
+AT_A_FLOW = (Kind.WARP, Kind.WINDOWS)
+"""What samples its first operand at its second, a flow of 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ def kind_of(graph: Graph, node: Node) -> Kind:
         return Kind.CORRELATION
     if node.op == "pairs" and len(activations) == 2:
         return Kind.PAIRS
+    if node.op == "windows" and len(activations) == 2:
+        return Kind.WINDOWS
     if node.op == "nn.instance_norm" and len(node.inputs) == 1:
         return Kind.NORM
     if _resamples(graph, node):
@@ -161,7 +168,7 @@ def units(graph: Graph, stored: Container[str] = ()) -> tuple[Unit, ...]:
 
 
 def float_only(graph: Graph, parts: tuple[Unit, ...]) -> frozenset[str]:
-    """Results that stay float: those that only operators of the host read, or warps as a flow of 16 bits."""
+    """Results that stay float: those that only operators of the host read, or what samples at a flow as that."""
     kinds = {node.name: unit.kind for unit in parts for node in unit.nodes}
     consumers = graph.consumers()
 
@@ -171,7 +178,7 @@ def float_only(graph: Graph, parts: tuple[Unit, ...]) -> frozenset[str]:
         if unit.kind is not Kind.HOST or unit.name == graph.output:
             return False
         readers = consumers[unit.name]
-        flow = all(reader.op != "warp" or reader.inputs[0] != unit.name for reader in readers)
-        return flow and all(kinds[reader.name] in (Kind.HOST, Kind.WARP) for reader in readers)
+        flow = all(kinds[reader.name] not in AT_A_FLOW or reader.inputs[0] != unit.name for reader in readers)
+        return flow and all(kinds[reader.name] in (Kind.HOST, *AT_A_FLOW) for reader in readers)
 
     return frozenset(unit.name for unit in parts if stays(unit))

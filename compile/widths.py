@@ -17,7 +17,7 @@ import numpy as np
 from codesign.compile.alignment import groups, is_aligned
 from codesign.compile.calibration import EMPTY, Observation, QuantParams
 from codesign.compile.graph import Graph
-from codesign.compile.units import SLOPES, Kind, Unit
+from codesign.compile.units import AT_A_FLOW, SLOPES, Kind, Unit
 from codesign.hw.numerics import FLOW_FRACTION_BITS, INT16_MAX
 
 FLOW_ROOM = 2.0
@@ -42,8 +42,8 @@ class Widths:
 
 
 def flows(parts: tuple[Unit, ...]) -> frozenset[str]:
-    """The tensors that warps read as their flow."""
-    return frozenset(unit.head.inputs[1] for unit in parts if unit.kind is Kind.WARP)
+    """The tensors that warps and look-ups read as their flow."""
+    return frozenset(unit.head.inputs[1] for unit in parts if unit.kind in AT_A_FLOW)
 
 
 def keeps_corners(unit: Unit) -> bool:
@@ -76,7 +76,7 @@ def reads_all(unit: Unit, which: int, *, result_wide: bool) -> bool:
             return result_wide
         case Kind.HOST | Kind.CONVOLUTION | Kind.SCALE | Kind.RESAMPLING:
             return True
-        case Kind.WARP:
+        case Kind.WARP | Kind.WINDOWS:
             return which == 1
         case Kind.SUM | Kind.MOVEMENT | Kind.CONCAT:
             return result_wide
