@@ -26,7 +26,7 @@ from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Opcode
 from codesign.hw.spec import BASE, EDGE, LARGE, TINY, AccelSpec
-from codesign.networks.motion import correlate, warp
+from codesign.networks.motion import all_pairs, correlate, look_up, pixel_places, warp
 from codesign.sim.model import Dram
 from codesign.sim.run import run
 
@@ -47,8 +47,8 @@ REGRESSIONS = Path(__file__).parent / "regressions"
 
 KINDS = ("conv", "conv", "conv", "strided", "depthwise", "dilated", "transposed", "residual", "residual", "concat",
          "concat", "shuffle", "unshuffle", "mask", "look-up", "scale", "slice", "product", "product", "gate",
-         "complement", "average", "enlarge", "halve", "corners", "warp", "warp", "correlate", "norm",
-         "norm")  # fmt: skip
+         "complement", "average", "enlarge", "halve", "corners", "warp", "warp", "correlate", "windows", "windows",
+         "norm", "norm")  # fmt: skip
 ACTIVATIONS = ("none", "relu", "clip", "leaky", "prelu")
 MOST_PIXELS = 48 * 48
 
@@ -167,6 +167,12 @@ class Net(nn.Module):
             case "correlate" if same and POOL[self.accel].correlator and h * w <= 200:
                 side = 2 * (1 + node.channels % 3) + 1
                 self._step(node, source, same[-1], -1, (side * side, h, w))
+            case "windows" if same and POOL[self.accel].look_up_beats and h * w <= 200:
+                levels = min(1 + node.channels % 3, min(h, w).bit_length())
+                self.layers.append(nn.Conv2d(c, 2, 1))
+                radius = 1 + node.kernel // 2 + node.channels % 2
+                step = dataclasses.replace(node, channels=10 * radius + levels)
+                self._step(step, source, same[-1], len(self.layers) - 1, (levels * (2 * radius + 1) ** 2, h, w))
             case "norm" if h * w > 1 and c <= POOL[self.accel].statistic_channels:
                 self.layers.append(nn.InstanceNorm2d(c, affine=node.channels % 3 == 0))
                 self._step(node, source, 0, len(self.layers) - 1, (c, h, w))
@@ -212,7 +218,7 @@ class Net(nn.Module):
             self.layers[-1].weight.data.uniform_(-0.5, 1.5)
             slope = len(self.layers) - 1
         kind = node.kind
-        if layer >= 0 and kind not in ("mask", "average", "warp"):
+        if layer >= 0 and kind not in ("mask", "average", "warp", "windows"):
             kind = "layer"
         self.steps.append((kind, source, other, layer, node.activation, slope if slope >= 0 else node.channels))
         self.shapes.append(shape)
@@ -250,6 +256,9 @@ class Net(nn.Module):
                 case "correlate":
                     y = correlate(y, values[other], 1 + parameter % 3)
                     y = F.leaky_relu(y, 0.1) if activation == "leaky" else y
+                case "windows":
+                    place = pixel_places(y) + 4.0 * self.layers[layer](y)
+                    y = look_up(all_pairs(y, values[other], parameter % 10), place, parameter // 10)
                 case "gate":
                     y = y[:, : y.shape[1] // 2] * y[:, y.shape[1] // 2 :]
                 case "complement":
@@ -346,10 +355,12 @@ def check(draw: NetworkDraw) -> None:
     assert counters.busy_cycles + sum(counters.stalls.values()) == counters.cycles
     predicted = timing.predict(region.program, timing.Memory.of(network.spec, draw.bytes_per_cycle, draw.latency))
     # What is gathered, and where a sample's pixels coincide, depends on the flow.
-    warped = any(cmd.opcode is Opcode.WARP for cmd in region.program.commands)
-    by_flow = {"scratchpad_read_words", "dram_gather_read_bytes", "gathered_reads"} if warped else set[str]()
-    for name in {*COUNTS, "busy_cycles"} - by_flow:
+    by_flow = {opcode for opcode in (Opcode.WARP, Opcode.LOOKUP)
+               if any(cmd.opcode is opcode for cmd in region.program.commands)}  # fmt: skip
+    unknown = {"dram_gather_read_bytes", "gathered_reads"} if by_flow else set[str]()
+    unknown |= {"scratchpad_read_words"} if Opcode.WARP in by_flow else set()
+    for name in {*COUNTS, "busy_cycles"} - unknown:
         assert getattr(predicted, name) == getattr(counters, name), name
     # The model knows no random stalls; frames of a few pixels are all start and end.
-    if draw.stalls == 0.0 and not counters.gathered_reads:
+    if draw.stalls == 0.0 and not counters.gathered_reads and Opcode.LOOKUP not in by_flow:
         assert abs(predicted.cycles - counters.cycles) <= 0.1 * counters.cycles + 100, (predicted, counters)
