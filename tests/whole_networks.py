@@ -167,12 +167,13 @@ class Net(nn.Module):
             case "correlate" if same and POOL[self.accel].correlator and h * w <= 200:
                 side = 2 * (1 + node.channels % 3) + 1
                 self._step(node, source, same[-1], -1, (side * side, h, w))
-            case "windows" if same and POOL[self.accel].look_up_beats and h * w <= 200:
+            case "windows" if POOL[self.accel].look_up_beats and h * w <= 200:
                 levels = min(1 + node.channels % 3, min(h, w).bit_length())
-                self.layers.append(nn.Conv2d(c, 2, 1))
+                # Products are of tensors without a zero point, as a picture has one.
+                self.layers.extend([nn.Conv2d(c, 2, 1), nn.Conv2d(c, 5, 1), nn.Conv2d(c, 5, 1)])
                 radius = 1 + node.kernel // 2 + node.channels % 2
                 step = dataclasses.replace(node, channels=10 * radius + levels)
-                self._step(step, source, same[-1], len(self.layers) - 1, (levels * (2 * radius + 1) ** 2, h, w))
+                self._step(step, source, 0, len(self.layers) - 3, (levels * (2 * radius + 1) ** 2, h, w))
             case "norm" if h * w > 1 and c <= POOL[self.accel].statistic_channels:
                 self.layers.append(nn.InstanceNorm2d(c, affine=node.channels % 3 == 0))
                 self._step(node, source, 0, len(self.layers) - 1, (c, h, w))
@@ -258,7 +259,8 @@ class Net(nn.Module):
                     y = F.leaky_relu(y, 0.1) if activation == "leaky" else y
                 case "windows":
                     place = pixel_places(y) + 4.0 * self.layers[layer](y)
-                    y = look_up(all_pairs(y, values[other], parameter % 10), place, parameter // 10)
+                    pair = (self.layers[layer + 1](y), self.layers[layer + 2](y))
+                    y = look_up(all_pairs(*pair, parameter % 10), place, parameter // 10)
                 case "gate":
                     y = y[:, : y.shape[1] // 2] * y[:, y.shape[1] // 2 :]
                 case "complement":
