@@ -19,10 +19,11 @@ from codesign.compile.layers import LayerGraph
 from codesign.hw import reference
 from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
+from codesign.hw.isa import ErrorCause
 from codesign.hw.program import Program
 from codesign.hw.spec import BASE, LARGE, TINY, AccelSpec
 from codesign.sim import run as simulation
-from codesign.sim.model import Dram
+from codesign.sim.model import Dram, Model
 
 quick = settings(
     max_examples=25,
@@ -240,6 +241,29 @@ def test_look_ups_in_strips() -> None:
         draw = GraphDraw(height=5, width=150, channels=3, layers=layers, seed=radius)
         assert compiled(NARROW, draw)[2] > 1, "the frame was not cut into strips"
         check_rtl(NARROW, draw, Dram())
+
+
+def test_a_look_up_stops_at_a_bus_error_and_starts_again() -> None:
+    """Maps that cannot be read: the machine says so, with reads still on their way, and nothing of it is left."""
+    graph, program, _ = compiled(NARROW, dataclasses.replace(LOOKED_UP, layers=LOOKED_UP.layers[:2]))
+    inputs = random_inputs(graph, 3, pixels=1.0)
+    (maps,) = (slot for slot in program.inputs if slot.name.startswith("maps"))
+    with Model(NARROW, program.memory_bytes) as model:
+        model.load(program)
+        model.memory[:] = reference.initial_memory(program, inputs)
+        for failing in (range(maps.offset, maps.offset + maps.size_bytes), range(0)):
+            model.select(program)
+            model.write_register("control", 2)  # clears the error
+            model.fail_bus(reads=failing)
+            model.start()
+            simulation.until_done(model, model.cycle)
+            failure = model.error()
+            assert (failure is not None) == bool(failing)
+            if failure is not None:
+                assert failure[0] is ErrorCause.BUS_READ
+        for name, values in reference.run(program, inputs).items():
+            (slot,) = (slot for slot in program.outputs if slot.name == name)
+            np.testing.assert_array_equal(reference.read_tensor(model.memory, slot), values)
 
 
 LINEAR = LayerDraw(3, 1, 11, "linear", "none", True, False, 0, 1)
