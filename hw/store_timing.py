@@ -1,6 +1,7 @@
 """One sub-row of a STORE: which cycles it takes of the scratchpad's port, and when its beats are packed.
 
-The rules are those of ``store_engine.sv``: a batch of words is fetched, a segment of each channel group, then packed.
+The rules are those of ``store_engine.sv``: a batch of words is fetched, a segment of each channel group, and packed
+from its first segment on.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-FETCH = 2  # cycles of a batch besides one per group: its last segment arrives, the packer is told
+FETCH = 2  # a batch's first segment read to its first word packed
 
 
 class Batch(NamedTuple):
@@ -26,8 +27,7 @@ def sub_row_batches(
 ) -> tuple[Batch, ...]:
     """A sub-row of ``pixels`` of ``pixel_bytes`` in ``groups`` channel groups that begins ``first_byte`` into a beat.
 
-    Pixels without gaps are packed a word a cycle. Before a gap the packer steps over it, a beat a cycle, and a word is
-    taken up only when the one before it is in its place.
+    Words are packed one a cycle; a gap is stepped over, a beat a cycle, before the next pixel's first is taken up.
     """
     parts = [min(banks, groups - first) for first in range(0, groups, banks)]  # of a pixel's channel groups
     together = 1 << (banks // groups).bit_length() - 1 if groups <= banks else 1  # pixels of a batch
@@ -38,23 +38,22 @@ def sub_row_batches(
         end = min(x + together, pixels)
         for number, count in enumerate(parts):
             fetched = time
-            time += count + FETCH
+            time += FETCH
             last_part = number + 1 == len(parts)
             if not gap:
                 time += count * (end - x)
             else:
                 for pixel in range(x, end):
-                    time = max(time, idle) + 2 * count - 1
+                    time = max(time, idle) + count
                     idle = time + 1
                     if last_part:
                         at = first_byte + pixel * pixel_pitch + pixel_bytes
                         idle += -(-(at % bus_bytes + gap) // bus_bytes)
-            bytes_ = (
-                (end - 1) * pixel_pitch + pixel_bytes if last_part else x * pixel_pitch + pixel_bytes * count // groups
-            )
-            before, full = (
-                full,
-                (first_byte + bytes_ + (bus_bytes - 1 if last_part and end == pixels else 0)) // bus_bytes,
-            )
-            batches.append(Batch(fetched, count, time, full - before))
+            at = first_byte + (end - 1) * pixel_pitch + pixel_bytes  # the byte after the batch
+            if not last_part:
+                at -= (groups - sum(parts[: number + 1])) * pixel_bytes // groups
+            elif end == pixels:
+                at += bus_bytes - 1  # the last beat goes as it is
+            batches.append(Batch(fetched, count, time, at // bus_bytes - full))
+            full = at // bus_bytes
     return tuple(batches)

@@ -2,8 +2,8 @@
 
 Every engine is a clock of its own; commands advance the clocks through the same tokens as in hardware: rows finished,
 rows freed, LOADWs finished, places in the queues. Within a row the array follows :mod:`codesign.hw.row_timing`, the
-sampler :mod:`codesign.hw.sample_timing`, the store engine :mod:`codesign.hw.store_timing`. What is left out: the
-memory's order of service when reads and writes compete (its bandwidth is kept).
+sampler :mod:`codesign.hw.sample_timing`, the store engine :mod:`codesign.hw.store_timing`. What is left out is
+which of the beats that compete at the memory is served first: reads and writes take turns.
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ class _Model:
             computed = self.tokens.buffer(one.cmd["destination"]).next_computed
             yield id(one.cmd), _behind(one.row, computed), times(one.dispatched)
         self.bus.forget(min([base, *(one.dispatched for one in self.waiting["load"])]))
-        yield times(*self.bus.last.values(), *self.bus.begins, *self.bus.ends)
+        yield times(*self.bus.state())
         if body.loads:
             yield self.chunks_since_load, round(self.last_load - base, 3)
             yield tuple((number - self.beats, times(popped), pace) for number, popped, pace in self.bursts)

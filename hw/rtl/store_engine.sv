@@ -137,8 +137,8 @@ module store_engine
   assign len_pop = w_valid_o && w_ready_i && w_last_o;
 
   // Reading: a batch of words is fetched segment by segment, one channel group each, so that the scratchpad is seldom
-  // taken from the array; then the batch goes out pixel by pixel, group by group. With many groups a batch is a part
-  // of one pixel.
+  // taken from the array; the batch goes out pixel by pixel, group by group, from its first segment on: the first
+  // pixel's next word is always there. With many groups a batch is a part of one pixel.
   logic [Banks-1:0][WordBits-1:0] batch_q;
   logic [BankBits:0] batch_groups_q, batch_pixels_q, fetch_q;
   logic [BankBits-1:0] pixel_shift_q;  // log2 of the batch's pixels
@@ -156,12 +156,13 @@ module store_engine
   assign room = beat_count < FifoBits'(StoreFifoBeats - 4);
   assign last_group_now = group_q == last_group_q;
   assign last_x_now = x_q + 16'd1 == cmd_q.x_first + cmd_q.x_count;
-  assign read = (state_q == Pixels) && room && (dense || (packer_idle && !read_valid_q));
+  // Before a gap the packer has to step over it.
+  assign read = (state_q == Pixels) && room && (dense || (packer_idle && !(read_valid_q && pixel_last_q)));
   assign word_at = BankBits'((32'(group_q - batch_group_q) << pixel_shift_q) + 32'(x_q - batch_x_q));
   assign batch_ends = (last_group_now || (16'(group_q - batch_group_q) + 16'd1 == 16'(batch_groups_q))) &&
       ((16'(x_q - batch_x_q) + 16'd1 == 16'(batch_pixels_q)) || last_x_now);
 
-  assign read_o = (state_q == Fetch) && (fetch_q != batch_groups_q);
+  assign read_o = ((state_q == Fetch) || (state_q == Pixels)) && (fetch_q != batch_groups_q);
   always_comb begin
     segment_o.address = word_address_q;
     segment_o.x = signed'({2'b0, batch_x_q});
@@ -247,7 +248,7 @@ module store_engine
         SubRow: state_q <= Range;
         Range: if (window_bad) state_q <= Idle;
         else if (aw_next_q == aw_end_q) state_q <= Fetch;
-        Fetch: if (fetch_q == batch_groups_q && !fetch_valid_q) state_q <= Pixels;
+        Fetch: if (fetch_valid_q) state_q <= Pixels;
         Pixels:
         if (read && last_group_now && last_x_now) state_q <= Flush;
         else if (read && batch_ends) state_q <= Fetch;
@@ -306,6 +307,10 @@ module store_engine
       end
     end
     if (read) word_q <= batch_q[word_at];
+    if (read_o) begin
+      fetch_q <= fetch_q + 1'b1;
+      word_address_q <= word_address_q + buffer_i.cfg.group_pitch;
+    end
     unique case (state_q)
       Idle: cmd_q <= cmd_i;
       Multiply: begin
@@ -334,11 +339,6 @@ module store_engine
         batch_pixels_q <= (BankBits + 1)'(1) << pixel_shift;
         fetch_q <= '0;
         word_address_q <= row_address_q + 16'(first_group_q * buffer_i.cfg.group_pitch);
-      end
-      Fetch:
-      if (read_o) begin
-        fetch_q <= fetch_q + 1'b1;
-        word_address_q <= word_address_q + buffer_i.cfg.group_pitch;
       end
       Pixels:
       if (read) begin
