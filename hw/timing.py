@@ -558,9 +558,10 @@ class _Model:
             self._until("load", self.weights, cmd["weights_needed"] - 1)
             waits.append((self.weights[cmd["weights_needed"] - 1], "weights"))
         last = min(at.top + cmd["kernel_rows"], row.height) - 1
-        for number, index in enumerate((cmd["source"], *(index for index, _ in more_sources(cmd)))):
-            if last >= 0:  # sources are looked at one a cycle
-                waits += [(time + number, cause) for time, cause in self._there(index, last)]
+        sources = (cmd["source"], *(index for index, _ in more_sources(cmd)))
+        for number, index in enumerate(sources, 1):
+            if last >= 0:  # sources are looked at one a cycle: those behind this one still have to be
+                waits += [(time + len(sources) - number, cause) for time, cause in self._there(index, last)]
         if cmd["add_enable"]:
             waits += self._there(cmd["add_buffer"], at.y)
         if at.y >= destination.rows:
