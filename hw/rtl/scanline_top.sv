@@ -92,7 +92,7 @@ module scanline_top
       end else if (finished) begin
         busy_q <= 1'b0;
       end
-      if (halted || stop) finishing_q <= 1'b1;
+      if ((halted || stop) && !start) finishing_q <= 1'b1;
       if (start || clear) begin
         cause_q <= CauseNone;
         error_address_q <= '0;
