@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.candidates import Candidates, Choice, all_candidates, candidates_of, plan_of
-from codesign.compile.cascade import Geometry, Plan
+from codesign.compile.cascade import Plan
 from codesign.compile.layers import LayerGraph
+from codesign.compile.planner import Geometry
 from codesign.energy.account import Evidence, event_rates
 from codesign.hw.errors import InputError, SpecError, UnsupportedError
 from codesign.hw.spec import AccelSpec

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.cascade import MAX_STRIPS, STRIPS_TRIED, Geometry, Plan, Planner, rewritings, split_wide_layers
+from codesign.compile.cascade import Plan
 from codesign.compile.cost import LATENCY_CYCLES, Demand, byte_cycles, demand, estimate
 from codesign.compile.layers import LayerGraph
 from codesign.compile.mapping import Mappings
 from codesign.compile.ordering import order_channels
 from codesign.compile.plan import Cascade
+from codesign.compile.planner import MAX_STRIPS, STRIPS_TRIED, Geometry, Planner
+from codesign.compile.wide_layers import rewritings, split_wide_layers
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.spec import AccelSpec
 

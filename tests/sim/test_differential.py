@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 from layer_graphs import DENSE, SMALL, GraphDraw, LayerDraw, build, evaluate, graph_draws, random_inputs
 
-from codesign.compile.cascade import HaloMode, make_plan
+from codesign.compile.cascade import make_plan
 from codesign.compile.emit import emit
 from codesign.compile.layers import LayerGraph
+from codesign.compile.planner import HaloMode
 from codesign.hw import reference
 from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from layer_graphs import GraphDraw, LayerDraw, build, graph_draws, random_inputs
 
-from codesign.compile.cascade import HaloMode, make_plan
+from codesign.compile.cascade import make_plan
 from codesign.compile.emit import emit
 from codesign.compile.layers import LayerGraph
+from codesign.compile.planner import HaloMode
 from codesign.hw import normalise, timing
 from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
