@@ -37,12 +37,12 @@ lint: $(VENV)/installed
 	cd .lint && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
 
 pytest: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(if $(DATA),--data $(DATA))
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(if $(DATA),--data=$(DATA))
 
 bench: $(VENV)/installed
 	mkdir -p out
 	$(BIN)/python -m pytest benchmarks/test_networks.py --benchmark-only --benchmark-json out/bench.json \
-	  $(if $(DATA),--data $(DATA))
+	  $(if $(DATA),--data=$(DATA))
 	$(BIN)/python benchmarks/record.py out/bench.json benchmarks/results/spine.json "make bench DATA=DIR"
 
 # Ten networks on the RTL, about fifteen minutes; goes on where it was interrupted.
@@ -55,7 +55,7 @@ bench-energy: $(VENV)/installed
 
 # What photographs switch in the array; writes the activity records of the energy account.
 bench-toggles: $(VENV)/installed
-	$(BIN)/python benchmarks/energy_toggles.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/energy_toggles.py $(if $(DATA),--data=$(DATA))
 
 # The account held against Debian's OSU 180 nm cells (package qflow-tech-osu018); about ten minutes.
 bench-calibration: $(VENV)/installed
@@ -69,7 +69,7 @@ bench-explore: $(VENV)/installed
 
 # An hour of film, and INT8 against FP16, in six minutes.
 bench-studies: $(VENV)/installed
-	$(BIN)/python benchmarks/studies.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/studies.py $(if $(DATA),--data=$(DATA))
 
 # Random networks on the RTL: make soak MINUTES=60, and SEED=N to repeat a run.
 soak: $(VENV)/installed

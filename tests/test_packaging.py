@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,14 @@ def test_the_wheel_compiles_and_simulates(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("works")
+
+
+def test_the_suite_takes_a_folder_of_data(tmp_path: Path) -> None:
+    """As README has it. Written apart, pytest looks for its settings in that folder and knows no --data."""
+    shown = subprocess.run(
+        ["make", "-n", "pytest", f"DATA={tmp_path}"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    command = next(line for line in shown.splitlines() if "-m pytest" in line)
+    arguments = shlex.split(command)[1:]
+    asked = [sys.executable, *arguments, "--markers"]
+    assert subprocess.run(asked, cwd=ROOT, capture_output=True, check=False).returncode == 0
