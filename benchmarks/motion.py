@@ -67,6 +67,7 @@ WORKLOADS = (
     Workload("spynet", 1024, 448, weights="spynet_sintel_final.npz"),
     Workload("pwcnet", 1024, 448, crop=(192, 128)),
     Workload("raft_small", 512, 256),
+    Workload("raft", 512, 256, crop=(128, 128)),
     Workload("rife", 1280, 720, crop=(192, 128)),
     Workload("basicvsr_x4", 320, 180, crop=(64, 64)),
 )
