@@ -107,7 +107,7 @@ def compiled(workload: Workload, size: Size, data: Path | None) -> Compiled:
 def kind(layer: Conv) -> str:
     """What a layer is to a reader of the result."""
     if layer.sampled:
-        return "warp" if layer.warp is not None else "resize"
+        return "warp" if layer.warp is not None else "look-up" if layer.windows is not None else "resize"
     if layer.correlates or layer.weights_from is not None:
         return "correlation"
     if layer.norm is not None:
