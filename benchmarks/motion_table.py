@@ -1,11 +1,12 @@
-"""One table of networks of moving pictures, from two result files: ``python benchmarks/motion_table.py``.
+"""Tables of networks of moving pictures, from ``motion.json`` and ``flow.json``: ``python benchmarks/motion_table.py``.
 
-Of ``motion.json`` and ``flow.json``; ``results/README.md`` has it, and a test holds them together.
+``results/README.md`` has them, and a test holds them together.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,39 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def table(results: Path = RESULTS) -> list[str]:
-    """The lines of the table, in Markdown."""
+MIXED = (
+    "network", "pair", "FP32", "INT8", "mixed", "from FP32, INT8 → mixed", "G products", "M cycles", "DRAM MB",
+)  # fmt: skip
+
+
+def networks(results: Path = RESULTS) -> str:
+    """What each costs, and how well it does, in Markdown."""
     rows = json.loads((results / "motion.json").read_text())["rows"]
     quality = json.loads((results / "flow.json").read_text())["rows"]
-    lines = [_line(HEADINGS), _line("---" for _ in HEADINGS)]
-    return lines + [_line(_cells(row, [one for one in quality if one["network"] == row["network"]])) for row in rows]
+    return _table(HEADINGS, [_cells(row, [one for one in quality if one["network"] == row["network"]]) for row in rows])
+
+
+def mixed(results: Path = RESULTS) -> str:
+    """End-point errors in 8 bits and by an error budget, and what that costs, in Markdown."""
+    rows = json.loads((results / "flow.json").read_text())["rows"]
+    return _table(MIXED, [_budget(row) for row in rows if "fp32" in row])
+
+
+def _budget(row: dict[str, Any]) -> list[str]:
+    before, after = row["base"]["int8"], row["base"]["mixed"]
+    return [
+        row["network"],
+        row["pair"],
+        *(f"{row[name]['epe_pixels']:.3f}" for name in ("fp32", "int8", "mixed")),
+        f"{row['int8_from_fp32']['epe_pixels']:.2f} → {row['mixed_from_fp32']['epe_pixels']:.2f}",
+        f"{before['products'] / 1e9:.1f} → {after['products'] / 1e9:.1f}",
+        f"{before['cycles'] / 1e6:.1f} → {after['cycles'] / 1e6:.1f}",
+        f"{before['dram_bytes'] / 1e6:.1f} → {after['dram_bytes'] / 1e6:.1f}",
+    ]
+
+
+def _table(headings: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows))
 
 
 def _cells(row: dict[str, Any], quality: list[dict[str, Any]]) -> list[str]:
@@ -53,9 +81,5 @@ def _two(value: float) -> str:
     return f"{float(f'{value:.2g}'):g}"
 
 
-def _line(cells: Any) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
 if __name__ == "__main__":
-    print("\n".join(table()))
+    print(networks(), mixed(), sep="\n\n")
