@@ -52,7 +52,8 @@ BUDGET_PIXELS, PART = 0.1, 4
 """On calibration pairs of a quarter of the size, a third of what 8 bits cost SpyNet there."""
 
 SEEDED: dict[str, tuple[int, tuple[int, int]]] = {
-    "pwcnet": (2, (256, 128)), "raft_small": (2, (256, 128)), "rife": (2, (256, 128)), "basicvsr_x4": (3, (64, 64)),
+    "pwcnet": (2, (256, 128)), "raft": (2, (256, 128)), "raft_small": (2, (256, 128)), "rife": (2, (256, 128)),
+    "basicvsr_x4": (3, (64, 64)),
 }  # fmt: skip
 """Frames a network takes, and their size."""
 

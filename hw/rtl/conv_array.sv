@@ -131,11 +131,22 @@ module conv_array
       end
     end
   end
-  // A multiplier takes a weight, or in a CORR its pixel's value where the weight says so: one of the loops at a time.
-  // The loop over pixels stays one in simulation, where the compiler makes vector instructions of it.
+  // A multiplier takes a weight, or in a CORR its pixel's value where the weight says so. In gates that is a multiplexer
+  // before each; a simulator decides it once for a loop over pixels, of which its compiler makes vector instructions.
   logic signed [31:0] accumulated[CoLanes][PixelLanes];
   for (genvar o = 0; o < CoLanes; o++) begin : gen_accumulate
     always_comb begin
+`ifdef SYNTHESIS
+      for (int unsigned p = 0; p < PixelLanes; p++) begin
+        accumulated[o][p] = operand_first_q ? '0 : carried[o][p];
+        for (int unsigned j = 0; j < CiLanes; j++) begin
+          logic signed [7:0] factor;
+          factor = weight_q[o][j];
+          if (Correlator && operand_correlate_q) factor = weight_q[o][j][0] ? pair_q[j][p] : 8'sd0;
+          accumulated[o][p] += 32'(16'(operand_q[o/(CoLanes/LaneGroups)][j][p]) * 16'(factor));
+        end
+      end
+`else
       if (Correlator && operand_correlate_q) begin
         /* verilator unroll_disable */
         for (int unsigned p = 0; p < PixelLanes; p++) begin
@@ -154,6 +165,7 @@ module conv_array
           end
         end
       end
+`endif
     end
   end
 

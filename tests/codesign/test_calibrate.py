@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from codesign import calibrate
 from codesign.calibrate import UNITS
+from codesign.compile.cascade import make_plan
+from codesign.compile.emit import emit
 from codesign.energy.records import constant, find_record
+from codesign.hw.isa import Opcode
+from codesign.hw.rtl_package import render_package
+from codesign.hw.spec import TINY
 from codesign.sim.liberty import read_liberty
+from codesign.sim.run import Waves, run
+
+SIM = Path(__file__).resolve().parents[1] / "sim"
+sys.path.insert(0, str(SIM))
+
+from layer_graphs import GraphDraw, LayerDraw, build, random_inputs  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "calibration.json"
 OSU = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
@@ -57,3 +70,25 @@ def test_the_model_still_says_what_was_recorded(recorded):
 def test_units_on_the_library_are_the_records(tmp_path, unit):
     row = calibrate._measure_unit(tmp_path, unit, OSU, read_liberty(OSU), "180nm")
     assert row.netlist_pj == pytest.approx(constant(f"{unit.record}_180nm", "pJ").value, rel=0.02)
+
+
+@pytest.mark.skipif(not OSU.exists(), reason="needs the Debian package qflow-tech-osu018")
+def test_the_array_of_gates_correlates_as_the_simulated_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a simulator decides once for a loop, gates have a multiplexer at each multiplier: the same psums, in a
+    frame of which one layer is a correlation."""
+    monkeypatch.setattr(calibrate, "SETTLED", 20)
+    layers = (
+        LayerDraw(3, 1, 6, "prelu", "none", True, False, 0, 1),
+        LayerDraw(1, 1, 6, "linear", "none", True, False, 0, 1, correlate=4),
+    )
+    graph = build(GraphDraw(height=9, width=21, channels=6, layers=layers, seed=6))
+    spec = dataclasses.replace(TINY, name="correlating", correlator=1)
+    program = emit(make_plan(spec, graph))
+    waves = tmp_path / "waves.vcd"
+    counters = run(program, random_inputs(graph, 6), waves=Waves(waves, 0, 100_000)).counters
+    (tmp_path / "scanline_pkg.sv").write_text(render_package(spec))
+    mapped = calibrate._run_block(
+        tmp_path, "conv_array", ("conv_array.sv",), OSU, read_liberty(OSU), waves, lambda _: None
+    )
+    assert any(command.opcode == Opcode.CORR for command in program.commands)
+    assert mapped.seen["issue_o"].sum() > counters.busy_cycles / 2
