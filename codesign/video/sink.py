@@ -126,11 +126,10 @@ class Sink:
             frame = restored.source.reformat(
                 width, height, self.format, interpolation=Interpolation.BICUBIC, dst_color_range=1
             )
-            first, top = frame.planes[0], 1023 if deep else 255
-            codes = np.floor(planes[0] * top + 0.5).astype("<u2" if deep else np.uint8)
-            rows = np.zeros((first.buffer_size // first.line_size, first.line_size), np.uint8)
-            rows[:height, : width * codes.itemsize] = codes.view(np.uint8)
-            first.update(rows.tobytes())
+            if frame is restored.source:  # of which the decoder predicts the next
+                frame = _copied(frame)
+            top = 1023 if deep else 255
+            _fill(frame.planes[0], np.floor(planes[0] * top + 0.5).astype("<u2" if deep else np.uint8).view(np.uint8))
             return frame
         top, dtype, name = (65535, np.uint16, "rgb48le") if deep else (255, np.uint8, "rgb24")
         pixels = np.floor(planes.transpose(1, 2, 0) * top + 0.5).astype(dtype)
@@ -167,6 +166,22 @@ class Sink:
                 return
             self._mux(self.waiting)
             self.waiting = None
+
+
+def _fill(plane: av.video.plane.VideoPlane, pixels: NDArray[np.uint8]) -> None:
+    """Write ``pixels [rows, bytes]``; a plane's rows are longer than the picture's, and it may have more."""
+    rows = np.zeros((plane.buffer_size // plane.line_size, plane.line_size), np.uint8)
+    rows[: pixels.shape[0], : pixels.shape[1]] = pixels
+    plane.update(rows.tobytes())
+
+
+def _copied(frame: av.VideoFrame) -> av.VideoFrame:
+    copy = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    for ours, theirs in zip(copy.planes, frame.planes, strict=True):
+        bytes_per_row = min(ours.line_size, theirs.line_size)
+        rows = np.frombuffer(memoryview(theirs), np.uint8).reshape(-1, theirs.line_size)
+        _fill(ours, rows[: min(len(rows), ours.buffer_size // ours.line_size), :bytes_per_row])
+    return copy
 
 
 def _full(error: Any) -> InputError:

@@ -24,7 +24,7 @@ from codesign.images import to_real
 from codesign.metrics import psnr
 from codesign.video.pump import pump
 from codesign.video.restore import restore
-from codesign.video.sink import GROUP
+from codesign.video.sink import GROUP, Restored, Sink, Timing
 from codesign.video.source import frames, luma, probe, rgb
 
 
@@ -121,6 +121,21 @@ def test_a_turned_video_comes_out_upright(tmp_path: Path, network: str, degrees:
         for index, frame in enumerate(shown):
             small = to_real(frame.to_ndarray(format="rgb24")[::2, ::2])
             assert psnr(small, to_real(np.rot90(picture(index, 36, 22), -degrees // 90)), shave=2) > 20.0
+
+
+def test_a_written_frame_leaves_its_source_alone(tmp_path: Path) -> None:
+    """At the source's size and in its format too: the decoder predicts the next frame of it."""
+    source = tmp_path / "in.mp4"  # which says what range its codes have, as cameras' files do
+    restore(make_video(tmp_path / "plain.mp4", 2, (16, 12)), source, verbs.find("bicubic_x2"))
+    video = probe(source)
+    one = next(frames(video))
+    before = one.frame.to_ndarray()
+    sink = Sink(tmp_path / "out.mp4", video, (32, 24), Timing(video.time_base, video.rate), "test")
+    sink.write(Restored(one.frame, one.pts, 1.0 - luma(one, video)))
+    sink.close(whole=True)
+    np.testing.assert_array_equal(one.frame.to_ndarray(), before)
+    made = probe(tmp_path / "out.mp4")
+    assert np.abs(1.0 - luma(one, video) - luma(next(frames(made)), made)).mean() < 0.03
 
 
 def shown_as(source: Path, index: int) -> np.ndarray:
