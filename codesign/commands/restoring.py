@@ -30,6 +30,12 @@ def restore(
     from codesign.video.restore import restore as restore_video
     from codesign.video.targets import check_target
 
+    found = verbs.find(network, weights)
+    if not found.trained:
+        err.print(
+            f"[yellow]Warning:[/] {network} has random weights, and makes pictures of no use: give --weights.",
+            highlight=False,
+        )
     began = time.perf_counter()
     first: list[int] = []
     with progress("Restoring") as (say, _):
@@ -42,7 +48,7 @@ def restore(
 
         try:
             made = restore_video(
-                video, output, verbs.find(network, weights), target=check_target(target), accel=accel, resume=resume,
+                video, output, found, target=check_target(target), accel=accel, resume=resume,
                 overwrite=overwrite, say=say, tick=tick,
             )  # fmt: skip
         except KeyboardInterrupt:

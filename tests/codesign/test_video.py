@@ -390,13 +390,16 @@ def test_a_failure_anywhere_ends_the_stream(part: str) -> None:
     assert threading.active_count() < 20
 
 
-def test_the_command_tells_what_it_did(tmp_path: Path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(("network", "warns"), [("sesr_m5_x2", False), ("quicksrnet_s_x2", True)])
+def test_the_command_tells_what_it_did(tmp_path: Path, monkeypatch, capsys, network: str, warns: bool) -> None:
     source = make_video(tmp_path / "in.mp4", 3)
-    monkeypatch.setattr(
-        sys, "argv", ["codesign", "restore", str(source), "-o", str(tmp_path / "out.mp4"), "--json", "-"]
-    )
+    output = tmp_path / "out.mp4"
+    arguments = ["restore", str(source), "-o", str(output), "--network", network, "--json", "-"]
+    monkeypatch.setattr(sys, "argv", ["codesign", *arguments])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert not stop.value.code
-    data = json.loads(capsys.readouterr().out)
-    assert (data["frames"], data["output_size"], data["network"]) == (3, "64x48", "sesr_m5_x2")
+    shown = capsys.readouterr()
+    data = json.loads(shown.out)
+    assert (data["frames"], data["output_size"], data["network"]) == (3, "64x48", network)
+    assert ("random weights" in shown.err) == warns
