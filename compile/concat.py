@@ -50,7 +50,7 @@ def fold_concats(
             taken = parts[layer.source]
             if len(taken) > MOST_PARTS:
                 taken = joins.read_as(taken, target.wide)
-                made += joins.missing(taken, target)
+                made += joins.missing(taken)
             first, *more = taken
             weights = layer.weights[:, :, _channels(target, [tensors[name] for name in taken])]
             made.append(dataclasses.replace(layer, source=first, more=tuple(more), weights=weights))
@@ -92,11 +92,11 @@ class _Joins:
     def _values(self, parts: Parts) -> int:
         return sum(self.tensors[name].channels // (1 + self.tensors[name].wide) for name in parts)
 
-    def missing(self, parts: Parts, target: Tensor) -> Iterator[Layer]:
+    def missing(self, parts: Parts) -> Iterator[Layer]:
         """Layers that make the joins among ``parts`` which are not made yet."""
         for (joined, _), name in self.names.items():
             if name in parts and name not in self.made:
-                yield from self.missing(joined, target)
+                yield from self.missing(joined)
                 self.made.add(name)
                 yield _copy(name, joined, self.tensors[name], self.tensors)
 

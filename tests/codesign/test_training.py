@@ -143,7 +143,8 @@ def test_photographs_smaller_than_a_patch_are_refused(folder: Path) -> None:
 
 
 def test_the_clock_ends_a_training(folder: Path) -> None:
-    training.train(training.load_pairs(folder), replace(TINY, steps=10**9, minutes=0.01))
+    trained = training.train(training.load_pairs(folder), replace(TINY, steps=10**9, minutes=0.01))
+    assert all(bool(torch.isfinite(values).all()) for values in trained.parameters())
 
 
 def test_weights_written_are_weights_that_load(folder: Path) -> None:
