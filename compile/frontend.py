@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 import tvm
+from torch.fx.traceback import preserve_node_meta
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from codesign.compile.canonical import canonicalise
 from codesign.compile.graph import STATE, Graph, Shape
 from codesign.compile.onnx_file import import_onnx
-from codesign.compile.pt2_file import read_pt2
+from codesign.compile.pt2_file import SavedProgram, read_pt2
+from codesign.compile.pt2_replay import Replay, layer_of
 from codesign.compile.qdq_import import is_quantised, normalise_qdq
 from codesign.compile.relax_form import from_module, to_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
@@ -72,7 +74,7 @@ def load_model(
         case ".onnx":
             graph = import_onnx(path, width=width, height=height, channels=channels)
         case ".pt2":
-            program = _repinned(read_pt2(path), width, height, channels, str(path))
+            program = _exported(read_pt2(path), width, height, channels)
             graph = _from_program(program, str(path))
         case ".pt" | ".pth" | ".pkl" | ".pickle" | ".bin":
             raise InputError(
@@ -148,41 +150,26 @@ def _finished(graph: Graph, name: str, states: int = 0) -> ImportedModel:
     return ImportedModel(to_module(graph), name, graph.input_shape, graph.output_shape, quantised)
 
 
-def _repinned(
-    program: torch.export.ExportedProgram, width: int, height: int, channels: int | None, where: str
-) -> torch.export.ExportedProgram:
-    """``program`` for frames of one size: itself if it has that size, else exported again where it left sizes open."""
-    names = set(program.graph_signature.user_inputs)
-    inputs = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    if len(inputs) != 1 or not isinstance(inputs[0], torch.Tensor) or inputs[0].dim() != 4:
-        raise UnsupportedError(
-            "the program does not take exactly one image",
-            where=where,
-            hint="Export a network of one input [1, C, H, W].",
-        )
-    declared = [extent if isinstance(extent, int) else None for extent in inputs[0].shape]
-    _, depth, rows, columns = declared
+def _exported(
+    program: SavedProgram, width: int, height: int, channels: int | None
+) -> torch.export.ExportedProgram:  # fmt: skip
+    """``program`` exported for frames of one size."""
+    _, depth, rows, columns = program.fixed
     if channels is not None and depth is not None and channels != depth:
         raise InputError(
             f"the network takes {depth} channels, the image has {channels}",
-            where=where,
+            where=program.where,
             hint=f"Give an image of {depth} channels.",
         )
     if rows not in (None, height) or columns not in (None, width):
         raise InputError(
             f"the program is fixed to {columns or width}x{rows or height} pixels, not {width}x{height}",
-            where=where,
+            where=program.where,
             hint="Ask for that size, or export it again with dynamic height and width (torch.export.Dim.AUTO).",
         )
-    if None not in declared:
-        return program
-    module = program.module()
-    for node in module.graph.nodes:
-        # A tensor written out in the model's code is detached in place, which a second export would refuse.
-        if node.target is torch.ops.aten.detach_.default:
-            node.target = torch.ops.aten.detach.default
-    module.recompile()
-    return _export(module, width, height, channels or depth or 3, where)
+    count = channels or depth or 3
+    program.check_extents((1, count, height, width))
+    return _export(program.module, width, height, count, program.where)
 
 
 def _first_weight_channels(module: torch.nn.Module) -> list[int]:
@@ -196,7 +183,7 @@ def _export(
     states: Sequence[tuple[int, int, int]] = (),
 ) -> torch.export.ExportedProgram:  # fmt: skip
     candidates = [channels] if channels is not None else _first_weight_channels(module)
-    if not isinstance(module, torch.fx.GraphModule):
+    if not isinstance(module, Replay):
         module = module.eval() if not module.training else _evaluation_copy(module)
     failure: Exception | None = None
     for count in candidates:
@@ -204,7 +191,10 @@ def _export(
         try:
             with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
                 warnings.simplefilter("ignore")
-                return torch.export.export(module, examples)
+                with preserve_node_meta():
+                    return torch.export.export(module, examples)
+        except CodesignError:
+            raise
         except Exception as error:  # torch.export raises many kinds, user code any
             failure = failure or error
     reason = " ".join(str(failure).split())[:300]
@@ -251,6 +241,8 @@ class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
 
 def _user_name(node: Any) -> str:
     """The dotted path of the layer (``body.3``) when the operator is one, else torch's name of the operation."""
+    if layer := layer_of(node):
+        return layer
     stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
     if stack:
         path, kind = list(stack.values())[-1]
@@ -263,7 +255,7 @@ def _user_name(node: Any) -> str:
 def _from_program(program: torch.export.ExportedProgram, where: str) -> Graph:
     importer = _NamingImporter()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), preserve_node_meta():
             warnings.simplefilter("ignore")
             program = program.run_decompositions()
             module = importer.from_exported_program(program, False, False, False, None)
