@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 
 import typer
-from rich.markup import escape
 
 from codesign import studies
 from codesign.commands import comparing, compiling, restoring, silicon, simulating
-from codesign.console import err
+from codesign.console import err, fail
 from codesign.hw.errors import CodesignError
 
 app = typer.Typer(
@@ -31,7 +30,7 @@ def main() -> None:
     except CodesignError as error:
         if debug:
             raise
-        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        fail(error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         err.print("interrupted; nothing was left half written")
@@ -39,5 +38,5 @@ def main() -> None:
     except OSError as error:
         if debug:
             raise
-        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        fail(error)
         raise SystemExit(1) from None

@@ -6,20 +6,67 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
+from rich.text import Text
 
 from codesign.hw.errors import InputError
 
+
+def plain(text: str) -> str:
+    """``text`` with what would steer a terminal spelled out: control characters, text directions, lone surrogates.
+
+    Names of operators and files come from elsewhere: an escape sequence in one must not set the window's title, a
+    reversed direction must not disguise a name. Line ends and tabs stay.
+    """
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+class PlainConsole(Console):
+    """A console on which every string is text only: no markup, no emoji codes, no control characters.
+
+    Style comes from ``style=`` and from :class:`rich.text.Text`.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(plain(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else plain(text), style, control)
+
+
 # Figures go to standard output, everything else to standard error.
-out = Console()
-err = Console(stderr=True)
+out = PlainConsole()
+err = PlainConsole(stderr=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning to standard error."""
+    err.print(Text.assemble(("Warning:", "yellow"), " ", text))
+
+
+def fail(error: Exception) -> None:
+    """Print what went wrong to standard error."""
+    err.print(Text.assemble(("error:", "bold red"), " ", str(error)))
+
 
 Source = Annotated[str, typer.Argument(help="A network's name, or a .onnx or .pt2 file.", metavar="NET|FILE")]
 Accel = Annotated[str, typer.Option(help="Preset (tiny, edge, base, large) or a specification in TOML.")]
@@ -84,7 +131,12 @@ def write_json(data: dict[str, Any], target: str) -> None:
 @contextmanager
 def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
     """A spinner on standard error: say what happens, tick with cycles done and expected (0: not known)."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(title, total=None)
         stage = title

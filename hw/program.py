@@ -143,7 +143,7 @@ class Program:
                 macs=header["macs"],
                 labels=tuple(header["labels"]),
             )
-        except (KeyError, TypeError, ValueError, ProgramError, SpecError) as error:
+        except (LookupError, TypeError, ValueError, ProgramError, SpecError, RecursionError, AttributeError) as error:
             raise broken from error
 
     def save(self, path: str | Path) -> None:

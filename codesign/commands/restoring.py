@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from codesign.console import Accel, Json, Weights, err, out, progress, write_json
+from codesign.console import Accel, Json, Weights, err, out, progress, warn, write_json
 
 app = typer.Typer()
 
@@ -32,10 +32,7 @@ def restore(
 
     found = verbs.find(network, weights)
     if not found.trained:
-        err.print(
-            f"[yellow]Warning:[/] {network} has random weights, and makes pictures of no use: give --weights.",
-            highlight=False,
-        )
+        warn(f"{network} has random weights, and makes pictures of no use: give --weights.")
     began = time.perf_counter()
     first: list[int] = []
     with progress("Restoring") as (say, _):

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from codesign.console import Accel, Json, out, progress, write_json
 
@@ -72,8 +72,8 @@ def constants(
         return
     for name, record in found.items():
         place = record.node if record.node == "any" else f"{record.node}, {record.voltage:g} V"
-        out.print(f"[bold]{name}[/]  {figure(record)}  [dim]{place}[/]  {record.confidence}", highlight=False)
-        out.print(Padding(escape(f"{record.what}: {record.provenance}"), (0, 0, 0, 4)), style="dim", highlight=False)
+        out.print(Text.assemble((name, "bold"), f"  {figure(record)}  ", (place, "dim"), f"  {record.confidence}"))
+        out.print(Padding(f"{record.what}: {record.provenance}", (0, 0, 0, 4)), style="dim", highlight=False)
     out.print(f"{len(found)} constants.", highlight=False)
 
 

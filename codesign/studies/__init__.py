@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from codesign.console import Accel, Json, command_line, out, parse_size, progress, write_json
 from codesign.energy.interval import Interval, engineering, span
@@ -71,7 +72,9 @@ def _print_film_hour(study: FilmHour) -> None:
     for heading in ("network, target", "device-hours", "energy", "cost", "energy/frame"):
         table.add_column(heading, justify="left" if heading == "network, target" else "right")
     for hour in study.networks:
-        table.add_row(f"[bold]{hour.costing.network.name}[/]", f"[dim]{engineering(hour.costing.workload.macs)}MAC[/]")
+        table.add_row(
+            Text(hour.costing.network.name, "bold"), Text(f"{engineering(hour.costing.workload.macs)}MAC", "dim")
+        )
         for one in hour.bills:
             cost = one.kwh
             if cost is not None:
@@ -80,7 +83,7 @@ def _print_film_hour(study: FilmHour) -> None:
                     cost = cost + one.device_hours * study.price_device_hour
             target = one.row.target.split(" (")[0].split(",")[0]
             table.add_row(
-                f"  {target}\n  [cyan]{one.row.energy_evidence}[/]", _band(one.device_hours),
+                Text.assemble(f"  {target}\n  ", (one.row.energy_evidence, "cyan")), _band(one.device_hours),
                 _band(None if one.kwh is None else one.kwh * 1e3, "Wh"), "-" if cost is None else f"{cost.value:.3g}",
                 _band(one.row.j_per_frame, "J"),
             )  # fmt: skip
@@ -99,7 +102,7 @@ def _print_film_hour(study: FilmHour) -> None:
     for heading in ("network, GPU", "as they are", "near its node", "chips alone", "5 x below"):
         ratios.add_column(heading, justify="left" if heading == "network, GPU" else "right", no_wrap=True)
     for hour in study.networks:
-        ratios.add_row(f"[bold]{hour.costing.network.name}[/]")
+        ratios.add_row(Text(hour.costing.network.name, "bold"))
         for row in hour.against:
             ratios.add_row(
                 f"  {row.device}", _band(row.as_is), _band(row.iso_node, f" ({row.iso_node_at})"),
@@ -162,7 +165,7 @@ def _print_int8(study: Int8Study) -> None:
     for row in study.rows:
         loss = row.loss
         table.add_row(
-            f"{row.costing.network.name}\n[cyan]{row.int8.evidence}[/]", f"{row.speedup.value:.2f} x",
+            Text.assemble(row.costing.network.name, (f"\n{row.int8.evidence}", "cyan")), f"{row.speedup.value:.2f} x",
             _band(row.energy_ratio, " x"), _decibels(loss.fp16_db), _decibels(loss.int8_db),
             f"{loss.int8_over_fp32_db:.1f} dB", _band(row.scanline_ratio, " x"),
         )  # fmt: skip
@@ -178,15 +181,15 @@ def _decibels(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f} dB"
 
 
-def _band(band: Interval | None, unit: str = "") -> str:
+def _band(band: Interval | None, unit: str = "") -> Text:
     """A value over its bounds: with an SI prefix before a unit, else plain."""
     if band is None:
-        return "-"
+        return Text("-")
     if unit and not unit.startswith(" "):
         value, bounds = f"{engineering(band.value)}{unit}", span(band, unit)
     else:
         value, bounds = f"{band.value:.3g}{unit}", f"{band.low:.3g} to {band.high:.3g}"
-    return value if band.is_exact else f"{value}\n[dim]{bounds}[/]"
+    return Text.assemble(value, ("" if band.is_exact else f"\n{bounds}", "dim"))
 
 
 FlowNet = Annotated[str, typer.Option("--flow", help="A flow network with trained weights.")]

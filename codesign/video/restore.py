@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from codesign import simulate as verbs
 from codesign.hw.errors import InputError
+from codesign.hw.files import is_special
+from codesign.video.making import difference, making_of_run
 from codesign.video.passes import BetweenFrames, EachFrame, Pass, Window
 from codesign.video.pump import DEPTH, pump
 from codesign.video.sink import SUFFIXES, Restored, Sink, Timing, making_of
@@ -63,18 +67,19 @@ def restore(
         raise InputError("is no container that is written here", where=str(output), hint=f"{', '.join(SUFFIXES)}.")
     if output.exists() and path.exists() and output.samefile(path):
         raise InputError("is the source itself", where=str(output), hint="Give another name.")
+    special = is_special(output)
+    if special and resume:
+        raise InputError("is no regular file: nothing was kept in it", where=str(output), hint="Leave --resume out.")
+    if not special:
+        output = Path(os.path.realpath(output))  # where a link leads to
     video = probe(path)
     way: Pass = (BetweenFrames if network.task == "interpolate" else EachFrame)(video, network)
     size = video.width * network.scale, video.height * network.scale
-    making = json.dumps(
-        {"source": path.name, "bytes": path.stat().st_size, "network": source.name, "target": target,
-         "accel": accel if target == "scanline-model" else None, "size": list(size)},
-        sort_keys=True,
-    )  # fmt: skip
-    kept = _earlier(output, making, resume=resume, overwrite=overwrite)
+    making = making_of_run(path, source, target=target, accel=accel, size=size)
+    kept = None if special else _earlier(output, making, resume=resume, overwrite=overwrite)
     # Before the output is touched: a network that does not compile costs nothing.
     with running(source, target, (video.width, video.height), accel=accel, say=say) as run:
-        sink = Sink(output, video, size, Timing(way.time_base, way.rate), making, kept, way.times)
+        sink = Sink(output, video, size, Timing(way.time_base, way.rate), json.dumps(making), kept, way.times)
         if kept is not None:
             kept.unlink()
         resumed = sink.done
@@ -98,7 +103,7 @@ def restore(
     return Restoration(sink.done, resumed, size, time.monotonic() - began)
 
 
-def _earlier(output: Path, making: str, *, resume: bool, overwrite: bool) -> Path | None:
+def _earlier(output: Path, making: dict[str, Any], *, resume: bool, overwrite: bool) -> Path | None:
     """An interrupted output, set aside to be continued. Raises :class:`InputError` for one that is in the way."""
     aside = output.with_name(f"{output.stem}.interrupted{output.suffix}")
     found = aside if aside.exists() else output if output.exists() else None
@@ -109,9 +114,9 @@ def _earlier(output: Path, making: str, *, resume: bool, overwrite: bool) -> Pat
         raise InputError(
             "is there already", where=str(found), hint="--resume goes on with it, --overwrite begins again."
         )
-    if making_of(found) != making:
+    if (other := difference(making_of(found), making)) is not None:
         raise InputError(
-            "was not made from this source by this network on this target", where=str(found),
-            hint="Use the same command, or --overwrite.",
+            f"cannot be gone on with: it was made with {other}", where=str(found),
+            hint="Use what made it, or --overwrite.",
         )  # fmt: skip
     return found if found == aside else found.rename(aside)

@@ -103,7 +103,7 @@ class TestFpga:
         assert with_fpga.verdict == made.verdict
 
     def test_a_recorded_fit_of_this_very_hardware_makes_a_row(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(synthesis, "cache_folder", lambda: tmp_path / "cache" / "verilated")
+        monkeypatch.setattr(synthesis, "cache_folder", lambda: tmp_path / "cache")
         (tmp_path / "fpga").mkdir()
         compiled = verbs.compile_source(verbs.find("bicubic_x2"), "tiny", size=(23, 17))
         result = verbs.simulate(compiled, backend="reference")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import itertools
 import json
+import os
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -12,16 +16,19 @@ import threading
 import time
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 
 from codesign import cli
 from codesign import simulate as verbs
 from codesign.hw.errors import InputError
 from codesign.images import to_real
 from codesign.metrics import psnr
+from codesign.video.making import difference, making_of_run
 from codesign.video.pump import pump
 from codesign.video.restore import restore
 from codesign.video.sink import GROUP, Restored, Sink, Timing
@@ -253,7 +260,7 @@ def test_an_interrupted_output_plays_and_goes_on(tmp_path: Path, suffix: str) ->
     assert GROUP + 12 <= len(times) <= GROUP + 13
     with pytest.raises(InputError, match="is there already"):
         restore(source, output, network)
-    with pytest.raises(InputError, match="was not made from this source"):
+    with pytest.raises(InputError, match="another network"):
         restore(source, output, verbs.find("sesr_m5_x2"), resume=True)
     made = restore(source, output, network, resume=True)
     assert (made.frames, made.resumed_frames) == (count, GROUP)
@@ -266,6 +273,87 @@ def test_an_interrupted_output_plays_and_goes_on(tmp_path: Path, suffix: str) ->
         assert psnr(to_real(a), to_real(b)) > 35.0
     assert sound(output) == sound(source)
     assert [path.name for path in tmp_path.glob("*interrupted*")] == []
+
+
+def test_only_the_same_run_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever decides the frames and differs is named, and the interrupted output stays as it is."""
+    source = make_video(tmp_path / "in.mp4", GROUP + 5, (16, 16))
+    output = tmp_path / "out.mp4"
+    network = verbs.find("bicubic_x2")
+
+    def interrupt(done: int, _: int | None) -> None:
+        if done == GROUP + 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore(source, output, network, tick=interrupt)
+    before = output.read_bytes()
+
+    def refused(what: str, *, of: Path = source, by: verbs.Source = network, **options: Any) -> None:
+        with pytest.raises(InputError, match=f"made with {what}"):
+            restore(of, output, by, resume=True, **options)
+        assert output.read_bytes() == before
+
+    assert network.module is not None
+    changed = copy.deepcopy(network.module)
+    with torch.no_grad():
+        next(changed.parameters()).view(-1)[0] += 1e-6
+    refused("other weights", by=dataclasses.replace(network, module=changed))
+    twin = tmp_path / "twin" / "in.mp4"  # another source of the same name and size
+    twin.parent.mkdir()
+    content = bytearray(source.read_bytes())
+    content[-1] ^= 1
+    twin.write_bytes(content)
+    refused("another source", of=twin)
+    refused("another target", target="scanline-model", accel="tiny")
+    with monkeypatch.context() as patched:
+        patched.setattr("codesign.__version__", "999")
+        refused("another release")
+    (tmp_path / "moved.mp4").write_bytes(source.read_bytes())  # the same film under another name goes on
+    made = restore(tmp_path / "moved.mp4", output, network, resume=True)
+    assert (made.frames, made.resumed_frames) == (GROUP + 5, GROUP)
+    make_video(tmp_path / "other.mp4", 3, (16, 16))
+    with pytest.raises(InputError, match="something else"):
+        restore(source, tmp_path / "other.mp4", network, resume=True)
+
+
+def test_another_machine_of_the_same_name(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mp4", 3, (16, 16))
+    machine = tmp_path / "m.toml"
+    machine.write_text('extends = "tiny"\n')
+    network, options = verbs.find("bicubic_x2"), {"target": "scanline-model", "accel": str(machine), "size": (32, 32)}
+    before = making_of_run(source, network, **options)
+    machine.write_text('extends = "tiny"\nscratchpad_bytes = 65536\n')
+    after = making_of_run(source, network, **options)
+    assert difference(json.dumps(before), after) == "another accelerator"
+    assert difference(json.dumps(before), before) is None
+
+
+def test_links_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
+    source = make_video(tmp_path / "in.mp4", GROUP + 5, (16, 16))
+    real, link = tmp_path / "real.mp4", tmp_path / "link.mp4"
+    link.symlink_to(real)
+    network = verbs.find("bicubic_x2")
+
+    def interrupt(done: int, _: int | None) -> None:
+        if done == GROUP + 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore(source, link, network, tick=interrupt)
+    restore(source, link, network, resume=True)
+    assert link.is_symlink()
+    assert len(read(real)[0]) == GROUP + 5
+    pipe = tmp_path / "pipe.mkv"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        restore(source, pipe, network)
+        content, _ = reader.communicate()
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    (tmp_path / "read.mkv").write_bytes(content)
+    assert len(read(tmp_path / "read.mkv")[0]) == GROUP + 5
+    with pytest.raises(InputError, match="no regular file"):
+        restore(source, pipe, network, resume=True)
 
 
 def test_a_killed_process_leaves_what_plays(tmp_path: Path) -> None:

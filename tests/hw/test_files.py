@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +60,81 @@ def test_full_disk(tmp_path: Path) -> None:
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot write here"):
         write_text(tmp_path / "absent" / "a.txt", "")
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    real, link = tmp_path / "real" / "a.txt", tmp_path / "link.txt"
+    (tmp_path / "between").symlink_to("real/a.txt")
+    link.symlink_to("between")
+    write_text(link, "new")  # to a file that is not there yet
+    assert real.read_text() == "new"
+    real.chmod(0o600)
+    write_text(link, "newer")
+    assert (real.read_text(), real.stat().st_mode & 0o777) == ("newer", 0o600)
+    assert link.is_symlink()
+    assert (tmp_path / "between").is_symlink()
+    assert sorted(os.listdir(tmp_path)) == ["between", "link.txt", "real"]
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError):
+        write_text(tmp_path / "loop", "lost")
+    assert (tmp_path / "loop").is_symlink()
+
+
+def test_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        write_text(tmp_path, "")
+
+
+def test_pipes_are_written_in_place(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+            write_text(tmp_path / name, name)
+            content, _ = reader.communicate()
+        assert content == name.encode()
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
+
+
+def test_devices_are_written_in_place(tmp_path: Path) -> None:
+    null = tmp_path / "null"
+    try:
+        os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        null.write_text("x")
+    except OSError:
+        pytest.skip("only root may make a device, and not everywhere")
+    write_text(null, "gone")
+    assert stat.S_ISCHR(null.stat().st_mode)
+    assert os.listdir(tmp_path) == ["null"]
+    full = tmp_path / "full"
+    os.mknod(full, stat.S_IFCHR | 0o666, os.makedev(1, 7))
+    with pytest.raises(InputError, match="writing failed"):
+        write_text(full, "x")
+    assert stat.S_ISCHR(full.stat().st_mode)
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="needs Linux's /dev/stdout")
+def test_standard_output_by_its_name(tmp_path: Path) -> None:
+    """Piped, and redirected to a file: other lines stay, and the file is not replaced under the shell's hands."""
+    code = """import sys; from codesign.hw.files import write_text
+print("before", flush=True); write_text("/dev/stdout", "figures\\n"); print("after")"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("before\nfigures\nafter\n", "")
+    with (tmp_path / "all.txt").open("a") as output:
+        subprocess.run([sys.executable, "-c", code], stdout=output, check=True)
+    assert (tmp_path / "all.txt").read_text() == "before\nfigures\nafter\n"
+
+
+def test_the_process_keeps_its_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other threads create files meanwhile."""
+    monkeypatch.setattr(os, "umask", lambda _: pytest.fail("the umask belongs to the whole process"))
+    write_text(tmp_path / "a.txt", "")
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "a." + "b" * 253, ".hidden", "x.tar.gz", "ü" * 127])
+def test_any_name(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "x")
+    assert os.listdir(tmp_path) == [name]

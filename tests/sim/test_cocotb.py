@@ -16,9 +16,10 @@ from layer_graphs import SMALL, build, random_inputs
 from codesign import sim
 from codesign.compile.cascade import make_plan
 from codesign.compile.emit import emit
+from codesign.hw.built import cache_folder
 from codesign.hw.rtl_package import render_package
 from codesign.hw.spec import TINY
-from codesign.sim.build import cache_folder, rtl_sources, verilator_root
+from codesign.sim.build import rtl_sources, verilator_root
 
 BENCH = Path(next(iter(sim.__path__))) / "cocotb"
 
@@ -44,7 +45,7 @@ def test_the_bench_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     package = render_package(TINY)
     sources = [*rtl_sources(), BENCH / "scanline_axi.sv"]
     text = "\0".join([package, *(path.read_text() for path in sources), sys.executable])
-    build_folder = cache_folder() / f"cocotb-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    build_folder = cache_folder() / "verilated" / f"cocotb-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     build_folder.mkdir(parents=True, exist_ok=True)
     (build_folder / "scanline_pkg.sv").write_text(package)
 

@@ -41,7 +41,7 @@ def small(tmp_path, monkeypatch):
     source = tmp_path / "small.sv"
     source.write_text(SMALL)
     monkeypatch.setattr(synthesis, "rtl_sources", lambda: [source])
-    monkeypatch.setattr(synthesis, "cache_folder", lambda: tmp_path / "cache" / "verilated")
+    monkeypatch.setattr(synthesis, "cache_folder", lambda: tmp_path / "cache")
     return source
 
 
@@ -126,7 +126,7 @@ def test_a_path_in_words():
 @pytest.mark.timeout(300)
 def test_the_machine_s_memories_stay_memories(tmp_path, monkeypatch):
     """Every byte of scratchpad, weights and tables is in a RAM; flip-flops hold the datapath and no more."""
-    monkeypatch.setattr(synthesis, "cache_folder", lambda: tmp_path / "cache" / "verilated")
+    monkeypatch.setattr(synthesis, "cache_folder", lambda: tmp_path / "cache")
     made = synthesise(TINY)
     memory_bits = sum(module.memory_bits for module in made.modules)
     flip_flops = sum(module.flip_flops for module in made.modules)
