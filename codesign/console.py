@@ -60,12 +60,12 @@ err = PlainConsole(stderr=True)
 
 def warn(text: str) -> None:
     """Print a warning to standard error."""
-    err.print(Text.assemble(("Warning:", "yellow"), " ", text))
+    err.print(Text.assemble(("Warning:", "yellow"), " ", text), soft_wrap=True)
 
 
 def fail(error: Exception) -> None:
-    """Print what went wrong to standard error."""
-    err.print(Text.assemble(("error:", "bold red"), " ", str(error)))
+    """Print what went wrong to standard error, its paths on one line each."""
+    err.print(Text.assemble(("error:", "bold red"), " ", str(error)), soft_wrap=True)
 
 
 Source = Annotated[str, typer.Argument(help="A network's name, or a .onnx or .pt2 file.", metavar="NET|FILE")]

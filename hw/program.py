@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,9 @@ from codesign.hw.tokens import Buffer, Tokens
 from codesign.hw.windows import MAX_RADIUS, window_words
 
 _MAGIC = b"SCANLINE\x01"
+
+MAX_MEMORY = 2**32
+"""Bytes that a program can address."""
 
 
 @dataclass(frozen=True)
@@ -123,12 +127,15 @@ class Program:
         header_bytes = int.from_bytes(data[len(_MAGIC) : start], "little")
         try:
             header: dict[str, Any] = json.loads(data[start : start + header_bytes])
+            _check_types(header)
             at = start + header_bytes
             commands = tuple(
                 decode(data[at + i * COMMAND_BYTES : at + (i + 1) * COMMAND_BYTES]) for i in range(header["commands"])
             )
             at += header["commands"] * COMMAND_BYTES
-            return Program(
+            if at + header["blob"] != len(data) - 32:
+                raise ValueError("the weights are longer or shorter than the header says")
+            program = Program(
                 name=header["name"],
                 spec=AccelSpec(**header["spec"]),
                 commands=commands,
@@ -143,6 +150,8 @@ class Program:
                 macs=header["macs"],
                 labels=tuple(header["labels"]),
             )
+            _verify_map(program)
+            return program
         except (LookupError, TypeError, ValueError, ProgramError, SpecError, RecursionError, AttributeError) as error:
             raise broken from error
 
@@ -158,6 +167,27 @@ class Program:
         except OSError as error:
             raise InputError(f"cannot read the program ({error.strerror})", where=str(path)) from error
         return Program.from_bytes(data, where=str(path))
+
+
+_COUNTS = (
+    "commands", "blob", "commands_offset", "blob_offset", "write_first", "write_end", "memory_bytes", "macs",
+)  # fmt: skip
+_EXTENTS = ("offset", "height", "width", "channels")
+
+
+def _check_types(header: dict[str, Any]) -> None:
+    """Raise ValueError unless a file's header holds counts, texts and scales where they belong."""
+    slots = [*header["inputs"], *header["outputs"]]
+    counts = [header[key] for key in _COUNTS] + [slot[key] for slot in slots for key in _EXTENTS]
+    if not all(type(value) is int and 0 <= value < 2**63 for value in counts) or header["memory_bytes"] > MAX_MEMORY:
+        raise ValueError("a count or an offset is none")
+    texts = [header["name"], *header["labels"], *(slot["name"] for slot in slots)]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a name is no text")
+    if not all(type(slot["scale"]) in (int, float) and math.isfinite(slot["scale"]) for slot in slots):
+        raise ValueError("a scale is no number")
+    if not all(type(slot["zero_point"]) is int and -(2**15) <= slot["zero_point"] < 2**15 for slot in slots):
+        raise ValueError("a zero point is outside 16 bits")
 
 
 def walk(commands: tuple[Command, ...]) -> Iterator[tuple[int, Command]]:
@@ -199,18 +229,7 @@ def _verify(program: Program) -> None:
     body_length = _longest_body(program.commands)
     if body_length > spec.command_slots:
         raise ProgramError(f"a loop body of {body_length} commands exceeds the {spec.command_slots} kept on chip")
-    end = program.memory_bytes
-    for what, offset, size in (
-        ("commands", program.commands_offset, len(program.commands) * COMMAND_BYTES),
-        ("weights", program.blob_offset, len(program.blob)),
-        *((slot.name, slot.offset, slot.size_bytes) for slot in (*program.inputs, *program.outputs)),
-    ):
-        if offset < 0 or offset + size > end:
-            raise ProgramError(f"{what} lie outside the program's {end} bytes of memory")
-    if program.commands_offset % COMMAND_BYTES:
-        raise ProgramError(f"the command stream must be aligned to {COMMAND_BYTES} bytes")
-    if not 0 <= program.write_first <= program.write_end <= end:
-        raise ProgramError("the write window lies outside the program's memory")
+    _verify_map(program)
     tokens, statistics = Tokens(spec), Statistics(spec)
     live: dict[int, tuple[int, int]] = {}
     sound: set[int] = set()  # CONVs checked since a buffer was configured
@@ -253,6 +272,22 @@ def _verify(program: Program) -> None:
                 statistics.stored(cmd, row)
         except ProgramError as error:
             raise ProgramError(error.what, where=f"command {index} ({cmd.opcode.name})") from error
+
+
+def _verify_map(program: Program) -> None:
+    """Commands, weights, tensors and the write window lie in the program's memory."""
+    end = program.memory_bytes
+    for what, offset, size in (
+        ("commands", program.commands_offset, len(program.commands) * COMMAND_BYTES),
+        ("weights", program.blob_offset, len(program.blob)),
+        *((slot.name, slot.offset, slot.size_bytes) for slot in (*program.inputs, *program.outputs)),
+    ):
+        if offset < 0 or offset + size > end:
+            raise ProgramError(f"{what} lie outside the program's {end} bytes of memory")
+    if program.commands_offset % COMMAND_BYTES:
+        raise ProgramError(f"the command stream must be aligned to {COMMAND_BYTES} bytes")
+    if not 0 <= program.write_first <= program.write_end <= end:
+        raise ProgramError("the write window lies outside the program's memory")
 
 
 def _longest_body(commands: tuple[Command, ...]) -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -307,3 +310,46 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_wrong_inputs(x: np.ndarray | None) -> None:
     with pytest.raises(InputError, match="input 'x' must be int8"):
         reference.run(program(), {} if x is None else {"x": x})
+
+
+def _resealed(change: Any) -> bytes:
+    """The copying program's file with another header."""
+    data = program().to_bytes()
+    start = len(b"SCANLINE\x01") + 4
+    size = int.from_bytes(data[start - 4 : start], "little")
+    header = json.loads(data[start : start + size])
+    change(header)
+    text = json.dumps(header).encode()
+    body = data[: start - 4] + len(text).to_bytes(4, "little") + text + data[start + size : -32]
+    return body + hashlib.sha256(body).digest()
+
+
+WRONG = (-1, 2**40, 2**70, 1.5, "x", None, [], True, math.nan)
+
+
+@pytest.mark.parametrize("value", WRONG, ids=repr)
+def test_headers_of_wrong_types_and_sizes_are_refused(value: Any) -> None:
+    """Sealed by whoever wrote them: no field is trusted."""
+    for key in ("commands", "commands_offset", "blob_offset", "blob", "write_first", "write_end", "memory_bytes"):
+        with pytest.raises(InputError, match="not a complete Scanline program"):
+            Program.from_bytes(_resealed(lambda header, key=key: header.__setitem__(key, value)))
+    for slots in ("inputs", "outputs"):
+        for key in ("offset", "height", "width", "channels", "zero_point"):
+            if (key, value) == ("zero_point", -1):
+                continue
+            with pytest.raises(InputError, match="not a complete Scanline program"):
+                Program.from_bytes(
+                    _resealed(lambda header, at=(slots, key): header[at[0]][0].__setitem__(at[1], value))
+                )
+    for key in ("name", "labels", "inputs", "outputs", "spec"):
+        if value in ("x", []) and key in ("name", "labels", "inputs", "outputs"):
+            continue
+        with pytest.raises(InputError, match="not a complete Scanline program"):
+            Program.from_bytes(_resealed(lambda header, key=key: header.__setitem__(key, value)))
+
+
+def test_a_header_of_brackets_is_refused() -> None:
+    text = b"[" * 200_000
+    body = b"SCANLINE\x01" + len(text).to_bytes(4, "little") + text
+    with pytest.raises(InputError, match="not a complete Scanline program"):
+        Program.from_bytes(body + hashlib.sha256(body).digest())
