@@ -205,13 +205,12 @@ class _Archive:
             raise _refused(self.path, f"'{member[:80]}' has {info.file_size} bytes, more than {most}")
         if info.file_size > 2**20 and info.file_size > _RATIO * info.compress_size:
             raise _refused(self.path, f"'{member[:80]}' unpacks to more than {_RATIO} times its size")
-        content = bytearray(info.file_size)
-        view, at = memoryview(content), 0
+        content = bytearray()
         with self.archive.open(info) as stream:
-            while at < len(view) and (count := stream.readinto(view[at : at + 2**20])):
-                at += count
-            if at != len(view) or stream.read(1):
-                raise _refused(self.path, f"'{member[:80]}' is not as long as the archive says")
+            while len(content) <= info.file_size and (block := stream.read(2**20)):
+                content += block
+        if len(content) != info.file_size:
+            raise _refused(self.path, f"'{member[:80]}' is not as long as the archive says")
         return content
 
     def _check_byte_order(self) -> None:
