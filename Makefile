@@ -30,11 +30,8 @@ browser:
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf .lint && mkdir -p .lint/codesign
-	cp -a codesign/. .lint/codesign/
-	for room in compile hw kernels sim; do cp -a $$room .lint/codesign/$$room; done
 	$(BIN)/mypy
-	cd .lint && ../$(BIN)/lint-imports --config ../pyproject.toml --no-cache
+	$(BIN)/lint-imports --no-cache
 
 pytest: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(if $(DATA),--data=$(DATA))
@@ -76,4 +73,4 @@ soak: $(VENV)/installed
 	$(BIN)/python tests/soak.py $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 clean:
-	rm -rf .lint build out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build out .pytest_cache .mypy_cache .ruff_cache
