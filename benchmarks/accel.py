@@ -31,15 +31,16 @@ from torch import nn
 
 from codesign import networks
 from codesign.compile.driver import CompiledNetwork, compile_network
-from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate
-from codesign.compile.quantize import quantised_io
-from codesign.frames import calibration_frames, make_frame, photographs
-from codesign.hw import reference, timing
+from codesign.compile.importing.model import load_model
+from codesign.compile.quantise.quantise import quantised_io
+from codesign.compile.referee.integer import evaluate
+from codesign.hw.model import reference
 from codesign.hw.spec import BASE, AccelSpec
-from codesign.images import fit
+from codesign.hw.timing import model as timing
+from codesign.pictures.images import fit
 from codesign.sim.model import Dram
 from codesign.sim.run import run
+from codesign.workflows.frames import calibration_frames, make_frame, photographs
 
 RESULTS = Path(__file__).parent / "results" / "accel.json"
 

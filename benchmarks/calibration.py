@@ -18,8 +18,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from codesign.calibrate import Calibration, calibrate
 from codesign.hw.files import write_text
+from codesign.workflows.cell_calibration import Calibration, calibrate
 
 LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 RESULTS = Path(__file__).parent / "results" / "calibration.json"

@@ -25,16 +25,16 @@ from rich.console import Console
 from rich.table import Table
 
 from codesign.compile.driver import compile_network
-from codesign.compile.frontend import load_model
+from codesign.compile.importing.model import load_model
 from codesign.energy.account import EnergyAccount, account
 from codesign.energy.area import silicon_area
 from codesign.energy.interval import Interval
-from codesign.frames import calibration_frames
-from codesign.hw import timing
 from codesign.hw.counters import Counters
 from codesign.hw.files import write_text
 from codesign.hw.spec import BASE, AccelSpec
+from codesign.hw.timing import model as timing
 from codesign.networks import get, load
+from codesign.workflows.frames import calibration_frames
 
 CHIPS = Path(__file__).parent / "chips.toml"
 RESULTS = Path(__file__).parent / "results" / "energy.json"

@@ -27,16 +27,16 @@ from rich.table import Table
 
 from codesign import networks
 from codesign.compile.driver import compile_network
-from codesign.compile.frontend import load_model
-from codesign.compile.layers import Conv, LayerGraph, Shuffle, Tensor
-from codesign.compile.mapping import Mapping, map_conv
-from codesign.compile.quantize import quantised_io
-from codesign.frames import calibration_frames, photographs
+from codesign.compile.importing.model import load_model
+from codesign.compile.quantise.quantise import quantised_io
+from codesign.compile.scanline.layers import Conv, LayerGraph, Shuffle, Tensor
+from codesign.compile.scanline.plan.mapping import Mapping, map_conv
 from codesign.hw import numerics
 from codesign.hw.files import write_text
 from codesign.hw.spec import BASE, AccelSpec
-from codesign.images import fit
-from codesign.sim.switching import Circuit, circuit, switched
+from codesign.pictures.images import fit
+from codesign.sim.silicon.switching import Circuit, circuit, switched
+from codesign.workflows.frames import calibration_frames, photographs
 
 RESULTS = Path(__file__).parent / "results" / "toggles.json"
 RECORDS = Path(__file__).parents[1] / "codesign" / "energy" / "constants" / "activity.toml"

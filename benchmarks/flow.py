@@ -28,22 +28,23 @@ from numpy.typing import NDArray
 from rich.console import Console
 from skimage import data as samples
 
-from codesign import images, networks
-from codesign.compile.budget import Mixed, products, within
-from codesign.compile.cascade import make_plan
-from codesign.compile.emit import emit
-from codesign.compile.evaluate import run
-from codesign.compile.frontend import load_model
-from codesign.compile.lower import lower
-from codesign.compile.partition import partition
-from codesign.compile.quantize import Calibrated, calibrate, read_canonical
-from codesign.compile.widths import Widths
-from codesign.flows import load_flow
-from codesign.hw import timing
+from codesign import networks
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.evaluate import run
+from codesign.compile.quantise.budget import Mixed, products, within
+from codesign.compile.quantise.quantise import Calibrated, calibrate, read_canonical
+from codesign.compile.quantise.widths import Widths
+from codesign.compile.scanline.emit import emit
+from codesign.compile.scanline.lower import lower
+from codesign.compile.scanline.partition import partition
+from codesign.compile.scanline.plan.cascade import make_plan
 from codesign.hw.files import write_text
 from codesign.hw.spec import BASE
-from codesign.images import Pixels
+from codesign.hw.timing import model as timing
 from codesign.metrics.motion import end_point_error
+from codesign.pictures import images
+from codesign.pictures.flows import load_flow
+from codesign.pictures.images import Pixels
 
 RESULTS = Path(__file__).parent / "results" / "flow.json"
 COMMAND = "python benchmarks/flow.py --data DIR"

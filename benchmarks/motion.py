@@ -26,19 +26,19 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from codesign import images
 from codesign.compile.driver import compile_network
-from codesign.compile.layers import Conv
-from codesign.compile.module import LoadedModule
+from codesign.compile.scanline.layers import Conv
+from codesign.compile.scanline.module import LoadedModule
 from codesign.energy.account import account
-from codesign.frames import Frame, calibration_frames, make_frame
-from codesign.hw import timing
 from codesign.hw.counters import Counters
 from codesign.hw.files import write_text
-from codesign.hw.program import Program
+from codesign.hw.program.program import Program
 from codesign.hw.spec import BASE
+from codesign.hw.timing import model as timing
+from codesign.pictures import images
 from codesign.sim.model import Dram
-from codesign.simulate import Compiled, Size, find, host_module, import_source, simulate
+from codesign.workflows.frames import Frame, calibration_frames, make_frame
+from codesign.workflows.simulate import Compiled, Size, find, host_module, import_source, simulate
 
 RESULTS = Path(__file__).parent / "results" / "motion.json"
 SPEC = BASE

@@ -7,11 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from codesign.compile.emit import emit
-from codesign.explore import explore, product
-from codesign.hw import timing
+from codesign.compile.scanline.emit import emit
 from codesign.hw.spec import BASE
-from codesign.simulate import compile_source, find
+from codesign.hw.timing import model as timing
+from codesign.workflows.explore import explore, product
+from codesign.workflows.simulate import compile_source, find
 
 CHOICES = {
     "pixel_lanes": [8, 16],

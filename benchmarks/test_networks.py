@@ -72,9 +72,9 @@ def figures(data: dict) -> dict:
 
 def test_reference_720p(benchmark):
     """Target: a 720p SESR-M5 frame on the golden model in 5 s."""
-    from codesign.compile.module import Int8
-    from codesign.hw import reference
-    from codesign.simulate import compile_source, find
+    from codesign.compile.scanline.module import Int8
+    from codesign.hw.model import reference
+    from codesign.workflows.simulate import compile_source, find
 
     compiled = compile_source(find("sesr_m5_x2"), "base", size=(1280, 720))
     (region,) = compiled.network.regions
@@ -90,12 +90,12 @@ def test_set5_quality(benchmark, data_dir):
     import torch
 
     from codesign import networks
-    from codesign.compile import evaluate
-    from codesign.compile.calibration import PIXELS
-    from codesign.compile.frontend import load_model
-    from codesign.compile.quantize import quantise, read_canonical
-    from codesign.frames import calibration_frames
+    from codesign.compile.importing.model import load_model
+    from codesign.compile.ir import evaluate
+    from codesign.compile.quantise.calibration import PIXELS
+    from codesign.compile.quantise.quantise import quantise, read_canonical
     from codesign.metrics import set5
+    from codesign.workflows.frames import calibration_frames
 
     net = networks.load("sesr_m5_x2")
     model = load_model(net, width=64, height=64, channels=1)

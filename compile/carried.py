@@ -9,8 +9,8 @@ from tvm import relax
 
 from codesign.compile.driver import CompiledNetwork
 from codesign.hw.errors import UnsupportedError
-from codesign.hw.program import Program
-from codesign.hw.stream import Carried, Stream
+from codesign.hw.model.clip import Carried, Stream
+from codesign.hw.program.program import Program
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,20 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
-from codesign.compile.budget import Mixed, within
-from codesign.compile.calibration import PIXELS, Method
-from codesign.compile.cascade import Plan, make_plan
-from codesign.compile.emit import compulsory_bytes, emit
-from codesign.compile.finetune import fine_tune, teach
-from codesign.compile.frontend import ImportedModel
-from codesign.compile.layers import LayerGraph
-from codesign.compile.lower import lower
-from codesign.compile.module import build_module
-from codesign.compile.partition import Partitioned, Placement, partition
-from codesign.compile.quantize import Calibrated, calibrate
-from codesign.compile.widths import Widths
+from codesign.compile.importing.model import ImportedModel
+from codesign.compile.quantise.budget import Mixed, within
+from codesign.compile.quantise.calibration import PIXELS, Method
+from codesign.compile.quantise.finetune import fine_tune, teach
+from codesign.compile.quantise.quantise import Calibrated, calibrate
+from codesign.compile.quantise.widths import Widths
+from codesign.compile.scanline.emit import compulsory_bytes, emit
+from codesign.compile.scanline.layers import LayerGraph
+from codesign.compile.scanline.lower import lower
+from codesign.compile.scanline.module import build_module
+from codesign.compile.scanline.partition import Partitioned, Placement, partition
+from codesign.compile.scanline.plan.cascade import Plan, make_plan
 from codesign.hw.errors import InputError
-from codesign.hw.program import Program
+from codesign.hw.program.program import Program
 from codesign.hw.spec import AccelSpec
 
 HOST_MACS_WARNING = 0.01
@@ -74,7 +74,7 @@ class CompiledNetwork:
         return sum(compulsory_bytes(region.graph) for region in self.regions)
 
     def executable(self) -> Any:
-        """The mixed TVM module, to be exported with :func:`codesign.compile.module.export`."""
+        """The mixed TVM module, to be exported with :func:`codesign.compile.scanline.module.export`."""
         return build_module(self.partitioned, {region.symbol: region.program for region in self.regions})
 
 
@@ -98,12 +98,13 @@ def compile_network(
     ``calibration``: images ``float32[1, C, H, W]``. ``pixel_output``: the output is an image in [0, 1] and keeps the
     scale of 8-bit pixels. ``error_budget``: how far, in the output's units and per pixel, the quantised network's
     result may lie from the float one's on the calibration images; what costs most gets 16 bits until it does
-    (:mod:`codesign.compile.budget`). ``widths`` decides instead what has 16 bits. ``dram_bytes_per_cycle``: the
-    bandwidth that the plan is made for; the bus width by default. ``finetune_steps`` of quantisation-aware training
-    bring the quantised network nearer to its
-    float original on ``finetune_images`` (the calibration's, when there are none). ``on_stage`` is told each stage's
-    name as it begins. Raises :class:`InputError` for a float model without calibration images and for a quantised one
-    that is to be fine-tuned, :class:`UnsupportedError` for a layer that ``spec`` cannot hold.
+    (:mod:`codesign.compile.quantise.budget`). ``widths`` decides instead what has 16 bits.
+    ``dram_bytes_per_cycle``: the bandwidth that the plan is made for; the bus width by default. ``finetune_steps`` of
+    quantisation-aware training bring the quantised network nearer to its float original on ``finetune_images`` (the
+    calibration's, when there are none). ``on_stage`` is told each stage's name as it begins.
+
+    Raises :class:`InputError` for a float model without calibration images and for a quantised one that is to be
+    fine-tuned, :class:`UnsupportedError` for a layer that ``spec`` cannot hold.
     """
 
     def stage(text: str) -> None:

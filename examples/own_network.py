@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from codesign.energy.account import account
-from codesign.simulate import compile_source, find, simulate
+from codesign.workflows.simulate import compile_source, find, simulate
 
 
 class Sharpen(torch.nn.Module):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError
 from codesign.hw.files import replaced, write_bytes
-from codesign.hw.program import Program
+from codesign.hw.program.program import Program
 from codesign.sim.model import Dram, Model
 
 _HEADER = struct.Struct("<qd")  # first cycle, seconds

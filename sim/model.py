@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from codesign.hw import isa
 from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError, SimulationError
-from codesign.hw.program import Program
+from codesign.hw.program.program import Program
 from codesign.hw.spec import AccelSpec
 from codesign.sim.build import Report, library
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.hw import reference
 from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError, SimulationError
-from codesign.hw.program import Program
+from codesign.hw.model import reference
+from codesign.hw.program.program import Program
 from codesign.sim.build import Report
 from codesign.sim.checkpoint import Checkpoint
 from codesign.sim.model import Dram, Model

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from codesign.hw.errors import SimulationError
 from codesign.hw.files import write_text
 from codesign.hw.isa import Opcode
-from codesign.hw.program import Program
-from codesign.hw.tokens import Tokens
+from codesign.hw.program.program import Program
+from codesign.hw.program.tokens import Tokens
 
 TRACKS = ("load", "array", "requantise", "store")
 

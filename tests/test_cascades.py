@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from codesign.simulate import compile_source, find, simulate
+from codesign.workflows.simulate import compile_source, find, simulate
 
 
 class Unshuffle(nn.Module):

@@ -10,12 +10,13 @@ from torch import nn
 from whole_networks import POOL
 
 from codesign.compile.driver import CompiledNetwork, compile_network
-from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate, evaluate_region
-from codesign.compile.layers import Conv
-from codesign.compile.relax_form import from_module
-from codesign.hw import reference, timing
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.relax import from_module
+from codesign.compile.referee.integer import evaluate, evaluate_region
+from codesign.compile.scanline.layers import Conv
+from codesign.hw.model import reference
 from codesign.hw.spec import BASE, TINY
+from codesign.hw.timing import model as timing
 from codesign.networks.motion import correlate
 from codesign.sim.run import run
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codesign import simulate as verbs
 from codesign.hw.errors import InputError
+from codesign.workflows import simulate as verbs
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_an_interruption_ends_every_frame(compiled):
 
 
 def test_a_folder_of_images(tmp_path, monkeypatch, capsys):
-    from codesign import cli
+    from codesign.cli import app as cli
 
     rng = np.random.default_rng(1)
     for name in ("b", "a"):

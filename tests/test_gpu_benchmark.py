@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from codesign import cuda
-from codesign import simulate as verbs
-from codesign.compile.gpu_fusion import from_graph
-from codesign.compile.gpu_launches import plan_launches
-from codesign.compile.gpu_layers import from_layers
-from codesign.compile.integer import evaluate
-from codesign.compile.relax_form import from_module
-from codesign.kernels.bundle import Bundle
-from codesign.kernels.emulate import build_emulated
+from codesign.compile.cuda.fusion import from_graph
+from codesign.compile.cuda.launches import plan_launches
+from codesign.compile.cuda.layers import from_layers
+from codesign.compile.ir.relax import from_module
+from codesign.compile.referee.integer import evaluate
+from codesign.kernels.runtime.bundle import Bundle
+from codesign.kernels.runtime.emulate import build_emulated
+from codesign.workflows import gpu as cuda
+from codesign.workflows import simulate as verbs
 from tests.kernels.fake_driver import build_driver, code_of, table
 
 ROOT = Path(__file__).parents[1]

@@ -11,15 +11,16 @@ from torch import nn
 from whole_networks import POOL
 
 from codesign.compile.driver import CompiledNetwork, compile_network
-from codesign.compile.evaluate import run as run_float
-from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate
-from codesign.compile.module import LoadedModule, export
-from codesign.compile.quantize import quantise_reported, quantised_io, read_canonical
-from codesign.compile.relax_form import from_module
-from codesign.hw import reference, timing
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.evaluate import run as run_float
+from codesign.compile.ir.relax import from_module
+from codesign.compile.quantise.quantise import quantise_reported, quantised_io, read_canonical
+from codesign.compile.referee.integer import evaluate
+from codesign.compile.scanline.module import LoadedModule, export
 from codesign.hw.isa import Opcode, WeightKind
+from codesign.hw.model import reference
 from codesign.hw.spec import BASE, TINY, AccelSpec
+from codesign.hw.timing import model as timing
 from codesign.networks.raft import InstanceNorm, Residual
 from codesign.sim.run import run
 

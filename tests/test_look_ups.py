@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from codesign.compile.driver import CompiledNetwork, compile_network
-from codesign.compile.evaluate import run as run_float
-from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate
-from codesign.compile.layers import Conv
-from codesign.compile.module import LoadedModule, export
-from codesign.compile.quantize import read_canonical
-from codesign.compile.relax_form import from_module, to_module
-from codesign.compile.window_form import recognise_windows
-from codesign.hw import reference
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.evaluate import run as run_float
+from codesign.compile.ir.relax import from_module, to_module
+from codesign.compile.operators.window_form import recognise_windows
+from codesign.compile.quantise.quantise import read_canonical
+from codesign.compile.referee.integer import evaluate
+from codesign.compile.scanline.layers import Conv
+from codesign.compile.scanline.module import LoadedModule, export
 from codesign.hw.isa import Opcode
+from codesign.hw.model import reference
 from codesign.hw.spec import BASE, TINY, AccelSpec
 from codesign.networks.motion import all_pairs, look_up, pixel_places
 from codesign.sim.run import run

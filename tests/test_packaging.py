@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 CHECK = """
 import sys, codesign, codesign.hw, codesign.energy.records as records
-from codesign.simulate import compile_source, find, simulate
+from codesign.workflows.simulate import compile_source, find, simulate
 assert codesign.hw.__file__.startswith(sys.argv[1]), codesign.hw.__file__
 assert records.records()
 try:

@@ -11,18 +11,19 @@ from torch import nn
 from whole_networks import POOL
 
 from codesign.compile.driver import CompiledNetwork, compile_network
-from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate
-from codesign.compile.layers import Conv
-from codesign.hw import reference, timing
+from codesign.compile.importing.model import load_model
+from codesign.compile.referee.integer import evaluate
+from codesign.compile.scanline.layers import Conv
 from codesign.hw.errors import InputError, UnsupportedError
+from codesign.hw.model import reference
+from codesign.hw.model.clip import Carried, Stream
 from codesign.hw.spec import TINY, AccelSpec
-from codesign.hw.stream import Carried, Stream
+from codesign.hw.timing import model as timing
 from codesign.networks.motion import warp
 from codesign.networks.recurrent import StateShapes
 from codesign.sim.run import run
-from codesign.simulate import find
-from codesign.stream import compile_clip, moving_photograph, simulate_clip
+from codesign.workflows.clip import compile_clip, moving_photograph, simulate_clip
+from codesign.workflows.simulate import find
 
 WIDTH, HEIGHT = 22, 13
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from codesign.compile.integer import evaluate_region
-from codesign.hw import timing
-from codesign.simulate import compile_source, find, simulate
+from codesign.compile.referee.integer import evaluate_region
+from codesign.hw.timing import model as timing
+from codesign.workflows.simulate import compile_source, find, simulate
 
 NETWORKS = (
     "bicubic_x2",
@@ -87,5 +87,5 @@ def test_a_mixed_network_is_judged_region_by_region(monkeypatch):
         return (np.where(first < 127, first + 1, -128), *others)
 
     # A referee that differs must be heard.
-    monkeypatch.setattr("codesign.referee.evaluate_region", off_by_one)
+    monkeypatch.setattr("codesign.workflows.judge.evaluate_region", off_by_one)
     assert simulate(compiled).bit_exact is False

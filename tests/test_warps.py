@@ -12,14 +12,15 @@ from torch import nn
 from whole_networks import POOL
 
 from codesign.compile.driver import CompiledNetwork, compile_network
-from codesign.compile.evaluate import run as run_float
-from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate
-from codesign.compile.layers import Conv
-from codesign.compile.module import LoadedModule, export
-from codesign.compile.quantize import quantised_io
-from codesign.compile.relax_form import from_module
-from codesign.hw import numerics, reference
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.evaluate import run as run_float
+from codesign.compile.ir.relax import from_module
+from codesign.compile.quantise.quantise import quantised_io
+from codesign.compile.referee.integer import evaluate
+from codesign.compile.scanline.layers import Conv
+from codesign.compile.scanline.module import LoadedModule, export
+from codesign.hw import numerics
+from codesign.hw.model import reference
 from codesign.hw.spec import TINY
 from codesign.networks.motion import warp
 from codesign.sim.run import run

@@ -16,16 +16,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from codesign.compile.driver import CompiledNetwork, compile_network
-from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate
-from codesign.compile.quantize import Calibrated
-from codesign.compile.units import Kind
-from codesign.compile.widths import Widths
-from codesign.hw import numerics, reference, timing
+from codesign.compile.importing.model import load_model
+from codesign.compile.quantise.quantise import Calibrated
+from codesign.compile.quantise.units import Kind
+from codesign.compile.quantise.widths import Widths
+from codesign.compile.referee.integer import evaluate
+from codesign.hw import numerics
 from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Opcode
+from codesign.hw.model import reference
 from codesign.hw.spec import BASE, EDGE, LARGE, TINY, AccelSpec
+from codesign.hw.timing import model as timing
 from codesign.networks.motion import all_pairs, correlate, look_up, pixel_places, warp
 from codesign.sim.model import Dram
 from codesign.sim.run import run

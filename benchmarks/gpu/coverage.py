@@ -14,15 +14,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from codesign import cuda
-from codesign import simulate as verbs
-from codesign.compile.gpu import kernel_text
-from codesign.compile.gpu_fusion import from_graph
-from codesign.compile.gpu_launches import plan_launches
-from codesign.compile.gpu_layers import GpuGraph, Other, from_layers
-from codesign.compile.relax_form import from_module
+from codesign.compile.cuda.compile import kernel_text
+from codesign.compile.cuda.fusion import from_graph
+from codesign.compile.cuda.launches import plan_launches
+from codesign.compile.cuda.layers import GpuGraph, Other, from_layers
+from codesign.compile.ir.relax import from_module
 from codesign.hw.errors import CodesignError, UnsupportedError
-from codesign.kernels.nvrtc import compile_cuda_text
+from codesign.kernels.runtime.nvrtc import compile_cuda_text
+from codesign.workflows import gpu as cuda
+from codesign.workflows import simulate as verbs
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu_coverage.json"

@@ -34,8 +34,8 @@ import torch  # noqa: E402
 
 from codesign import networks  # noqa: E402
 from codesign.hw.errors import CodesignError  # noqa: E402
-from codesign.kernels.bundle import Bundle, Loaded  # noqa: E402
-from codesign.kernels.driver import Driver  # noqa: E402
+from codesign.kernels.runtime.bundle import Bundle, Loaded  # noqa: E402
+from codesign.kernels.runtime.driver import Driver  # noqa: E402
 
 ROUND_SECONDS = 0.15
 """Of a round of timed calls: long enough that the host's clock is exact."""

@@ -22,15 +22,16 @@ import torch
 import typer
 from rich.console import Console
 
-from codesign import cuda, networks
-from codesign import simulate as verbs
-from codesign.compile.gpu import CudaModule, compile_cuda, compile_cuda_int8
-from codesign.compile.integer import evaluate
+from codesign import networks
+from codesign.compile.cuda.compile import CudaModule, compile_cuda, compile_cuda_int8
+from codesign.compile.referee.integer import evaluate
 from codesign.hw.errors import CodesignError
-from codesign.kernels.bundle import Bundle
-from codesign.kernels.nvrtc import compile_cuda_text
-from codesign.kernels.traces import traces
-from codesign.kernels.tuned import database
+from codesign.kernels.runtime.bundle import Bundle
+from codesign.kernels.runtime.nvrtc import compile_cuda_text
+from codesign.kernels.tuning.traces import traces
+from codesign.kernels.tuning.tuned import database
+from codesign.workflows import gpu as cuda
+from codesign.workflows import simulate as verbs
 
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT = ("espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3", "quicksrnet_m_x3", "srvgg16_x4")

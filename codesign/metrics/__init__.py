@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.hw.errors import InputError
-from codesign.images import Reals, crop_to_multiple, load_image, luma, resize, to_pixels, to_real
+from codesign.pictures.images import Reals, crop_to_multiple, load_image, luma, resize, to_pixels, to_real
 
 SSIM_WINDOW = 11
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from codesign.hw.errors import InputError
-from codesign.images import Reals
+from codesign.pictures.images import Reals
 
 _SHAPES = ((64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3))
 _STRIDES, _PADDINGS, _POOLED = (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), (False, True, True, False, False)

@@ -21,11 +21,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from codesign.hw.errors import InputError
-from codesign.images import check_size
 from codesign.networks import basicvsr, deep, flow, flow_small, nafnet, pwcnet, raft, rife, small
 from codesign.networks.published import translate
 from codesign.networks.seeds import seed
 from codesign.networks.sesr import Sesr
+from codesign.pictures.images import check_size
 
 Task = Literal["upscale", "denoise", "flow", "interpolate"]
 

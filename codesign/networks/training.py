@@ -40,11 +40,11 @@ from torch.nn import functional as F
 
 from codesign.hw.errors import CodesignError, InputError
 from codesign.hw.files import replaced
-from codesign.images import Reals, crop_to_multiple, load_image, luma, resize, to_real
 from codesign.metrics import degrade, set5
 from codesign.networks import load
 from codesign.networks.sesr import Sesr
 from codesign.networks.soap import Soap
+from codesign.pictures.images import Reals, crop_to_multiple, load_image, luma, resize, to_real
 
 SCALE = 2
 LAYERS = 5

@@ -30,9 +30,9 @@ import typer
 
 from codesign.hw.errors import CodesignError, InputError
 from codesign.hw.files import replaced
-from codesign.images import image_files, load_image
 from codesign.networks import load
 from codesign.networks.flow_small import REACH, FlowSmall, Level, enlarged
+from codesign.pictures.images import image_files, load_image
 
 LEVEL_WEIGHTS = (0.1, 0.1, 0.15, 0.25, 0.4)
 """Of the levels' errors in pixels of the frame, coarsest first, and of the frame's own."""

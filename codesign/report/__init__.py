@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from codesign.compare import Comparison
 from codesign.hw.files import write_text
 from codesign.report.data import SCHEMA, to_json
 from codesign.report.page import Pictures, render_page
 from codesign.report.plot import draw, draw_energy, draw_rooflines
 from codesign.report.table import terminal_table
 from codesign.report.tables import energy_csv, layers_csv, targets_csv
+from codesign.workflows.compare import Comparison
 
 _PLOTS = {"comparison": draw, "energy": draw_energy, "rooflines": draw_rooflines}
 _TABLES = {"targets": targets_csv, "energy": energy_csv, "layers": layers_csv}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from codesign.compare import Comparison
 from codesign.energy.interval import Interval, engineering
 from codesign.report.plot import COLOURS
+from codesign.workflows.compare import Comparison
 
 _CAUSES = (*COLOURS, "#999999", "#F0E442")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")

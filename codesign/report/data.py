@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from codesign.compare import Comparison, TargetRow
 from codesign.energy.interval import Interval
 from codesign.energy.records import records
 from codesign.report.figures import figures
+from codesign.workflows.compare import Comparison, TargetRow
 
 SCHEMA = "codesign.comparison/2"
 

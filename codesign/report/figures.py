@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from codesign.compare import Comparison, LayerFigures, Roofline, TargetRow
 from codesign.energy.account import DRAM_COUNTERS, Component, Evidence, layer_components
 from codesign.energy.interval import Interval
 from codesign.energy.records import records
+from codesign.workflows.compare import Comparison, LayerFigures, Roofline, TargetRow
 
 _SHARE = "gpu_peak_share"
 """The record that decides a modelled GPU's time; the others decide its energy."""

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from codesign.compare import Comparison, TargetRow
 from codesign.energy.account import Evidence
 from codesign.energy.interval import engineering, span
 from codesign.energy.records import records
 from codesign.report import charts
 from codesign.report.figures import Figure, figures
+from codesign.workflows.compare import Comparison, TargetRow
 
 Pictures = dict[str, NDArray[np.uint8]]
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from codesign.compare import Comparison
 from codesign.energy.interval import Interval
 from codesign.hw.files import replaced
+from codesign.workflows.compare import Comparison
 
 # Okabe and Ito: told apart by colour-blind readers; the shapes tell them apart in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

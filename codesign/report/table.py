@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from codesign.compare import Comparison, TargetRow
 from codesign.energy.interval import Interval, engineering, span
+from codesign.workflows.compare import Comparison, TargetRow
 
 
 def terminal_table(comparison: Comparison) -> RenderableType:

@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 
-from codesign.compare import Comparison
 from codesign.energy.interval import Interval
+from codesign.workflows.compare import Comparison
 
 
 def targets_csv(comparison: Comparison) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codesign import images, networks
+from codesign import networks
 from codesign.hw.errors import InputError
-from codesign.images import Reals
+from codesign.pictures import images
+from codesign.pictures.images import Reals
 
 FlowOf = Callable[[Reals, Reals], NDArray[np.float32]]
 """From one image ``[H, W, 3]`` to another: ``float32[2, H, W]``."""

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 import torch
 
 from codesign import networks
-from codesign.compare import gpu_layers
 from codesign.compile.driver import compile_network
-from codesign.compile.evaluate import size_free
-from codesign.compile.frontend import load_model
-from codesign.compile.relax_form import from_module
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.evaluate import size_free
+from codesign.compile.ir.relax import from_module
 from codesign.energy.gpu import Layer, Workload
-from codesign.frames import calibration_frames
-from codesign.hw import timing
 from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError, UnsupportedError
 from codesign.hw.spec import AccelSpec
+from codesign.hw.timing import model as timing
+from codesign.workflows.compare import gpu_layers
+from codesign.workflows.frames import calibration_frames
 
 CROP = (48, 48)
 """Of the one image that a network is calibrated on."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from codesign.compare import RESULTS, TargetRow, gpu_row, host_work, scanline_row
 from codesign.energy.account import DRAMS, EnergyAccount, Evidence, account
 from codesign.energy.gpu import find_device, roofline
 from codesign.energy.interval import Interval, engineering, span
@@ -20,6 +19,7 @@ from codesign.energy.records import constant, nodes
 from codesign.hw.errors import InputError
 from codesign.hw.spec import AccelSpec
 from codesign.studies.costing import Costing, cost, prefixed, size_in
+from codesign.workflows.compare import RESULTS, TargetRow, gpu_row, host_work, scanline_row
 
 NETWORKS = ("sesr_m5_x2", "srvgg16_x4", "edsr_baseline_x4", "dncnn17", "spynet", "rrdbnet_x4")
 """Studied by default: of every task, from light to heavy."""

@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codesign.compare import RESULTS
-from codesign.compile.integer import evaluate
-from codesign.compile.quantize import quantised_io
+from codesign.compile.quantise.quantise import quantised_io
+from codesign.compile.referee.integer import evaluate
 from codesign.energy.account import DRAMS, EnergyAccount, Evidence, account
 from codesign.energy.gpu import GpuFigures, on_gpu
 from codesign.energy.interval import Interval
-from codesign.frames import judge
 from codesign.hw.spec import AccelSpec
-from codesign.simulate import Compiled, compile_source, find, run_float
 from codesign.studies.costing import Costing, cost, prefixed
+from codesign.workflows.compare import RESULTS
+from codesign.workflows.frames import judge
+from codesign.workflows.simulate import Compiled, compile_source, find, run_float
 
 NETWORKS = ("sesr_m5_x2", "quicksrnet_m_x3", "edsr_f32b5_x2", "srvgg16_x4", "dncnn17")
 """Studied by default: what the integer referee evaluates whole, in seconds."""

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.images import Reals
 from codesign.metrics.motion import jitter, sampled
+from codesign.pictures.images import Reals
 from codesign.studies.clips import Clip, FlowOf, over_photograph
 
 CLAIM = -0.95

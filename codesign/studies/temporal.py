@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codesign import images, networks
-from codesign.images import Reals
+from codesign import networks
 from codesign.metrics import degrade, psnr
 from codesign.metrics.motion import sampled, visible, warping_error
+from codesign.pictures import images
+from codesign.pictures.images import Reals
 from codesign.studies.clips import Clip, FlowOf
 
 CLAIM = -0.80

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import codesign
-from codesign import simulate as verbs
 from codesign.hw.errors import InputError
 from codesign.hw.spec import load_spec
 from codesign.video.targets import Target
+from codesign.workflows import simulate as verbs
 
 _WORDS = {
     "source": "another source",

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codesign import simulate as verbs
 from codesign.hw.errors import InputError
 from codesign.hw.files import is_special
 from codesign.video.making import difference, making_of_run
@@ -19,6 +18,7 @@ from codesign.video.pump import DEPTH, pump
 from codesign.video.sink import SUFFIXES, Restored, Sink, Timing, making_of
 from codesign.video.source import probe
 from codesign.video.targets import Target, running
+from codesign.workflows import simulate as verbs
 
 Say = Callable[[str], None]
 Tick = Callable[[int, int | None], None]

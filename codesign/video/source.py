@@ -14,7 +14,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
 from codesign.hw.errors import InputError
-from codesign.images import check_size
+from codesign.pictures.images import check_size
 
 _HDR = {16: "PQ", 18: "HLG"}
 """Transfer characteristics of ITU-T H.273 that these networks were not made for."""
@@ -143,7 +143,7 @@ def rgb(decoded: Decoded, video: Video) -> NDArray[np.float32]:
 
 
 def luma(decoded: Decoded, video: Video) -> NDArray[np.float32]:
-    """``float32[1, H, W]``: studio-range luma over its largest code, as :mod:`codesign.images` has it."""
+    """``float32[1, H, W]``: studio-range luma over its largest code, as :mod:`codesign.pictures.images` has it."""
     wanted = "yuv420p10le" if video.ten_bit else "yuv420p"
     frame = decoded.frame.reformat(format=wanted, dst_color_range=ColorRange.MPEG)
     return plane(frame, video.ten_bit)[None].astype(np.float32) / np.float32(1023 if video.ten_bit else 255)

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codesign import simulate as verbs
-from codesign.compile.module import LoadedModule
-from codesign.hw import reference
+from codesign.compile.scanline.module import LoadedModule
 from codesign.hw.errors import InputError
+from codesign.hw.model import reference
+from codesign.workflows import simulate as verbs
 
 Target = Literal["cpu", "cuda", "scanline-model"]
 TARGETS: tuple[Target, ...] = ("cpu", "cuda", "scanline-model")
@@ -53,8 +53,8 @@ def running(
             module = LoadedModule(path, lambda program, inputs: reference.run(program, inputs))
             yield lambda planes: module.run(planes[None])[0]
     else:
-        from codesign import cuda
-        from codesign.compile.gpu_run import check_gpu, loaded
+        from codesign.compile.cuda.run import check_gpu, loaded
+        from codesign.workflows import gpu as cuda
 
         arch = check_gpu()
         with TemporaryDirectory(prefix="codesign-") as folder:

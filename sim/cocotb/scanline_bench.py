@@ -18,10 +18,11 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, First, ReadOnly, RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiSlave
 
-from codesign.hw import isa, reference
+from codesign.hw import isa
 from codesign.hw.counters import STALL_CAUSES
 from codesign.hw.isa import FIELDS, ErrorCause, Opcode, WeightKind, command, encode
-from codesign.hw.program import Program
+from codesign.hw.model import reference
+from codesign.hw.program.program import Program
 from codesign.hw.spec import COMMAND_BYTES
 
 MEMORY_BASE = 0x12_3456_0000

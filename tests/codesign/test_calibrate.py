@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from codesign import calibrate
-from codesign.calibrate import UNITS
-from codesign.compile.cascade import make_plan
-from codesign.compile.emit import emit
+from codesign.compile.scanline.emit import emit
+from codesign.compile.scanline.plan.cascade import make_plan
 from codesign.energy.records import constant, find_record
 from codesign.hw.isa import Opcode
 from codesign.hw.rtl_package import render_package
 from codesign.hw.spec import TINY
-from codesign.sim.liberty import read_liberty
 from codesign.sim.run import Waves, run
+from codesign.sim.silicon.liberty import read_liberty
+from codesign.workflows import cell_calibration as calibrate
+from codesign.workflows.cell_calibration import UNITS
 
 SIM = Path(__file__).resolve().parents[1] / "sim"
 sys.path.insert(0, str(SIM))

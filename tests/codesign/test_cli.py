@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from codesign import cli
+from codesign.cli import app as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 

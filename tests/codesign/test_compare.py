@@ -7,8 +7,6 @@ import json
 
 import pytest
 
-from codesign import simulate as verbs
-from codesign.compare import Comparison, compare_targets, fpga_row, gpu_row, host_work, scanline_row, times
 from codesign.energy.account import Evidence, account
 from codesign.energy.gpu import Layer, Workload, find_device, load_recorded, on_gpu, roofline
 from codesign.energy.interval import Interval
@@ -16,8 +14,10 @@ from codesign.energy.records import constant, devices
 from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError
 from codesign.hw.spec import BASE, TINY
-from codesign.sim import synthesis
-from codesign.sim.synthesis import FpgaFit, PathStep, Resource, Synthesis, hardware_key
+from codesign.sim.silicon import synthesis
+from codesign.sim.silicon.synthesis import FpgaFit, PathStep, Resource, Synthesis, hardware_key
+from codesign.workflows import simulate as verbs
+from codesign.workflows.compare import Comparison, compare_targets, fpga_row, gpu_row, host_work, scanline_row, times
 
 WORK = Workload("net", "64x64", "128x128", macs=10**9, compulsory_values=10**6)
 COUNTERS = dataclasses.replace(
@@ -212,7 +212,7 @@ class TestRecorded:
             load_recorded(tmp_path / "missing.json")
 
     def test_what_ships_loads(self):
-        from codesign.compare import RESULTS
+        from codesign.workflows.compare import RESULTS
 
         for path in sorted((RESULTS / "gpu").glob("*.json")):
             load_recorded(path)

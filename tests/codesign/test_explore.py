@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from codesign import cli
-from codesign.compile.cascade import make_plan
-from codesign.compile.emit import emit
+from codesign.cli import app as cli
+from codesign.compile.scanline.emit import emit
+from codesign.compile.scanline.plan.cascade import make_plan
 from codesign.energy.account import account
-from codesign.explore import ESTIMATE_BOUND, Machines, explore, parse_choices, product, undominated
-from codesign.hw import timing
 from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError
 from codesign.hw.spec import BASE, EDGE, AccelSpec
-from codesign.simulate import compile_source, find
+from codesign.hw.timing import model as timing
+from codesign.workflows.explore import ESTIMATE_BOUND, Machines, explore, parse_choices, product, undominated
+from codesign.workflows.simulate import compile_source, find
 
 CHOICES = {
     "fsrcnn_x2": {

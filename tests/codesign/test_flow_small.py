@@ -10,7 +10,7 @@ import pytest
 import torch
 from skimage import data
 
-from codesign import images, networks
+from codesign import networks
 from codesign.hw.errors import InputError
 from codesign.metrics.motion import end_point_error
 from codesign.networks.flow_small import FlowSmall, enlarged
@@ -25,6 +25,7 @@ from codesign.networks.training_flow import (
     save_weights,
     train,
 )
+from codesign.pictures import images
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from codesign import images
 from codesign.hw.errors import InputError
+from codesign.pictures import images
 
 SIDES = st.integers(1, 40)
 

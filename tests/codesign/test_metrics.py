@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codesign import images
 from codesign.hw.errors import InputError
 from codesign.metrics import degrade, luma_psnr, psnr, set5, ssim
+from codesign.pictures import images
 
 
 def bicubic(frame: np.ndarray) -> np.ndarray:

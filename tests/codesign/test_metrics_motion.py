@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from codesign.flows import flow_picture, load_flow, save_flow
 from codesign.hw.errors import InputError
 from codesign.metrics.lpips import Lpips
 from codesign.metrics.motion import end_point_error, jitter, sampled, visible, warping_error
+from codesign.pictures.flows import flow_picture, load_flow, save_flow
 
 
 def constant(u: float, v: float, height: int = 4, width: int = 6) -> np.ndarray:

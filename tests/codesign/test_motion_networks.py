@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from codesign.compile.evaluate import run
-from codesign.compile.frontend import load_model
-from codesign.compile.relax_form import from_module
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.evaluate import run
+from codesign.compile.ir.relax import from_module
 from codesign.networks.basicvsr import BasicVsr
 from codesign.networks.motion import all_pairs, correlate, estimated_resized, grown, look_up, pixel_places, warp
 from codesign.networks.pwcnet import PwcNet

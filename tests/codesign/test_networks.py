@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from codesign import images, networks
-from codesign.compile.calibration import PIXELS
-from codesign.compile.evaluate import run
-from codesign.compile.finetune import fine_tune, teach
-from codesign.compile.frontend import load_model
-from codesign.compile.quantize import quantise_reported, read_canonical
-from codesign.frames import calibration_frames, photographs
+from codesign import networks
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.evaluate import run
+from codesign.compile.quantise.calibration import PIXELS
+from codesign.compile.quantise.finetune import fine_tune, teach
+from codesign.compile.quantise.quantise import quantise_reported, read_canonical
 from codesign.hw.errors import InputError
 from codesign.metrics import degrade, luma_psnr, psnr, set5
 from codesign.networks.basicvsr import BasicVsr
+from codesign.pictures import images
+from codesign.workflows.frames import calibration_frames, photographs
 
 COMMAND_LINE = [
     "bicubic_x2", "espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3", "quicksrnet_m_x3", "edsr_f32b5_x2", "srvgg16_x4",

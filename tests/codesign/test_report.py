@@ -14,7 +14,6 @@ from PIL import Image
 from rich.console import Console
 
 from codesign import report
-from codesign.compare import Comparison, gpu_row, scanline_row
 from codesign.energy.account import Evidence, account
 from codesign.energy.gpu import Workload
 from codesign.energy.interval import Interval
@@ -23,6 +22,7 @@ from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError
 from codesign.hw.spec import BASE
 from codesign.report import SCHEMA, terminal_table, to_json, write_report
+from codesign.workflows.compare import Comparison, gpu_row, scanline_row
 
 COMMAND = "python -m codesign compare 'my <net>.onnx' --size 64x48"
 EVIDENCE = {evidence.value for evidence in Evidence}

@@ -7,9 +7,9 @@ import shutil
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
-from codesign.compare import compare_targets
 from codesign.report import write_report
-from codesign.simulate import compile_source, find, simulate
+from codesign.workflows.compare import compare_targets
+from codesign.workflows.simulate import compile_source, find, simulate
 
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

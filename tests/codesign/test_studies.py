@@ -9,15 +9,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from codesign import cli, networks
+from codesign import networks
+from codesign.cli import app as cli
 from codesign.energy.account import account
 from codesign.energy.gpu import find_device, on_gpu, roofline
 from codesign.energy.interval import Interval
 from codesign.hw.errors import InputError
 from codesign.hw.spec import BASE, TINY
-from codesign.simulate import compile_source, find, simulate
 from codesign.studies import film_hour, int8
 from codesign.studies.costing import cost, size_in
+from codesign.workflows.simulate import compile_source, find, simulate
 
 RESOLUTION = (192, 128)
 

@@ -18,8 +18,9 @@ from onnx import TensorProto, helper
 from rich.table import Table
 from rich.text import Text
 
-from codesign import cli, console
-from codesign.console import PlainConsole, plain
+from codesign.cli import app as cli
+from codesign.cli import console
+from codesign.cli.console import PlainConsole, plain
 
 HOSTILE = (
     "[/red]", "[bold]x[/bold]", "[link=http://a]b[/link]", ":smiley:", "\x1b]0;title\x07", "\x1b[2J", "\x9b31m", "a\rb",

@@ -13,7 +13,6 @@ import time
 
 import pytest
 
-from codesign.compare import compare_targets
 from codesign.energy.account import account, layer_energy
 from codesign.energy.gpu import Layer, Workload, on_gpu
 from codesign.energy.interval import Interval, engineering
@@ -22,7 +21,8 @@ from codesign.energy.records import constant, records
 from codesign.hw.counters import Counters, LayerCounters
 from codesign.hw.spec import AccelSpec
 from codesign.report import write_report
-from codesign.simulate import compile_source, find, simulate
+from codesign.workflows.compare import compare_targets
+from codesign.workflows.simulate import compile_source, find, simulate
 
 DRAWN = 12
 MEASURED = {

@@ -12,10 +12,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from codesign import images, networks
+from codesign import networks
 from codesign.hw.errors import InputError
 from codesign.networks import training
 from codesign.networks.soap import Soap
+from codesign.pictures import images
 
 TINY = training.Recipe(steps=40, batch=1, patch=8, warm_up=10, report=10)
 

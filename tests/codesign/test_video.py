@@ -23,16 +23,16 @@ import numpy as np
 import pytest
 import torch
 
-from codesign import cli
-from codesign import simulate as verbs
+from codesign.cli import app as cli
 from codesign.hw.errors import InputError
-from codesign.images import to_real
 from codesign.metrics import psnr
+from codesign.pictures.images import to_real
 from codesign.video.making import difference, making_of_run
 from codesign.video.pump import pump
 from codesign.video.restore import restore
 from codesign.video.sink import GROUP, Restored, Sink, Timing
 from codesign.video.source import frames, luma, probe, rgb
+from codesign.workflows import simulate as verbs
 
 
 def picture(index: int, width: int, height: int) -> np.ndarray:
@@ -210,7 +210,7 @@ def test_ten_bits_stay_ten(tmp_path: Path) -> None:
 
 def test_planes_of_a_frame_are_the_projects(tmp_path: Path) -> None:
     """Luma and RGB agree with the picture that was encoded, in both colour spaces."""
-    from codesign.images import luma as luma_of
+    from codesign.pictures.images import luma as luma_of
 
     source = make_video(tmp_path / "in.mkv", 1, (64, 48), pix_fmt="yuv444p", options={"crf": "0"})
     video = probe(source)

@@ -11,9 +11,9 @@ import tvm
 from hypothesis import strategies as st
 from torch import nn
 
-from codesign.compile.frontend import load_model
-from codesign.compile.quantize import quantise
-from codesign.compile.relax_form import from_module, to_module
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.relax import from_module, to_module
+from codesign.compile.quantise.quantise import quantise
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from codesign.compile.alignment import SETTLED_POWER, aligned, is_aligned
-from codesign.compile.equalize import channel_ranges
-from codesign.compile.evaluate import run, trace
-from codesign.compile.frontend import load_model
-from codesign.compile.graph import Graph
-from codesign.compile.insertion import quantised_weight
-from codesign.compile.quantize import Calibrated, calibrate, read_canonical
-from codesign.compile.units import Kind, units
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.evaluate import run, trace
+from codesign.compile.ir.graph import Graph
+from codesign.compile.quantise.alignment import SETTLED_POWER, aligned, is_aligned
+from codesign.compile.quantise.equalise import channel_ranges
+from codesign.compile.quantise.insertion import quantised_weight
+from codesign.compile.quantise.quantise import Calibrated, calibrate, read_canonical
+from codesign.compile.quantise.units import Kind, units
 
 WIDTH, HEIGHT = 24, 18
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from codesign.compile.finetune import Batch, fine_tune, teach
-from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate
-from codesign.compile.quantize import quantise, quantise_reported, quantised_io
-from codesign.compile.relax_form import from_module
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.relax import from_module
+from codesign.compile.quantise.finetune import Batch, fine_tune, teach
+from codesign.compile.quantise.quantise import quantise, quantise_reported, quantised_io
+from codesign.compile.referee.integer import evaluate
 from codesign.hw.errors import InputError
 
 

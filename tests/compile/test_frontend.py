@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from codesign.compile.evaluate import run
-from codesign.compile.frontend import ImportedModel, load_model
-from codesign.compile.quantize import read_canonical
-from codesign.compile.relax_form import from_module
-from codesign.compile.runnable import runnable
+from codesign.compile.importing.model import ImportedModel, load_model
+from codesign.compile.ir.evaluate import run
+from codesign.compile.ir.relax import from_module
+from codesign.compile.ir.runnable import runnable
+from codesign.compile.quantise.quantise import read_canonical
 from codesign.hw.errors import InputError, UnsupportedError
 
 WIDTH, HEIGHT = 11, 7

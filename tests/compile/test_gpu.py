@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from codesign.compile.frontend import load_model
-from codesign.compile.gpu import compile_cuda
+from codesign.compile.cuda.compile import compile_cuda
+from codesign.compile.importing.model import load_model
 from codesign.hw.errors import CodesignError, InputError
-from codesign.kernels.nvrtc import ARCHITECTURES, compile_cuda_text
+from codesign.kernels.runtime.nvrtc import ARCHITECTURES, compile_cuda_text
 
 
 class Small(torch.nn.Module):

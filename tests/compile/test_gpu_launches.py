@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from codesign import networks
+from codesign.compile.cuda.fusion import from_graph
+from codesign.compile.cuda.launches import GpuPlan, plan_launches
+from codesign.compile.cuda.layers import Other, from_layers
 from codesign.compile.driver import compile_network
-from codesign.compile.frontend import load_model
-from codesign.compile.gpu_fusion import from_graph
-from codesign.compile.gpu_launches import GpuPlan, plan_launches
-from codesign.compile.gpu_layers import Other, from_layers
-from codesign.compile.integer import evaluate
-from codesign.compile.relax_form import from_module
-from codesign.hw import reference
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.relax import from_module
+from codesign.compile.referee.integer import evaluate
+from codesign.hw.model import reference
 from codesign.hw.spec import BASE
-from codesign.kernels.emulate import Entry, build_emulated_together, run_emulated
-from codesign.kernels.launch import Launch, run_launches
+from codesign.kernels.runtime.emulate import Entry, build_emulated_together, run_emulated
+from codesign.kernels.runtime.launch import Launch, run_launches
 from codesign.networks.nafnet import NafBlock
 
 SIZE = (44, 34)

@@ -12,15 +12,15 @@ import tvm
 from tvm.runtime import vm
 
 from codesign import networks
-from codesign.compile.frontend import load_model
-from codesign.compile.gpu import compile_cuda
-from codesign.compile.gpu_fusion import from_graph
-from codesign.compile.gpu_launches import GpuPlan, plan_launches
-from codesign.compile.gpu_layers import Other
-from codesign.compile.gpu_module import build, relax_module
-from codesign.compile.relax_form import from_module
-from codesign.kernels.bundle import Bundle, Loaded
-from codesign.kernels.driver import Driver
+from codesign.compile.cuda.compile import compile_cuda
+from codesign.compile.cuda.fusion import from_graph
+from codesign.compile.cuda.launches import GpuPlan, plan_launches
+from codesign.compile.cuda.layers import Other
+from codesign.compile.cuda.module import build, relax_module
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.relax import from_module
+from codesign.kernels.runtime.bundle import Bundle, Loaded
+from codesign.kernels.runtime.driver import Driver
 from tests.compile.test_gpu_launches import emulated
 from tests.kernels.fake_driver import build_driver, code_of
 

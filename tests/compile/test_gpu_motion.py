@@ -12,12 +12,12 @@ import tvm
 from torch import nn
 
 from codesign import networks
-from codesign.compile.correlations import recognise_correlations
-from codesign.compile.frontend import load_model
-from codesign.compile.gpu_fusion import from_graph
-from codesign.compile.gpu_launches import plan_launches
-from codesign.compile.gpu_layers import Other, Pointwise
-from codesign.compile.relax_form import from_module
+from codesign.compile.cuda.fusion import from_graph
+from codesign.compile.cuda.launches import plan_launches
+from codesign.compile.cuda.layers import Other, Pointwise
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.relax import from_module
+from codesign.compile.operators.correlations import recognise_correlations
 from codesign.networks.motion import correlate, warp
 from codesign.networks.raft import Form, InstanceNorm, Raft
 from tests.compile.test_gpu_launches import emulated

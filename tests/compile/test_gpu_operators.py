@@ -11,14 +11,14 @@ import pytest
 import torch
 import tvm
 
-from codesign.compile.frontend import load_model
-from codesign.compile.gpu import cuda_source, halved
-from codesign.compile.gpu_operators import OperatorTask, candidates, operator_tasks, prepare, scheduled, target_of
-from codesign.compile.runnable import runnable
+from codesign.compile.cuda.compile import cuda_source, halved
+from codesign.compile.cuda.tvm_operators import OperatorTask, candidates, operator_tasks, prepare, scheduled, target_of
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.runnable import runnable
 from codesign.hw.errors import InputError
-from codesign.kernels.nvrtc import compile_cuda_text
-from codesign.kernels.traces import TraceRecord, Traces, traces
-from codesign.kernels.tuning import collect
+from codesign.kernels.runtime.nvrtc import compile_cuda_text
+from codesign.kernels.tuning.search import collect
+from codesign.kernels.tuning.traces import TraceRecord, Traces, traces
 
 
 class Softmax(torch.nn.Module):

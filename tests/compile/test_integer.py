@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from random_networks import Draw, draws, quantised, rescaled
 from torch import nn
 
-from codesign.compile.evaluate import run
-from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate
-from codesign.compile.quantize import quantise, quantised_io
-from codesign.compile.relax_form import from_module
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.evaluate import run
+from codesign.compile.ir.relax import from_module
+from codesign.compile.quantise.quantise import quantise, quantised_io
+from codesign.compile.referee.integer import evaluate
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, UnsupportedError
 
@@ -36,7 +36,7 @@ def _in_float64(module: tvm.IRModule, codes: np.ndarray) -> np.ndarray:
 
     def wide(node: object, inputs: list[torch.Tensor]) -> torch.Tensor | None:
         if any(value.dtype == torch.float32 for value in inputs):
-            from codesign.compile.evaluate import apply
+            from codesign.compile.ir.evaluate import apply
 
             return apply(node, [value.double() if value.dtype == torch.float32 else value for value in inputs])
         return None

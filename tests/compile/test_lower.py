@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import relax
 
-from codesign.compile.lower import lower
+from codesign.compile.scanline.lower import lower
 
 
 def test_two_inputs_of_one_name_stay_two() -> None:

@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._sympy.functions import FloorDiv, Mod
 
-from codesign.compile import pt2_file, pt2_sizes
-from codesign.compile.evaluate import run
-from codesign.compile.frontend import load_model
-from codesign.compile.pt2_file import read_pt2
-from codesign.compile.pt2_replay import find_operator
-from codesign.compile.relax_form import from_module
+from codesign.compile.importing import pt2 as pt2_file
+from codesign.compile.importing import pt2_sizes
+from codesign.compile.importing.model import load_model
+from codesign.compile.importing.pt2 import read_pt2
+from codesign.compile.importing.pt2_replay import find_operator
+from codesign.compile.ir.evaluate import run
+from codesign.compile.ir.relax import from_module
 from codesign.hw.errors import InputError, UnsupportedError
 
 PROGRAM = "models/model.json"

@@ -19,10 +19,10 @@ from random_networks import OPERATIONS, Draw, draws, quantised
 from torch import nn
 
 from codesign import networks
-from codesign.compile.frontend import load_model
-from codesign.compile.integer import evaluate
-from codesign.compile.qdq_export import export_qdq
-from codesign.compile.quantize import quantise, quantise_reported, quantised_io
+from codesign.compile.importing.model import load_model
+from codesign.compile.quantise.qdq_export import export_qdq
+from codesign.compile.quantise.quantise import quantise, quantise_reported, quantised_io
+from codesign.compile.referee.integer import evaluate
 from codesign.hw.errors import InputError, UnsupportedError
 
 

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 from tvm import relax
 
-from codesign.compile.calibration import PIXELS, Observation, QuantParams, choose, fake_quantised, parameters
-from codesign.compile.evaluate import run
-from codesign.compile.frontend import load_model
-from codesign.compile.graph import Graph
-from codesign.compile.quantize import quantise, quantise_reported, quantised_io, read_canonical
-from codesign.compile.relax_form import from_module
-from codesign.compile.runnable import runnable
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.evaluate import run
+from codesign.compile.ir.graph import Graph
+from codesign.compile.ir.relax import from_module
+from codesign.compile.ir.runnable import runnable
+from codesign.compile.quantise.calibration import PIXELS, Observation, QuantParams, choose, fake_quantised, parameters
+from codesign.compile.quantise.quantise import quantise, quantise_reported, quantised_io, read_canonical
 from codesign.hw.errors import InputError, UnsupportedError
 
 finite = st.floats(-1e6, 1e6, width=32)

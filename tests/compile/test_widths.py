@@ -12,16 +12,17 @@ import torch
 from torch import nn
 
 from codesign.compile.driver import compile_network
-from codesign.compile.evaluate import run
-from codesign.compile.frontend import ImportedModel, load_model
-from codesign.compile.integer import evaluate
-from codesign.compile.qdq_export import export_qdq
-from codesign.compile.quantize import Calibrated, calibrate, quantised_io
-from codesign.compile.relax_form import from_module
-from codesign.compile.units import Kind
-from codesign.compile.widths import Widths
-from codesign.hw import numerics, reference
+from codesign.compile.importing.model import ImportedModel, load_model
+from codesign.compile.ir.evaluate import run
+from codesign.compile.ir.relax import from_module
+from codesign.compile.quantise.qdq_export import export_qdq
+from codesign.compile.quantise.quantise import Calibrated, calibrate, quantised_io
+from codesign.compile.quantise.units import Kind
+from codesign.compile.quantise.widths import Widths
+from codesign.compile.referee.integer import evaluate
+from codesign.hw import numerics
 from codesign.hw.errors import InputError
+from codesign.hw.model import reference
 from codesign.hw.spec import BASE
 
 WIDTH, HEIGHT = 13, 10

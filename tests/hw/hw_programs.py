@@ -6,7 +6,7 @@ import numpy as np
 
 from codesign.hw import isa, numerics
 from codesign.hw.isa import Command, Fill, Opcode, Selector, Step, WeightKind, command
-from codesign.hw.program import Program, TensorSlot
+from codesign.hw.program.program import Program, TensorSlot
 from codesign.hw.spec import TINY
 
 HEIGHT, WIDTH = 6, 9

@@ -15,7 +15,7 @@ from hw_programs import program
 
 from codesign.hw.built import built
 from codesign.hw.errors import InputError, SimulationError, SpecError
-from codesign.hw.program import Program
+from codesign.hw.program.program import Program
 from codesign.hw.spec import TINY, AccelSpec, load_spec
 
 COMPILER = shutil.which("g++") or "g++"

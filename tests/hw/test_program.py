@@ -36,10 +36,11 @@ from hw_programs import (
     weights,
 )  # fmt: skip
 
-from codesign.hw import numerics, reference
+from codesign.hw import numerics
 from codesign.hw.errors import InputError, ProgramError
 from codesign.hw.isa import Command, Opcode, WeightKind, command
-from codesign.hw.program import Program
+from codesign.hw.model import reference
+from codesign.hw.program.program import Program
 from codesign.hw.spec import TINY
 
 

@@ -27,11 +27,12 @@ from hw_programs import (
     weights,
 )
 
-from codesign.hw import isa, reference
+from codesign.hw import isa
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import Command, WeightKind
+from codesign.hw.model import reference
 from codesign.hw.normalise import Normalisation, normalisation
-from codesign.hw.program import Program
+from codesign.hw.program.program import Program
 from codesign.hw.spec import TINY
 
 COUNTING = dataclasses.replace(TINY, name="counting", statistic_channels=8)

@@ -10,8 +10,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from codesign.kernels.emulate import Entry, build_emulated_together
-from codesign.kernels.launch import Launch
+from codesign.kernels.runtime.emulate import Entry, build_emulated_together
+from codesign.kernels.runtime.launch import Launch
 
 TEXT = r"""
 #include <dlfcn.h>

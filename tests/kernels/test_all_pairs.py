@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from codesign.kernels import channels, correlation, pointwise, resize
 from codesign.kernels.channels import Channels, Constant
 from codesign.kernels.correlation import AllPairs
-from codesign.kernels.emulate import aligned, build_emulated, run_emulated
-from codesign.kernels.launch import Stored
 from codesign.kernels.pointwise import InstanceNorm, SegmentMoments
 from codesign.kernels.resize import ConvexUpsample
+from codesign.kernels.runtime.emulate import aligned, build_emulated, run_emulated
+from codesign.kernels.runtime.launch import Stored
 from tests.kernels.test_pointwise import check_compiles
 
 Array = NDArray[Any]

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from codesign.hw import numerics
-from codesign.kernels.emulate import aligned, build_emulated, run_emulated
 from codesign.kernels.implicit_gemm import (
     GemmSchedule,
     WideConv,
@@ -21,9 +20,10 @@ from codesign.kernels.implicit_gemm import (
     render,
     shared_bytes,
 )  # fmt: skip
-from codesign.kernels.launch import Stored
 from codesign.kernels.layers import AddRule, Conv
-from codesign.kernels.nvrtc import compile_cuda_text
+from codesign.kernels.runtime.emulate import aligned, build_emulated, run_emulated
+from codesign.kernels.runtime.launch import Stored
+from codesign.kernels.runtime.nvrtc import compile_cuda_text
 from tests.kernels.stacks import Rng, _activate, random_layer
 
 SCHEDULES = (

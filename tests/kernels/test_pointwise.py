@@ -30,8 +30,6 @@ from codesign.kernels.chain import (
     simple_gate,
 )
 from codesign.kernels.chunked import CHUNK, NAIVE_THREADS, Grid, plane_count
-from codesign.kernels.emulate import build_emulated, run_emulated
-from codesign.kernels.nvrtc import compile_cuda_text
 from codesign.kernels.pointwise import (
     Depthwise,
     LayerNorm,
@@ -43,6 +41,8 @@ from codesign.kernels.pointwise import (
     render,
     render_naive,
 )
+from codesign.kernels.runtime.emulate import build_emulated, run_emulated
+from codesign.kernels.runtime.nvrtc import compile_cuda_text
 
 Rng = np.random.Generator
 Array = NDArray[Any]

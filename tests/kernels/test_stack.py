@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from codesign.kernels.emulate import aligned, build_emulated, run_emulated
-from codesign.kernels.nvrtc import compile_cuda_text
+from codesign.kernels.runtime.emulate import aligned, build_emulated, run_emulated
+from codesign.kernels.runtime.nvrtc import compile_cuda_text
 from codesign.kernels.stack import Schedule, Stack, grid, layout, pack, render
 from tests.kernels.stacks import Rng, expected, random_input, random_schedule, random_stack, to_memory
 

@@ -11,14 +11,24 @@ import pytest
 
 from codesign.hw.errors import CodesignError, InputError
 from codesign.kernels import implicit_gemm
-from codesign.kernels.driver import Driver
-from codesign.kernels.emulate import Entry, build_emulated, build_emulated_together
 from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
 from codesign.kernels.layers import Conv
-from codesign.kernels.nvrtc import Binary, Kernel
+from codesign.kernels.runtime.driver import Driver
+from codesign.kernels.runtime.emulate import Entry, build_emulated, build_emulated_together
+from codesign.kernels.runtime.nvrtc import Binary, Kernel
 from codesign.kernels.stack import Input, Output, Schedule, Stack, render, signature
-from codesign.kernels.tuned import Database, Record, database, schedule_of
-from codesign.kernels.tuning import KERNEL, Build, GemmTask, Task, collect, measure, opened, prepare, prepare_gemms
+from codesign.kernels.tuning.search import (
+    KERNEL,
+    Build,
+    GemmTask,
+    Task,
+    collect,
+    measure,
+    opened,
+    prepare,
+    prepare_gemms,
+)
+from codesign.kernels.tuning.tuned import Database, Record, database, schedule_of
 from tests.kernels.fake_driver import build_driver, table, table_of
 
 

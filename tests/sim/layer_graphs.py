@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from codesign.compile.layers import Add, Conv, Layer, LayerGraph, Resize, Shuffle, Tensor, Warp, Windows
-from codesign.compile.ordering import copy_layer
+from codesign.compile.scanline.layers import Add, Conv, Layer, LayerGraph, Resize, Shuffle, Tensor, Warp, Windows
+from codesign.compile.scanline.rewrite.ordering import copy_layer
 from codesign.hw import normalise, numerics
 from codesign.hw.isa import Plane
 

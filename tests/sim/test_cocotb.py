@@ -14,8 +14,8 @@ import pytest
 from layer_graphs import SMALL, build, random_inputs
 
 from codesign import sim
-from codesign.compile.cascade import make_plan
-from codesign.compile.emit import emit
+from codesign.compile.scanline.emit import emit
+from codesign.compile.scanline.plan.cascade import make_plan
 from codesign.hw.built import cache_folder
 from codesign.hw.rtl_package import render_package
 from codesign.hw.spec import TINY

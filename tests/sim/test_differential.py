@@ -13,15 +13,15 @@ from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 from layer_graphs import DENSE, SMALL, GraphDraw, LayerDraw, build, evaluate, graph_draws, random_inputs
 
-from codesign.compile.cascade import make_plan
-from codesign.compile.emit import emit
-from codesign.compile.layers import LayerGraph
-from codesign.compile.planner import HaloMode
-from codesign.hw import reference
+from codesign.compile.scanline.emit import emit
+from codesign.compile.scanline.layers import LayerGraph
+from codesign.compile.scanline.plan.cascade import make_plan
+from codesign.compile.scanline.plan.planner import HaloMode
 from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import ErrorCause
-from codesign.hw.program import Program
+from codesign.hw.model import reference
+from codesign.hw.program.program import Program
 from codesign.hw.spec import BASE, LARGE, TINY, AccelSpec
 from codesign.sim import run as simulation
 from codesign.sim.model import Dram, Model

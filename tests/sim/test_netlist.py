@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from codesign.hw.errors import InputError
 from codesign.sim.build import c_compiler, verilator_root
-from codesign.sim.functions import function_of
-from codesign.sim.liberty import parse, read_liberty
-from codesign.sim.netlist import Activity, Instance, Netlist, Port, map_block, simulate
-from codesign.sim.power import WIRE_PF_PER_MM, block_energy
-from codesign.sim.stimuli import read_ports
+from codesign.sim.silicon.functions import function_of
+from codesign.sim.silicon.liberty import parse, read_liberty
+from codesign.sim.silicon.netlist import Activity, Instance, Netlist, Port, map_block, simulate
+from codesign.sim.silicon.power import WIRE_PF_PER_MM, block_energy
+from codesign.sim.silicon.stimuli import read_ports
 
 CELLS = Path(__file__).parent / "cells.lib"
 OSU = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")

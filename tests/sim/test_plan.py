@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_graphs import GraphDraw, LayerDraw, build, evaluate, random_inputs
 
-from codesign.compile.cascade import make_plan
-from codesign.compile.emit import emit
-from codesign.compile.layers import Conv, LayerGraph, Shuffle
-from codesign.compile.subpixel import fold_shuffles
-from codesign.hw import reference
+from codesign.compile.scanline.emit import emit
+from codesign.compile.scanline.layers import Conv, LayerGraph, Shuffle
+from codesign.compile.scanline.plan.cascade import make_plan
+from codesign.compile.scanline.rewrite.subpixel import fold_shuffles
+from codesign.hw.model import reference
 from codesign.hw.spec import BASE, TINY, AccelSpec
 
 up_scaling = st.builds(
@@ -122,7 +122,7 @@ def test_a_slower_memory_means_fewer_cuts() -> None:
 
 
 def test_the_estimate_is_near_the_model() -> None:
-    from codesign.hw import timing
+    from codesign.hw.timing import model as timing
 
     for spec, graph in ((BASE, chain(320)), (TINY, chain(64, channels=8))):
         plan = make_plan(spec, graph)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from layer_graphs import SMALL, GraphDraw, LayerDraw, build, random_inputs
 
-from codesign.compile.cascade import make_plan
-from codesign.compile.emit import emit
+from codesign.compile.scanline.emit import emit
+from codesign.compile.scanline.plan.cascade import make_plan
 from codesign.hw.errors import InputError, SimulationError
 from codesign.hw.isa import Opcode
-from codesign.hw.program import Program
+from codesign.hw.program.program import Program
 from codesign.hw.spec import TINY
 from codesign.sim import run as simulation
 from codesign.sim.model import Dram, Model

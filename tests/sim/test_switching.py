@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codesign.hw.errors import InputError
-from codesign.sim.switching import Circuit, Gate, circuit, outputs, simulate, switched
+from codesign.sim.silicon.switching import Circuit, Gate, circuit, outputs, simulate, switched
 
 
 @pytest.fixture(scope="module")

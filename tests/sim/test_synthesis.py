@@ -8,8 +8,8 @@ import pytest
 
 from codesign.hw.errors import InputError, SimulationError
 from codesign.hw.spec import TINY
-from codesign.sim import synthesis
-from codesign.sim.synthesis import PathStep, Resource, Synthesis, cached, describe_path, fitted, synthesise
+from codesign.sim.silicon import synthesis
+from codesign.sim.silicon.synthesis import PathStep, Resource, Synthesis, cached, describe_path, fitted, synthesise
 
 SMALL = """
 module leaf (input logic [7:0] a_i, input logic [7:0] b_i, output logic [7:0] y_o);

@@ -10,16 +10,17 @@ from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from layer_graphs import GraphDraw, LayerDraw, build, graph_draws, random_inputs
 
-from codesign.compile.cascade import make_plan
-from codesign.compile.emit import emit
-from codesign.compile.layers import LayerGraph
-from codesign.compile.planner import HaloMode
-from codesign.hw import normalise, timing
+from codesign.compile.scanline.emit import emit
+from codesign.compile.scanline.layers import LayerGraph
+from codesign.compile.scanline.plan.cascade import make_plan
+from codesign.compile.scanline.plan.planner import HaloMode
+from codesign.hw import normalise
 from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import COMPUTE, Opcode
-from codesign.hw.program import Program
+from codesign.hw.program.program import Program
 from codesign.hw.spec import BASE, PRESETS, TINY, AccelSpec
+from codesign.hw.timing import model as timing
 from codesign.sim.model import Dram
 from codesign.sim.run import run
 

@@ -1,0 +1,5 @@
+"""``python -m codesign``: options in, a table or JSON out; the work is done in :mod:`codesign.workflows`."""
+
+from codesign.cli.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,130 @@
+"""``explore`` and ``compare``: many machines by the model; one machine beside GPUs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from codesign.cli.console import (
+    Accel,
+    Finetune,
+    ImageOption,
+    Images,
+    Json,
+    Method,
+    SizeOption,
+    Source,
+    Weights,
+    calibration,
+    command_line,
+    err,
+    out,
+    parse_size,
+    progress,
+    write_json,
+)
+from codesign.hw.errors import InputError
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Example: [bold]python -m codesign explore fsrcnn_x2 --size 960x540 --vary scratchpad_bytes=128Ki:1Mi:57[/]"
+)
+def explore(
+    source: Source,
+    size: SizeOption = None,
+    accel: Accel = "base",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(help="FIELD=A,B,C or FIELD=LOW:HIGH:COUNT of the specification, or dram_bytes_per_cycle."),
+    ] = None,
+    keep_plan: Annotated[bool, typer.Option("--keep-plan", help="Keep the cascades planned for --accel.")] = False,
+    csv_to: Annotated[Path | None, typer.Option("--csv", help="Every machine, one a line.")] = None,
+    json_to: Json = None,
+) -> None:
+    """One network on many machines, each with its best plan: which are fast, frugal and small?"""
+    from codesign.hw.files import write_text
+    from codesign.workflows import simulate as verbs
+    from codesign.workflows.explore import explore as search
+    from codesign.workflows.explore import parse_choices, product, to_csv, to_json
+
+    with progress("Exploring") as (say, _):
+        compiled = verbs.compile_source(verbs.find(source, None), accel, size=parse_size(size), say=say)
+        network = compiled.network
+        if len(network.regions) != 1:
+            raise InputError(
+                f"{len(network.regions)} parts of it run on the accelerator", where=source,
+                hint="Explore a network that runs there whole.",
+            )  # fmt: skip
+        machines = product(network.spec, parse_choices(vary or []))
+        say(f"price {len(machines):,} machines")
+        region = network.regions[0]
+        found = search(region.graph, machines, keep=region.plan if keep_plan else None)
+    if csv_to is not None:
+        write_text(csv_to, to_csv(found))
+        err.print(f"Wrote {csv_to}", highlight=False)
+    data = to_json(found) | {"input_size": f"{compiled.frame.width}x{compiled.frame.height}"}
+    if json_to is not None:
+        write_json(data, json_to)
+        return
+    varied = list(machines.columns)
+    table = Table(title=f"{network.name}, {data['input_size']}: {data['feasible']:,} of {len(machines):,} machines can")
+    for heading in (*varied, "fps", "mJ/frame", "KiB on chip", "utilisation"):
+        table.add_column(heading, justify="right")
+    for row in data["front"]:
+        table.add_row(
+            *(f"{row[name]:,.10g}" for name in varied), f"{row['fps']:.1f}", f"{row['system_j'] * 1e3:.2f}",
+            f"{row['on_chip_bytes'] / 1024:.0f}", f"{row['utilization']:.1%}",
+        )  # fmt: skip
+    out.print(table)
+    out.print("Beaten by no other machine in time, energy and memory at once. All figures modelled.", style="dim")
+
+
+@app.command(epilog="Example: [bold]python -m codesign compare sesr_m5_x2 --size 256x256 --report out[/]")
+def compare(
+    source: Source,
+    accel: Accel = "base",
+    size: SizeOption = None,
+    image: ImageOption = None,
+    weights: Weights = None,
+    method: Method = "percentile",
+    images: Images = None,
+    finetune: Finetune = 0,
+    backend: Annotated[str, typer.Option(help="rtl or reference.")] = "rtl",
+    gpu: Annotated[str, typer.Option(help="Comma-separated GPUs: H200, A100, RTX4090, Orin.")] = "H200",
+    report: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
+    json_to: Json = None,
+) -> None:
+    """The same frame on Scanline and on GPUs: frames per second, joules, quality, evidence."""
+    began = time.perf_counter()
+    from codesign.report import terminal_table, to_json, write_report
+    from codesign.workflows import simulate as verbs
+    from codesign.workflows.compare import compare_targets
+
+    if backend not in ("rtl", "reference"):
+        raise InputError(f"unknown backend {backend!r}", where="--backend", hint="rtl or reference.")
+    with progress("Comparing") as (say, tick):
+        compiled = verbs.compile_source(
+            verbs.find(source, weights), accel, size=parse_size(size), image=image, method=calibration(method),
+            images=images, finetune_steps=finetune, say=say,
+        )  # fmt: skip
+        result = verbs.simulate(
+            compiled, backend="rtl" if backend == "rtl" else "reference", began=began, say=say, tick=tick
+        )
+        say("account")
+        comparison, pictures = compare_targets(
+            result, [name.strip() for name in gpu.split(",")], command=command_line()
+        )
+    if json_to is not None:
+        write_json(to_json(comparison), json_to)
+    else:
+        out.print(terminal_table(comparison))
+    if report is not None:
+        report.mkdir(parents=True, exist_ok=True)
+        paths = write_report(comparison, report, pictures)
+        err.print(f"Wrote {paths['page']} and {len(paths) - 1} files beside it", highlight=False)

@@ -1,0 +1,303 @@
+"""``networks``, ``compile`` and ``tune``: what there is, where it runs, and how fast its kernels can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from codesign.cli.console import (
+    Accel,
+    Bandwidth,
+    ErrorBudget,
+    Finetune,
+    Images,
+    Json,
+    Method,
+    SizeOption,
+    Source,
+    Weights,
+    calibration,
+    out,
+    parse_size,
+    progress,
+    warn,
+    write_json,
+)
+from codesign.hw.errors import InputError
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: [bold]python -m codesign networks --size 1280x720[/]")
+def networks(size: SizeOption = "1280x720", json_to: Json = None) -> None:
+    """List the reference networks with parameters and MACs of one frame."""
+    from codesign import networks as library
+
+    width, height = parse_size(size) or (1280, 720)
+    rows: list[dict[str, Any]] = []
+    for network in library.catalogue():
+        module = network.build()
+        rows.append(
+            {
+                "network": network.name,
+                "task": network.task,
+                "scale": network.scale,
+                "channels": network.channels,
+                "parameters": library.parameters(module),
+                "macs": library.count_macs(module, width, height, network.channels) // network.results,
+                "trained": network.trained,
+                "reference": network.reference,
+            }
+        )
+    if json_to is not None:
+        write_json({"input_size": f"{width}x{height}", "networks": rows}, json_to)
+        return
+    table = Table(title=f"One frame of {width}x{height}")
+    for heading in ("network", "input", "parameters", "GMAC", "weights", "from"):
+        table.add_column(heading, justify="right" if heading in ("parameters", "GMAC") else "left")
+    for row in rows:
+        images = row["channels"] // 3
+        taken = "luma" if images == 0 else "RGB" if images == 1 else f"{images} RGB"
+        table.add_row(
+            str(row["network"]), taken, f"{row['parameters']:,}",
+            f"{row['macs'] / 1e9:.2f}", "shipped" if row["trained"] else "seeded", str(row["reference"]),
+        )  # fmt: skip
+    out.print(table)
+
+
+@app.command(
+    name="compile",
+    epilog="Example: [bold]python -m codesign compile sesr_m5_x2 --size 1280x720 --accel base -o sesr.so[/]",
+)
+def compile_command(
+    source: Source,
+    size: SizeOption = None,
+    accel: Accel = "base",
+    weights: Weights = None,
+    method: Method = "percentile",
+    images: Images = None,
+    finetune: Finetune = 0,
+    error_budget: ErrorBudget = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The runnable module (.so).")] = None,
+    program: Annotated[Path | None, typer.Option(help="The first region's program file.")] = None,
+    export_qdq: Annotated[Path | None, typer.Option(help="The quantised network as ONNX.")] = None,
+    target: Annotated[str, typer.Option(help="scanline or cuda.")] = "scanline",
+    arch: Annotated[str, typer.Option(help="For cuda: sm_80, sm_86, sm_89, sm_90a.")] = "sm_90a",
+    precision: Annotated[str, typer.Option(help="For cuda: fp16 or int8.")] = "fp16",
+    dram_bandwidth: Bandwidth = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show the plan, and why it is so.")] = False,
+    json_to: Json = None,
+) -> None:
+    """Compile a network; print where every operator runs, and why."""
+    from codesign.compile.scanline.plan.explain import explain as explain_plan
+    from codesign.workflows import simulate as verbs
+
+    found = verbs.find(source, weights)
+    if target not in ("scanline", "cuda"):
+        raise InputError(f"unknown target {target!r}", where="--target", hint="scanline or cuda.")
+    if target == "cuda":
+        wanted = parse_size(size) or verbs.DEFAULT_SIZE
+        _compile_cuda(found, wanted, arch, precision, method, images, output, json_to)
+        return
+    with progress("Compiling") as (say, _):
+        compiled = verbs.compile_source(
+            found, accel, size=parse_size(size), method=calibration(method), images=images, finetune_steps=finetune,
+            error_budget=error_budget, dram_bytes_per_cycle=dram_bandwidth, say=say,
+        )  # fmt: skip
+    network = compiled.network
+    written = {}
+    if output is not None:
+        from codesign.compile.scanline.module import export
+
+        export(network.executable(), output)
+        written["module"] = str(output)
+    if program is not None:
+        if not network.regions:
+            raise InputError("nothing runs on the accelerator, so there is no program", where=source)
+        network.regions[0].program.save(program)
+        written["program"] = str(program)
+    if export_qdq is not None:
+        from codesign.compile.quantise.qdq_export import export_qdq as write_qdq
+
+        write_qdq(network.quantised, export_qdq)
+        written["qdq"] = str(export_qdq)
+    plans = [explain_plan(region.plan) for region in network.regions]
+    data = {
+        "network": network.name, "accel": network.spec.name,
+        "input_size": f"{compiled.frame.width}x{compiled.frame.height}", "macs": network.macs,
+        "host_mac_share": network.host_mac_share, "compile_seconds": compiled.seconds,
+        "cascades": [len(region.plan.cascades) for region in network.regions],
+        "commands": [len(region.program.commands) for region in network.regions],
+        "operators": [vars(placement) for placement in network.placements], "plan": plans, "written": written,
+    }  # fmt: skip
+    if network.mixed is not None:
+        data["error_budget"] = network.mixed.to_json()
+    if json_to is not None:
+        write_json(data, json_to)
+    else:
+        table = Table(title=f"{network.name} on {network.spec.name}, input {data['input_size']}")
+        for heading in ("operator", "kind", "MMAC", "runs on", "why not on Scanline"):
+            table.add_column(heading, justify="right" if heading == "MMAC" else "left")
+        for placement in network.placements:
+            table.add_row(
+                placement.name, placement.operator, f"{placement.macs / 1e6:.1f}",
+                "Scanline" if placement.on_accelerator else "host", placement.reason,
+            )  # fmt: skip
+        out.print(table)
+        for plan in plans:
+            for number, cascade in enumerate(plan, start=1):
+                out.print(_cascade_line(number, cascade), highlight=False)
+                if explain:
+                    out.print(_buffer_table(cascade))
+        if network.mixed is not None:
+            _print_mixed(network.mixed, explain=explain)
+        out.print(f"Compiled in {compiled.seconds:.1f} s.", highlight=False)
+        for what, where in written.items():
+            out.print(f"Wrote {what} {where}", highlight=False)
+    if network.host_mac_share > 0.01:
+        warn(f"{network.host_mac_share:.1%} of the MACs run on the host.")
+
+
+def _print_mixed(mixed: Any, *, explain: bool) -> None:
+    """What has 16 bits for the sake of the error budget, what it gains, and what it costs."""
+    kept = "kept" if mixed.met else "not kept, nothing more helps"
+    times = mixed.macs / max(mixed.macs_before, 1)
+    out.print(
+        f"Error budget {mixed.budget:g} {kept}: error {mixed.error_before:.4g} in 8 bits, {mixed.error:.4g} with "
+        f"{len(mixed.choices)} tensors and weights in 16, at {times:.2f} times the products.",
+        highlight=False,
+    )
+    if not explain:
+        return
+    table = Table(title="16 bits, what helps most for its products first", title_justify="left")
+    for heading in ("tensor", "error of its 8 bits, rms", "products added"):
+        table.add_column(heading, justify="left" if heading == "tensor" else "right")
+    for choice in mixed.choices:
+        table.add_row(choice.name, f"{choice.damage**0.5:.2g}", f"{choice.macs:,}")
+    out.print(table)
+    for refusal in mixed.refusals:
+        out.print(f"{refusal.name} stays 8 bits: {refusal.reason}.", highlight=False)
+
+
+def _cascade_line(number: int, cascade: dict[str, Any]) -> str:
+    layers, strips = cascade["layers"], len(cascade["strips"])
+    named = layers[0] if len(layers) == 1 else f"{layers[0]} … {layers[-1]}, {len(layers)} layers"
+    halo = {
+        "none": "",
+        "recompute": f", {cascade['halo']:.1%} computed twice at strip borders",
+        "keep": f", {cascade['kept_bytes'] / 1e6:,.1f} MB kept in memory for the next strip",
+    }[cascade["halo_mode"]]
+    return (
+        f"Cascade {number}: {named} in {strips} strip{'s' if strips > 1 else ''}{halo}; about "
+        f"{cascade['cycles']:,} cycles, limited by {cascade['limited_by']}"
+    )
+
+
+def _buffer_table(cascade: dict[str, Any]) -> Table:
+    used, limit = cascade["scratchpad_bytes"] / 1024, cascade["scratchpad_limit"] / 1024
+    table = Table(
+        title=f"scratchpad {used:.0f} of {limit:.0f} KiB, weight memory {cascade['weight_words']} of "
+        f"{cascade['weight_words_limit']} words, DRAM {cascade['dram_bytes']:,} B, {cascade['order']} order, "
+        f"{cascade['rows_per_step']} row(s) a step",
+        title_justify="left",
+        caption=f"The cascade ends here: {cascade['ends_because']}.",
+        caption_justify="left",
+    )
+    for heading in ("rolling buffer", "role", "rows", "width", "channels", "KiB"):
+        table.add_column(heading, justify="left" if heading in ("rolling buffer", "role") else "right")
+    for buffer in cascade["buffers"]:
+        table.add_row(
+            buffer["tensor"], buffer["role"], str(buffer["rows"]), str(buffer["width"]), str(buffer["channels"]),
+            f"{buffer['bytes'] / 1024:.1f}",
+        )  # fmt: skip
+    return table
+
+
+def _compile_cuda(
+    found: Any, size: tuple[int, int], arch: str, precision: str, method: str, images: Path | None,
+    output: Path | None, json_to: str | None,
+) -> None:  # fmt: skip
+    from codesign.workflows import gpu as cuda
+
+    with progress("Compiling for CUDA") as (say, _):
+        compiled = cuda.compile_source(
+            found, size, arch=arch, precision=cuda.check_precision(precision), method=calibration(method),
+            images=images, say=say,
+        )  # fmt: skip
+    if output is not None:
+        compiled.module.export(output)
+    data = compiled.to_json() | {"written": {"module": str(output)} if output else {}}
+    if json_to is not None:
+        write_json(data, json_to)
+        return
+    table = Table(title=f"{found.name} {size[0]}x{size[1]}, {precision} for {arch}: {len(data['launches'])} launches")
+    for heading in ("layers", "blocks", "threads", "registers", "spilled", "shared KiB"):
+        table.add_column(heading, justify="left" if heading == "layers" else "right")
+    for launch in data["launches"]:
+        names = launch["layers"]
+        table.add_row(
+            names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)})", str(launch["blocks"]),
+            str(launch["threads"]), str(launch["registers"]), str(launch["spilled_bytes"]),
+            f"{launch['shared_bytes'] / 1024:.0f}",
+        )  # fmt: skip
+    if data["launches"]:
+        out.print(table)
+    if data["others"]:
+        out.print(f"TVM schedules {', '.join(data['others'])}.", highlight=False)
+    if data["modelled_seconds"]:
+        out.print(f"Modelled, not measured: {data['modelled_seconds'] * 1e6:.0f} us a frame.", highlight=False)
+    if output is not None:
+        out.print(f"Wrote module {output}", highlight=False)
+
+
+@app.command(epilog="Example: [bold]python -m codesign tune sesr_m5_x2 --size 1280x720 --folder out/tune[/]")
+def tune(
+    sources: Annotated[list[str], typer.Argument(help="Networks, or .onnx or .pt2 files.", metavar="NET|FILE...")],
+    size: SizeOption = "1280x720",
+    arch: Annotated[str, typer.Option(help="sm_80, sm_86, sm_89, sm_90a.")] = "sm_90a",
+    precision: Annotated[str, typer.Option(help="fp16 or int8.")] = "fp16",
+    folder: Annotated[Path, typer.Option(help="Candidates and results; what is there is kept.")] = Path("out/tune"),
+    limit: Annotated[int, typer.Option(help="Candidates per kernel.", min=1)] = 12,
+    build: Annotated[bool, typer.Option("--build", help="Only build, to be measured where a GPU is.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Only record what was measured in the folder.")] = False,
+) -> None:
+    """Search kernel schedules: build candidates, measure them on the GPU here, keep the fastest for later compiles.
+
+    Of this project's kernels by their own parameters, of operators left to TVM by MetaSchedule's traces.
+
+    Without a GPU: --build here, python -m codesign.kernels.tuning.search FOLDER where one is, and --record here.
+    """
+    from codesign.compile.cuda import tvm_operators as gpu_operators
+    from codesign.kernels.runtime.driver import Driver
+    from codesign.kernels.tuning import search as tuning
+    from codesign.kernels.tuning.traces import traces
+    from codesign.kernels.tuning.tuned import database
+    from codesign.workflows import gpu as cuda
+    from codesign.workflows import simulate as verbs
+
+    if not record:
+        with progress("Tuning") as (say, _):
+            for source in sources:
+                say(f"{source}: choose what to measure")
+                tasks = cuda.tuning_tasks(
+                    verbs.find(source, None), parse_size(size) or verbs.DEFAULT_SIZE, arch=arch,
+                    precision=cuda.check_precision(precision),
+                )  # fmt: skip
+                tuning.prepare(tasks.stacks, arch, folder, limit=limit, say=say)
+                tuning.prepare_gemms(tasks.gemms, arch, folder, limit=limit, say=say)
+                gpu_operators.prepare(tasks.operators, arch, folder, limit=limit, say=say)
+            if not build:
+                say("measure")
+                tuning.measure(folder, Driver(), say=say)
+    if build:
+        out.print(f"Built in {folder}. Measure: python -m codesign.kernels.tuning.search {folder}", highlight=False)
+        return
+    measured, stacks, operators = tuning.collect(folder)
+    path = database(measured).with_records(stacks).save()
+    out.print(f"Recorded the best schedules of {len(stacks)} kernels in {path}", highlight=False)
+    if operators:
+        path = traces(measured).with_records(operators).save()
+        out.print(f"Recorded the best traces of {len(operators)} of TVM's operators in {path}", highlight=False)

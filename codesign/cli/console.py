@@ -1,0 +1,161 @@
+"""What every command shares: options, where figures and messages go, progress, sizes."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
+from rich.text import Text
+
+from codesign.hw.errors import InputError
+
+
+def plain(text: str) -> str:
+    """``text`` with what would steer a terminal spelled out: control characters, text directions, lone surrogates.
+
+    Names of operators and files come from elsewhere: an escape sequence in one must not set the window's title, a
+    reversed direction must not disguise a name. Line ends and tabs stay.
+    """
+    return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+class PlainConsole(Console):
+    """A console on which every string is text only: no markup, no emoji codes, no control characters.
+
+    Style comes from ``style=`` and from :class:`rich.text.Text`.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(plain(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else plain(text), style, control)
+
+
+# Figures go to standard output, everything else to standard error.
+out = PlainConsole()
+err = PlainConsole(stderr=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning to standard error."""
+    err.print(Text.assemble(("Warning:", "yellow"), " ", text), soft_wrap=True)
+
+
+def fail(error: Exception) -> None:
+    """Print what went wrong to standard error, its paths on one line each."""
+    err.print(Text.assemble(("error:", "bold red"), " ", str(error)), soft_wrap=True)
+
+
+Source = Annotated[str, typer.Argument(help="A network's name, or a .onnx or .pt2 file.", metavar="NET|FILE")]
+Accel = Annotated[str, typer.Option(help="Preset (tiny, edge, base, large) or a specification in TOML.")]
+SizeOption = Annotated[str | None, typer.Option(help="Input size, width first: 1280x720.", metavar="WxH")]
+Weights = Annotated[Path | None, typer.Option(help="Weights for a named network (.npz, .pt).")]
+ImageOption = Annotated[Path | None, typer.Option(help="Ground truth: down-sampled, restored, compared.")]
+InputOption = Annotated[list[Path] | None, typer.Option("--input", help="An image, or a folder of them, fed as is.")]
+Method = Annotated[str, typer.Option(help="Calibration: percentile, minmax or mse.")]
+Calibration = Literal["percentile", "minmax", "mse"]
+CALIBRATIONS: tuple[Calibration, ...] = ("percentile", "minmax", "mse")
+Images = Annotated[Path | None, typer.Option(help="Folder of photographs to calibrate and fine-tune with.")]
+Finetune = Annotated[int, typer.Option(help="Steps of quantisation-aware fine-tuning.", min=0, metavar="STEPS")]
+ErrorBudget = Annotated[
+    float | None,
+    typer.Option(
+        help="Mean error per pixel, in the output's units, within which 16 bits keep the network.", metavar="X"
+    ),
+]
+Json = Annotated[str | None, typer.Option("--json", help="Write the figures as JSON to a file, or - for here.")]
+Bandwidth = Annotated[float | None, typer.Option(help="DRAM bytes per cycle; the bus width by default.")]
+Latency = Annotated[int, typer.Option(help="DRAM latency in cycles.")]
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """``1280x720`` as (1280, 720). Raises :class:`InputError` for anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text.strip().lower())
+    if match is None:
+        raise InputError(f"{text!r} is not a size", where="--size", hint="Write WIDTHxHEIGHT, for example 1280x720.")
+    from codesign.pictures.images import check_size
+
+    size = int(match[1]), int(match[2])
+    check_size(*size, where="--size")
+    return size
+
+
+def calibration(text: str) -> Calibration:
+    """``text`` as a way to calibrate. Raises :class:`InputError` for an unknown one."""
+    if text not in CALIBRATIONS:
+        raise InputError(f"unknown calibration {text!r}", where="--method", hint="percentile, minmax or mse.")
+    return text
+
+
+def command_line() -> str:
+    """The command as its results record it."""
+    return " ".join(["python -m codesign", *sys.argv[1:]])
+
+
+def write_json(data: dict[str, Any], target: str) -> None:
+    """To a file, whole or not at all, or to standard output."""
+    from codesign.hw.files import write_text
+
+    text = json.dumps(data, indent=2)
+    if target == "-":
+        print(text)
+    else:
+        write_text(target, text + "\n")
+        err.print(f"Wrote {target}", highlight=False)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+    """A spinner on standard error: say what happens, tick with cycles done and expected (0: not known)."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        stage = title
+
+        def say(text: str) -> None:
+            nonlocal stage
+            stage = text
+            bar.update(task, description=f"{title}: {text}")
+
+        ticks: list[tuple[float, int]] = []
+
+        def tick(cycles: int, expected: int) -> None:
+            ticks.append((time.perf_counter(), cycles))
+            (first, before), (now, _) = ticks[0], ticks[-1]
+            rate = (cycles - before) / (now - first) if now > first else 0.0
+            left = f", {(expected - cycles) / rate:.0f} s left" if rate and expected > cycles else ""
+            text = f"{title}: {cycles / 1e6:.2f} M cycles, {rate / 1e3:.0f} thousand/s{left}"
+            if expected:
+                bar.update(task, completed=cycles, total=expected)
+            bar.update(task, description=text)
+
+        yield say, tick

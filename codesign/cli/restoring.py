@@ -1,0 +1,66 @@
+"""``restore``: video in, video out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codesign.cli.console import Accel, Json, Weights, err, out, progress, warn, write_json
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: [bold]python -m codesign restore in.mp4 -o out.mp4 --network sesr_m5_x2[/]")
+def restore(
+    video: Annotated[Path, typer.Argument(help="The video to restore.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The video to write: .mp4, .mov or .mkv.")],
+    network: Annotated[str, typer.Option(help="One that up-scales, denoises, or makes frames between.")] = "sesr_m5_x2",
+    target: Annotated[str, typer.Option(help="cpu, cuda, or scanline-model: the golden model.")] = "cpu",
+    accel: Accel = "base",
+    weights: Weights = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again where an output is.")] = False,
+    json_to: Json = None,
+) -> None:
+    """Restore a video frame by frame: audio is copied, times are kept, an interrupted run goes on with --resume."""
+    from codesign.video.restore import restore as restore_video
+    from codesign.video.targets import check_target
+    from codesign.workflows import simulate as verbs
+
+    found = verbs.find(network, weights)
+    if not found.trained:
+        warn(f"{network} has random weights, and makes pictures of no use: give --weights.")
+    began = time.perf_counter()
+    first: list[int] = []
+    with progress("Restoring") as (say, _):
+
+        def tick(done: int, expected: int | None) -> None:
+            first[:] = first or [done - 1]
+            rate = (done - first[0]) / (time.perf_counter() - began)
+            left = f", {(expected - done) / rate:.0f} s left" if expected and expected > done else ""
+            say(f"frame {done}{f' of {expected}' if expected else ''}, {rate:.2f} frames/s{left}")
+
+        try:
+            made = restore_video(
+                video, output, found, target=check_target(target), accel=accel, resume=resume,
+                overwrite=overwrite, say=say, tick=tick,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            if first:
+                err.print(f"{output} holds what was done and plays; --resume goes on with it.", highlight=False)
+            raise
+    data = {
+        "output": str(output), "network": network, "target": target, "frames": made.frames,
+        "resumed_frames": made.resumed_frames, "output_size": f"{made.size[0]}x{made.size[1]}",
+        "seconds": made.seconds, "frames_per_second": made.frames_per_second,
+    }  # fmt: skip
+    if json_to is not None:
+        write_json(data, json_to)
+    else:
+        out.print(
+            f"Wrote {output}: {made.frames} frames of {data['output_size']}, {made.frames_per_second:.2f} a second.",
+            highlight=False,
+        )

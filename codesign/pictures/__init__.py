@@ -1,0 +1,1 @@
+"""Images and optical flow, read, written and resampled."""

@@ -1,0 +1,1 @@
+"""What users ask for, start to end: compile, simulate, compare, explore."""

@@ -1,0 +1,389 @@
+"""The same frame on Scanline and on GPUs, with the boundary, precision and evidence of every figure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from codesign.compile.driver import CompiledNetwork
+from codesign.compile.scanline.layers import Conv, sources
+from codesign.energy.account import DRAM_NAMES, DRAMS, EnergyAccount, Evidence, account, layer_energy
+from codesign.energy.gpu import Layer, Workload, find_device, on_gpu
+from codesign.energy.interval import Interval, engineering
+from codesign.hw.counters import Counters, LayerCounters
+from codesign.hw.spec import AccelSpec
+from codesign.hw.timing.model import Memory, profile
+from codesign.pictures.images import Pixels, to_pixels
+from codesign.sim.silicon.synthesis import FpgaFit, fitted
+from codesign.workflows.frames import bicubic_baseline, judge
+from codesign.workflows.simulate import Simulation, run_float
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+"""Where a source tree keeps its measurements, ``gpu`` and ``fpga``; an installed package has none of its own."""
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """One target's figures for one frame, and where each comes from.
+
+    ``chip_j_per_frame`` leaves out DRAM and regulator; ``j_above_idle`` leaves out a GPU's idle power. Both are None
+    where the figure does not exist; an FPGA has no energy at all. ``records`` names energy records, or the file of a
+    measurement.
+    """
+
+    target: str
+    kind: Literal["asic", "fpga", "gpu"]
+    ms_per_frame: Interval
+    j_per_frame: Interval | None
+    chip_j_per_frame: Interval | None
+    j_above_idle: Interval | None
+    watts: Interval | None
+    precision: str
+    quality_db: float | None
+    evidence: Evidence  # of the time
+    energy_evidence: Evidence
+    quality_evidence: Evidence
+    boundary: str
+    notes: str
+    records: tuple[str, ...]
+
+    @property
+    def fps(self) -> Interval:
+        """Frames per second."""
+        return Interval.exact(1e3) / self.ms_per_frame
+
+    @property
+    def evidence_by_figure(self) -> dict[str, Evidence | None]:
+        """The class of every figure by its name."""
+        return {
+            "fps": self.evidence,
+            "ms_per_frame": self.evidence,
+            "j_per_frame": None if self.j_per_frame is None else self.energy_evidence,
+            "watts": None if self.watts is None else self.energy_evidence,
+            "quality_db": None if self.quality_db is None else self.quality_evidence,
+        }
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """A layer on Scanline. Spans of a cascade's layers overlap: they take turns on the array."""
+
+    name: str
+    macs: int
+    """The user's, not the array's."""
+    busy_cycles: int
+    begin_cycle: int
+    end_cycle: int
+    utilization: float
+    """Of the array in the cycles that it works on this layer: the user's MACs over those it could do."""
+    joules: Interval
+    """Dynamic, on the chip, with its share of control and clock; no DRAM, no leakage."""
+    evidence: Evidence
+    events: LayerCounters = field(repr=False)
+    """What the joules were computed from; its cycles are the region's own."""
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A target's peak and bandwidth, and where this network lies under them."""
+
+    target: str
+    peak_macs_per_s: float
+    bytes_per_s: float
+    macs_per_byte: float
+    """Of this network: its MACs over the bytes that the target moves."""
+    reached_macs_per_s: Interval
+    evidence: Evidence
+    records: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything the table, the JSON and the report show; the first row is Scanline's."""
+
+    network: str
+    input_size: str
+    output_size: str
+    macs: int
+    rows: tuple[TargetRow, ...]
+    quality_db: dict[str, float | None]  # bicubic, fp32, int8
+    account: EnergyAccount
+    simulation: dict[str, Any] = field(repr=False)
+    command: str
+    layers: tuple[LayerFigures, ...] = ()
+    rooflines: tuple[Roofline, ...] = ()
+    workload: Workload | None = field(default=None, repr=False)
+    """What the GPUs' rooflines were computed from."""
+
+    @property
+    def best_other(self) -> TargetRow | None:
+        """The target beside Scanline that takes the least energy."""
+        return min((row for row in self.rows[1:] if row.j_per_frame), key=lambda row: _joules(row).value, default=None)
+
+    @property
+    def ratio(self) -> Interval | None:
+        """Joules of the best other target over Scanline's, each as it is."""
+        best = self.best_other
+        return None if best is None else _joules(best) / _joules(self.rows[0])
+
+    @property
+    def ratio_at_7nm(self) -> Interval | None:
+        """The same with Scanline's chip estimated at 7 nm, nearer to the GPUs' own nodes."""
+        best = self.best_other
+        return None if best is None else _joules(best) / self.account.at_7nm_j
+
+    @property
+    def verdict(self) -> str:
+        """Joules against joules, as they are, with the band; what the band does not show is not claimed."""
+        chip, best, ratio = self.rows[0], self.best_other, self.ratio
+        mine = f"{engineering(_joules(chip).value)}J"
+        if best is None or ratio is None:
+            return f"{self.network} at {self.input_size} takes {mine} a frame on {chip.target}."
+        less = ratio.value >= 1.0
+        shown = ratio if less else _joules(chip) / _joules(best)
+        doubt = "" if shown.low >= 1.0 else "; the band does not exclude the opposite"
+        theirs = f"{engineering(_joules(best).value)}J"
+        return (
+            f"{self.network} at {self.input_size} takes {mine} a frame on {chip.target} and {theirs} on {best.target} "
+            f"({best.energy_evidence}): {times(shown.value)} times {'less' if less else 'more'} "
+            f"({times(shown.low)} to {times(shown.high)}){doubt}."
+        )
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader must know beside the verdict."""
+        chip, at_7nm = self.rows[0], self.ratio_at_7nm
+        texts = ["Ratios compare each target at its own node and voltage."]
+        if at_7nm is not None:
+            texts.append(
+                f"Were Scanline made at 7 nm, accounted with that node's records and its DRAM unchanged, the ratio "
+                f"would be {times(at_7nm.value)} ({times(at_7nm.low)} to {times(at_7nm.high)}): modelled."
+            )
+        texts.append(
+            f"With DRAM at 20 pJ per bit Scanline would take {engineering(self.account.costly_dram_j)}J a frame "
+            f"instead of {engineering(_joules(chip).value)}J."
+        )
+        if any(row.kind == "gpu" and row.evidence is Evidence.MODEL for row in self.rows):
+            texts.append(
+                "A roofline flatters its GPU: no launch overhead, frames enough to fill it, feature maps kept on chip. "
+                "It has no picture of its own; the PSNR beside it is the network's in FP32."
+            )
+        return tuple(texts)
+
+
+def _joules(row: TargetRow) -> Interval:
+    """The energy of a row that has one."""
+    assert row.j_per_frame is not None
+    return row.j_per_frame
+
+
+def times(ratio: float) -> str:
+    """A ratio to two digits or whole: ``3.8``, ``11``, ``1200``."""
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 0.95 else f"{ratio:.2f}"
+
+
+def compare_targets(
+    result: Simulation,
+    gpus: Sequence[str],
+    *,
+    command: str,
+    results: Path = RESULTS,
+    dram: str = DRAMS[0],
+) -> tuple[Comparison, dict[str, Pixels]]:
+    """Compare a simulated frame with ``gpus``; returns the comparison and pictures ``uint8[H, W, 3]`` by name.
+
+    ``results``: folder of measurements, GPUs' in ``gpu`` and FPGAs' in ``fpga``; ``dram``: the record of Scanline's
+    memory. The same machine on an FPGA has a row when it was placed and routed there. Raises :class:`InputError` for an
+    unknown GPU or DRAM and for a broken measurement.
+    """
+    frame = result.compiled.frame
+    bicubic = bicubic_baseline(frame)
+    quality: dict[str, float | None] = {"bicubic": bicubic.psnr_db, "fp32": None, "int8": result.quality_db}
+    if result.compiled.source.module is not None and result.compiled.source.trained:
+        quality["fp32"] = judge(frame, run_float(result.compiled)).psnr_db
+    bill = account(result.counters, result.spec, dram=dram)
+    chip = scanline_row(
+        result.counters, result.spec, bill, evidence=Evidence(result.evidence), quality_db=result.quality_db,
+        apart=host_work(result.host_mac_share, result.chroma_seconds),
+    )  # fmt: skip
+    others = [fpga_row(chip, result.counters, result.spec, fit) for fit in fitted(result.spec, results / "fpga")]
+    work = workload(result)
+    recorded = sorted((results / "gpu").glob("*.json"))
+    others += [gpu_row(work, name, quality_db=quality["fp32"], recorded=recorded) for name in gpus if name]
+    pictures = {"bicubic": bicubic.pixels, "restored": result.judged.pixels}
+    if frame.truth is not None:
+        pictures["truth"] = to_pixels(frame.truth)
+    comparison = Comparison(
+        network=result.network,
+        input_size=result.input_size,
+        output_size=result.output_size,
+        macs=result.macs,
+        rows=(chip, *others),
+        quality_db=quality,
+        account=bill,
+        simulation=result.to_json(),
+        command=command,
+        layers=layer_figures(result, Memory.of(result.spec, result.dram.bytes_per_cycle, result.dram.latency_cycles)),
+        rooflines=rooflines(result, work, (chip, *others)),
+        workload=work,
+    )
+    return comparison, pictures
+
+
+def layer_figures(result: Simulation, memory: Memory) -> tuple[LayerFigures, ...]:
+    """Every layer of the accelerator's regions, one region after another, as the cycle model sees them."""
+    figures: list[LayerFigures] = []
+    offset = 0
+    for region in result.compiled.network.regions:
+        macs: dict[str, int] = {}
+        for layer in region.plan.graph.layers:
+            if isinstance(layer, Conv):
+                macs[layer.name] = macs.get(layer.name, 0) + layer.macs
+        counters, layers = profile(region.program, memory)
+        figures += [
+            LayerFigures(
+                name=one.name,
+                macs=macs[one.name],
+                busy_cycles=one.busy_cycles,
+                begin_cycle=offset + one.begin_cycle,
+                end_cycle=offset + one.end_cycle,
+                utilization=macs[one.name] / (one.busy_cycles * result.spec.macs_per_cycle),
+                joules=layer_energy(one, result.spec),
+                evidence=Evidence.MODEL,
+                events=one,
+            )
+            for one in layers
+        ]
+        offset += counters.cycles
+    return tuple(figures)
+
+
+def rooflines(result: Simulation, work: Workload, rows: Sequence[TargetRow]) -> tuple[Roofline, ...]:
+    """The machines' limits, and what each reached; of a GPU that was not measured, its compulsory bytes are taken."""
+    spec, counters = result.spec, result.counters
+    lines = []
+    for row in rows:
+        reached = Interval.exact(work.macs * 1e3) / row.ms_per_frame
+        if row.kind == "gpu":
+            device = find_device(row.target.split(",")[0])
+            peak, bandwidth = device.peak_fp16_tflops * 1e12 / 2, device.bandwidth_gb_s * 1e9
+            moved = work.moved_bytes(device.l2_bytes).value
+        else:
+            clock_hz = counters.cycles / (row.ms_per_frame.value * 1e-3)
+            peak = spec.macs_per_cycle * clock_hz
+            bandwidth = (result.dram.bytes_per_cycle or spec.bus_bytes) * clock_hz
+            moved = float(counters.dram_read_bytes + counters.dram_write_bytes)
+        lines.append(Roofline(row.target, peak, bandwidth, work.macs / moved, reached, row.evidence, row.records))
+    return tuple(lines)
+
+
+def host_work(mac_share: float, chroma_seconds: float) -> str:
+    """What of the frame the host did: neither its time nor its energy is in Scanline's figures."""
+    texts = []
+    if mac_share > 0.0:
+        texts.append(f"{mac_share:.1%} of the MACs")
+    if chroma_seconds > 0.0:
+        texts.append(f"chroma ({engineering(chroma_seconds)}s)")
+    return f"; on the host and not in the figures: {' and '.join(texts)}" if texts else ""
+
+
+def scanline_row(
+    counters: Counters, spec: AccelSpec, bill: EnergyAccount, *, evidence: Evidence, quality_db: float | None,
+    apart: str = "",
+) -> TargetRow:  # fmt: skip
+    """Scanline as an ASIC: cycles over the specification's clock, energy as accounted in ``bill``.
+
+    ``evidence`` is the cycles'; ``apart`` is added to the notes.
+    """
+    return TargetRow(
+        target=f"Scanline {spec.name} ({bill.node.removesuffix('nm')} nm, {spec.clock_hz / 1e9:g} GHz)",
+        kind="asic",
+        ms_per_frame=Interval.exact(counters.cycles / spec.clock_hz * 1e3),
+        j_per_frame=bill.system_j,
+        chip_j_per_frame=bill.chip_j,
+        j_above_idle=None,
+        watts=bill.watts,
+        precision="INT8",
+        quality_db=quality_db,
+        evidence=evidence,
+        energy_evidence=Evidence.MODEL,
+        quality_evidence=evidence,
+        boundary=f"die, {DRAM_NAMES[bill.dram]} with interface, leakage, regulator",
+        notes=f"cycles at the specification's clock, not yet timed on a netlist; energy from counted events{apart}",
+        records=bill.records,
+    )
+
+
+def fpga_row(chip: TargetRow, counters: Counters, spec: AccelSpec, fit: FpgaFit) -> TargetRow:
+    """The same cycles at the clock that the machine reached on an FPGA; its energy is not known."""
+    used = ", ".join(f"{one.used / one.available:.0%} of the {name}s" for name, one in fit.resources.items())
+    return dataclasses.replace(
+        chip,
+        target=f"Scanline {spec.name} ({fit.device}, {fit.fmax_hz / 1e6:.0f} MHz)",
+        kind="fpga",
+        ms_per_frame=Interval.exact(counters.cycles / fit.fmax_hz * 1e3),
+        j_per_frame=None,
+        chip_j_per_frame=None,
+        watts=None,
+        evidence=Evidence.NETLIST if chip.evidence is Evidence.RTL else chip.evidence,
+        boundary="the FPGA's fabric alone: its DRAM is assumed to keep up at this clock",
+        notes=f"clock as placed and routed, {used}; no pads; its energy is not modelled",
+        records=(),
+    )
+
+
+def gpu_row(work: Workload, device: str, *, quality_db: float | None, recorded: Sequence[Path] = ()) -> TargetRow:
+    """A GPU's row: the best fitting measurement, else a roofline labelled as modelled.
+
+    ``quality_db`` is the network's in FP32, for want of the device's own. Raises as :func:`codesign.energy.gpu.on_gpu`.
+    """
+    figures = on_gpu(work, device, recorded)
+    measured = figures.evidence is Evidence.HARDWARE
+    own = figures.quality_db is not None
+    return TargetRow(
+        target=f"{device}, {'measured' if measured else 'roofline'}",
+        kind="gpu",
+        ms_per_frame=figures.seconds * 1e3,
+        j_per_frame=figures.joules,
+        chip_j_per_frame=None,
+        j_above_idle=figures.joules_above_idle,
+        watts=figures.watts,
+        precision=figures.precision,
+        quality_db=figures.quality_db if own else quality_db,
+        evidence=figures.evidence,
+        energy_evidence=figures.evidence,
+        quality_evidence=Evidence.HARDWARE if own else Evidence.MODEL,
+        boundary="GPU board with memory, idle included",
+        notes=figures.notes,
+        records=figures.records,
+    )
+
+
+def workload(result: Simulation) -> Workload:
+    """What a GPU would have to compute and move for the same frame."""
+    return Workload(
+        network=result.network,
+        input_size=result.input_size,
+        output_size=result.output_size,
+        macs=result.macs,
+        compulsory_values=result.compulsory_bytes,  # int8: a value is a byte
+        layers=gpu_layers(result.compiled.network),
+    )
+
+
+def gpu_layers(network: CompiledNetwork) -> tuple[Layer, ...]:
+    """The convolutions of the offloaded regions, each with its activation and residual add: what GPU software fuses."""
+    layers = []
+    for region in network.regions:
+        tensors = region.graph.tensors
+        for layer in region.graph.layers:
+            if isinstance(layer, Conv):
+                touched = [tensors[name] for name in sources(layer)]
+                values = sum(t.height * t.width * t.channels for t in touched)
+                out = tensors[layer.output]
+                values += out.height * out.width * layer.channels
+                layers.append(Layer(values, layer.weights.size))
+    return tuple(layers)

@@ -1,0 +1,147 @@
+"""The CUDA side of the command line: a network compiled for a GPU, with what its kernels occupy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from codesign.compile.cuda.compile import CudaModule, compile_cuda, compile_cuda_int8
+from codesign.compile.cuda.fusion import from_graph
+from codesign.compile.cuda.launches import plan_launches, promising
+from codesign.compile.cuda.layers import Other, from_layers
+from codesign.compile.cuda.module import relax_module
+from codesign.compile.cuda.tvm_operators import OperatorTask, operator_tasks
+from codesign.compile.driver import CompiledNetwork
+from codesign.compile.ir.relax import from_module
+from codesign.compile.ir.runnable import runnable
+from codesign.compile.scanline.layers import LayerGraph
+from codesign.hw.errors import InputError, UnsupportedError
+from codesign.kernels.runtime.launch import Launch
+from codesign.kernels.runtime.nvrtc import check_architecture
+from codesign.kernels.tuning.search import GemmTask, Task
+from codesign.kernels.tuning.traces import traces
+from codesign.kernels.tuning.tuned import database
+from codesign.workflows import simulate as verbs
+
+Precision = Literal["fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class CompiledCuda:
+    """A network for a GPU, and the frame size it is for."""
+
+    network: str
+    size: tuple[int, int]
+    module: CudaModule = field(repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `compile --json` writes: one entry per launch of this project's kernels."""
+        plan = self.module.plan
+        report = {kernel.name: kernel for kernel in self.module.kernels}
+        launches, others = [], []
+        for step in plan.steps if plan is not None else ():
+            if not isinstance(step, Launch):
+                others.append(step.node.op.removeprefix("nn."))
+                continue
+            kernel = report[step.kernel]
+            launches.append(
+                {"kernel": step.kernel, "layers": list(step.layers), "macs": step.macs,
+                 "blocks": step.grid[0] * step.grid[1] * step.grid[2], "threads": step.threads,
+                 "shared_bytes": step.shared_bytes, "registers": kernel.registers,
+                 "spilled_bytes": kernel.spilled_bytes}
+            )  # fmt: skip
+        return {
+            "network": self.network, "target": "cuda", "arch": self.module.arch, "precision": self.module.precision,
+            "input_size": f"{self.size[0]}x{self.size[1]}", "kernels": len(self.module.kernels),
+            "launches": launches, "others": others, "modelled_seconds": plan.seconds if plan is not None else None,
+        }  # fmt: skip
+
+
+def check_precision(text: str) -> Precision:
+    """``text`` as a precision. Raises :class:`InputError` for any but fp16 and int8."""
+    if text not in ("fp16", "int8"):
+        raise InputError(f"unknown precision {text!r}", where="--precision", hint="fp16 or int8.")
+    return cast(Precision, text)
+
+
+def compile_source(
+    source: verbs.Source,
+    size: tuple[int, int],
+    *,
+    arch: str = "sm_90a",
+    precision: Precision = "fp16",
+    method: Literal["minmax", "percentile", "mse"] = "percentile",
+    images: Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> CompiledCuda:
+    """Compile for frames of ``size`` (width, height) with the best schedules known for ``arch``.
+
+    INT8 quantises as for Scanline. Raises :class:`UnsupportedError` for an INT8 network of which a part would run
+    elsewhere.
+    """
+
+    def tell(text: str) -> None:
+        if say is not None:
+            say(text)
+
+    check_architecture(arch)
+    tuned, known = database(arch).lookup, traces(arch)
+    if precision == "fp16":
+        tell("import")
+        model = verbs.import_source(source, size)
+        tell("choose and compile kernels")
+        return CompiledCuda(source.name, size, compile_cuda(model.module, arch=arch, tuned=tuned, traces=known))
+    layers = integer_layers(source, size, method, images, say)
+    tell("choose and compile kernels")
+    return CompiledCuda(source.name, size, compile_cuda_int8(layers, arch=arch, tuned=tuned))
+
+
+def integer_layers(
+    source: verbs.Source,
+    size: tuple[int, int],
+    method: Literal["minmax", "percentile", "mse"] = "percentile",
+    images: Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> LayerGraph:
+    """The network quantised as for Scanline. Raises :class:`UnsupportedError` where a part would run elsewhere."""
+    return whole(verbs.compile_source(source, size=size, method=method, images=images, say=say).network)
+
+
+def whole(network: CompiledNetwork) -> LayerGraph:
+    """The integer layers of a network that is one region. Raises :class:`UnsupportedError` where it is not."""
+    if len(network.regions) != 1 or any(not placement.on_accelerator for placement in network.placements):
+        left = next((p for p in network.placements if not p.on_accelerator), None)
+        raise UnsupportedError(
+            "not every operator has integer kernels",
+            where=f"{left.operator} '{left.name}'" if left else network.name,
+            hint="Compile with --precision fp16.",
+        )
+    return network.regions[0].graph
+
+
+@dataclass(frozen=True)
+class TuningTasks:
+    """What is worth measuring of a network: stacks and wide convolutions of this project's, operators left to TVM."""
+
+    stacks: list[Task]
+    gemms: list[GemmTask]
+    operators: list[OperatorTask]
+
+
+def tuning_tasks(
+    source: verbs.Source, size: tuple[int, int], *, arch: str, precision: Precision, slack: float = 1.5
+) -> TuningTasks:
+    """Kernels on some way through the network modelled within ``slack`` of the best, and every operator of TVM's."""
+    check_architecture(arch)
+    if precision == "int8":
+        graph = from_layers(integer_layers(source, size))
+    else:
+        graph = from_graph(from_module(verbs.import_source(source, size).module))
+    operators: list[OperatorTask] = []
+    if any(isinstance(operation, Other) for operation in graph.operations):
+        plan = plan_launches(graph, arch, database(arch).lookup)
+        operators = operator_tasks(runnable(relax_module(plan, b"", prefix="tune")), arch)
+    found = promising(graph, arch, slack)
+    return TuningTasks([Task(*one) for one in found.stacks], [GemmTask(*one) for one in found.gemms], operators)

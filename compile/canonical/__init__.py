@@ -1,0 +1,1 @@
+"""Rewrites into the few operators that later stages know."""

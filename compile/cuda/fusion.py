@@ -1,0 +1,334 @@
+"""A float network as GPU operations: what follows a convolution joins it, what remains is an element-wise kernel.
+
+Only operators that no kernel here computes are left to TVM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from codesign.compile.canonical.affine import is_bias
+from codesign.compile.cuda.chains import merge_chains
+from codesign.compile.cuda.convolutions import Convolutions
+from codesign.compile.cuda.layers import GpuGraph, Pointwise, Shuffle, Tensor
+from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.operators.channel_moves import arrange_channels
+from codesign.compile.operators.convex import recognise_convex_upsampling
+from codesign.compile.operators.correlations import recognise_correlations
+from codesign.compile.operators.instance_norm import recognise_norms
+from codesign.compile.operators.lookups import recognise_lookups
+from codesign.compile.operators.warps import recognise_warps
+from codesign.kernels import chain
+from codesign.kernels.chain import Apply, Chain, Kind, PerChannel
+from codesign.kernels.channels import Channels
+from codesign.kernels.correlation import AllPairs, Correlation, Lookup
+from codesign.kernels.pointwise import (
+    Depthwise,
+    InstanceNorm,
+    LayerNorm,
+    SegmentAverage,
+    SegmentMoments,
+    SegmentSums,
+)  # fmt: skip
+from codesign.kernels.resize import ConvexUpsample, Resize
+from codesign.kernels.warp import BackwardWarp
+
+
+def from_graph(graph: Graph) -> GpuGraph:
+    """A canonical float graph in FP16: biases, activations, clips and additions join the convolution before them."""
+    passes = (
+        recognise_warps, recognise_correlations, recognise_lookups, recognise_convex_upsampling, recognise_norms,
+        arrange_channels,
+    )  # fmt: skip
+    for transform in passes:
+        graph = transform(graph)
+    return merge_chains(_Fuser(graph).fuse())
+
+
+class _Fuser(Convolutions):
+    def fuse(self) -> GpuGraph:
+        graph = self.graph
+        self._tensor(graph.input, graph.input_shape)
+        for node in graph.nodes:
+            self._node(node)
+        self._use(graph.output)
+        used = {name for operation in self.operations for name in operation.inputs}
+        constants = {name: value for name, value in graph.constants.items() if name in used}
+        return GpuGraph("fp16", self.tensors, tuple(self.operations), graph.input, graph.output, constants)
+
+    def _node(self, node: Node) -> None:
+        """Takes a node into a pending convolution, keeps it for its reader, or leaves it to TVM."""
+        if node.op == "nn.conv2d" and (self._begin(node) or self._begin_depthwise(node)):
+            return
+        if node.op == "nn.conv2d_transpose" and self._begin_transposed(node):
+            return
+        producer = self.pending.get(node.inputs[0])
+        if node.op in ("add", "subtract") and self.graph.is_activation(node.inputs[1]):
+            if self._add(node):
+                return
+        elif producer is not None and self._sole(node.inputs[0]) and self._extend(producer, node):
+            self.pending[node.name] = self.pending.pop(node.inputs[0])
+            self.pending[node.name].conv = replace(producer.conv, output=node.name)
+            return
+        elif node.inputs[0] in self.depthwise and is_bias(self.graph, node) and self._sole(node.inputs[0]):
+            weights, bias = self.depthwise.pop(node.inputs[0])
+            self.depthwise[node.name] = weights, bias + self.graph.constants[node.inputs[1]].reshape(-1)
+            self.depthwise_source[node.name] = self.depthwise_source.pop(node.inputs[0])
+            return
+        if (
+            self._motion(node)
+            or self._all_pairs(node)
+            or self._instance_norm(node)
+            or self._normalisation(node)
+            or self._gate(node)
+            or self._elementwise(node)
+            or self._nearest(node)
+        ):
+            return
+        if node.op == "nn.pixel_shuffle":
+            source = self._use(node.inputs[0])
+            self.operations.append(Shuffle(source, node.name, int(node.attributes["upscale_factor"])))
+            self._tensor(node.name, node.shape)
+        elif node.op in ("split", "tuple_item") or (node.op == "repeat" and self._grows(node)):
+            self.lazy[node.name] = node
+        elif node.op in ("repeat", "tile") and (channels := self._copied(node)) is not None:
+            self.copies[node.name] = (node.inputs[0], channels)
+            self.lazy[node.name] = node
+        elif node.op == "concat" and self._concatenation(node):
+            self.joined[node.name] = node.inputs
+            self.lazy[node.name] = node
+        elif node.op == "channels" or (node.op == "concat" and self._joins_channels(node)):
+            self._arrange(node)
+        else:
+            self._other(node)
+
+    def _normalisation(self, node: Node) -> bool:
+        """Whether ``node`` is part of a layer normalisation over the channels, between two permutations."""
+        axes = tuple(node.attributes.get("axes") or ())
+        source = self.graph.by_name.get(node.inputs[0])
+        if node.op == "permute_dims" and axes == (0, 2, 3, 1):
+            if all(reader.op == "nn.layer_norm" for reader in self.readers[node.name]):
+                self.lazy[node.name] = node
+                return True
+        elif node.op == "nn.layer_norm" and axes in ((-1,), (3,)) and node.inputs[0] in self.lazy:
+            readers = self.readers[node.name]
+            if all(r.op == "permute_dims" and tuple(r.attributes["axes"]) == (0, 3, 1, 2) for r in readers):
+                self.lazy[node.name] = node
+                return True
+        elif (
+            node.op == "permute_dims"
+            and source is not None
+            and source.op == "nn.layer_norm"
+            and source.name in self.lazy
+        ):
+            scale, shift = (self.graph.constants[name] for name in source.inputs[1:3])
+            first = self.graph.by_name[source.inputs[0]].inputs[0]
+            self._pointwise(LayerNorm(scale, shift, float(source.attributes["epsilon"])), (first,), node.name)
+            return True
+        return False
+
+    def _motion(self, node: Node) -> bool:
+        """Whether ``node`` is a warp, a cost volume (which takes a leaky ReLU after it) or a bilinear resize."""
+        attributes = node.attributes
+        if node.op == "warp" and all(self.graph.is_activation(name) for name in node.inputs):
+            warp = BackwardWarp(node.shape[1], "fp16", attributes["padding_mode"], chunked=True)
+            self._pointwise(warp, node.inputs, node.name)
+            return True
+        if node.op == "correlation":
+            readers = self.readers[node.name]
+            if self._sole(node.name) and readers[0].op == "nn.leakyrelu":
+                self.lazy[node.name] = node
+                return True
+            self._correlation(node, 1.0, node.name)
+            return True
+        before = self.graph.by_name.get(node.inputs[0])
+        if node.op == "nn.leakyrelu" and before is not None and before.op == "correlation" and before.name in self.lazy:
+            del self.lazy[before.name]
+            self._correlation(before, float(attributes["alpha"]), node.name)
+            return True
+        if node.op == "image.resize2d" and attributes["method"] == "linear" and attributes["layout"] == "NCHW":
+            corners = {"align_corners": True, "half_pixel": False, "pytorch_half_pixel": False}
+            mode = attributes["coordinate_transformation_mode"]
+            source, out = self.graph.shape_of(node.inputs[0])[2:], node.shape[2:]
+            if mode not in corners or (mode == "pytorch_half_pixel" and 1 in out):
+                return False
+            factor = out[0] // source[0]
+            exact = factor > 1 and (source[0] * factor, source[1] * factor) == tuple(out)
+            resize = Resize(node.shape[1], "bilinear", factor if exact else 0, corners[mode])
+            self._pointwise(resize, node.inputs[:1], node.name)
+            return True
+        return False
+
+    def _all_pairs(self, node: Node) -> bool:
+        """Whether ``node`` is one of RAFT's own: volumes of all pairs, their look-up, the convex up-sampling."""
+        attributes = node.attributes
+        shapes = [self.graph.shape_of(name) for name in node.inputs]
+        if node.op == "all_pairs":
+            self._pointwise(AllPairs(shapes[0][1], attributes["scale"]), node.inputs, node.name)
+        elif node.op == "look_up":
+            lookup = Lookup(len(shapes) - 1, attributes["radius"], "fp16", absolute=False, chunked=True)
+            self._pointwise(lookup, node.inputs, node.name)
+        elif node.op == "convex_upsample" and attributes["factor"] == 8:
+            self._pointwise(ConvexUpsample(attributes["scale"]), node.inputs, node.name)
+        else:
+            return False
+        return True
+
+    def _instance_norm(self, node: Node) -> bool:
+        """Whether ``node`` is an instance normalisation, which takes a ReLU after it."""
+        if node.op == "nn.instance_norm" and len(node.inputs) == 1:
+            readers = self.readers[node.name]
+            if self._sole(node.name) and readers[0].op == "nn.relu":
+                self.lazy[node.name] = node
+            else:
+                self._normalised(node, False, node.name)
+            return True
+        before = self.lazy.get(node.inputs[0])
+        if node.op == "nn.relu" and before is not None and before.op == "nn.instance_norm":
+            del self.lazy[before.name]
+            self._normalised(before, True, node.name)
+            return True
+        return False
+
+    def _normalised(self, node: Node, relu: bool, output: str) -> None:
+        channels, source = node.shape[1], self._use(node.inputs[0])
+        moments = SegmentMoments(channels)
+        self._pointwise(moments, (source,), f"{node.name}.moments")
+        # 16 floats a segment and chunk are four chunks of halves.
+        self.tensors[f"{node.name}.moments"] = Tensor(f"{node.name}.moments", channels, 4 * moments.segments, 1)
+        norm = InstanceNorm(channels, node.attributes["epsilon"], relu)
+        self.operations.append(Pointwise(norm, (source, f"{node.name}.moments"), output))
+        self._tensor(output, node.shape)
+
+    def _joins_channels(self, node: Node) -> bool:
+        return int(node.attributes["axis"]) in (1, -3) and len(node.shape) == 4 and node.shape[0] == 1
+
+    def _correlation(self, node: Node, slope: float, output: str) -> None:
+        channels = self.graph.shape_of(node.inputs[0])[1]
+        self._pointwise(Correlation(channels, node.attributes["reach"], slope), node.inputs, output)
+
+    def _gate(self, node: Node) -> bool:
+        """Whether ``node`` multiplies one half of a tensor's channels by the other."""
+        if node.op != "multiply":
+            return False
+        halves = [item for name in node.inputs if (item := self.graph.by_name.get(name)) and item.op == "tuple_item"]
+        if len(halves) != 2 or halves[0].inputs != halves[1].inputs:
+            return False
+        cut = self.graph.by_name[halves[0].inputs[0]]
+        if cut.op != "split" or sorted(half.attributes["index"] for half in halves) != [0, 1]:
+            return False
+        source = cut.inputs[0]
+        channels = self.graph.shape_of(source)[1]
+        if channels != 2 * node.shape[1] or channels % 16:
+            return False
+        if source in self.depthwise and self._sole(source):
+            weights, bias = self.depthwise.pop(source)
+            first = self.depthwise_source.pop(source)
+            self._pointwise(Depthwise(weights, bias, gate=True), (first,), node.name)
+        else:
+            self._pointwise(chain.simple_gate(channels), (source,), node.name)
+        return True
+
+    def _elementwise(self, node: Node) -> bool:
+        """Whether an element-wise kernel computes ``node``: an average, an activation, an operation on two tensors."""
+        if len(node.shape) != 4 or node.dtype != "float32" or node.shape[0] != 1:
+            return False
+        channels = node.shape[1]
+        source = node.inputs[0]
+        shape = self.graph.shape_of(source)
+        if node.op == "mean" and tuple(sorted(a % 4 for a in node.attributes["axis"] or ())) == (2, 3):
+            if not node.attributes["keepdims"]:
+                return False
+            sums = SegmentSums(channels)
+            self._pointwise(sums, (source,), f"{node.name}.sums")
+            # 8 floats a segment and chunk are two chunks of halves.
+            self.tensors[f"{node.name}.sums"] = Tensor(f"{node.name}.sums", channels, 2 * sums.segments, 1)
+            self.operations.append(Pointwise(SegmentAverage(channels), (f"{node.name}.sums",), node.name))
+            self._tensor(node.name, node.shape)
+            return True
+        if node.op == "nn.avg_pool2d":
+            attributes = node.attributes
+            halves = node.shape[2:] == (shape[2] // 2, shape[3] // 2) and not any(attributes["padding"])
+            if not halves or {*attributes["pool_size"], *attributes["strides"]} != {2}:
+                return False
+            self._pointwise(Resize(channels, "average", 2), (source,), node.name)
+            return True
+        step = self._activation(node)
+        if step is not None and shape == node.shape:
+            self._pointwise(Chain(channels, (channels,), (chain.read(channels), step), (1,)), (source,), node.name)
+            return True
+        if node.op not in ("add", "subtract", "multiply", "maximum", "minimum"):
+            return False
+        other = node.inputs[1]
+        if shape == node.shape and self.graph.is_constant(other):
+            value = self.graph.constants[other].reshape(-1)
+            if value.size != 1 and self.graph.shape_of(other)[-3:] != (channels, 1, 1):
+                return False
+            operand = float(value[0]) if value.size == 1 else PerChannel(tuple(float(v) for v in value))
+            step = Apply(node.op, (0, operand))  # type: ignore[arg-type]
+            self._pointwise(Chain(channels, (channels,), (chain.read(channels), step), (1,)), (source,), node.name)
+            return True
+        if not self.graph.is_activation(source) or not self.graph.is_activation(other):
+            return False
+        shapes = shape, self.graph.shape_of(other)
+        if shapes == (node.shape, node.shape):
+            reads = (chain.read(channels), chain.read(channels, 1))
+            kind: Kind = node.op  # type: ignore[assignment]
+            both = Chain(channels, (channels, channels), (*reads, Apply(kind, (0, 1))), (2,))
+            self._pointwise(both, (source, other), node.name)
+            return True
+        vector = (1, channels, 1, 1)
+        if node.op == "multiply" and vector in shapes and node.shape in shapes and vector != node.shape:
+            ordered = (source, other) if shapes[0] == node.shape else (other, source)
+            self._pointwise(chain.scale_channels(channels), ordered, node.name)
+            return True
+        plane = (1, 1, *node.shape[2:])
+        if plane in shapes and node.shape in shapes:  # one channel with every channel
+            wide = tuple(self._widened(name, channels, f"{node.name}.operand{index}") if size == plane else name
+                         for index, (name, size) in enumerate(zip((source, other), shapes, strict=True)))  # fmt: skip
+            kind = node.op  # type: ignore[assignment]
+            steps = (chain.read(channels), chain.read(channels, 1), Apply(kind, (0, 1)))
+            self._pointwise(Chain(channels, (channels, channels), steps, (2,)), wide, node.name)
+            return True
+        return False
+
+    def _widened(self, name: str, channels: int, output: str) -> str:
+        """A copy of the one channel of ``name`` for each of ``channels``."""
+        self._pointwise(Channels((1,), ((0, 0),) * channels, (False,)), (name,), output)
+        self.tensors[output] = Tensor(output, channels, *self.graph.shape_of(name)[2:])
+        return output
+
+    def _activation(self, node: Node) -> Apply | None:
+        attributes = node.attributes
+        plain: dict[str, Kind] = {
+            "nn.relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "nn.gelu": "gelu_erf", "nn.silu": "silu",
+            "nn.gelu_tanh": "gelu_tanh",
+        }  # fmt: skip
+        if node.op in plain:
+            return Apply(plain[node.op], (0,))
+        if node.op == "clip":
+            return Apply("clip", (0, float(attributes["min"]), float(attributes["max"])))
+        if node.op == "nn.leakyrelu":
+            return Apply("leaky_relu", (0, float(attributes["alpha"])))
+        if node.op == "nn.prelu" and self.graph.is_constant(node.inputs[1]):
+            slopes = tuple(float(value) for value in self.graph.constants[node.inputs[1]].reshape(-1))
+            return Apply("prelu", (0, PerChannel(slopes)))
+        return None
+
+    def _grows(self, node: Node) -> bool:
+        """Whether ``node`` repeats every channel for one pixel shuffle: nearest up-scaling."""
+        readers = self.readers[node.name]
+        if len(readers) != 1 or readers[0].op != "nn.pixel_shuffle" or node.name == self.graph.output:
+            return False
+        factor = int(readers[0].attributes["upscale_factor"])
+        return node.shape[1] == self.graph.shape_of(node.inputs[0])[1] * factor**2
+
+    def _nearest(self, node: Node) -> bool:
+        source = self.graph.by_name.get(node.inputs[0])
+        if node.op != "nn.pixel_shuffle" or source is None or source.op != "repeat" or source.name not in self.lazy:
+            return False
+        first = source.inputs[0]
+        operator = Resize(self.graph.shape_of(first)[1], "nearest", int(node.attributes["upscale_factor"]))
+        del self.lazy[source.name]
+        self._pointwise(operator, (first,), node.name)
+        return True

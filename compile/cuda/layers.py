@@ -1,0 +1,195 @@
+"""What the GPU computes, before it is cut into launches: convolutions with what follows them, shuffles, and the rest.
+
+Two ways lead here: :func:`codesign.compile.cuda.fusion.from_graph` from a canonical float graph (FP16), and
+:func:`from_layers` from the machine's integer layers (INT8, so that both targets compute the same bits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.compile.ir.graph import Node
+from codesign.compile.scanline import layers as machine
+from codesign.hw.errors import UnsupportedError
+from codesign.kernels import channels, correlation, pointwise
+from codesign.kernels.layers import AddRule, Conv, Precision, Requantise
+from codesign.kernels.resize import ConvexUpsample, Resize
+from codesign.kernels.warp import BackwardWarp
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A feature map; ``scale`` and ``zero_point`` of its int8 codes."""
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    scale: float = 1.0
+    zero_point: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """In FP16, for estimates."""
+        return 2 * self.channels * self.height * self.width
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """A convolution; ``more`` are further sources, whose channels follow the first one's."""
+
+    conv: Conv
+    stride: int = 1
+    dilation: int = 1
+    padding: tuple[int, int] = (0, 0)  # top, left
+    more: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.conv.source, *self.more)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.sources if self.conv.add is None else (*self.sources, self.conv.add)
+
+    @property
+    def output(self) -> str:
+        return self.conv.output
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Depth to space by ``factor``."""
+
+    source: str
+    output: str
+    factor: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.source,)
+
+
+PointwiseOperator = (
+    pointwise.Operator | channels.Operator | correlation.Operator | Resize | ConvexUpsample | BackwardWarp
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise:
+    """An operator that is no convolution, on chunked tensors."""
+
+    operator: PointwiseOperator
+    inputs: tuple[str, ...]
+    output: str
+
+
+@dataclass(frozen=True, eq=False)
+class Other:
+    """An operator that TVM schedules."""
+
+    node: Node
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.node.inputs
+
+    @property
+    def output(self) -> str:
+        return self.node.name
+
+
+Operation = Convolution | Shuffle | Pointwise | Other
+
+
+@dataclass(frozen=True, eq=False)
+class GpuGraph:
+    """Operations in execution order."""
+
+    precision: Precision
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    operations: tuple[Operation, ...]
+    input: str
+    output: str
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
+    """Of the other operators."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of convolutions and all pairs, without those of a sub-pixel form's zero taps."""
+        total = 0
+        for operation in self.operations:
+            if isinstance(operation, Convolution):
+                out = self.tensors[operation.output]
+                total += int(np.count_nonzero(operation.conv.weights)) * out.height * out.width
+            elif isinstance(operation, Pointwise) and isinstance(operation.operator, correlation.AllPairs):
+                first, out = self.tensors[operation.inputs[0]], self.tensors[operation.output]
+                total += first.channels * out.channels * out.height * out.width
+        return total
+
+    def readers(self) -> dict[str, list[Operation]]:
+        """Who reads each tensor."""
+        found: dict[str, list[Operation]] = {name: [] for name in self.tensors}
+        for operation in self.operations:
+            for name in operation.inputs:
+                if name in found:
+                    found[name].append(operation)
+        return found
+
+
+def from_layers(graph: machine.LayerGraph) -> GpuGraph:
+    """The integer layers of a whole network with one input and one output."""
+    (source,), (result,) = graph.inputs, graph.outputs
+    tensors = {
+        name: Tensor(name, t.channels, t.height, t.width, t.scale, t.zero_point) for name, t in graph.tensors.items()
+    }
+    operations: list[Operation] = []
+    for layer in graph.layers:
+        if isinstance(layer, machine.Shuffle):
+            operations.append(Shuffle(layer.source, layer.output, layer.factor))
+            continue
+        rule = Requantise(
+            layer.multiplier, layer.negative_multiplier, layer.shift, layer.zero_point, layer.qmin, layer.qmax,
+            layer.table,
+        )  # fmt: skip
+        if not layer.plain or layer.edge or layer.weights.dtype != np.int8 or layer.planes is not None:
+            raise UnsupportedError(
+                "resizes, warps, cost volumes, normalisations and 16-bit activations have no INT8 kernel",
+                where=layer.name,
+                hint="Compile the network in FP16.",
+            )
+        add = layer.add
+        if add is not None and add.product:
+            raise UnsupportedError(
+                "a product of two tensors has no INT8 kernel", where=layer.name, hint="Compile the network in FP16."
+            )
+        add_rule = None
+        if add is not None:
+            add_rule = AddRule(
+                add.value_zero_point, tensors[add.other].zero_point, add.multiplier, add.other_multiplier, add.shift,
+                add.zero_point, add.qmin, add.qmax,
+            )  # fmt: skip
+        conv = Conv(
+            layer.name, layer.source, layer.output, layer.weights, _folded_bias(layer, tensors),
+            add=add.other if add else None,
+            add_channels=(0,) * layer.channels if add is not None and add.broadcast else None,
+            requantise=rule, add_rule=add_rule, padding=tensors[layer.output].zero_point,
+        )  # fmt: skip
+        operations.append(Convolution(conv, layer.stride, 1, (layer.pad_top, layer.pad_left), layer.more))
+    return GpuGraph("int8", tensors, tuple(operations), source, result)
+
+
+def _folded_bias(layer: machine.Conv, tensors: Mapping[str, Tensor]) -> NDArray[np.int64]:
+    """The bias, less what the sources' zero points add to every psum."""
+    bias = layer.bias.astype(np.int64)
+    first = 0
+    for name in layer.convolved:
+        last = first + tensors[name].channels
+        bias = bias - tensors[name].zero_point * layer.weights[:, :, first:last].astype(np.int64).sum((0, 1, 2))
+        first = last
+    return bias

@@ -1,0 +1,140 @@
+"""Steps of a plan as launches, with schedules that spill no registers."""
+
+from __future__ import annotations
+
+import hashlib
+
+from codesign.compile.cuda.layers import GpuGraph, Pointwise
+from codesign.kernels import channels, correlation, implicit_gemm, pointwise, resize, stack_search, warp
+from codesign.kernels.channels import Channels, Constant
+from codesign.kernels.correlation import AllPairs, Correlation, Lookup
+from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
+from codesign.kernels.resize import ConvexUpsample, Resize
+from codesign.kernels.runtime.launch import Launch
+from codesign.kernels.runtime.nvrtc import compile_cuda_text
+from codesign.kernels.stack import Schedule, Stack, grid, layout, pack, render
+from codesign.kernels.warp import BackwardWarp
+
+TRIES = 6
+"""Schedules compiled in search of one without spills."""
+
+
+def stack_launch(
+    stack: Stack, schedule: Schedule, height: int, width: int, inputs: tuple[str, ...], outputs: tuple[str, ...]
+) -> Launch:
+    """A stack on a frame. The kernel's name tells its text, so that equal stacks share one."""
+    placed = layout(stack, schedule)
+    text = render(stack, schedule, "KERNEL")
+    kernel = f"stack_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Launch(
+        kernel=kernel,
+        source=text.replace("KERNEL", kernel),
+        parameters=pack(stack, schedule)[0],
+        grid=grid(schedule, height, width),
+        threads=placed.warps(stack) * 32,
+        shared_bytes=placed.shared_bytes,
+        integers=(height, width),
+        inputs=inputs,
+        outputs=outputs,
+        layers=tuple(layer.name for layer in stack.layers),
+        macs=sum(layer.macs_per_pixel for layer in stack.layers) * height * width,
+    )
+
+
+def gemm_launch(
+    wide: WideConv, schedule: GemmSchedule, sizes: tuple[int, int, int, int], inputs: tuple[str, ...], output: str
+) -> Launch:
+    """A convolution on a frame; ``sizes``: height and width of the input, then of the output before any shuffle."""
+    text = implicit_gemm.render(wide, schedule, "KERNEL")
+    kernel = f"gemm_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Launch(
+        kernel=kernel,
+        source=text.replace("KERNEL", kernel),
+        parameters=implicit_gemm.pack(wide, schedule)[0],
+        grid=implicit_gemm.grid(wide, schedule, sizes[2], sizes[3]),
+        threads=schedule.threads,
+        shared_bytes=implicit_gemm.shared_bytes(wide, schedule),
+        integers=sizes,
+        inputs=inputs,
+        outputs=(output,),
+        layers=(wide.conv.name,),
+        macs=wide.conv.macs_per_pixel * sizes[2] * sizes[3],
+    )
+
+
+def pointwise_launch(operation: Pointwise, graph: GpuGraph, inputs: tuple[str, ...], output: str) -> Launch:
+    """A kernel that is no convolution on a frame."""
+    operator = operation.operator
+    out = graph.tensors[output]
+    first = graph.tensors[inputs[0]] if inputs else out
+    size: tuple[int, ...] = first.height, first.width
+    blob, macs = b"", 0
+    match operator:
+        case Resize():
+            text = resize.render(operator, "KERNEL")
+            blocks = resize.grid(operator, out.height, out.width)
+            size += () if operator.factor else (out.height, out.width)
+        case ConvexUpsample():
+            text, blocks = resize.render_convex(operator, "KERNEL"), resize.convex_grid(operator, *size)
+        case BackwardWarp():
+            text, blocks = warp.render(operator, "KERNEL"), warp.grid(operator, *size)
+        case AllPairs():
+            second = graph.tensors[inputs[1]]
+            size = first.height * first.width, second.height * second.width
+            macs = size[0] * size[1] * operator.channels
+            text, blocks = correlation.render(operator, "KERNEL"), correlation.grid(operator, *size)
+        case Correlation() | Lookup():
+            size = out.height, out.width
+            text, blocks = correlation.render(operator, "KERNEL"), correlation.grid(operator, *size)
+        case Channels() | Constant():
+            text, blob = channels.render(operator, "KERNEL"), channels.pack(operator)
+            size = out.height, out.width
+            blocks = channels.grid(operator, *size)
+        case _:
+            text, blob = pointwise.render(operator, "KERNEL"), pointwise.pack(operator)
+            blocks = pointwise.grid(operator, *size)
+    kernel = f"pointwise_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return Launch(
+        kernel=kernel,
+        source=text.replace("KERNEL", kernel),
+        parameters=blob,
+        grid=blocks,
+        threads=operator.threads,
+        shared_bytes=operator.shared_bytes,
+        integers=size,
+        inputs=inputs,
+        outputs=(output,),
+        layers=(operation.output,),
+        macs=macs,
+    )
+
+
+def settle_wide(wide: WideConv, arch: str, height: int, width: int, first: GemmSchedule) -> GemmSchedule:
+    """As :func:`settle`, for an implicit GEMM."""
+    tried: list[tuple[int, int, GemmSchedule]] = []
+    rest = [s for s in implicit_gemm.candidates(wide, arch, height, width, limit=TRIES) if s != first]
+    for index, schedule in enumerate([first, *rest][:TRIES]):
+        binary = compile_cuda_text(implicit_gemm.render(wide, schedule, "gemm"), arch)
+        spilled = sum(kernel.spilled_bytes for kernel in binary.kernels)
+        tried.append((spilled, index, schedule))
+        if spilled == 0:
+            break
+    return min(tried, key=lambda item: item[:2])[2]
+
+
+Settled = tuple[Schedule, int]
+"""A schedule and the bytes that its kernel spills."""
+
+
+def settle(stack: Stack, arch: str, height: int, width: int, first: Schedule) -> Settled:
+    """``first``, or the next candidate that spills no registers; the one that spills least if all do."""
+    tried: list[tuple[int, int, Schedule]] = []
+    rest = [s for s in stack_search.candidates(stack, arch, height, width, limit=TRIES) if s != first]
+    for index, schedule in enumerate([first, *rest][:TRIES]):
+        binary = compile_cuda_text(render(stack, schedule, "stack"), arch)
+        spilled = sum(kernel.spilled_bytes for kernel in binary.kernels)
+        tried.append((spilled, index, schedule))
+        if spilled == 0:
+            break
+    spilled_bytes, _, best = min(tried, key=lambda item: item[:2])
+    return best, spilled_bytes

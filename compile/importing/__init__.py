@@ -1,0 +1,1 @@
+"""Model files and torch modules become one Relax function of static shape."""

@@ -1,0 +1,280 @@
+"""The front door: a torch module, a saved ``.pt2`` or an ONNX file becomes one canonical Relax function.
+
+The frame's size is pinned here. Models are data: nothing in a file is executed, and nothing outside an ONNX model's
+folder is read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tvm
+from torch.fx.traceback import preserve_node_meta
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+from codesign.compile.canonical.passes import canonicalise
+from codesign.compile.importing.onnx import import_onnx
+from codesign.compile.importing.pt2 import SavedProgram, read_pt2
+from codesign.compile.importing.pt2_replay import Replay, layer_of
+from codesign.compile.importing.qdq import is_quantised, normalise_qdq
+from codesign.compile.ir.graph import STATE, Graph, Shape
+from codesign.compile.ir.relax import from_module, to_module
+from codesign.hw.errors import CodesignError, InputError, UnsupportedError
+
+MAX_SIDE = 65536
+MAX_PIXELS = 2**28
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A network as one Relax function ``main`` of static shape, batch 1, NCHW, float32 in and out.
+
+    ``quantised``: it already carries quantise/dequantise, normalised to the form of
+    :mod:`codesign.compile.quantise.quantise`. Shapes are ``(1, C, H, W)``.
+    """
+
+    module: tvm.IRModule
+    name: str
+    input_shape: Shape
+    output_shape: Shape
+    quantised: bool
+
+
+def load_model(
+    source: torch.nn.Module | str | Path, *, width: int, height: int, channels: int | None = None,
+    states: Sequence[tuple[int, int, int]] = (),
+) -> ImportedModel:  # fmt: skip
+    """Import ``source`` for frames of ``width`` x ``height`` pixels.
+
+    A torch module may be recurrent: beside the image it takes ``states``, (C, H, W) each, and it returns, after its
+    result, as many tensors of the same shapes, which it is given with the next frame. The first finds zeros.
+
+    ``channels`` is the image's channel count; without it the model says, or 1 and 3 are tried. Raises
+    :class:`InputError` for a file that is missing, corrupt or not a model, for a size outside 1..65536 a side or above
+    2**28 pixels and for a wrong channel count; :class:`UnsupportedError`, naming operator and node, for what cannot be
+    imported.
+    """
+    check_frame(width, height)
+    if channels is not None and not 1 <= channels <= 4096:
+        raise InputError(f"{channels} channels", where="input", hint="An image has between 1 and 4096 channels.")
+    if isinstance(source, torch.nn.Module):
+        name = type(source).__name__.lower()
+        program = _export(source, width, height, channels, name, states)
+        return _finished(_from_program(program, name), name, len(states))
+    path = Path(source)
+    _check_file(path)
+    match path.suffix.lower():
+        case ".onnx":
+            graph = import_onnx(path, width=width, height=height, channels=channels)
+        case ".pt2":
+            program = _exported(read_pt2(path), width, height, channels)
+            graph = _from_program(program, str(path))
+        case ".pt" | ".pth" | ".pkl" | ".pickle" | ".bin":
+            raise InputError(
+                "a pickled file is a program, and running it could do anything; it is not loaded",
+                where=str(path),
+                hint="Save the network with torch.export.save(torch.export.export(net, (example,)), 'net.pt2') or as "
+                "ONNX; weights of a shipped network go through --weights.",
+            )
+        case _:
+            raise InputError(
+                f"unknown kind of model file '{path.suffix}'", where=str(path), hint="Give a .pt2 or an .onnx file."
+            )
+    return _finished(graph, path.stem)
+
+
+def check_frame(width: int, height: int) -> None:
+    """Raise :class:`InputError` for a frame that has no pixels or too many."""
+    if width < 1 or height < 1:
+        raise InputError(
+            f"a frame of {width}x{height} has no pixels", where="--size", hint="Give WIDTHxHEIGHT, both ≥ 1."
+        )
+    if width > MAX_SIDE or height > MAX_SIDE or width * height > MAX_PIXELS:
+        raise InputError(
+            f"a frame of {width}x{height} is too large",
+            where="--size",
+            hint=f"At most {MAX_SIDE} a side and {MAX_PIXELS} pixels; cut larger frames into tiles.",
+        )
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise InputError("no such file", where=str(path), hint="Check the path of the model.")
+    if not path.is_file():
+        raise InputError("not a file", where=str(path), hint="Give the model file itself.")
+    try:
+        empty = path.stat().st_size == 0
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot be read ({error.strerror})", where=str(path), hint="Check its permissions."
+        ) from error
+    if empty:
+        raise InputError("the file is empty", where=str(path), hint="Export or download the model again.")
+
+
+def _finished(graph: Graph, name: str, states: int = 0) -> ImportedModel:
+    found = [node.name for node in graph.nodes if node.op == STATE]
+    if len(found) != states:
+        raise UnsupportedError(
+            f"the network has {1 + len(found)} inputs ({', '.join([graph.input, *found])})",
+            where="main",
+            hint="Networks with exactly one image input are supported, and torch modules that are recurrent.",
+        )
+    for after, state in graph.carried:
+        if graph.shape_of(after) != graph.shape_of(state):
+            raise InputError(
+                f"is {list(graph.shape_of(state))} and is left as {list(graph.shape_of(after))}",
+                where=f"state '{state}'", hint="A network must leave what it takes.",
+            )  # fmt: skip
+    if len(graph.input_shape) != 4 or graph.input_shape[0] != 1 or graph.input_dtype != "float32":
+        raise UnsupportedError(
+            f"the input is {graph.input_dtype}{list(graph.input_shape)}",
+            where=f"input '{graph.input}'",
+            hint="The network must take float32 images as [1, C, H, W].",
+        )
+    graph = canonicalise(graph)
+    quantised = is_quantised(graph)
+    if quantised:
+        graph = normalise_qdq(graph)
+    if not graph.nodes:
+        raise UnsupportedError("the network computes nothing", where=name, hint="Its output is its input.")
+    return ImportedModel(to_module(graph), name, graph.input_shape, graph.output_shape, quantised)
+
+
+def _exported(
+    program: SavedProgram, width: int, height: int, channels: int | None
+) -> torch.export.ExportedProgram:  # fmt: skip
+    """``program`` exported for frames of one size."""
+    _, depth, rows, columns = program.fixed
+    if channels is not None and depth is not None and channels != depth:
+        raise InputError(
+            f"the network takes {depth} channels, the image has {channels}",
+            where=program.where,
+            hint=f"Give an image of {depth} channels.",
+        )
+    if rows not in (None, height) or columns not in (None, width):
+        raise InputError(
+            f"the program is fixed to {columns or width}x{rows or height} pixels, not {width}x{height}",
+            where=program.where,
+            hint="Ask for that size, or export it again with dynamic height and width (torch.export.Dim.AUTO).",
+        )
+    count = channels or depth or 3
+    program.check_extents((1, count, height, width))
+    return _export(program.module, width, height, count, program.where)
+
+
+def _first_weight_channels(module: torch.nn.Module) -> list[int]:
+    """Channel counts worth trying: what the first convolution takes, then luma and RGB."""
+    found = [layer.in_channels for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)][:1]
+    return list(dict.fromkeys([*found, 1, 3]))
+
+
+def _export(
+    module: torch.nn.Module, width: int, height: int, channels: int | None, where: str,
+    states: Sequence[tuple[int, int, int]] = (),
+) -> torch.export.ExportedProgram:  # fmt: skip
+    candidates = [channels] if channels is not None else _first_weight_channels(module)
+    if not isinstance(module, Replay):
+        module = module.eval() if not module.training else _evaluation_copy(module)
+    failure: Exception | None = None
+    for count in candidates:
+        examples = (torch.zeros(1, count, height, width), *(torch.zeros(1, *shape) for shape in states))
+        try:
+            with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
+                warnings.simplefilter("ignore")
+                with preserve_node_meta():
+                    return torch.export.export(module, examples)
+        except CodesignError:
+            raise
+        except Exception as error:  # torch.export raises many kinds, user code any
+            failure = failure or error
+    reason = " ".join(str(failure).split())[:300]
+    listed = " or ".join(str(count) for count in candidates)
+    raise InputError(
+        f"the network does not take a float32 image [1, {listed}, {height}, {width}] ({reason})",
+        where=where,
+        hint="Check the channel count and the size; a program exported for one fixed size must be exported again with "
+        "that size or with dynamic height and width.",
+    ) from failure
+
+
+def _evaluation_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """``module`` in evaluation mode, the caller's own left in training mode."""
+    import copy
+
+    return copy.deepcopy(module).eval()
+
+
+class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
+    """TVM's importer, which also remembers the user's name of each operator's variable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: dict[str, str] = {}
+
+    def _translate_fx_graph(self, graph_module: Any, nodes: Any, inputs_vars: Any, custom_ops: Any = None) -> Any:
+        result = super()._translate_fx_graph(graph_module, nodes, inputs_vars, custom_ops)
+        for node in nodes:
+            variable = self.env.get(node)
+            if node.op == "call_function" and isinstance(variable, tvm.relax.Var):
+                # An identity returns its operand's variable, which has its name already.
+                self.names.setdefault(variable.name, _user_name(node))
+        return result
+
+    def _grid_sampler_2d(self, node: Any) -> tvm.relax.Var:
+        # TVM 0.27 hands the grid over as torch has it, [N, H, W, 2], to an operator that takes [N, 2, H, W].
+        emit, grid = self.block_builder.emit, self.env[node.args[1]]
+        self.env[node.args[1]] = emit(tvm.relax.op.permute_dims(grid, (0, 3, 1, 2)))
+        result = super()._grid_sampler_2d(node)
+        self.env[node.args[1]] = grid
+        return result
+
+
+def _user_name(node: Any) -> str:
+    """The dotted path of the layer (``body.3``) when the operator is one, else torch's name of the operation."""
+    if layer := layer_of(node):
+        return layer
+    stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
+    if stack:
+        path, kind = list(stack.values())[-1]
+        kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+        if path and kind.startswith("torch.nn.modules."):
+            return str(path).removeprefix("L['self'].")
+    return str(node.name)
+
+
+def _from_program(program: torch.export.ExportedProgram, where: str) -> Graph:
+    importer = _NamingImporter()
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), preserve_node_meta():
+            warnings.simplefilter("ignore")
+            program = program.run_decompositions()
+            module = importer.from_exported_program(program, False, False, False, None)
+    except CodesignError:
+        raise
+    except Exception as error:  # the importer raises assertions, value errors and TVM's own alike
+        named = _first_unsupported(program, importer)
+        reason = " ".join(str(error).split())[:300]
+        raise UnsupportedError(
+            f"an operator that cannot be imported ({reason})",
+            where=named or where,
+            hint="Write it with supported operators, or leave it out of the exported network.",
+        ) from error
+    return from_module(module, importer.names)
+
+
+def _first_unsupported(program: torch.export.ExportedProgram, importer: ExportedProgramImporter) -> str:
+    """``operator 'name'`` of the first operator without a converter."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target.__name__ not in importer.convert_map:
+            return f"{node.target.__name__} '{_user_name(node)}'"
+    return ""

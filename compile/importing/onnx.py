@@ -1,0 +1,233 @@
+"""Reads ONNX: the model itself, its external data from nowhere but its own folder, its size pinned."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import warnings
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import onnx
+import tvm
+from tvm import relax
+from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
+
+from codesign.compile.importing.onnx_fold import with_sizes_folded
+from codesign.compile.ir.graph import Graph
+from codesign.compile.ir.relax import from_module
+from codesign.hw.errors import CodesignError, InputError, UnsupportedError
+
+
+def import_onnx(path: Path, *, width: int, height: int, channels: int | None) -> Graph:
+    """The graph of ``path`` for images ``[1, channels, height, width]``; errors as :func:`load_model` says."""
+    model = _read(path)
+    shape = _pinned(model, path, width, height, channels)
+    (source,) = _inputs(model)
+    importer = _NamingImporter({source.name: list(shape)})
+    try:
+        model = with_sizes_folded(model, source.name, shape)
+    except Exception as error:  # shape inference raises several kinds
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the sizes of the model's tensors contradict each other ({reason})",
+            where=str(path),
+            hint="Check the requested size and channel count.",
+        ) from error
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    _check_operators(model, importer)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            module = importer.from_onnx(model.graph, opset)
+    except CodesignError:
+        raise
+    except Exception as error:  # the importer raises assertions, value errors and TVM's own alike
+        reason = " ".join(str(error).split())[:300]
+        raise UnsupportedError(
+            f"cannot be imported ({reason})",
+            where=importer.current or str(path),
+            hint="Simplify the model, or export it again with static sizes.",
+        ) from error
+    return from_module(module, importer.names)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's decoder raises its own kinds
+        raise InputError(
+            "not a readable ONNX model", where=str(path), hint="Export or download the model again."
+        ) from error
+    if not model.graph.node:
+        raise InputError("the model has no operators", where=str(path), hint="Export or download the model again.")
+    for tensor in _external(model.graph):
+        _check_location(path, tensor)
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+        onnx.checker.check_model(model)
+    except Exception as error:  # the checker and the loader raise several kinds
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the model is damaged or incomplete ({reason})", where=str(path), hint="Export or download it again."
+        ) from error
+    return model
+
+
+def _external(graph: Any) -> list[Any]:
+    """Tensors stored outside the file, sub-graphs included."""
+    found = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    for node in graph.node:
+        for attribute in node.attribute:
+            tensors = [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+            found += [tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL]
+            graphs = [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+            for inner in graphs:
+                found += _external(inner)
+    return found
+
+
+def _check_location(path: Path, tensor: Any) -> None:
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    hint = "Keep a model's data file beside the model."
+    where = f"{path}: tensor '{tensor.name}'"
+    parts = {*PurePosixPath(location).parts, *PureWindowsPath(location).parts}
+    if not location or PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive or ".." in parts:
+        raise InputError(f"external data '{location}' lie outside the model's folder", where=where, hint=hint)
+    folder = path.parent.resolve()
+    target = (path.parent / location).resolve()
+    if not target.is_relative_to(folder):
+        raise InputError(f"external data '{location}' lead outside the model's folder", where=where, hint=hint)
+    if not target.is_file():
+        raise InputError(f"external data '{location}' are missing", where=where, hint=hint)
+
+
+def _inputs(model: onnx.ModelProto) -> list[Any]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in constants]
+
+
+def _pinned(
+    model: onnx.ModelProto, path: Path, width: int, height: int, channels: int | None
+) -> tuple[int, int, int, int]:
+    sources = _inputs(model)
+    if len(sources) != 1:
+        names = ", ".join(value.name for value in sources)
+        raise UnsupportedError(
+            f"the model has {len(sources)} inputs ({names})",
+            where=str(path),
+            hint="Networks with exactly one image input are supported.",
+        )
+    source = sources[0]
+    where = f"input '{source.name}'"
+    kind = source.type.tensor_type
+    if kind.elem_type != onnx.TensorProto.FLOAT:
+        name = onnx.TensorProto.DataType.Name(kind.elem_type)
+        raise UnsupportedError(f"the input is {name}", where=where, hint="The network must take float32 images.")
+    declared = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in kind.shape.dim]
+    if kind.HasField("shape") and len(declared) != 4:
+        raise UnsupportedError(f"the input has {len(declared)} dimensions", where=where, hint="Expected [1, C, H, W].")
+    batch, depth, rows, columns = declared or (0, 0, 0, 0)
+    if batch not in (0, 1):
+        raise UnsupportedError(f"a batch of {batch}", where=where, hint="Export the network with batch 1.")
+    if channels is not None and depth and channels != depth:
+        raise InputError(
+            f"the network takes {depth} channels, the image has {channels}",
+            where=where,
+            hint=f"Give an image of {depth} channels.",
+        )
+    if (rows and rows != height) or (columns and columns != width):
+        raise InputError(
+            f"the model is fixed to {columns or width}x{rows or height} pixels, not {width}x{height}",
+            where=where,
+            hint="Ask for that size, or export the model with dynamic height and width.",
+        )
+    if not depth and channels is None:
+        depth = _first_convolution(model)
+    return 1, depth or channels or 3, height, width
+
+
+def _first_convolution(model: onnx.ModelProto) -> int:
+    """The channels that the first convolution takes, or 0."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and len(shapes.get(node.input[1], ())) == 4:
+            groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+            return int(shapes[node.input[1]][1]) * int(groups)
+    return 0
+
+
+def _check_operators(model: onnx.ModelProto, importer: ONNXGraphImporter) -> None:
+    from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
+
+    known = _get_convert_map()
+    for node in model.graph.node:
+        if node.op_type not in known and node.op_type not in ("If", "Constant"):
+            raise UnsupportedError(
+                "no importer for this operator",
+                where=f"{node.op_type} '{node.name or node.output[0]}'",
+                hint="Quantised models must be in QDQ form (QuantizeLinear/DequantizeLinear around float operators)."
+                if node.op_type.startswith(("QLinear", "ConvInteger", "MatMulInteger"))
+                else "Write it with supported operators.",
+            )
+
+
+class _NamingImporter(ONNXGraphImporter):  # type: ignore[misc]
+    """TVM's importer, which also remembers the user's name of each operator's variable."""
+
+    def __init__(self, shapes: dict[str, list[int]]) -> None:
+        super().__init__(shapes, "float32", keep_params_in_input=False, sanitize=True)
+        self.names: dict[str, str] = {}
+        self.current = ""
+
+    def _convert_operator(self, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
+        name = str(attrs.get("tvm_custom", {}).get("name", ""))
+        self.current = f"{op_name} '{name}'"
+        value = _own_converter(op_name, inputs, attrs, opset)
+        if value is None:
+            value = super()._convert_operator(op_name, inputs, attrs, opset)
+        # Bound at once, so that the operator's result has a variable to carry its name.
+        if isinstance(value, relax.Call):
+            value = self.bb.emit(self.bb.normalize(value))
+            self.names[value.name] = name
+        return value
+
+
+def _own_converter(op_name: str, inputs: Any, attributes: Any, opset: int) -> Any:
+    """Operators for which TVM writes loops of its own, which no later pass could recognise, in plain Relax."""
+    match op_name:
+        case "Clip":
+            if opset < 11:
+                low, high = attributes.get("min", -math.inf), attributes.get("max", math.inf)
+            else:
+                low, high = _number(inputs[1], -math.inf), _number(inputs[2], math.inf)
+            return None if low is None or high is None else relax.op.clip(inputs[0], float(low), float(high))
+        case "Pad" if opset >= 11:
+            mode = attributes.get("mode", b"constant").decode()
+            widths, value = _numbers(inputs[1]), _number(inputs[2], 0.0)
+            if mode != "constant" or widths is None or value is None or inputs[3] is not None or min(widths) < 0:
+                return None
+            half = len(widths) // 2
+            pairs = [width for pair in zip(widths[:half], widths[half:], strict=True) for width in pair]
+            return relax.op.nn.pad(inputs[0], pairs, "constant", float(value))
+        case "Tile":
+            repeats = _numbers(inputs[1])
+            return None if repeats is None else relax.op.tile(inputs[0], repeats)
+        case _:
+            return None
+
+
+def _numbers(value: Any) -> list[int] | None:
+    """The integers of a constant, or ``None``."""
+    return [int(item) for item in value.value.numpy().reshape(-1)] if isinstance(value, tvm.ir.GenericConst) else None
+
+
+def _number(value: Any, default: float) -> float | None:
+    """A constant scalar; ``default`` where the operand is left out or not a number; ``None`` if not constant."""
+    if value is None:
+        return default
+    if not isinstance(value, tvm.ir.GenericConst):
+        return None
+    number = float(value.value.numpy().reshape(-1)[0])
+    return default if math.isnan(number) else number

@@ -1,0 +1,1 @@
+"""Operators that exporters spell as many: how each is recognised."""

@@ -1,0 +1,103 @@
+"""Instance normalisation: every channel of a frame to mean 0 and variance 1, whatever the exporter wrote.
+
+The canonical node ``nn.instance_norm`` has one operand and the attribute ``epsilon``; scale and shift are a product and
+a sum behind it. Relax has it with constant ones and zeros for them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codesign.compile.ir.graph import Editor, Graph, Node
+
+OP = "nn.instance_norm"
+
+
+def recognise_norms(graph: Graph) -> Graph:
+    """``graph`` with instance normalisations under their one spelling."""
+    editor = Editor(graph)
+    for node in graph.nodes:
+        if node.op in (OP, "nn.group_norm") and len(node.inputs) == 3 and _is_operator(graph, node):
+            _keep_operator(editor, node)
+        elif (found := _written_out(graph, node)) is not None:
+            source, epsilon = found
+            editor.keep(node, op=OP, inputs=(source,), attributes={"epsilon": epsilon})
+        else:
+            editor.keep(node)
+    return editor.graph()
+
+
+def _is_operator(graph: Graph, node: Node) -> bool:
+    """Whether an operator of Relax normalises every channel by itself, by constants."""
+    attributes = node.attributes
+    if len(node.shape) != 4 or not all(graph.is_constant(name) for name in node.inputs[1:]):
+        return False
+    alone = node.op == OP or attributes["num_groups"] == node.shape[1]
+    axes = sorted(axis % 4 for axis in attributes["axes"])
+    return node.shape[0] == 1 and alone and attributes["channel_axis"] % 4 == 1 and axes in ([2, 3], [0, 2, 3])
+
+
+def _keep_operator(editor: Editor, node: Node) -> None:
+    shape = (1, -1, 1, 1)
+    scale, shift = (editor.source.constants[name].astype(np.float32).reshape(shape) for name in node.inputs[1:])
+    scale = scale if node.attributes["scale"] else np.ones_like(scale)
+    shift = shift if node.attributes["center"] else np.zeros_like(shift)
+    attributes = {"epsilon": float(node.attributes["epsilon"])}
+    if np.all(scale == 1.0) and np.all(shift == 0.0):
+        editor.keep(node, op=OP, inputs=node.inputs[:1], attributes=attributes)
+        return
+    plain = editor.add(f"{node.name}.normalised", OP, node.inputs[:1], attributes, shape=node.shape)
+    factor, summand = editor.constant(f"{node.name}.scale", scale), editor.constant(f"{node.name}.shift", shift)
+    scaled = editor.add(f"{node.name}.scaled", "multiply", (plain, factor), shape=node.shape)
+    editor.keep(node, op="add", inputs=(scaled, summand), attributes={})
+
+
+def _written_out(graph: Graph, node: Node) -> tuple[str, float] | None:
+    """``(x, epsilon)`` when ``node`` is ``(x - mean x) / sqrt(variance + epsilon)`` over the frame."""
+    if len(node.shape) != 4 or node.shape[0] != 1 or len(node.inputs) != 2:
+        return None
+    pairs = {"multiply": (node.inputs, node.inputs[::-1]), "divide": (node.inputs,)}.get(node.op, ())
+    for centred, deviation in pairs:
+        source = _centred(graph, centred)
+        root = graph.by_name.get(deviation)
+        if source is None or root is None or root.op != ("rsqrt" if node.op == "multiply" else "sqrt"):
+            continue
+        raised = graph.by_name.get(root.inputs[0])
+        epsilon = graph.scalar(raised.inputs[1]) if raised is not None and raised.op == "add" else None
+        if (
+            raised is not None
+            and epsilon is not None
+            and epsilon >= 0
+            and _variance_of(graph, raised.inputs[0]) == source
+        ):
+            return source, epsilon
+    return None
+
+
+def _centred(graph: Graph, name: str) -> str | None:
+    """``x`` of ``x - mean x``."""
+    node = graph.by_name.get(name)
+    if node is None or node.op != "subtract":
+        return None
+    return node.inputs[0] if _mean_of(graph, node.inputs[1]) == node.inputs[0] else None
+
+
+def _mean_of(graph: Graph, name: str, op: str = "mean") -> str | None:
+    """What ``name`` is the mean of, over every channel's frame."""
+    node = graph.by_name.get(name)
+    if node is None or node.op != op or not node.attributes["keepdims"]:
+        return None
+    axes = sorted(axis % 4 for axis in node.attributes["axis"] or ())
+    return node.inputs[0] if axes == [2, 3] else None
+
+
+def _variance_of(graph: Graph, name: str) -> str | None:
+    if (whole := _mean_of(graph, name, "variance")) is not None:
+        return whole
+    squares = graph.by_name.get(_mean_of(graph, name) or "")
+    if squares is None:
+        return None
+    squared = squares.op == "square" or (squares.op == "power" and graph.scalar(squares.inputs[1]) == 2.0)
+    if squared or (squares.op == "multiply" and squares.inputs[0] == squares.inputs[1]):
+        return _centred(graph, squares.inputs[0])
+    return None

@@ -1,0 +1,310 @@
+"""Post-training quantisation: every tensor that the accelerator stores becomes int8.
+
+The result is a Relax function that still takes and returns float32. Its form, which the lowering matches, is for each
+unit ``dequantize`` of each operand, the float operators, one ``quantize``::
+
+    q = R.quantize(x, scale, zero_point, out_dtype="int8")          scale: const float32 [], zero_point: const int8 []
+    d = R.dequantize(q, scale, zero_point)                          one for each reader of q
+    w = R.dequantize(const int8, const float32[Cout], const int8 [] = 0, axis=0)     axis=1 (IOHW) when transposed
+                                                                    of 16 bits: const int16
+
+    convolution   d, w -> nn.conv2d | nn.conv2d_transpose [-> add(const float32[1, C, 1, 1])]
+                       [-> nn.relu | clip | nn.leakyrelu | nn.prelu(const float32[C], axis=1)] -> q
+    sum           d, d -> add | subtract [-> nn.relu | clip] -> q        an operand may have one channel
+    product       d, d -> multiply [-> nn.relu | clip] -> q
+    scale         d -> multiply(const float32 []) [-> activation as above] -> q
+    normalisation d -> nn.instance_norm(ones, zeros) [-> nn.relu | clip] -> q
+    activation    d -> nn.relu | clip | nn.leakyrelu | nn.prelu -> q
+    correlation   d, d -> correlation (nn.conv2d, repeat, multiply, reshape, mean) [-> activation] -> q
+    pairs         d, d -> pairs (reshape, permute_dims, matmul, reshape, multiply) -> q
+    windows       d, d16 -> windows (of a volume, at a flow: the operators of window_form) -> q
+    warp          d, d16 -> warp (multiply, add, image.grid_sample) -> q          d16: the flow, int16 for it alone
+    16 bits       d16, d16 -> add -> q16; d16 -> convolution, scale, resampling, movement -> q16, or q; d -> them -> q16
+    resampling    d -> nn.avg_pool2d | image.resize2d [-> multiply(const float32 [])] -> q
+    look-up       d -> tanh | sigmoid | nn.gelu | nn.silu | ... -> q
+    movement      d -> nn.pixel_shuffle | repeat(axis=1) | tile | strided_slice | (reshape, permute_dims, reshape) -> q
+    concat        d, d, ... -> concat(axis=1) -> q; d16, d, ... -> concat -> q16, where d has 256 times the scale
+    anything else d, ... -> operators of the host, in float between them -> q
+
+Movement keeps scale and zero point; the operands of a concat share theirs unless one of them is the network's input.
+The zero points of what is correlated are 0.
+A bias is the float32 nearest to an integer times ``s_in * s_w``, so that the integer can be read back exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+
+from codesign.compile.canonical.affine import fold_zero_channels, lift_zero_channels
+from codesign.compile.canonical.movement import recognise_movement, slice_splits
+from codesign.compile.ir.graph import Graph
+from codesign.compile.ir.relax import from_module, to_module
+from codesign.compile.operators.correlations import recognise_correlations
+from codesign.compile.operators.instance_norm import recognise_norms
+from codesign.compile.operators.pairs import read_pairs, recognise_pairs
+from codesign.compile.operators.warps import recognise_warps
+from codesign.compile.operators.window_form import read_windows, recognise_windows
+from codesign.compile.quantise.alignment import aligned, is_copy
+from codesign.compile.quantise.calibration import (
+    PIXELS,
+    Method,
+    Observation,
+    QuantParams,
+    check_images,
+    choose,
+    distinct_codes,
+    observe,
+)
+from codesign.compile.quantise.equalise import channel_ranges, equalised
+from codesign.compile.quantise.insertion import insert, scalar_params, wide_codes
+from codesign.compile.quantise.units import Kind, Unit, float_only, units
+from codesign.compile.quantise.widths import Widths, closed, flow_tensors, flows, wide_scales
+from codesign.hw.errors import InputError, UnsupportedError
+
+_CENTRED = (Kind.CORRELATION, Kind.PAIRS)
+"""What multiplies tensors with each other and sums: their zero points are 0."""
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A quantised module and what calibration saw: per stored tensor its parameters and number of distinct codes.
+
+    ``source`` is the float module with the very weights that were quantised: fine-tuning starts from it.
+    """
+
+    module: tvm.IRModule
+    source: tvm.IRModule
+    params: dict[str, QuantParams]
+    codes: dict[str, int]
+    widths: Widths
+    """What has 16 bits."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A float network that is ready to be quantised in any widths: balanced, and observed on calibration images."""
+
+    graph: Graph
+    parts: tuple[Unit, ...]
+    stored: frozenset[str]
+    observations: Mapping[str, Observation] = field(repr=False)
+    method: Method
+    percentile: float
+    input_params: QuantParams | None
+    output_params: QuantParams | None
+
+    @property
+    def least(self) -> Widths:
+        """What has 16 bits in any case: flows."""
+        return Widths(flow_tensors(self.graph, self.parts, self.stored))
+
+    def closed(self, widths: Widths) -> Widths | None:
+        """``widths`` with all that follows from them; None if that cannot be."""
+        if not widths.tensors:
+            return widths
+        tensors = closed(self.graph, self.parts, widths.tensors, self.stored | flows(self.parts))
+        fixed = {name for pair in self.graph.carried for name in pair}
+        fixed |= {self.graph.result} if self.output_params is not None else set()
+        return Widths(tensors, widths.weights) if tensors and not tensors & fixed else None
+
+    def rounded(self, widths: Widths) -> tuple[Graph, dict[str, QuantParams]]:
+        """The quantised graph of these (closed) ``widths``, and the parameters of its tensors."""
+        wide = frozenset(widths.tensors | flows(self.parts))
+        scales = wide_scales(self.graph, self.parts, wide, self.observations)
+        chosen = _chosen(self, widths.tensors, scales)
+        chosen |= {wide_codes(name): params for name, params in scales.items() if name in wide}
+        return insert(self.graph, self.parts, chosen, wide_weights=widths.weights), chosen
+
+    def quantised(self, widths: Widths | None = None) -> Quantised:
+        """The network in ``widths`` (by default :attr:`least`)."""
+        widths = self.least if widths is None else widths
+        result, chosen = self.rounded(widths)
+        seen = {name: seen for name, seen in self.observations.items() if name in chosen}
+        return Quantised(to_module(result), to_module(self.graph), chosen, distinct_codes(seen, chosen), widths)
+
+
+def quantise(
+    module: tvm.IRModule,
+    calibration: Sequence[NDArray[np.float32]],
+    method: Method = "mse",
+    *,
+    percentile: float = 99.99,
+    equalise: bool = True,
+    input_params: QuantParams | None = None,
+    output_params: QuantParams | None = None,
+) -> tvm.IRModule:
+    """``module`` (float, canonical) with quantise/dequantise inserted; see the module's docstring for the form.
+
+    ``calibration``: float32[1, C, H, W] images, of any size unless the network has operators of fixed size.
+    ``equalise`` first balances channels between neighbouring convolutions, and the operands of concatenations, which
+    leaves the float function as it is.
+    ``input_params``: by default ``scale 1/255, zero point -128`` when the images lie in [0, 1], else what covers them.
+    ``output_params`` fixes the output's (``PIXELS`` for a network that makes images). Raises :class:`InputError` for
+    unusable images, :class:`UnsupportedError` for a network that is quantised already or has weights computed at run
+    time.
+    """
+    return quantise_reported(
+        module,
+        calibration,
+        method,
+        percentile=percentile,
+        equalise=equalise,
+        input_params=input_params,
+        output_params=output_params,
+    ).module
+
+
+def quantise_reported(
+    module: tvm.IRModule,
+    calibration: Sequence[NDArray[np.float32]],
+    method: Method = "mse",
+    *,
+    percentile: float = 99.99,
+    equalise: bool = True,
+    input_params: QuantParams | None = None,
+    output_params: QuantParams | None = None,
+) -> Quantised:
+    """As :func:`quantise`, with the calibration's findings."""
+    return calibrate(
+        module,
+        calibration,
+        method,
+        percentile=percentile,
+        equalise=equalise,
+        input_params=input_params,
+        output_params=output_params,
+    ).quantised()
+
+
+def calibrate(
+    module: tvm.IRModule,
+    calibration: Sequence[NDArray[np.float32]],
+    method: Method = "mse",
+    *,
+    percentile: float = 99.99,
+    equalise: bool = True,
+    input_params: QuantParams | None = None,
+    output_params: QuantParams | None = None,
+) -> Calibrated:
+    """Balance and observe; the arguments are those of :func:`quantise`."""
+    graph = fold_zero_channels(lift_zero_channels(read_canonical(module)))
+    graph = slice_splits(recognise_pairs(recognise_windows(graph)))
+    if any(node.op in ("quantize", "dequantize") for node in graph.nodes):
+        raise UnsupportedError("the network is quantised already", where="main", hint="Use it as it is.")
+    check_images(graph, calibration)
+    parts = units(graph)
+    flowing = flow_tensors(graph, parts, {graph.input, *(unit.name for unit in parts)}) | flows(parts)
+    for after, state in graph.carried:
+        if {after, state} & flowing:
+            raise UnsupportedError(
+                "a state of 16 bits", where=f"state '{state}'", hint="Carry the features, not the flow that moves them."
+            )
+    if equalise:
+        names = {unit.name for unit in parts if unit.kind is Kind.CONVOLUTION}
+        names |= {name for unit in parts if unit.kind is Kind.CONCAT for name in unit.head.inputs}
+        ranges = channel_ranges(graph, calibration, names)
+        graph = aligned(equalised(graph, ranges), ranges, flowing)
+        parts = units(graph)
+    stored = frozenset({graph.input, *(unit.name for unit in parts)} - float_only(graph, parts))
+    observations = observe(graph, calibration, stored | flows(parts))
+    return Calibrated(graph, parts, stored, observations, method, percentile, input_params, output_params)
+
+
+def read_canonical(module: tvm.IRModule) -> Graph:
+    """The graph of a canonical module, the operators that Relax spells as several put together again."""
+    graph = recognise_correlations(recognise_warps(recognise_movement(from_module(module))))
+    return recognise_norms(read_windows(read_pairs(graph)))
+
+
+def quantised_io(module: tvm.IRModule) -> tuple[QuantParams, QuantParams]:
+    """Scale and zero point of a quantised module's input and output. Raises :class:`InputError` for a float module."""
+    graph = from_module(module)
+    first = [node for node in graph.nodes if node.op == "quantize" and node.inputs[0] == graph.input]
+    last = graph.by_name.get(graph.result)
+    if len(first) != 1 or last is None or last.op != "dequantize":
+        raise InputError("the network is not quantised at its ends", where="main", hint="Quantise it first.")
+    return scalar_params(graph, first[0]), scalar_params(graph, last)
+
+
+class _Classes:
+    """Tensors whose scales are tied: ``scale = factor x scale of the class``; they share one zero point."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, tuple[str, float]] = {}
+
+    def find(self, name: str) -> tuple[str, float]:
+        """The class of ``name``, and its factor."""
+        factor = 1.0
+        while name in self._parent:
+            name, own = self._parent[name]
+            factor *= own
+        return name, factor
+
+    def join(self, first: str, second: str, factor: float = 1.0) -> None:
+        """From now on the scale of ``first`` is ``factor`` times that of ``second``."""
+        (one, mine), (other, its) = self.find(first), self.find(second)
+        if one != other:
+            self._parent[one] = other, factor * its / mine
+
+
+def _chosen(network: Calibrated, wide: frozenset[str], scales: Mapping[str, QuantParams]) -> dict[str, QuantParams]:
+    """8-bit parameters of the input and of every stored tensor, those of 16 bits too: some read them rounded."""
+    graph, parts, observations = network.graph, network.parts, network.observations
+    classes = _Classes()
+    for unit in parts:
+        if unit.kind is Kind.MOVEMENT:
+            classes.join(unit.name, unit.head.inputs[0])
+    for unit in parts:
+        if unit.kind is Kind.CONCAT:
+            for name in unit.head.inputs:
+                if classes.find(name)[0] != classes.find(graph.input)[0]:
+                    classes.join(name, unit.name)
+    for after, state in graph.carried:  # what one frame leaves is what the next one finds, code for code
+        classes.join(state, after)
+    for unit in parts:
+        if is_copy(graph, unit) and unit.head.inputs[0] not in wide:
+            factor = graph.scalar(unit.head.inputs[1])
+            if factor is not None and classes.find(unit.head.inputs[0])[0] != classes.find(graph.input)[0]:
+                classes.join(unit.head.inputs[0], unit.name, 1.0 / factor)
+    own = observations[graph.input]
+    input_params = network.input_params
+    if input_params is None:
+        input_params = PIXELS if own.low >= 0.0 and own.high <= 1.0 else choose(own, "minmax")
+    fixed = {classes.find(graph.input)[0]: input_params}
+    if network.output_params is not None:
+        root, factor = classes.find(graph.result)
+        fixed.setdefault(root, _scaled(network.output_params, 1.0 / factor))
+    for unit in parts:
+        # Next to operands of 16 bits, one of 8 is the high bytes of 16.
+        if unit.kind is Kind.CONCAT and unit.name in wide and unit.name in scales:
+            root, factor = classes.find(unit.name)
+            fixed.setdefault(root, _scaled(scales[unit.name], 256.0 / factor))
+    sources = {unit.name for unit in parts if unit.kind not in (Kind.MOVEMENT, Kind.CONCAT)} & network.stored
+    seen: dict[str, Observation] = {}
+    for name in sorted(sources):
+        root, factor = classes.find(name)
+        found = observations[name].scaled(1.0 / factor)
+        seen[root] = seen[root].joined(found) if root in seen else found
+    centred = {classes.find(name)[0] for unit in parts if unit.kind in _CENTRED for name in unit.head.inputs}
+    settled: dict[str, QuantParams] = dict(fixed)
+    chosen: dict[str, QuantParams] = {}
+    for name in observations:
+        if name not in network.stored:
+            continue
+        root, factor = classes.find(name)
+        if root not in settled:
+            # A concat of nothing but the network's input has no source of its own in its class.
+            observation = seen.get(root, observations[name].scaled(1.0 / factor))
+            params = choose(observation, network.method, network.percentile)
+            settled[root] = params.centred() if root in centred else params
+        chosen[name] = _scaled(settled[root], factor)
+    return chosen
+
+
+def _scaled(params: QuantParams, factor: float) -> QuantParams:
+    return params if factor == 1.0 else QuantParams(float(np.float32(params.scale * factor)), params.zero_point)

@@ -1,0 +1,1 @@
+"""The quantised network in exact integers, sharing nothing with the lowering."""

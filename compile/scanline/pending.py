@@ -1,0 +1,154 @@
+"""What is between a tensor that was opened and the rounding that closes it: operators that collect, in real numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.compile.scanline.layers import Int64, Resize, Warp, Weights, Windows
+
+Reals = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Open:
+    """A stored tensor read as real numbers."""
+
+    tensor: str
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Constant weights, int8 or int16, with a scale per channel of ``axis``."""
+
+    codes: Weights
+    scales: Reals
+    axis: int
+
+
+@dataclass(frozen=True)
+class PendingConv:
+    """A layer before its rounding: its psum is worth ``input scale x scales[c]``."""
+
+    name: str
+    source: str
+    weights: Weights  # [KY, KX, Cin, Cout], of whole values where the source has 16 bits
+    scales: Reals  # [Cout]
+    stride: int
+    pad_top: int
+    pad_left: int
+    height: int
+    width: int
+    macs: int
+    edge: bool = False  # padding reads the nearest pixel
+    warp: Warp | None = None
+    flow: str = ""  # where there is a warp
+    windows: Windows | None = None
+    volume: str | None = None  # where there are windows
+    resize: Resize | None = None
+    more: tuple[str, ...] = ()  # further sources, whose weights follow
+    correlates: bool = False
+    weights_from: str | None = None
+    shuffle: int = 1  # output pixels per side of each psum pixel: a transposed convolution in sub-pixel form
+    bias: Int64 | None = None
+    slope: Reals | float = 1.0
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class PendingPair:
+    """Two tensors to be added, subtracted or multiplied."""
+
+    name: str
+    operands: tuple[str, str]
+    how: Literal["add", "subtract", "multiply"]
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class PendingMoved:
+    """A tensor at all displacements up to a reach, channel by channel: half of a correlation."""
+
+    source: str
+    reach: int
+
+
+@dataclass(frozen=True)
+class PendingPixels:
+    """A tensor's pixels side by side, channel by channel."""
+
+    tensor: str
+
+
+@dataclass(frozen=True)
+class PendingMaps:
+    """A tensor's channels as a map for each of its pixels."""
+
+    tensor: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class PendingNorm:
+    """A tensor whose channels are to be normalised."""
+
+    name: str
+    source: str
+    epsilon: float
+    low: float = -math.inf
+    high: float = math.inf
+
+
+@dataclass(frozen=True)
+class PendingTable:
+    name: str
+    source: str
+    function: str
+
+
+@dataclass(frozen=True)
+class PendingShuffle:
+    name: str
+    source: str
+    factor: int
+
+
+@dataclass(frozen=True)
+class PendingUnshuffle:
+    """Blocks of ``factor`` x ``factor`` pixels to channels; the operators on the way name no factor yet."""
+
+    name: str
+    source: str
+    factor: int
+
+
+@dataclass(frozen=True)
+class PendingGrid:
+    """The grid that a flow makes, which names no frame yet; ``scale``: of its columns to the grid."""
+
+    flow: str
+    scale: float
+
+
+@dataclass(frozen=True)
+class PendingConcat:
+    """The channels of several tensors, in order."""
+
+    name: str
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PendingGather:
+    """Channels of the source in a new order, with repetition."""
+
+    name: str
+    source: str
+    channels: tuple[int, ...]

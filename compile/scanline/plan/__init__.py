@@ -1,0 +1,1 @@
+"""Layers become cascades, strips, row orders and array steps, by cost."""

@@ -1,0 +1,100 @@
+"""The plan: which layers run depth first together, in how many strips, chosen by cost among all that fits on chip."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from codesign.compile.scanline.layers import LayerGraph
+from codesign.compile.scanline.plan.cost import Cost
+from codesign.compile.scanline.plan.mapping import Mappings
+from codesign.compile.scanline.plan.plan import Cascade
+from codesign.compile.scanline.plan.planner import HaloMode, Planner
+from codesign.compile.scanline.rewrite.ordering import order_channels
+from codesign.compile.scanline.rewrite.wide_layers import rewritings, split_wide_layers
+from codesign.hw.errors import UnsupportedError
+from codesign.hw.spec import AccelSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A network's layers (rewritten for the machine) cut into cascades, with what each is expected to cost."""
+
+    spec: AccelSpec
+    graph: LayerGraph
+    cascades: tuple[Cascade, ...]
+    costs: tuple[Cost, ...]
+    reasons: tuple[str, ...]
+    """Per cascade why it ends where it does."""
+
+    @property
+    def price(self) -> float:
+        return sum(cost.price for cost in self.costs)
+
+
+def make_plan(
+    spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float | None = None, *, halos: HaloMode | None = None
+) -> Plan:
+    """The cheapest plan of ``graph`` on ``spec``, for a DRAM of ``bytes_per_cycle`` (by default the bus width).
+
+    ``halos``: do it that way, wherever there are strips; by default each cascade the way that costs it less. Layers
+    behind a pixel shuffle may run before it instead (:mod:`codesign.compile.scanline.rewrite.subpixel`), and slices of
+    a layer may be computed apart (:mod:`codesign.compile.scanline.rewrite.slices`): all ways are planned.
+
+    Raises :class:`UnsupportedError` when a layer does not fit even in the narrowest strips.
+    """
+    mappings = Mappings(spec)
+    plans: list[Plan] = []
+    failure: UnsupportedError | None = None
+    for candidate in rewritings(spec, graph):
+        try:
+            made = split_wide_layers(spec, order_channels(candidate), mappings)
+            plans.append(_plan_cascades(spec, made, bytes_per_cycle or spec.bus_bytes, halos, mappings))
+        except UnsupportedError as error:
+            failure = error
+    if not plans:
+        assert failure is not None
+        raise failure
+    return min(plans, key=lambda plan: plan.price)
+
+
+def _plan_cascades(
+    spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None, mappings: Mappings
+) -> Plan:
+    """Cut ``graph`` (after :func:`split_wide_layers`) where that costs least.
+
+    Every stretch of layers that fits in some number of strips is a candidate; the cheapest sequence of stretches is
+    found by dynamic programming over the layers.
+    """
+    planner = Planner(spec, graph, bytes_per_cycle, halos, mappings)
+    count = len(graph.layers)
+    # reached[i]: price of the cheapest way to have computed the first i layers, and where its last cascade begins.
+    reached: list[tuple[float, int]] = [(0.0, 0)] + [(math.inf, 0)] * count
+    for first in range(count):
+        so_far = reached[first][0]
+        if math.isinf(so_far):
+            continue
+        for end in range(first + 1, count + 1):
+            price = planner.price(first, end)
+            if isinstance(price, str):
+                if planner.hopeless(first, end):
+                    break
+                continue
+            if so_far + price < reached[end][0]:
+                reached[end] = (so_far + price, first)
+        if all(math.isinf(price) for price, _ in reached[first + 1 :]):
+            layer = graph.layers[first]
+            raise UnsupportedError(
+                f"a row of {layer.source} does not fit the {spec.scratchpad_bytes // 1024} KiB scratchpad",
+                where=layer.name,
+                hint="Choose a larger accelerator or a smaller frame.",
+            )
+    chosen: list[tuple[Cascade, Cost]] = []
+    at = count
+    while at:
+        found = planner.best(reached[at][1], at)
+        assert not isinstance(found, str)
+        chosen.insert(0, found)
+        at = reached[at][1]
+    cascades, costs = zip(*chosen, strict=True) if chosen else ((), ())
+    return Plan(spec, graph, cascades, costs, tuple(map(planner.reason, cascades)))

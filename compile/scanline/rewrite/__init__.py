@@ -1,0 +1,1 @@
+"""Layers are rewritten into others that the machine runs, or runs better."""

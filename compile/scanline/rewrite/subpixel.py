@@ -1,0 +1,174 @@
+"""Layers behind a pixel shuffle, run at the size before it: the shuffled tensor never leaves the chip.
+
+A tensor at ``f`` times the width and height is kept as ``f^2`` times the channels, the way a shuffle's source holds it.
+A convolution on it becomes one on those channels: output pixel ``(f y + i, f x + j)`` is output channel ``(o, i, j)``,
+and its tap at ``(dy, dx)`` reads sub-pixel ``(i + dy - pad) mod f`` of row ``y + (i + dy - pad) div f``. Every true
+product appears once per output pixel, as before; what the wider kernel adds are zero blocks, which the mapping never
+lists. Padding stays exact: beyond the frame both forms read the zero point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codesign.compile.scanline.layers import Conv, Layer, LayerGraph, Shuffle, reads, sources
+from codesign.compile.scanline.rewrite.ordering import copy_layer
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """A tensor in the form it is kept in: channel ``order[c f^2 + i f + j]`` of ``tensor`` is its sub-pixel (i, j)."""
+
+    tensor: str
+    factor: int
+    order: NDArray[np.int64]
+
+
+def fold_shuffles(graph: LayerGraph) -> LayerGraph:
+    """``graph`` with the convolutions behind pixel shuffles rewritten, as far as they can be; itself if none can."""
+    folder = _Folder(graph)
+    return folder.fold() if folder.folded else graph
+
+
+class _Folder:
+    def __init__(self, graph: LayerGraph) -> None:
+        self.graph = graph
+        self.tensors = dict(graph.tensors)
+        self.layers: list[Layer] = []
+        self.kept: dict[str, _Kept] = {}
+        self.folded = self._foldable()
+
+    def fold(self) -> LayerGraph:
+        for layer in self.graph.layers:
+            if isinstance(layer, Shuffle):
+                self._shuffle(layer)
+            elif layer.source in self.kept and layer.output in self.folded:
+                self._conv(layer)
+            else:
+                self.layers.append(layer)
+        used = {name for layer in self.layers for name in (*reads(layer), layer.output)}
+        names = {*used, *self.graph.inputs, *self.graph.outputs}
+        return dataclasses.replace(
+            self.graph, tensors={n: t for n, t in self.tensors.items() if n in names}, layers=tuple(self.layers)
+        )
+
+    def _foldable(self) -> set[str]:
+        """Shuffled tensors, and what is computed from them, of which no layer needs the pixels in place."""
+        graph = self.graph
+        readers: dict[str, list[Layer]] = {name: [] for name in graph.tensors}
+        factors = dict.fromkeys(graph.tensors, 1)
+        for layer in graph.layers:
+            for name in sources(layer):
+                readers[name].append(layer)
+            own = layer.factor if isinstance(layer, Shuffle) else 1
+            factors[layer.output] = factors[layer.source] * own
+        large = {name for name, factor in factors.items() if factor > 1}
+        while True:
+            kept = {name for name in large if all(self._follows(layer, large, factors) for layer in readers[name])}
+            if kept == large:
+                return kept
+            large = kept
+
+    def _follows(self, layer: Layer, large: set[str], factors: dict[str, int]) -> bool:
+        """Whether ``layer``, which reads a tensor of ``large``, can do with its sub-pixels."""
+        if isinstance(layer, Shuffle):
+            return True
+        target, factor = self.graph.tensors[layer.output], factors[layer.source]
+        alike = all(name in large and factors[name] == factor for name in sources(layer))
+        whole = target.channels == layer.channels and target.height % factor == target.width % factor == 0
+        plain = layer.stride == 1 and not layer.edge and not layer.more and layer.plain
+        plain = plain and layer.weights.dtype == np.int8 and layer.planes is None
+        plain = plain and (layer.add is None or not layer.add.broadcast)
+        return alike and whole and plain and layer.output in large and not target.as_weights
+
+    def _shuffle(self, layer: Shuffle) -> None:
+        graph, factor = self.graph, layer.factor
+        inner = self.kept.get(layer.source) or _natural(layer.source, 1, graph.tensors[layer.source].channels)
+        channels, f = graph.tensors[layer.output].channels, inner.factor
+        # Natural order of the whole factor: row g i + a, column g j + b of sub-pixel (i, j) and its sub-pixel (a, b).
+        held = inner.order.reshape(channels, factor, factor, f, f)  # c, a, b, i, j
+        order = held.transpose(0, 3, 1, 4, 2).reshape(-1)
+        whole = _Kept(inner.tensor, f * factor, order)
+        pending = layer.output in self.folded
+        if pending:
+            self.kept[layer.output] = whole
+        if not pending or layer.output in graph.outputs:
+            self._leave(layer.name, layer.output, whole)
+
+    def _leave(self, name: str, output: str, kept: _Kept) -> None:
+        """Shuffle ``kept`` into place."""
+        source = kept.tensor
+        if not np.array_equal(kept.order, np.arange(kept.order.size)):
+            held = self.tensors[source]
+            copy = dataclasses.replace(held, name=f"{held.name}.reordered.{name}")
+            self.tensors[copy.name] = copy
+            made = copy_layer(f"{name}.copy", held, copy)
+            self.layers.append(dataclasses.replace(made, weights=made.weights[..., kept.order]))
+            source = copy.name
+        self.layers.append(Shuffle(name, source, output, kept.factor))
+
+    def _conv(self, layer: Conv) -> None:
+        source = self.kept[layer.source]
+        other = self.kept[layer.add.other] if layer.add is not None else None
+        f = source.factor
+        weights, pad_top, pad_left = _subpixel_weights(layer, f)
+        inner = np.zeros((*weights.shape[:2], self.tensors[source.tensor].channels, weights.shape[3]), np.int8)
+        inner[:, :, source.order] = weights
+        target = self.graph.tensors[layer.output]
+        held = dataclasses.replace(
+            target, name=f"{target.name}.subpixels", height=target.height // f, width=target.width // f,
+            channels=target.channels * f * f,
+        )  # fmt: skip
+        # The second operand's channels decide the order of the sum's.
+        order = other.order if other is not None else np.arange(held.channels)
+        back = np.argsort(order)
+
+        def spread(values: NDArray[np.int64]) -> NDArray[np.int64]:
+            return np.repeat(values, f * f)[back]
+
+        self.tensors[held.name] = held
+        self.kept[layer.output] = _Kept(held.name, f, order)
+        self.layers.append(
+            dataclasses.replace(
+                layer,
+                source=source.tensor,
+                output=held.name,
+                weights=inner[..., back],
+                bias=spread(layer.bias),
+                pad_top=pad_top,
+                pad_left=pad_left,
+                multiplier=spread(layer.multiplier),
+                negative_multiplier=spread(layer.negative_multiplier),
+                shift=spread(layer.shift),
+                add=dataclasses.replace(layer.add, other=other.tensor) if layer.add is not None and other else None,
+            )
+        )
+        if layer.output in self.graph.outputs:
+            self._leave(f"{layer.name}.shuffle", layer.output, self.kept[layer.output])
+
+
+def _natural(tensor: str, factor: int, channels: int) -> _Kept:
+    return _Kept(tensor, factor, np.arange(channels * factor * factor))
+
+
+def _subpixel_weights(layer: Conv, f: int) -> tuple[NDArray[np.int8], int, int]:
+    """Weights over sub-pixels in natural order, ``[KY', KX', Cin f^2, Cout f^2]``, and the padding above and left."""
+    rows, columns, inputs, outputs = layer.weights.shape
+
+    def span(kernel: int, pad: int) -> tuple[int, int]:
+        first = -pad // f
+        return -first, (f - 1 + kernel - 1 - pad) // f - first + 1
+
+    (top, tall), (left, wide) = span(rows, layer.pad_top), span(columns, layer.pad_left)
+    result = np.zeros((tall, wide, inputs, f, f, outputs, f, f), np.int8)
+    for i in range(f):
+        for j in range(f):
+            for dy in range(rows):
+                for dx in range(columns):
+                    y, a = divmod(i + dy - layer.pad_top, f)
+                    x, b = divmod(j + dx - layer.pad_left, f)
+                    result[y + top, x + left, :, a, b, :, i, j] = layer.weights[dy, dx]
+    return result.reshape(tall, wide, inputs * f * f, outputs * f * f), top, left

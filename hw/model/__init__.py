@@ -1,0 +1,1 @@
+"""The golden model: programs executed in numpy. It defines the machine."""

@@ -1,0 +1,1 @@
+"""Programs: commands, weights, memory map, and the rules they must keep."""

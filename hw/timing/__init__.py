@@ -1,0 +1,1 @@
+"""The cycle model: when each command runs, row by row."""

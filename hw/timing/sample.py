@@ -1,0 +1,81 @@
+"""One row of a WARP or RESIZE on the sampler, sample after sample, as if all that it samples were on chip.
+
+The rules are those of ``sampler.sv``. What a WARP must gather from memory depends on the flow, which no model knows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from codesign.hw import numerics
+from codesign.hw.isa import Command
+from codesign.hw.program.tokens import Buffer
+from codesign.hw.spec import AccelSpec
+
+FLOW = 2  # cycles until a pixel group's flow is read and has arrived
+HANDOVER = 3  # last read of a set to its psums at the requantiser
+
+
+class SampledRow(NamedTuple):
+    """When the sampler begins a row, when it and the requantiser have finished it, and how often it reads meanwhile."""
+
+    start: float
+    end: float
+    drain: float
+    reads: int
+
+
+class Fetching(NamedTuple):
+    """The store engine fetches a row: reads of the scratchpad in the cycles [begin, end)."""
+
+    begin: float
+    end: float
+    reads: int
+
+
+def sampled_row(spec: AccelSpec, width: int, words: int, start: float, drain: float, *, flow: bool) -> SampledRow:
+    """A row of ``width`` pixels of ``words`` channel groups from cycle ``start`` on.
+
+    ``drain``: when the requantiser has finished what came before. ``flow``: it says where the samples lie.
+    """
+    per_set, chunks = spec.co_lanes // spec.ci_lanes, spec.pixel_lanes // spec.requantise_pixels
+    now, reads = start, 0
+    for x in range(0, width, spec.pixel_lanes):
+        now += FLOW if flow else 0
+        for first in range(0, words, per_set):
+            count = min(per_set, words - first)
+            samples = count * min(spec.pixel_lanes, width - x)
+            reads += 2 * samples
+            now = max(now, drain) + 1 + 2 * samples + HANDOVER
+            drain = now + count * chunks - 1
+    return SampledRow(start, now, drain, reads)
+
+
+def lost_to_store(row: SampledRow, span: Fetching) -> float:
+    """Cycles that a row takes longer because the store engine goes first at the scratchpad's port.
+
+    Its fetches in these cycles, as far as the sampler reads then, which it does for longer the more it waits; both are
+    taken as evenly spread.
+    """
+    common = min(row.end, span.end) - max(row.start, span.begin)
+    if common <= 0.0:
+        return 0.0
+    fetches, reading = span.reads / (span.end - span.begin), row.reads / (row.end - row.start)
+    return common * fetches * reading / (1.0 - fetches * (1.0 - reading))
+
+
+def warped_words(width: int, words: int) -> int:
+    """Scratchpad words that a WARP's row reads: two pixels of two rows each sample, and a flow.
+
+    At the frame's edges a pixel may stand for two, and is read once.
+    """
+    return (4 * words + 1) * width
+
+
+def resized_words(cmd: Command, source: Buffer, width: int) -> int:
+    """Scratchpad words that a RESIZE's row reads: two pixels of two rows each sample, of the last column one."""
+    own = (cmd["x_first"] << cmd["enlarge_log2"]) + cmd["x_offset"] + np.arange(width)
+    left = numerics.corner_places(own, cmd["step_x"])[0] - cmd["x_first"]
+    return int(2 * cmd["words"] * np.minimum(source.width - left, 2).sum())

@@ -1,0 +1,1 @@
+"""Schedules searched, measured and remembered."""
