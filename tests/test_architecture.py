@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -21,10 +22,9 @@ def _rows() -> dict[str, list[str]]:
 def _folders() -> set[str]:
     found = set()
     for room in ROOMS:
-        for folder in (ROOT / room, *(path for path in (ROOT / room).rglob("*") if path.is_dir())):
-            parts = folder.relative_to(ROOT)
-            if not folder.is_symlink() and any(folder.glob("*.py")) and "__pycache__" not in parts.parts:
-                found.add(str(parts))
+        for folder, _, files in os.walk(ROOT / room):  # the links to the rooms are not followed
+            if any(name.endswith(".py") for name in files):
+                found.add(str(Path(folder).relative_to(ROOT)))
     return found
 
 
