@@ -115,7 +115,7 @@ def whole(network: Calibrated, widths: Widths) -> Widths:
 
 def on_machine(network: Calibrated, widths: Widths) -> dict[str, Any]:
     """What a frame takes on ``base``, regions one after another, by the cycle model; the host's part is not in it."""
-    parted = partition(network.quantised(widths).module)
+    parted = partition(network.quantised(widths).module, BASE)
     found = [timing.predict(emit(make_plan(BASE, lower(function, symbol)))) for symbol, function in parted.regions]
     return {
         "products": products(network, widths),

@@ -147,10 +147,7 @@ def compile_network(
                 on_step=lambda step, _: stage(f"fine-tune, step {step + 1} of {finetune_steps}"),
             )
     stage("partition")
-    partitioned = partition(
-        quantised, sampler=spec.warp_reach > 0, look_ups=spec.look_up_beats > 0, correlator=spec.correlator > 0,
-        statistic_channels=spec.statistic_channels,
-    )  # fmt: skip
+    partitioned = partition(quantised, spec)
     regions = []
     for symbol, function in partitioned.regions:
         stage(f"lower and plan {symbol}")

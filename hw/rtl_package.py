@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from codesign.hw import isa
 from codesign.hw.normalise import SQUARES_BITS, TOTAL_BITS
-from codesign.hw.spec import COMMAND_BYTES, TABLE_BYTES, AccelSpec
+from codesign.hw.spec import COMMAND_BYTES, TABLE_BYTES, AccelSpec, Unit
+
+_UNITS = {
+    "Sampler": Unit.SAMPLER,
+    "LookUps": Unit.WINDOWS,
+    "Correlator": Unit.CORRELATOR,
+    "Statistics": Unit.NORMALISER,
+}
+"""Parameters of the RTL that leave a unit out."""
 
 
 def _bits(values: int) -> int:
@@ -90,10 +98,7 @@ def render_package(spec: AccelSpec) -> str:
         "package scanline_pkg;",
     ]
     lines += [f"  localparam int unsigned {name} = {value};" for name, value in constants]
-    lines.append(f"  localparam bit Sampler = 1'b{int(spec.warp_reach > 0)};")
-    lines.append(f"  localparam bit LookUps = 1'b{int(spec.look_up_beats > 0)};")
-    lines.append(f"  localparam bit Correlator = 1'b{spec.correlator};")
-    lines.append(f"  localparam bit Statistics = 1'b{int(spec.statistic_channels > 0)};")
+    lines += [f"  localparam bit {name} = 1'b{int(unit in spec.units)};" for name, unit in _UNITS.items()]
     lines.append("")
     lines += [f"  localparam logic [7:0] Op{_camel(op.name)} = 8'd{op.value};" for op in isa.FIELDS]
     lines += [f"  localparam logic [2:0] Kind{_camel(kind.name)} = 3'd{kind.value};" for kind in isa.WeightKind]

@@ -7,6 +7,7 @@ import math
 import re
 import tomllib
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,15 @@ MIN_READS_IN_FLIGHT = 32
 
 SELECTOR_BITS = 7
 """A selector in a step word: 3 bits of slot, 3 of shift, 1 of channel part."""
+
+
+class Unit(Enum):
+    """Hardware that a machine may lack. What needs it stays on the host there."""
+
+    SAMPLER = "sampler"  # warps by a flow, and enlarging with aligned corners
+    WINDOWS = "windows"  # windows of features looked up around a flow
+    CORRELATOR = "correlator"  # the array's weights taken from pixels
+    NORMALISER = "normaliser"  # sums of channels, and normalisation by them
 
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -162,6 +172,17 @@ class AccelSpec:
             self.statistic_channels % self.ci_lanes == 0 and 0 <= self.statistic_words <= 256,
             f"statistic_channels {self.statistic_channels} is not 0..256 words of ci_lanes {self.ci_lanes}",
         )
+
+    @property
+    def units(self) -> frozenset[Unit]:
+        """Optional hardware that this machine has."""
+        present = {
+            Unit.SAMPLER: self.warp_reach,
+            Unit.WINDOWS: self.look_up_beats,
+            Unit.CORRELATOR: self.correlator,
+            Unit.NORMALISER: self.statistic_channels,
+        }
+        return frozenset(unit for unit, size in present.items() if size)
 
     # Derived widths. Every other room asks here.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from codesign.energy.interval import Interval
 from codesign.energy.records import constant, nodes
 from codesign.hw.errors import InputError
-from codesign.hw.spec import AccelSpec
+from codesign.hw.spec import AccelSpec, Unit
 
 GATES = (
     "gates_fixed", "gates_per_mac", "gates_per_requantise_lane", "flip_flops_fixed", "flip_flops_per_requantise_lane",
@@ -58,7 +58,7 @@ class SiliconArea:
 
 def gate_records(spec: AccelSpec) -> tuple[str, ...]:
     """The records that ``spec``'s gates follow from."""
-    return (*GATES, *(NORMALISER_GATES if spec.statistic_channels else ()))
+    return (*GATES, *(NORMALISER_GATES if Unit.NORMALISER in spec.units else ()))
 
 
 def estimated_gates(spec: AccelSpec) -> Gates:
@@ -71,7 +71,7 @@ def estimated_gates(spec: AccelSpec) -> Gates:
     )
     named = Interval.exact(float(named_register_bits(spec)))
     others = _ratio("flip_flops_fixed") + _ratio("flip_flops_per_requantise_lane") * lanes
-    if spec.statistic_channels:
+    if Unit.NORMALISER in spec.units:
         gates, per_lane, flip_flops, flip_flops_per_lane = map(_ratio, NORMALISER_GATES)
         combinational = combinational + gates + per_lane * spec.ci_lanes
         others = others + flip_flops + flip_flops_per_lane * spec.ci_lanes

@@ -14,14 +14,12 @@ from codesign.compile.operators.grids import is_grid_of_flow, windows_of_grid
 from codesign.compile.scanline import legality
 from codesign.compile.scanline.lower import shape_of
 from codesign.hw import numerics
+from codesign.hw.spec import AccelSpec, Unit
 
 CODEGEN = "scanline"
 
 MAX_CONCAT = 16
 """A concatenation of more tensors stays on the host."""
-
-MAX_STATISTICS = 4096
-"""No machine keeps the sums of more channels."""
 
 _SAMPLED, _NORM = "relax.image.grid_sample", "relax.nn.instance_norm"
 _RESIZED = "relax.image.resize2d"
@@ -74,14 +72,10 @@ def look_up_operators() -> tuple[str, ...]:
     return tuple(names)
 
 
-def partition(
-    module: tvm.IRModule, *, sampler: bool = True, look_ups: bool = True, correlator: bool = True,
-    statistic_channels: int = MAX_STATISTICS,
-) -> Partitioned:  # fmt: skip
+def partition(module: tvm.IRModule, spec: AccelSpec) -> Partitioned:
     """Cut a quantised module (see :mod:`codesign.compile.quantise.quantise`) into host and accelerator parts.
 
-    ``sampler``: the machine has one, for warps; ``look_ups``: it looks up windows; ``correlator``: it has one, for cost
-    volumes; ``statistic_channels``: it can normalise so many at a time.
+    What needs a unit that ``spec`` lacks, or more channels of statistics than it keeps, stays on the host.
     """
     tables = look_up_operators()
     placements: list[Placement] = []
@@ -98,21 +92,26 @@ def partition(
             return narrow and not any(zero_points)
         if means:
             moving = [call for call in calls if call.op.name == "relax.nn.conv2d"]
-            return correlator and narrow and not any(zero_points) and all(map(legality.moves_pixels, moving))
+            return (
+                Unit.CORRELATOR in spec.units
+                and narrow
+                and not any(zero_points)
+                and all(map(legality.moves_pixels, moving))
+            )
         if any(map(_reads_maps, sampled)):
             plain = _dtype(context.matched_expr) == "int8" and sorted(opened) == ["int16", "int8"]
-            return look_ups and plain and _looks_up(sampled[0], calls)
+            return Unit.WINDOWS in spec.units and plain and _looks_up(sampled[0], calls)
         if sampled:
             if _dtype(context.matched_expr) != "int8" or sorted(opened) != ["int16", "int8"]:
                 return False
             constants = [call.args[1] for call in calls if call.op.name in ("relax.multiply", "relax.add")]
             grid = sorted((constant.value.numpy() for constant in constants), key=lambda value: value.size)
-            return sampler and is_grid_of_flow(*grid) and legality.violated(sampled[0]) is None
-        if any(call.op.name == _NORM and shape_of(call)[1] > statistic_channels for call in calls):
+            return Unit.SAMPLER in spec.units and is_grid_of_flow(*grid) and legality.violated(sampled[0]) is None
+        if any(call.op.name == _NORM and shape_of(call)[1] > spec.statistic_channels for call in calls):
             return False
         if any(map(_has_corners, calls)):
             plain = opened == [_dtype(context.matched_expr)] and (opened == ["int8"] or shape_of(calls[-1])[1] == 2)
-            if not sampler or not plain:
+            if Unit.SAMPLER not in spec.units or not plain:
                 return False
         if "int16" in (*opened, _dtype(context.matched_expr)) and not _has_16_bits(
             calls, opened, _dtype(context.matched_expr)
@@ -141,18 +140,23 @@ def partition(
         ]
     for name, call in _calls(fused["main"]):
         if call.op.name not in _QUANTISATION:
-            reason = legality.violated(call, call.op.name in tables)
-            if _reads_maps(call) and not look_ups:
-                reason = "This machine has no look-ups (look_up_beats)."
-            elif (call.op.name == _SAMPLED or _has_corners(call)) and not sampler:
-                reason = "This machine has no sampler (warp_reach)."
-            if call.op.name == _CORRELATED and len(call.args[0].ty.shape.values) == 5 and not correlator:
-                reason = "This machine has no correlator."
-            if call.op.name == _NORM and shape_of(call)[1] > statistic_channels:
-                reason = f"This machine keeps the sums of {statistic_channels} channels (statistic_channels)."
+            reason = _missing(call, spec) or legality.violated(call, call.op.name in tables)
             reason = reason or "It does not stand between roundings to int8."
             placements.append(Placement(name, call.op.name.removeprefix("relax."), False, reason, _macs(call)))
     return Partitioned(fused, tuple(regions), tuple(placements))
+
+
+def _missing(call: relax.Call, spec: AccelSpec) -> str | None:
+    """The unit that ``call`` needs and ``spec`` lacks, in words; None if there is none."""
+    if call.op.name == _CORRELATED and len(call.args[0].ty.shape.values) == 5 and Unit.CORRELATOR not in spec.units:
+        return "This machine has no correlator."
+    if call.op.name == _NORM and shape_of(call)[1] > spec.statistic_channels:
+        return f"This machine keeps the sums of {spec.statistic_channels} channels (statistic_channels)."
+    if _reads_maps(call) and Unit.WINDOWS not in spec.units:
+        return "This machine has no look-ups (look_up_beats)."
+    if (call.op.name == _SAMPLED or _has_corners(call)) and Unit.SAMPLER not in spec.units:
+        return "This machine has no sampler (warp_reach)."
+    return None
 
 
 def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:

@@ -31,7 +31,7 @@ from codesign.hw.isa import (
 )
 from codesign.hw.program.statistics import Statistics
 from codesign.hw.program.tokens import Buffer, Tokens
-from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec
+from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, STEP_BYTES, TABLE_BYTES, AccelSpec, Unit
 from codesign.hw.windows import MAX_RADIUS, window_words
 
 _MAGIC = b"SCANLINE\x01"
@@ -325,7 +325,7 @@ def _check_loadw(program: Program, cmd: Command) -> None:
         WeightKind.TABLE: (1, TABLE_BYTES, 1),
         WeightKind.NORM: (8, spec.parameter_words, 2 * spec.ci_lanes),
     }[kind]
-    if kind is WeightKind.NORM and (not spec.statistic_channels or cmd["elements"] % 2):
+    if kind is WeightKind.NORM and (Unit.NORMALISER not in spec.units or cmd["elements"] % 2):
         raise ProgramError("the machine has no statistics, or half a record is read")
     if kind is WeightKind.TABLE and cmd["table"] >= spec.look_up_tables:
         raise ProgramError(f"table {cmd['table']} of {spec.look_up_tables}")
@@ -382,7 +382,7 @@ def _check_layer(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
 
 def _check_warp(program: Program, tokens: Tokens, cmd: Command) -> None:
     source = tokens.buffer(cmd["source"])
-    if not program.spec.warp_reach:
+    if Unit.SAMPLER not in program.spec.units:
         raise ProgramError("the machine has no sampler")
     if not cmd["add_enable"] or cmd["more_sources"] or (cmd["stride_rows"], cmd["x_stride"]) != (1, 1):
         raise ProgramError("a sampled row has one source, a flow, and no stride")
@@ -398,7 +398,7 @@ def _check_warp(program: Program, tokens: Tokens, cmd: Command) -> None:
 def _check_look_up(program: Program, tokens: Tokens, cmd: Command) -> None:
     source, destination = tokens.buffer(cmd["source"]), tokens.buffer(cmd["destination"])
     width, map_bytes = destination.computed_width, cmd["map_width"] * cmd["map_height"]
-    if not program.spec.look_up_beats:
+    if Unit.WINDOWS not in program.spec.units:
         raise ProgramError("the machine has no look-ups")
     if cmd["add_enable"] or cmd["more_sources"] or (cmd["stride_rows"], cmd["x_stride"]) != (1, 1):
         raise ProgramError("a looked-up row has one source, the flow, no second operand and no stride")
@@ -419,7 +419,7 @@ def _check_look_up(program: Program, tokens: Tokens, cmd: Command) -> None:
 
 def _check_resize(spec: AccelSpec, tokens: Tokens, cmd: Command) -> None:
     source, destination = tokens.buffer(cmd["source"]), tokens.buffer(cmd["destination"])
-    if not spec.warp_reach:
+    if Unit.SAMPLER not in spec.units:
         raise ProgramError("the machine has no sampler")
     if cmd["add_enable"] or cmd["more_sources"] or cmd["x_stride"] != 1 or cmd["flow"] > 1:
         raise ProgramError("a resized row has one source, no second operand and no stride")

@@ -1,0 +1,66 @@
+"""Quantised and float networks as files: operators, scales and small constants as they were; large weights by seeds.
+
+Calibration in float differs in its last bits between processors, so what programs do can be compared only from networks
+whose scales are fixed. A network's file has them, as Relax in TVM's JSON; weights of more than ``KEPT`` values are zero
+there and drawn from a seed when it is read, because no decision of the compiler depends on which weights a network has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import lzma
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+
+from codesign.compile.ir.graph import Graph
+from codesign.compile.ir.relax import from_module, to_module
+
+KEPT = 1024
+"""Values of the largest weights that are stored as they are."""
+
+_RANGES = {"int8": (-127, 128), "int16": (-32767, 32768), "float32": (-64, 65)}
+
+
+def save(path: Path, modules: dict[str, tvm.IRModule]) -> None:
+    """Write the named modules of one network."""
+    data = {name: _stored(module) for name, module in modules.items()}
+    path.write_bytes(lzma.compress(json.dumps(data, sort_keys=True).encode(), preset=9))
+
+
+def load(path: Path) -> dict[str, tvm.IRModule]:
+    """What :func:`save` wrote."""
+    data = json.loads(lzma.decompress(path.read_bytes()))
+    return {name: _read(stored) for name, stored in data.items()}
+
+
+def _stored(module: tvm.IRModule) -> dict[str, Any]:
+    graph = from_module(module)
+    drawn = {name for name, value in graph.constants.items() if value.size > KEPT and _is_weight(value)}
+    emptied = _with_constants(graph, {name: np.zeros_like(graph.constants[name]) for name in drawn})
+    stored = {"module": tvm.ir.save_json(to_module(emptied)), "drawn": sorted(drawn)}
+    assert set(from_module(_read(stored)).constants) == set(graph.constants)
+    return stored
+
+
+def _read(stored: dict[str, Any]) -> tvm.IRModule:
+    graph = from_module(tvm.ir.load_json(stored["module"]))
+    return to_module(_with_constants(graph, {name: _drawn(name, graph.constants[name]) for name in stored["drawn"]}))
+
+
+def _is_weight(value: NDArray[Any]) -> bool:
+    return value.ndim == 4 and str(value.dtype) in _RANGES and bool(np.any(value))
+
+
+def _drawn(name: str, like: NDArray[Any]) -> NDArray[Any]:
+    values = np.random.default_rng(zlib.crc32(name.encode())).integers(*_RANGES[str(like.dtype)], size=like.shape)
+    return (values / 512.0 if like.dtype == np.float32 else values).astype(like.dtype)
+
+
+def _with_constants(graph: Graph, changed: dict[str, NDArray[Any]]) -> Graph:
+    return dataclasses.replace(graph, constants={**graph.constants, **changed})
