@@ -22,14 +22,16 @@ def replaced(path: str | Path) -> Iterator[Path]:
     regular file (a device, a FIFO, ``/dev/stdout``) is written in place, and stays. Raises :class:`InputError` when
     ``path`` is a folder, its folder is missing or not writable, or the disk is full.
     """
+    if str(path).endswith("/"):
+        raise InputError("is the name of a folder", where=str(path), hint="Give the name of a file.")
     if _is_written_in_place(path):
         with _written_in_place(Path(path)) as temporary:
             yield temporary
         return
     target = Path(os.path.realpath(path))
-    if target.is_symlink():
-        raise InputError("is a link that leads back to itself", where=str(path), hint="Give another name.")
     try:
+        if target.is_symlink():
+            raise InputError("is a link that leads back to itself", where=str(path), hint="Give another name.")
         temporary = _created_beside(target)
     except OSError as error:
         raise InputError(

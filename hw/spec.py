@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import tomllib
 from dataclasses import dataclass
@@ -45,6 +44,10 @@ NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """A machine's name: it becomes part of file names in the cache, so it can lead nowhere else."""
 
 MAX_SPEC_BYTES = 2**20
+MAX_CLOCK_HZ = 1e15
+
+MAX_LANES = 4096
+"""Lanes in a direction: more than any chip has, few enough to plan for."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,8 @@ class AccelSpec:
             "a name has 1 to 64 letters, digits, '_', '.' or '-'",
         )
         require(
-            isinstance(self.clock_hz, (int, float)) and 0 < self.clock_hz < math.inf,
-            f"clock_hz must be positive, not {self.clock_hz!r}",
+            isinstance(self.clock_hz, (int, float)) and 0 < self.clock_hz <= MAX_CLOCK_HZ,
+            "clock_hz must be positive, and at most 1e15",
         )
         for one in dataclasses.fields(self):
             value = getattr(self, one.name)
@@ -116,6 +119,8 @@ class AccelSpec:
                 value >= 1 and value & (value - 1) == 0,
                 f"{field} must be a power of two, not {value!r}",
             )
+        for field in ("pixel_lanes", "co_lanes", "requantise_lanes", "queue_depth"):
+            require(getattr(self, field) <= MAX_LANES, f"{field} exceeds {MAX_LANES}")
         require(self.channel_parts in (1, 2), f"channel_parts must be 1 or 2, not {self.channel_parts}")
         require(self.lane_groups in (1, 2, 4), f"lane_groups must be 1, 2 or 4, not {self.lane_groups}")
         require(

@@ -1,5 +1,5 @@
 """``python -m codesign``: options in, a table or JSON out; the work is done in :mod:`codesign.workflows`."""
 
-from codesign.cli.app import app, main
+from codesign.cli.app import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

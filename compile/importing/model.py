@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -189,10 +190,8 @@ def _export(
     for count in candidates:
         examples = (torch.zeros(1, count, height, width), *(torch.zeros(1, *shape) for shape in states))
         try:
-            with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stderr(io.StringIO()):
-                warnings.simplefilter("ignore")
-                with preserve_node_meta():
-                    return torch.export.export(module, examples)
+            with _quiet(), torch.no_grad(), preserve_node_meta():
+                return torch.export.export(module, examples)
         except CodesignError:
             raise
         except Exception as error:  # torch.export raises many kinds, user code any
@@ -205,6 +204,20 @@ def _export(
         hint="Check the channel count and the size; a program exported for one fixed size must be exported again with "
         "that size or with dynamic height and width.",
     ) from failure
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what torch warns of, prints and logs from the user: errors are told once, by ours."""
+    log = logging.getLogger("torch")
+    before = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def _evaluation_copy(module: torch.nn.Module) -> torch.nn.Module:
@@ -255,8 +268,7 @@ def _user_name(node: Any) -> str:
 def _from_program(program: torch.export.ExportedProgram, where: str) -> Graph:
     importer = _NamingImporter()
     try:
-        with warnings.catch_warnings(), torch.no_grad(), preserve_node_meta():
-            warnings.simplefilter("ignore")
+        with _quiet(), torch.no_grad(), preserve_node_meta():
             program = program.run_decompositions()
             module = importer.from_exported_program(program, False, False, False, None)
     except CodesignError:

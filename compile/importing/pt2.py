@@ -31,12 +31,13 @@ SCHEMA = 8
 """Major version of torch's schema that is read."""
 
 MAX_MEMBERS = 65536
-MAX_GRAPH_BYTES = 64 * 2**20
+MAX_GRAPH_BYTES = 32 * 2**20
 MAX_NODES = 32768
-MAX_WEIGHT_BYTES = 2 * 2**30
+MAX_GUARDS = 1024
+MAX_WEIGHT_BYTES = 2**30
 
-_COPIES = 3
-"""Copies of the weights that exist at once while a network is imported."""
+_COPIES = 6
+"""Times the weights' bytes that importing and compiling a network takes at most."""
 
 _RATIO = 64
 """torch stores archives uncompressed; a member that shrank more than this is no weight."""
@@ -150,6 +151,7 @@ class _Archive:
             if name in self.members:
                 raise _refused(path, f"the archive has two members called '{name[:80]}'")
             self.members[name] = info
+        self.unread = MAX_GRAPH_BYTES  # bytes of JSON
         self.listed: dict[str, tuple[str, Mapping[str, Any]]] = {}  # parameter -> member's folder, its description
 
     def program(self) -> SavedProgram:
@@ -183,6 +185,9 @@ class _Archive:
                 where=str(self.path),
                 hint="Export a network of one float32 image [1, C, H, W].",
             )
+        guards = tuple(map(str, saved.get("guards_code") or ()))
+        if len(guards) > MAX_GUARDS:
+            raise _refused(self.path, f"the program has {len(guards)} guards")
         ranges = {
             str(name): (_whole(one.get("min_val")), _whole(one.get("max_val")))
             for name, one in saved["range_constraints"].items()
@@ -191,12 +196,14 @@ class _Archive:
             Replay(graph, constants, images).eval(),
             tuple(map(self._extent, described["sizes"])),
             ranges,
-            tuple(map(str, saved.get("guards_code") or ())),
+            guards,
             str(self.path),
         )
 
     def _json(self, member: str) -> Any:
-        return json.loads(bytes(self._read(member, MAX_GRAPH_BYTES)))
+        content = bytes(self._read(member, self.unread))
+        self.unread -= len(content)
+        return json.loads(content)
 
     def _read(self, member: str, most: int) -> bytearray:
         """The content of a member of at most ``most`` bytes, as its directory entry announces it."""
@@ -240,6 +247,7 @@ class _Archive:
         images: list[str] = []
         constants: dict[str, Any] = {}
         self.budget = min(MAX_WEIGHT_BYTES, _free_memory() // _COPIES)
+        self.unheld = self.budget // 8
         for spec in specs:
             ((kind, value),) = spec.items()
             match kind:
@@ -289,8 +297,11 @@ class _Archive:
         sizes = [_extent_of(one) for one in described["sizes"]]
         strides = [_extent_of(one) for one in described["strides"]]
         offset = _extent_of(described["storage_offset"])
-        self.budget -= max(math.prod(sizes) * dtype.itemsize, self.members[member].file_size)
-        if self.budget < 0:
+        held = self.members[member].file_size
+        # A stride of 0 makes much of little: what no file holds is given a smaller share of memory.
+        self.budget -= max(math.prod(sizes) * dtype.itemsize, held)
+        self.unheld -= max(0, math.prod(sizes) * dtype.itemsize - held)
+        if self.budget < 0 or self.unheld < 0:
             raise _refused(self.path, "its weights do not fit into memory")
         if len(sizes) != len(strides):
             raise _refused(self.path, f"the description of '{name[:80]}' contradicts itself")

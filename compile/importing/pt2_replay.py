@@ -21,11 +21,48 @@ from codesign.hw.errors import CodesignError, UnsupportedError
 LAYER = "codesign.layer"
 """Key under which an exported node's annotations name the layer that it came from."""
 
-MAX_CONSTANT_ELEMENTS = 2**26
-"""Elements of a tensor that the graph makes without looking at the image: a grid of positions for 4096 x 4096."""
+MAX_CONSTANT_ELEMENTS = 2**27
+"""Elements of all tensors together that the graph makes without looking at the image: four grids of 4096 x 4096."""
 
-MAX_ELEMENTS = 2**36
-"""Elements of any tensor of the graph: 64 channels of the largest frame, four times over."""
+MAX_ELEMENTS, MAX_GROWTH = 2**27, 4096
+"""Elements of any tensor of the graph, or how many times the image's: attention among 4096 tokens with eight heads."""
+
+_OPERATORS = frozenset(
+    """
+    abs acos acosh adaptive_avg_pool1d _adaptive_avg_pool2d adaptive_avg_pool2d adaptive_avg_pool3d
+    adaptive_max_pool2d add addcdiv addcmul addmm affine_grid_generator alias all alpha_dropout amax amin aminmax
+    any arange argmax argmin argsort as_strided asin asinh _assert_async _assert_scalar _assert_tensor_metadata atan
+    atan2 atanh avg_pool1d avg_pool2d avg_pool3d baddbmm batch_norm bitwise_and bitwise_not bitwise_or bitwise_xor
+    bmm broadcast_tensors broadcast_to bucketize cat cdist ceil celu channel_shuffle chunk clamp clamp_max clamp_min
+    clip clone col2im column_stack concat concatenate constant_pad_nd contiguous conv1d conv2d conv3d
+    conv_transpose1d conv_transpose2d conv_transpose3d convolution copy cos cosh cumprod cumsum deg2rad detach diag
+    diag_embed diagonal diff div divide dot dropout dsplit dstack einsum elu embedding empty empty_like
+    empty_permuted eq equal erf erfc exp exp2 expand expand_as expm1 eye feature_alpha_dropout feature_dropout fill
+    flatten flip fliplr flipud floor floor_divide fmax fmin fmod fold frac full full_like gather ge gelu glu greater
+    greater_equal grid_sampler grid_sampler_2d grid_sampler_3d group_norm gt hardshrink hardsigmoid hardswish
+    hardtanh hsplit hstack hypot im2col index index_add index_copy index_fill index_put index_select instance_norm
+    isfinite isinf isnan kthvalue l1_loss layer_norm le leaky_relu lerp less less_equal lift_fresh lift_fresh_copy
+    linalg_cross linalg_norm linalg_vector_norm linear linspace log log10 log1p log2 log_sigmoid _log_softmax
+    log_softmax logaddexp logical_and logical_not logical_or logical_xor logit logsumexp lt masked_fill
+    masked_scatter matmul max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d maximum mean median meshgrid
+    min minimum mish mm moveaxis movedim mse_loss mul multiply mv nan_to_num narrow native_batch_norm
+    _native_batch_norm_legit _native_batch_norm_legit_no_training native_group_norm native_layer_norm ne neg
+    negative new_empty new_full new_ones new_zeros norm not_equal numpy_T one_hot ones ones_like outer pad permute
+    pixel_shuffle pixel_unshuffle pow prelu prod rad2deg ravel reciprocal reflection_pad1d reflection_pad2d
+    reflection_pad3d relu relu6 remainder repeat repeat_interleave replication_pad1d replication_pad2d
+    replication_pad3d reshape reshape_as rms_norm roll rot90 round rrelu rsqrt rsub scalar_tensor
+    scaled_dot_product_attention scatter scatter_add select select_scatter selu sgn sigmoid sign silu sin sinc sinh
+    slice slice_scatter _softmax softmax softplus softshrink sort split split_with_sizes sqrt square squeeze stack
+    std std_mean sub subtract sum swapaxes swapdims sym_constrain_range sym_constrain_range_for_size sym_numel
+    sym_size sym_stride t take take_along_dim tan tanh tensor_split threshold tile to _to_copy topk transpose tril
+    triu true_divide trunc type_as unbind unflatten unfold _unsafe_view unsqueeze upsample_bicubic2d
+    _upsample_bicubic2d_aa upsample_bilinear2d _upsample_bilinear2d_aa upsample_linear1d upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d upsample_trilinear3d var var_mean view view_as
+    view_copy vsplit vstack where zero zeros zeros_like
+    """.split()  # noqa: SIM905
+)
+"""Operators of ``aten`` that networks of images are made of, by name; in place too. What is not here is refused: among
+torch's three thousand there are some that open files, and some that crash on arguments that torch does not check."""
 
 _STRINGS = {
     "approximate",
@@ -41,7 +78,16 @@ _STRINGS = {
     "msg",
     "assert_msg",
 }
-"""Arguments of operators that may be texts: choices. Others name files or devices."""
+"""Arguments of operators that may be texts: choices."""
+
+_KINDS: Mapping[str, type] = {
+    "dtype": torch.dtype,
+    "out_dtype": torch.dtype,
+    "memory_format": torch.memory_format,
+    "layout": torch.layout,
+    "device": torch.device,
+}
+"""Arguments that must be of torch's own types: an integer there would be taken for a C++ enumerator, unchecked."""
 
 DTYPES = {
     1: torch.uint8,
@@ -94,12 +140,15 @@ _ARITHMETIC: Mapping[str, Callable[..., Any]] = {
     "torch.sym_max": max,
     "torch.sym_min": min,
     "torch.sym_not": operator.not_,
-    "torch.sym_sum": lambda values: sum(values),
+    "torch.sym_sum": lambda *values: sum(values),
     "torch.sym_ite": lambda condition, yes, no: yes if condition else no,
     "torch._sym_sqrt": math.sqrt,
     "torch.sym_sqrt": math.sqrt,
 }
 """Operators on sizes. They work on numbers alone, and what they make is bounded."""
+
+_ASSERTIONS = ("_assert_scalar", "sym_constrain_range", "sym_constrain_range_for_size")
+"""Operators on sizes alone that say what holds."""
 
 _UNDER_NO_GRAD = "torch.ops.higher_order.wrap_with_set_grad_enabled"
 
@@ -130,7 +179,8 @@ class Replay(torch.nn.Module):
         values: Values = dict(self._numbers)
         values |= {name: getattr(self, buffer) for name, buffer in self._tensors.items()}
         values |= dict(zip(self._images, images, strict=True))
-        replayed = _Replayed(values, set(self._images))
+        largest = max(MAX_ELEMENTS, MAX_GROWTH * max(image.numel() for image in images))
+        replayed = _Replayed(values, set(self._images), largest)
         results = replayed.run(self._graph)
         return results[0] if len(results) == 1 else tuple(results)
 
@@ -143,8 +193,9 @@ def layer_of(node: torch.fx.Node) -> str:
 class _Replayed:
     """One run through a graph: names and their values, and which of them depend on an image."""
 
-    def __init__(self, values: Values, moving: set[str]) -> None:
-        self.values, self.moving = values, moving
+    def __init__(self, values: Values, moving: set[str], largest: int) -> None:
+        self.values, self.moving, self.largest = values, moving, largest
+        self.constants = 0
 
     def run(self, graph: Mapping[str, Any]) -> list[Any]:
         for node in graph["nodes"]:
@@ -178,8 +229,12 @@ class _Replayed:
 
     def _check_elements(self, result: Any, moves: bool) -> None:
         for one in _tensors(result):
-            if one.numel() > (MAX_ELEMENTS if moves else MAX_CONSTANT_ELEMENTS):
-                raise ValueError(f"makes {'a tensor' if moves else 'a constant'} of {one.numel()} elements")
+            if moves and one.numel() > self.largest:
+                raise ValueError(f"makes a tensor of {one.numel()} elements")
+            if not moves:
+                self.constants += one.numel()
+                if self.constants > MAX_CONSTANT_ELEMENTS:
+                    raise ValueError(f"makes constants of {self.constants} elements")
 
     def _nested(self, node: Mapping[str, Any]) -> list[Any]:
         """What ``torch.no_grad`` wraps: a graph of its own, which sees the operands under its own names."""
@@ -193,7 +248,7 @@ class _Replayed:
             values[key] = self._argument(actual, read)
             if not self.moving.isdisjoint(read):
                 moving.add(key)
-        return _Replayed(values, moving).run(graph)
+        return _Replayed(values, moving, self.largest).run(graph)
 
     def _bindings(self, node: Mapping[str, Any], result: Any) -> Iterator[tuple[str, Any]]:
         outputs = node["outputs"]
@@ -268,38 +323,39 @@ def _called(target: str, named: list[tuple[str, Any]]) -> Any:
         sequence, index = values
         return sequence[index]
     if target in _ARITHMETIC:
-        numbers = [one for value in values for one in (value if isinstance(value, list) else [value])]
-        for number in numbers:
-            bounded(number)
-        return bounded(_ARITHMETIC[target](*values))
+        numbers = values[0] if target == "torch.sym_sum" else values
+        return bounded(_ARITHMETIC[target](*map(bounded, numbers)))
     operation = find_operator(target)
     if operation is None:
         raise ValueError("is not one of torch's own operators")
     known = {argument.name for argument in operation._schema.arguments}
-    if not known.issuperset(name for name, _ in named):
-        raise ValueError("has an argument that torch does not know")
+    for name, value in named:
+        if name not in known:
+            raise ValueError("has an argument that torch does not know")
+        if name in _KINDS and value is not None and not isinstance(value, _KINDS[name]):
+            raise ValueError(f"{name} is no {_KINDS[name].__name__}")
     return operation(**dict(named))
 
 
 def find_operator(target: str) -> torch._ops.OpOverload | None:
-    """Operator ``torch.ops.aten.NAME.OVERLOAD`` or ``prims``; None for anything else, and where it takes texts that
-    are more than a choice, or storage."""
+    """Operator ``torch.ops.aten.NAME.OVERLOAD`` that networks are made of; None for anything else."""
     parts = target.split(".")
-    if len(parts) != 5 or parts[:2] != ["torch", "ops"] or parts[2] not in ("aten", "prims"):
+    if len(parts) != 5 or parts[:3] != ["torch", "ops", "aten"] or not parts[4].isidentifier():
         return None
-    if not all(part.isidentifier() and not part.startswith("__") for part in parts[3:]):
+    if parts[3] not in _OPERATORS and parts[3].removesuffix("_") not in _OPERATORS:
         return None
     try:
-        found = getattr(getattr(getattr(torch.ops, parts[2]), parts[3]), parts[4])
+        found = getattr(getattr(torch.ops.aten, parts[3]), parts[4])
     except (AttributeError, RuntimeError):
         return None
     if not isinstance(found, torch._ops.OpOverload):
         return None
-    for argument in found._schema.arguments:
-        kind = str(argument.type)
-        if kind in ("Storage", "Stream") or ("str" in kind and argument.name not in _STRINGS):
-            return None
-    return found
+    kinds = {str(argument.type) for argument in found._schema.arguments}
+    texts = {argument.name for argument in found._schema.arguments if "str" in str(argument.type)}
+    of_tensors = any("Tensor" in str(one.type) for one in (*found._schema.arguments, *found._schema.returns))
+    # Overloads on numbers and lists alone are TorchScript's, and not all of them check their arguments.
+    sound = of_tensors and texts <= _STRINGS and not kinds & {"Storage", "Stream", "Generator", "Optional[Generator]"}
+    return found if sound or parts[3] in _ASSERTIONS else None
 
 
 def replayable(target: str) -> bool:
@@ -320,6 +376,11 @@ def _refused(target: str, name: str, reason: str) -> UnsupportedError:
 
 
 def _layer(node: Mapping[str, Any]) -> str:
+    """:func:`_name_of_layer`, in characters that every text can hold."""
+    return _name_of_layer(node).encode("utf-8", "backslashreplace").decode()
+
+
+def _name_of_layer(node: Mapping[str, Any]) -> str:
     """Dotted path of the module (``body.3``) where the operator is a layer of torch's, else the node's name."""
     stack = str((node.get("metadata") or {}).get("nn_module_stack", ""))
     last = stack.rsplit(";", 1)[-1].split(",")

@@ -68,7 +68,7 @@ SYMBOLIC: Mapping[str, Callable[..., Any]] = {
     "FloorToInt": math.floor,
     "CeilToInt": math.ceil,
     "TruncToInt": math.trunc,
-    "RoundToInt": round,
+    "RoundToInt": lambda value: round(value),
     "ToFloat": float,
     "Eq": operator.eq,
     "Ne": operator.ne,

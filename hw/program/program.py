@@ -39,6 +39,9 @@ _MAGIC = b"SCANLINE\x01"
 MAX_MEMORY = 2**32
 """Bytes that a program can address."""
 
+MAX_EXECUTED = 2**25
+"""Commands that a frame takes at most, loops unrolled: a larger program could not be checked in a minute."""
+
 
 @dataclass(frozen=True)
 class TensorSlot:
@@ -152,7 +155,16 @@ class Program:
             )
             _verify_map(program)
             return program
-        except (LookupError, TypeError, ValueError, ProgramError, SpecError, RecursionError, AttributeError) as error:
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            ProgramError,
+            SpecError,
+            RecursionError,
+            AttributeError,
+            ArithmeticError,
+        ) as error:
             raise broken from error
 
     def save(self, path: str | Path) -> None:
@@ -177,6 +189,8 @@ _EXTENTS = ("offset", "height", "width", "channels")
 
 def _check_types(header: dict[str, Any]) -> None:
     """Raise ValueError unless a file's header holds counts, texts and scales where they belong."""
+    if not all(isinstance(header[key], list) for key in ("inputs", "outputs", "labels")):
+        raise ValueError("slots or labels are no list")
     slots = [*header["inputs"], *header["outputs"]]
     counts = [header[key] for key in _COUNTS] + [slot[key] for slot in slots for key in _EXTENTS]
     if not all(type(value) is int and 0 <= value < 2**63 for value in counts) or header["memory_bytes"] > MAX_MEMORY:
@@ -227,6 +241,8 @@ def walk(commands: tuple[Command, ...]) -> Iterator[tuple[int, Command]]:
 def _verify(program: Program) -> None:
     spec = program.spec
     body_length = _longest_body(program.commands)
+    if (executed := _executed(program.commands)) > MAX_EXECUTED:
+        raise ProgramError(f"{executed} commands are executed, loops unrolled, more than {MAX_EXECUTED}")
     if body_length > spec.command_slots:
         raise ProgramError(f"a loop body of {body_length} commands exceeds the {spec.command_slots} kept on chip")
     _verify_map(program)
@@ -290,6 +306,18 @@ def _verify_map(program: Program) -> None:
         raise ProgramError("the write window lies outside the program's memory")
 
 
+def _executed(commands: tuple[Command, ...]) -> int:
+    """Commands executed, loops unrolled."""
+    total, times = 0, [1]
+    for cmd in commands:
+        if cmd.opcode is Opcode.LOOP:
+            times.append(times[-1] * cmd["count"])
+        elif cmd.opcode is Opcode.END and len(times) > 1:
+            times.pop()
+        total += times[-1]
+    return total
+
+
 def _longest_body(commands: tuple[Command, ...]) -> int:
     starts: list[int] = []
     longest = 0
@@ -316,6 +344,8 @@ def _check_overlap(spec: AccelSpec, live: dict[int, tuple[int, int]], cmd: Comma
 
 def _check_loadw(program: Program, cmd: Command) -> None:
     spec = program.spec
+    if cmd["kind"] not in {int(kind) for kind in WeightKind}:
+        raise ProgramError(f"weights of kind {cmd['kind']}")
     kind = WeightKind(cmd["kind"])
     size, words, per_word = {
         WeightKind.WEIGHTS: (spec.bus_bytes, spec.weight_words, spec.weight_word_bytes // spec.bus_bytes),

@@ -137,6 +137,9 @@ def test_names_of_files(run, tmp_path: Path, name: str, monkeypatch: pytest.Monk
         ("restore", name, "-o", f"{name}.mp4"),
         ("area", "--node", name),
         ("constants", "mac", "--json", f"no/{name}"),
+        ("networks", name),
+        ("compile", "bicubic_x2", f"--{name}"),
+        ("simulate", "bicubic_x2", "--frames", name),
     ):
         code, out, err = run(*wrong)
         assert code != 0

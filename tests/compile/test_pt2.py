@@ -264,6 +264,7 @@ def test_pickles_are_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         "Integer('9999999999999999999999')",
         "math.factorial(99999)",
         "1e999",
+        "RoundToInt(5, -1000000000)",
         "None",
         "...",
     ],
@@ -382,6 +383,14 @@ def _node(target: str, *arguments: tuple[str, Any], output: str = "made") -> dic
         "torch.ops.profiler._record_function_enter.default",
         "torch.ops.inductor.accumulate_grad_.default",
         "torch.ops.load_library",
+        "torch.ops.aten.remainder.int",
+        "torch.ops.aten.remainder.default",
+        "torch.ops.aten.set_grad_enabled.default",
+        "torch.ops.aten.mul.left_t",
+        "torch.ops.aten._thnn_differentiable_lstm_cell_backward.default",
+        "torch.ops.aten._nnpack_spatial_convolution.default",
+        "torch.ops.aten.record_stream.default",
+        "torch.ops.prims.clone.default",
         "",
     ],
 )
@@ -402,15 +411,40 @@ def test_operators_that_are_not_arithmetic(tmp_path: Path, fixed: Members, targe
         read_pt2(_write(tmp_path / "net.pt2", _changed(fixed, nested)))
 
 
-def test_no_operator_that_takes_a_file_name() -> None:
+def test_every_operator_that_is_replayed_is_on_tensors() -> None:
+    """None takes storage, streams or names of files; TorchScript's, on numbers and lists alone, are not among them."""
+    found = 0
     for name in torch._C._dispatch_get_all_op_names():
-        if not name.startswith("aten::"):
-            continue
         plain, _, overload = name.removeprefix("aten::").partition(".")
-        found = find_operator(f"torch.ops.aten.{plain}.{overload or 'default'}")
-        if found is not None:
-            texts = {one.name for one in found._schema.arguments if "str" in str(one.type)}
-            assert not {text for text in texts if "file" in text or "path" in text or text in ("s", "name", "device")}
+        operator = (
+            find_operator(f"torch.ops.aten.{plain}.{overload or 'default'}") if name.startswith("aten::") else None
+        )
+        if operator is None:
+            continue
+        found += 1
+        kinds = {str(one.type) for one in operator._schema.arguments}
+        assert not kinds & {"Storage", "Stream", "Generator"}
+        assert not {one.name for one in operator._schema.arguments if "str" in str(one.type)} & {
+            "filename",
+            "path",
+            "s",
+        }
+        if plain != "sym_constrain_range" and "assert" not in plain and "constrain" not in plain:
+            assert any("Tensor" in str(one.type) for one in (*operator._schema.arguments, *operator._schema.returns))
+    assert found > 500
+
+
+@pytest.mark.parametrize("kind", ["dtype", "memory_format", "layout", "device"])
+@pytest.mark.parametrize("value", [{"as_int": 99}, {"as_int": -1}, {"as_string": "x"}, {"as_bool": True}])
+def test_enumerators_are_never_numbers(tmp_path: Path, fixed: Members, kind: str, value: Any) -> None:
+    """torch would look them up in a table of C pointers, beyond its end."""
+
+    def change(tree: Any) -> None:
+        node = _node("torch.ops.aten.empty_like.default", ("self", {"as_tensor": {"name": "x"}}), (kind, value))
+        tree["graph_module"]["graph"]["nodes"].insert(0, node)
+
+    with pytest.raises(InputError, match="is no"):
+        load_model(_write(tmp_path / "net.pt2", _changed(fixed, change)), width=16, height=16)
 
 
 @pytest.mark.parametrize(
@@ -430,6 +464,8 @@ def test_no_operator_that_takes_a_file_name() -> None:
         _node("torch.ops.aten.relu.default", ("self=1); print(", {"as_tensor": {"name": "x"}})),
         _node("torch.ops.aten.relu.default", ("self", {"as_graph": {"name": "g", "graph": {"nodes": []}}})),
         _node("_operator.getitem", ("a", {"as_tensor": {"name": "x"}}), ("b", {"as_string": "x"})),
+        _node("_operator.mul", ("a", {"as_ints": [1]}), ("b", {"as_int": 2**30})),
+        _node("torch.ops.aten.full.default", ("size", {"as_ints": [2**28]}), ("fill_value", {"as_int": 1})),
     ],
 )
 def test_operators_that_explode_or_read_nothing(tmp_path: Path, fixed: Members, node: Any) -> None:
@@ -438,6 +474,42 @@ def test_operators_that_explode_or_read_nothing(tmp_path: Path, fixed: Members, 
 
     with pytest.raises(InputError, match=r"replayed|not a program"):
         load_model(_write(tmp_path / "net.pt2", _changed(fixed, change)), width=16, height=16)
+
+
+def test_constants_count_together(tmp_path: Path, fixed: Members) -> None:
+    def change(tree: Any) -> None:
+        nodes = tree["graph_module"]["graph"]["nodes"]
+        for index in range(9):
+            made = {"as_ints": [2**24]}, {"as_int": 1}
+            nodes.insert(
+                0, _node("torch.ops.aten.full.default", ("size", made[0]), ("fill_value", made[1]), output=f"c{index}")
+            )
+
+    with pytest.raises(InputError, match="makes constants of"):
+        load_model(_write(tmp_path / "net.pt2", _changed(fixed, change)), width=16, height=16)
+
+
+def test_a_stride_of_zero_makes_no_memory(tmp_path: Path, fixed: Members) -> None:
+    def change(listing: Any) -> None:
+        meta = listing["config"]["first.weight"]["tensor_meta"]
+        meta["sizes"], meta["strides"] = [{"as_int": 2**26}], [{"as_int": 0}]
+
+    with pytest.raises(InputError, match="do not fit into memory"):
+        read_pt2(_write(tmp_path / "net.pt2", _changed(fixed, change, WEIGHTS)))
+
+
+def test_guards_are_few_and_names_are_any(tmp_path: Path, fixed: Members) -> None:
+    with pytest.raises(InputError, match="guards"):
+        read_pt2(_write(tmp_path / "net.pt2", _changed(fixed, lambda tree: tree.update(guards_code=["1"] * 5000))))
+    for name in ("\udc80", "\x00", "a/b", "é" * 300):
+
+        def change(tree: Any, name: str = name) -> None:
+            for node in tree["graph_module"]["graph"]["nodes"]:
+                node["name"], node["metadata"] = name, {"nn_module_stack": f"a,{name},torch.nn.modules.conv.Conv2d"}
+
+        image, expected = _expected()
+        model = load_model(_write(tmp_path / "net.pt2", _changed(fixed, change)), width=16, height=16)
+        torch.testing.assert_close(run(from_module(model.module), image), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_members_that_do_not_fit(tmp_path: Path, fixed: Members, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,6 +147,9 @@ def test_a_file_s_name_becomes_a_machine_s(tmp_path: Path, stem: str) -> None:
     "text",
     [
         "co_lanes = 2147483648",
+        "co_lanes = 1073741824",
+        "pixel_lanes = 8192",
+        f"clock_hz = {10**400}",
         f"scratchpad_bytes = {'9' * 5000}",
         "a = " + "[" * 20000,
         "clock_hz = nan",

@@ -84,6 +84,12 @@ def test_links_are_followed(tmp_path: Path) -> None:
 def test_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder"):
         write_text(tmp_path, "")
+    (tmp_path / "real").write_text("x")
+    for name in ("real/", "absent/"):
+        with pytest.raises(InputError, match="folder"):
+            write_text(f"{tmp_path}/{name}", "")
+    with pytest.raises(InputError, match="cannot write here"):
+        write_text(tmp_path / ("a" * 300), "")
 
 
 def test_pipes_are_written_in_place(tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def _resealed(change: Any) -> bytes:
     return body + hashlib.sha256(body).digest()
 
 
-WRONG = (-1, 2**40, 2**70, 1.5, "x", None, [], True, math.nan)
+WRONG = (-1, 2**40, 2**70, 10**400, 1.5, "x", None, [], True, math.nan)
 
 
 @pytest.mark.parametrize("value", WRONG, ids=repr)
@@ -347,6 +347,24 @@ def test_headers_of_wrong_types_and_sizes_are_refused(value: Any) -> None:
             continue
         with pytest.raises(InputError, match="not a complete Scanline program"):
             Program.from_bytes(_resealed(lambda header, key=key: header.__setitem__(key, value)))
+
+
+def test_scales_are_numbers() -> None:
+    for value in (10**400, math.inf, "1", None):
+        with pytest.raises(InputError, match="not a complete Scanline program"):
+            Program.from_bytes(_resealed(lambda header, value=value: header["inputs"][0].__setitem__("scale", value)))
+
+
+@pytest.mark.parametrize("kind", [6, 7])
+def test_weights_of_no_kind(kind: int) -> None:
+    with pytest.raises(ProgramError, match=f"weights of kind {kind}"):
+        program(*replaced(WEIGHTS, command(Opcode.LOADW, kind=kind, elements=2, bytes=16))).verify()
+
+
+def test_loops_that_never_end_are_refused() -> None:
+    loops = [command(Opcode.LOOP, count=2**24 - 1)] * 2
+    with pytest.raises(ProgramError, match="are executed"):
+        program(*BUFFERS, *loops, SYNC, END, END, HALT).verify()
 
 
 def test_a_header_of_brackets_is_refused() -> None:
