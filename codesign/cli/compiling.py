@@ -89,9 +89,18 @@ def compile_command(
     precision: Annotated[str, typer.Option(help="For cuda: fp16 or int8.")] = "fp16",
     dram_bandwidth: Bandwidth = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show the plan, and why it is so.")] = False,
+    dump: Annotated[
+        str | None,
+        typer.Option(
+            help="Print the network, one operator a line, after a stage (imported, canonical, quantised, partitioned, "
+            "layers, plan) or a pass (canonical/fold_affine).",
+            metavar="STAGE",
+        ),
+    ] = None,
     json_to: Json = None,
 ) -> None:
     """Compile a network; print where every operator runs, and why."""
+    from codesign.cli.dumping import Dump
     from codesign.compile.scanline.plan.explain import explain as explain_plan
     from codesign.workflows import simulate as verbs
 
@@ -102,12 +111,16 @@ def compile_command(
         wanted = parse_size(size) or verbs.DEFAULT_SIZE
         _compile_cuda(found, wanted, arch, precision, method, images, output, json_to)
         return
-    with progress("Compiling") as (say, _):
+    asked = Dump(dump or "")
+    with progress("Compiling") as (say, _), asked.collecting():
         compiled = verbs.compile_source(
             found, accel, size=parse_size(size), method=calibration(method), images=images, finetune_steps=finetune,
             error_budget=error_budget, dram_bytes_per_cycle=dram_bandwidth, say=say,
         )  # fmt: skip
     network = compiled.network
+    if dump is not None:
+        out.print(asked.found(network), soft_wrap=True, highlight=False)
+        return
     written = {}
     if output is not None:
         from codesign.compile.scanline.module import export

@@ -20,7 +20,6 @@ Each pass takes a graph and returns a new one; they repeat until nothing changes
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -30,12 +29,13 @@ from codesign.compile.canonical.affine import fold_affine, fold_padding, fold_ze
 from codesign.compile.canonical.movement import recognise_movement
 from codesign.compile.ir.evaluate import apply
 from codesign.compile.ir.graph import COPY, Array, Editor, Graph, Node
+from codesign.compile.ir.passes import Pass, passed, run_passes
 from codesign.compile.operators.correlations import recognise_correlations
 from codesign.compile.operators.instance_norm import recognise_norms
 from codesign.compile.operators.warps import recognise_warps
 from codesign.hw.errors import UnsupportedError
 
-Pass = Callable[[Graph], Graph]
+STAGE = "canonical"
 
 
 def canonicalise(graph: Graph) -> Graph:
@@ -55,14 +55,14 @@ def canonicalise(graph: Graph) -> Graph:
         fold_zero_channels,
     )
     graph = _until_stable(graph, passes)
-    return tidy_names(_until_stable(standalone_affine(graph), passes))
+    graph = run_passes(STAGE, graph, (standalone_affine,))
+    return passed(STAGE, run_passes(STAGE, _until_stable(graph, passes), (tidy_names,)))
 
 
 def _until_stable(graph: Graph, passes: tuple[Pass, ...]) -> Graph:
     for _ in range(20):
         before = [(node.name, node.op, node.inputs) for node in graph.nodes]
-        for transform in passes:
-            graph = transform(graph)
+        graph = run_passes(STAGE, graph, passes)
         if [(node.name, node.op, node.inputs) for node in graph.nodes] == before:
             return graph
     return graph

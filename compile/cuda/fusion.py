@@ -12,6 +12,7 @@ from codesign.compile.cuda.chains import merge_chains
 from codesign.compile.cuda.convolutions import Convolutions
 from codesign.compile.cuda.layers import GpuGraph, Pointwise, Shuffle, Tensor
 from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.ir.passes import passed, run_passes
 from codesign.compile.operators.channel_moves import arrange_channels
 from codesign.compile.operators.convex import recognise_convex_upsampling
 from codesign.compile.operators.correlations import recognise_correlations
@@ -40,8 +41,7 @@ def from_graph(graph: Graph) -> GpuGraph:
         recognise_warps, recognise_correlations, recognise_lookups, recognise_convex_upsampling, recognise_norms,
         arrange_channels,
     )  # fmt: skip
-    for transform in passes:
-        graph = transform(graph)
+    graph = passed("cuda", run_passes("cuda", graph, passes))
     return merge_chains(_Fuser(graph).fuse())
 
 

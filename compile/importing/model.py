@@ -26,6 +26,7 @@ from codesign.compile.importing.pt2 import SavedProgram, read_pt2
 from codesign.compile.importing.pt2_replay import Replay, layer_of
 from codesign.compile.importing.qdq import is_quantised, normalise_qdq
 from codesign.compile.ir.graph import STATE, Graph, Shape
+from codesign.compile.ir.passes import passed
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 
@@ -142,7 +143,7 @@ def _finished(graph: Graph, name: str, states: int = 0) -> ImportedModel:
             where=f"input '{graph.input}'",
             hint="The network must take float32 images as [1, C, H, W].",
         )
-    graph = canonicalise(graph)
+    graph = canonicalise(passed("imported", graph))
     quantised = is_quantised(graph)
     if quantised:
         graph = normalise_qdq(graph)

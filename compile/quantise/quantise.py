@@ -43,6 +43,7 @@ from numpy.typing import NDArray
 from codesign.compile.canonical.affine import fold_zero_channels, lift_zero_channels
 from codesign.compile.canonical.movement import recognise_movement, slice_splits
 from codesign.compile.ir.graph import Graph
+from codesign.compile.ir.passes import passed, run_passes
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.compile.operators.correlations import recognise_correlations
 from codesign.compile.operators.instance_norm import recognise_norms
@@ -68,6 +69,11 @@ from codesign.hw.errors import InputError, UnsupportedError
 
 _CENTRED = (Kind.CORRELATION, Kind.PAIRS)
 """What multiplies tensors with each other and sums: their zero points are 0."""
+
+
+STAGE = "quantised"
+_PASSES = (lift_zero_channels, fold_zero_channels, recognise_windows, recognise_pairs, slice_splits)
+"""What the quantiser takes together before it observes."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class Calibrated:
         """The network in ``widths`` (by default :attr:`least`)."""
         widths = self.least if widths is None else widths
         result, chosen = self.rounded(widths)
+        passed(STAGE, result)
         seen = {name: seen for name, seen in self.observations.items() if name in chosen}
         return Quantised(to_module(result), to_module(self.graph), chosen, distinct_codes(seen, chosen), widths)
 
@@ -192,8 +199,7 @@ def calibrate(
     output_params: QuantParams | None = None,
 ) -> Calibrated:
     """Balance and observe; the arguments are those of :func:`quantise`."""
-    graph = fold_zero_channels(lift_zero_channels(read_canonical(module)))
-    graph = slice_splits(recognise_pairs(recognise_windows(graph)))
+    graph = run_passes(STAGE, read_canonical(module), _PASSES)
     if any(node.op in ("quantize", "dequantize") for node in graph.nodes):
         raise UnsupportedError("the network is quantised already", where="main", hint="Use it as it is.")
     check_images(graph, calibration)
@@ -208,7 +214,8 @@ def calibrate(
         names = {unit.name for unit in parts if unit.kind is Kind.CONVOLUTION}
         names |= {name for unit in parts if unit.kind is Kind.CONCAT for name in unit.head.inputs}
         ranges = channel_ranges(graph, calibration, names)
-        graph = aligned(equalised(graph, ranges), ranges, flowing)
+        graph = passed(STAGE, equalised(graph, ranges), "equalised")
+        graph = passed(STAGE, aligned(graph, ranges, flowing), "aligned")
         parts = units(graph)
     stored = frozenset({graph.input, *(unit.name for unit in parts)} - float_only(graph, parts))
     observations = observe(graph, calibration, stored | flows(parts))
@@ -217,8 +224,17 @@ def calibrate(
 
 def read_canonical(module: tvm.IRModule) -> Graph:
     """The graph of a canonical module, the operators that Relax spells as several put together again."""
-    graph = recognise_correlations(recognise_warps(recognise_movement(from_module(module))))
-    return recognise_norms(read_windows(read_pairs(graph)))
+    graph = from_module(module)
+    for read in (
+        recognise_movement,
+        recognise_warps,
+        recognise_correlations,
+        read_pairs,
+        read_windows,
+        recognise_norms,
+    ):
+        graph = read(graph)
+    return graph
 
 
 def quantised_io(module: tvm.IRModule) -> tuple[QuantParams, QuantParams]:
