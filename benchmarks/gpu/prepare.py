@@ -184,8 +184,6 @@ def _package(folder: Path, *, with_tvm: bool) -> None:
     (target / "codesign").mkdir(parents=True)
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "codesign", target / "codesign", dirs_exist_ok=True, ignore=skip)
-    for room in ("compile", "hw", "kernels", "sim"):
-        shutil.copytree(ROOT / room, target / "codesign" / room, ignore=skip)
     if with_tvm:
         installed = Path(tvm.__file__).parent
         skip = shutil.ignore_patterns(
