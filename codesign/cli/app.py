@@ -31,9 +31,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        stopped = app(args=arguments, prog_name="python -m codesign", standalone_mode=False)
-        if isinstance(stopped, int):
-            raise SystemExit(stopped)
+        status = app(args=arguments, prog_name="python -m codesign", standalone_mode=False)
+        raise SystemExit(status or 0)
     except _UsageError as error:
         error.message = plain(error.message)
         typer.rich_utils.rich_format_error(error)

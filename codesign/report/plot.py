@@ -36,6 +36,7 @@ def draw(comparison: Comparison, path: Path) -> None:
         figure = Figure(figsize=(7.2, 5.2), dpi=160, layout="constrained")
         axes = figure.add_subplot()
         axes.set(xscale="log", yscale="log", xlabel="energy per frame, whole system", ylabel="frames per second")
+        axes.set_autoscale_on(False)  # limits are set below: a single exact point has none of its own
         for index, row in enumerate(comparison.rows):
             joules, fps = row.j_per_frame, row.fps
             if joules is None:
