@@ -41,7 +41,7 @@ def load(path: Path) -> dict[str, tvm.IRModule]:
 
 def _stored(module: tvm.IRModule) -> dict[str, Any]:
     graph = from_module(module)
-    drawn = {name for name, value in graph.constants.items() if value.size > KEPT and _is_weight(value)}
+    drawn = {name for name, value in graph.constants.items() if value.size > KEPT and _is_weight(graph, name)}
     emptied = _with_constants(graph, {name: np.zeros_like(graph.constants[name]) for name in drawn})
     stored = {"module": tvm.ir.save_json(to_module(emptied)), "drawn": sorted(drawn)}
     assert set(from_module(_read(stored)).constants) == set(graph.constants)
@@ -53,8 +53,15 @@ def _read(stored: dict[str, Any]) -> tvm.IRModule:
     return to_module(_with_constants(graph, {name: _drawn(name, graph.constants[name]) for name in stored["drawn"]}))
 
 
-def _is_weight(value: NDArray[Any]) -> bool:
-    return value.ndim == 4 and str(value.dtype) in _RANGES and bool(np.any(value))
+def _is_weight(graph: Graph, name: str) -> bool:
+    """Whether a constant is a convolution's weights: not a grid of positions, nor kernels that move pixels."""
+    value = graph.constants[name]
+    if value.ndim != 4 or str(value.dtype) not in _RANGES or len(np.unique(value)) <= 2:
+        return False
+    read = [node for node in graph.nodes if name in node.inputs]
+    if value.dtype == np.float32:
+        return all(node.op.startswith("nn.conv2d") and node.inputs[1] == name for node in read)
+    return all(node.op == "dequantize" for node in read)
 
 
 def _drawn(name: str, like: NDArray[Any]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""What the compiler makes of sixteen networks on six machines, held to stored hashes, or to another commit's.
+"""What the compiler makes of a dozen networks on six machines, held to stored hashes, or to another commit's.
 
 ::
 
