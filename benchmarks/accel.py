@@ -27,7 +27,6 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from codesign import networks
 from codesign.compile.driver import CompiledNetwork, compile_network
@@ -37,6 +36,7 @@ from codesign.compile.referee.integer import evaluate
 from codesign.hw.model import reference
 from codesign.hw.spec import BASE, AccelSpec
 from codesign.hw.timing import model as timing
+from codesign.networks.blocks import block_input
 from codesign.pictures.images import fit
 from codesign.sim.model import Dram
 from codesign.sim.run import run
@@ -100,29 +100,6 @@ VELA = {
 }
 
 
-class _FoundError(Exception):
-    """Ends a network's evaluation when the block's input is known."""
-
-
-def _fed(net: nn.Module, block: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What ``block`` is fed when ``net`` runs on ``x``."""
-    found: list[torch.Tensor] = []
-
-    def keep(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        found.append(inputs[0])
-        raise _FoundError
-
-    handle = block.register_forward_pre_hook(keep)
-    try:
-        with torch.no_grad():
-            net(torch.from_numpy(x))
-    except _FoundError:
-        pass
-    finally:
-        handle.remove()
-    return np.ascontiguousarray(found[0].numpy())
-
-
 def compiled(workload: Workload, spec: AccelSpec) -> tuple[CompiledNetwork, NDArray[np.float32]]:
     """The workload compiled for ``spec``, with its frame ``float32[1, C, H, W]``."""
     network = networks.get(workload.network)
@@ -139,8 +116,8 @@ def compiled(workload: Workload, spec: AccelSpec) -> tuple[CompiledNetwork, NDAr
                 np.ascontiguousarray(fit(pair[0].transpose(1, 2, 0), 256, 256).transpose(2, 0, 1))[None]
                 for pair in pairs
             ]
-        crops = [_fed(net, module, crop) for crop in crops]
-        frame = _fed(net, module, frame)
+        crops = [block_input(net, module, crop) for crop in crops]
+        frame = block_input(net, module, frame)
         channels = frame.shape[1]
     assert frame.shape[2:] == (workload.height, workload.width)
     model = load_model(module, width=workload.width, height=workload.height, channels=channels)

@@ -1,7 +1,9 @@
-"""What all tests share: the folder of third-party data, when there is one."""
+"""What all tests share: the folder of third-party data, when there is one, and the command line."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,18 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
     if not any((folder / name).is_dir() for name in ("set5", "bsds", "weights")):
         pytest.fail(f"--data {folder}: holds none of set5/, bsds/, weights/")
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; returns exit code, standard output and standard error."""
+    from codesign.cli import app
+
+    def invoke(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["codesign", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            app.main()
+        captured = capfd.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return invoke

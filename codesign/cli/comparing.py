@@ -67,7 +67,7 @@ def explore(
         found = search(region.graph, machines, keep=region.plan if keep_plan else None)
     if csv_to is not None:
         write_text(csv_to, to_csv(found))
-        err.print(f"Wrote {csv_to}", highlight=False)
+        err.print(f"Wrote {csv_to}")
     data = to_json(found) | {"input_size": f"{compiled.frame.width}x{compiled.frame.height}"}
     if json_to is not None:
         write_json(data, json_to)
@@ -127,4 +127,4 @@ def compare(
     if report is not None:
         report.mkdir(parents=True, exist_ok=True)
         paths = write_report(comparison, report, pictures)
-        err.print(f"Wrote {paths['page']} and {len(paths) - 1} files beside it", highlight=False)
+        err.print(f"Wrote {paths['page']} and {len(paths) - 1} files beside it")

@@ -119,7 +119,7 @@ def compile_command(
         )  # fmt: skip
     network = compiled.network
     if dump is not None:
-        out.print(asked.found(network), soft_wrap=True, highlight=False)
+        out.print(asked.found(network), soft_wrap=True)
         return
     written = {}
     if output is not None:
@@ -162,14 +162,14 @@ def compile_command(
         out.print(table)
         for plan in plans:
             for number, cascade in enumerate(plan, start=1):
-                out.print(_cascade_line(number, cascade), highlight=False)
+                out.print(_cascade_line(number, cascade))
                 if explain:
                     out.print(_buffer_table(cascade))
         if network.mixed is not None:
             _print_mixed(network.mixed, explain=explain)
-        out.print(f"Compiled in {compiled.seconds:.1f} s.", highlight=False)
+        out.print(f"Compiled in {compiled.seconds:.1f} s.")
         for what, where in written.items():
-            out.print(f"Wrote {what} {where}", highlight=False)
+            out.print(f"Wrote {what} {where}")
     if network.host_mac_share > 0.01:
         warn(f"{network.host_mac_share:.1%} of the MACs run on the host.")
 
@@ -181,7 +181,6 @@ def _print_mixed(mixed: Any, *, explain: bool) -> None:
     out.print(
         f"Error budget {mixed.budget:g} {kept}: error {mixed.error_before:.4g} in 8 bits, {mixed.error:.4g} with "
         f"{len(mixed.choices)} tensors and weights in 16, at {times:.2f} times the products.",
-        highlight=False,
     )
     if not explain:
         return
@@ -192,7 +191,7 @@ def _print_mixed(mixed: Any, *, explain: bool) -> None:
         table.add_row(choice.name, f"{choice.damage**0.5:.2g}", f"{choice.macs:,}")
     out.print(table)
     for refusal in mixed.refusals:
-        out.print(f"{refusal.name} stays 8 bits: {refusal.reason}.", highlight=False)
+        out.print(f"{refusal.name} stays 8 bits: {refusal.reason}.")
 
 
 def _cascade_line(number: int, cascade: dict[str, Any]) -> str:
@@ -259,11 +258,11 @@ def _compile_cuda(
     if data["launches"]:
         out.print(table)
     if data["others"]:
-        out.print(f"TVM schedules {', '.join(data['others'])}.", highlight=False)
+        out.print(f"TVM schedules {', '.join(data['others'])}.")
     if data["modelled_seconds"]:
-        out.print(f"Modelled, not measured: {data['modelled_seconds'] * 1e6:.0f} us a frame.", highlight=False)
+        out.print(f"Modelled, not measured: {data['modelled_seconds'] * 1e6:.0f} us a frame.")
     if output is not None:
-        out.print(f"Wrote module {output}", highlight=False)
+        out.print(f"Wrote module {output}")
 
 
 @app.command(epilog="Example: [bold]python -m codesign tune sesr_m5_x2 --size 1280x720 --folder out/tune[/]")
@@ -306,11 +305,11 @@ def tune(
                 say("measure")
                 tuning.measure(folder, Driver(), say=say)
     if build:
-        out.print(f"Built in {folder}. Measure: python -m codesign.kernels.tuning.search {folder}", highlight=False)
+        out.print(f"Built in {folder}. Measure: python -m codesign.kernels.tuning.search {folder}")
         return
     measured, stacks, operators = tuning.collect(folder)
     path = database(measured).with_records(stacks).save()
-    out.print(f"Recorded the best schedules of {len(stacks)} kernels in {path}", highlight=False)
+    out.print(f"Recorded the best schedules of {len(stacks)} kernels in {path}")
     if operators:
         path = traces(measured).with_records(operators).save()
-        out.print(f"Recorded the best traces of {len(operators)} of TVM's operators in {path}", highlight=False)
+        out.print(f"Recorded the best traces of {len(operators)} of TVM's operators in {path}")

@@ -39,11 +39,11 @@ def _visible(character: str) -> str:
 class PlainConsole(Console):
     """A console on which every string is text only: no markup, no emoji codes, no control characters.
 
-    Style comes from ``style=`` and from :class:`rich.text.Text`.
+    Numbers are not coloured either. Style comes from ``style=`` and from :class:`rich.text.Text`.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, markup=False, emoji=False)
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(plain(text), **options)
@@ -125,7 +125,7 @@ def write_json(data: dict[str, Any], target: str) -> None:
         print(text)
     else:
         write_text(target, text + "\n")
-        err.print(f"Wrote {target}", highlight=False)
+        err.print(f"Wrote {target}")
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def restore(
             )  # fmt: skip
         except KeyboardInterrupt:
             if first:
-                err.print(f"{output} holds what was done and plays; --resume goes on with it.", highlight=False)
+                err.print(f"{output} holds what was done and plays; --resume goes on with it.")
             raise
     data = {
         "output": str(output), "network": network, "target": target, "frames": made.frames,
@@ -62,5 +62,4 @@ def restore(
     else:
         out.print(
             f"Wrote {output}: {made.frames} frames of {data['output_size']}, {made.frames_per_second:.2f} a second.",
-            highlight=False,
         )

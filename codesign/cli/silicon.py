@@ -73,8 +73,8 @@ def constants(
     for name, record in found.items():
         place = record.node if record.node == "any" else f"{record.node}, {record.voltage:g} V"
         out.print(Text.assemble((name, "bold"), f"  {figure(record)}  ", (place, "dim"), f"  {record.confidence}"))
-        out.print(Padding(f"{record.what}: {record.provenance}", (0, 0, 0, 4)), style="dim", highlight=False)
-    out.print(f"{len(found)} constants.", highlight=False)
+        out.print(Padding(f"{record.what}: {record.provenance}", (0, 0, 0, 4)), style="dim")
+    out.print(f"{len(found)} constants.")
 
 
 @app.command(epilog="Example: [bold]python -m codesign area --node 28nm[/]")
@@ -114,13 +114,12 @@ def area(
         out.print(
             f"{row.spec.name} at {row.area.node}: {row.area.mm2.low:.2f} to {row.area.mm2.high:.2f} mm2, "
             f"{span(row.watts, 'W')}; gates {row.evidence}.",
-            highlight=False,
         )  # fmt: skip
-    out.print("Clocks on silicon are the specifications', not timed at these nodes.", highlight=False)
+    out.print("Clocks on silicon are the specifications', not timed at these nodes.")
     for fit in {fit.device: (row, fit) for row in rows for fit in row.fits}.values():
         row, one = fit
         used = ", ".join(f"{name} {what.used:,} of {what.available:,}" for name, what in one.resources.items())
-        out.print(f"{row.spec.name} on {one.device}: {one.fmax_hz / 1e6:.1f} MHz; {used}.", highlight=False)
+        out.print(f"{row.spec.name} on {one.device}: {one.fmax_hz / 1e6:.1f} MHz; {used}.")
 
 
 @app.command(epilog="Example: [bold]python -m codesign calibrate osu018_stdcells.lib --node 180nm[/]")

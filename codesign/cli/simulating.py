@@ -107,7 +107,7 @@ def simulate(
         save_image(result.judged.pixels, save)
     for what, path in (("timeline", timeline), ("waveform", waves), ("image", save)):
         if path is not None:
-            err.print(f"Wrote {what}: {path}", highlight=False)
+            err.print(f"Wrote {what}: {path}")
     data = result.to_json()
     if json_to is not None:
         write_json(data, json_to)
@@ -136,7 +136,7 @@ def _simulate_clip(
         save.mkdir(parents=True, exist_ok=True)
         for result in results:
             save_image(result.picture(), save / f"frame_{result.number:04}.png")
-        err.print(f"Wrote {len(results)} images to {save}", highlight=False)
+        err.print(f"Wrote {len(results)} images to {save}")
     if json_to is not None:
         write_json({"network": source, "accel": accel, "frames": [result.to_json() for result in results]}, json_to)
     else:
@@ -169,7 +169,7 @@ def _report_frames(paths: list[Path], results: list[Any], save: Path | None, jso
         save.mkdir(parents=True, exist_ok=True)
         for path, result in zip(paths, results, strict=True):
             save_image(result.judged.pixels, save / f"{path.stem}.png")
-        err.print(f"Wrote {len(results)} images to {save}", highlight=False)
+        err.print(f"Wrote {len(results)} images to {save}")
     if json_to is not None:
         rows = [{"input": str(path), **result.to_json()} for path, result in zip(paths, results, strict=True)]
         write_json({"frames": rows}, json_to)

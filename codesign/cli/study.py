@@ -112,7 +112,7 @@ def _print_film_hour(study: FilmHour) -> None:
     out.print(ratios)
     out.print("5 x below: the share of its roofline that the GPU may reach at most for a ratio of 5.", style="dim")
     for text in study.verdicts:
-        out.print(f"- {text}", highlight=False)
+        out.print(f"- {text}")
 
 
 @app.command(name="int8", epilog="Example: [bold]python -m codesign study int8 sesr_m5_x2 --size 1280x720[/]")
@@ -175,7 +175,7 @@ def _print_int8(study: Int8Study) -> None:
         "FP16, INT8: PSNR against the truth, where weights are trained. INT8 from FP32: PSNR against the network's own "
         "FP32 output. Scanline: how many times less energy than the GPU in INT8.", style="dim",
     )  # fmt: skip
-    out.print(study.verdict, style="bold", highlight=False)
+    out.print(study.verdict, style="bold")
 
 
 def _decibels(value: float | None) -> str:
@@ -272,6 +272,4 @@ def stabilise_command(
 
 
 def _print_claim(claim: str, change: float, holds: bool) -> None:
-    out.print(
-        f"Claimed {claim}, measured {change:+.1%}: {'holds' if holds else 'does not hold'} here.", highlight=False
-    )
+    out.print(f"Claimed {claim}, measured {change:+.1%}: {'holds' if holds else 'does not hold'} here.")

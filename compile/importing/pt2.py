@@ -71,7 +71,7 @@ class SavedProgram:
             symbols = self._solved(extents)
             for symbol, (least, greatest) in self.ranges.items():
                 value = symbols.get(symbol)
-                # A least value of 2 is torch's own assumption, of which its programs do not depend.
+                # A least value of 2 is torch's own assumption, on which its programs do not depend.
                 if value is not None and ((least or 0) > max(value, 2) or (greatest is not None and value > greatest)):
                     raise SizeError(f"{value} is outside {least}..{'' if greatest is None else greatest}")
             for guard in self.guards:
@@ -151,7 +151,9 @@ class _Archive:
             if name in self.members:
                 raise _refused(path, f"the archive has two members called '{name[:80]}'")
             self.members[name] = info
-        self.unread = MAX_GRAPH_BYTES  # bytes of JSON
+        self.unread = MAX_GRAPH_BYTES  # bytes of JSON that may still be read
+        self.budget = min(MAX_WEIGHT_BYTES, _free_memory() // _COPIES)  # bytes that weights may still take
+        self.unheld = self.budget // 8  # bytes of them that no file holds: a stride of 0 makes much of little
         self.listed: dict[str, tuple[str, Mapping[str, Any]]] = {}  # parameter -> member's folder, its description
 
     def program(self) -> SavedProgram:
@@ -246,8 +248,6 @@ class _Archive:
         """Names of the images, and the values of all other inputs of the graph."""
         images: list[str] = []
         constants: dict[str, Any] = {}
-        self.budget = min(MAX_WEIGHT_BYTES, _free_memory() // _COPIES)
-        self.unheld = self.budget // 8
         for spec in specs:
             ((kind, value),) = spec.items()
             match kind:
@@ -298,7 +298,6 @@ class _Archive:
         strides = [_extent_of(one) for one in described["strides"]]
         offset = _extent_of(described["storage_offset"])
         held = self.members[member].file_size
-        # A stride of 0 makes much of little: what no file holds is given a smaller share of memory.
         self.budget -= max(math.prod(sizes) * dtype.itemsize, held)
         self.unheld -= max(0, math.prod(sizes) * dtype.itemsize - held)
         if self.budget < 0 or self.unheld < 0:

@@ -44,16 +44,12 @@ def _ceil_div(a: Number, b: Number) -> Number:
     return -((-a) // b)
 
 
-def _extremum(choose: Callable[..., Number]) -> Callable[..., Number]:
-    return lambda *values: choose(values)
-
-
 SYMBOLIC: Mapping[str, Callable[..., Any]] = {
     "Add": lambda *values: sum(values),
     "Mul": lambda *values: bounded_product(values),
     "Pow": power,
-    "Min": _extremum(min),
-    "Max": _extremum(max),
+    "Min": min,
+    "Max": max,
     "Integer": lambda value: value,
     "Float": lambda value, **_: float(value),
     "Rational": operator.truediv,
@@ -85,8 +81,8 @@ SYMBOLIC: Mapping[str, Callable[..., Any]] = {
     "And": lambda *values: all(values),
     "Or": lambda *values: any(values),
     "Not": operator.not_,
-    "max": _extremum(max),
-    "min": _extremum(min),
+    "max": max,
+    "min": min,
 }
 """Functions of both spellings."""
 

@@ -13,26 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from codesign.cli import app as cli
-
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command line in this process; returns exit code, standard output and standard error."""
-
-    def invoke(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["codesign", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return invoke
 
 
 def documented() -> list[str]:

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import stat
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -59,21 +58,6 @@ def test_every_kind_of_output_is_text_only(name: str) -> None:
     assert plain(name) in printed
     assert "\x9b" not in printed
     assert name.isprintable() or name not in printed
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    def invoke(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["codesign", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return invoke
 
 
 def _onnx(path: Path, names: list[str], last: str = "Relu") -> Path:

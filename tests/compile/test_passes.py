@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from codesign.cli import app
 from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.ir.passes import passed, run_passes, text_of, watching
 
@@ -48,16 +46,7 @@ def test_passes_run_in_order_and_are_told_by_name() -> None:
     assert len(told) == 3  # nobody watches any more
 
 
-def _dump(stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    command = ["codesign", "compile", "fsrcnn_x2", "--accel", "tiny", "--size", "16x12", "--dump", stage]
-    monkeypatch.setattr(sys, "argv", command)
-    code = 0
-    try:
-        app.main()
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+DUMP = ("compile", "fsrcnn_x2", "--accel", "tiny", "--size", "16x12", "--dump")
 
 
 @pytest.mark.parametrize(
@@ -73,15 +62,15 @@ def _dump(stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         ("plan", "steps a set of pixels"),
     ],
 )
-def test_dump(stage: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = _dump(stage, monkeypatch, capsys)
+def test_dump(run, stage: str, line: str) -> None:
+    code, out, err = run(*DUMP, stage)
     assert code == 0, err
     assert line in out
     assert "0x" not in out  # no object's address
 
 
-def test_dump_of_what_there_was_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = _dump("nonsense", monkeypatch, capsys)
+def test_dump_of_what_there_was_not(run) -> None:
+    code, _, err = run(*DUMP, "nonsense")
     assert code == 1
     assert "canonical/fold_constants" in err
     assert "plan" in err

@@ -14,16 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sympy
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
-from torch.utils._sympy.functions import FloorDiv, Mod
 
 from codesign.compile.importing import pt2 as pt2_file
-from codesign.compile.importing import pt2_sizes
 from codesign.compile.importing.model import load_model
 from codesign.compile.importing.pt2 import read_pt2
 from codesign.compile.importing.pt2_replay import find_operator
@@ -153,6 +148,73 @@ def test_replays_what_has_several_results_and_mixed_types(tmp_path: Path) -> Non
             assert torch.equal(program.module(image), network(image))
 
 
+def _tokens(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+def _twice(x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        y = 2 * x
+    return y + x
+
+
+LAYERS: dict[str, nn.Module] = {
+    "layer norm": nn.LayerNorm(16),
+    "group norm": nn.GroupNorm(2, 4),
+    "instance norm": nn.InstanceNorm2d(4, affine=True),
+    "reflect": nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+    "depthwise": nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=4),
+    "transposed": nn.ConvTranspose2d(4, 4, 4, 2, 1),
+    "weight norm": nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1)),
+    "attention": nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+}
+FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "attends": lambda x: F.scaled_dot_product_attention(x, x, x) + (x @ x.mT).softmax(-1) @ x,
+    "samples": lambda x: F.grid_sample(x, torch.tanh(x[:, :2].permute(0, 2, 3, 1)), align_corners=True),
+    "bilinear": lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear", align_corners=False),
+    "bicubic": lambda x: F.interpolate(x, size=(20, 24), mode="bicubic"),
+    "antialiased": lambda x: F.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True),
+    "nearest": lambda x: F.interpolate(x, scale_factor=2, mode="nearest-exact"),
+    "unfolds": lambda x: F.fold(F.unfold(x, 3, padding=1), x.shape[2:], 3, padding=1),
+    "shuffles": lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 2), 2) + F.channel_shuffle(x, 2),
+    "activates": lambda x: F.mish(x) + F.hardswish(x) + F.softplus(x) + F.elu(x) + F.logsigmoid(x) + F.hardtanh(x),
+    "activates too": lambda x: F.rrelu(x) + F.selu(x) + F.celu(x) + F.softsign(x) + F.tanhshrink(x) + F.relu6(x),
+    "gates": lambda x: F.glu(x, 1) + x.chunk(2, 1)[0].sigmoid() * x.split(2, 1)[1],
+    "rolls": lambda x: torch.roll(x, (2, 3), (2, 3)).flip(3).rot90(1, (2, 3)),
+    "sums": lambda x: torch.einsum("bchw,bdhw->bcd", x, x) + x.mean((2, 3))[..., None].mT,
+    "pools": lambda x: F.adaptive_avg_pool2d(x, 1) + F.adaptive_max_pool2d(x, 1) + F.max_pool2d(x, 16),
+    "chooses": lambda x: torch.where(x > 0, x, x.new_zeros(())).masked_fill((x < -1) | (x > 3), 0.5),
+    "sorts": lambda x: torch.topk(x, 2, 1)[0] + torch.sort(x, 1)[0][:, :2],
+    "normalises": lambda x: F.normalize(x, dim=1) + torch.var_mean(x, 1, keepdim=True)[0] + F.rms_norm(x, (16,)),
+    "places": lambda x: x + sum(torch.meshgrid(torch.linspace(-1, 1, 16), 0.1 * torch.arange(16), indexing="ij")),
+    "turns": lambda x: x.movedim(1, -1).unflatten(3, (2, 2)).flatten(3).permute(0, 3, 1, 2).contiguous(),
+    "types": lambda x: x.half().float() + x.double().float() + x.to(torch.bfloat16).to(torch.float32),
+    "pads": lambda x: F.pad(x, (1, 2, 3, 4), mode="replicate") + F.pad(x, (1, 2, 3, 4), mode="circular"),
+    "under no_grad": _twice,
+}
+
+
+@pytest.mark.parametrize("dims", [None, DYNAMIC], ids=["fixed", "dynamic"])
+@pytest.mark.parametrize("name", [*LAYERS, *FUNCTIONS])
+def test_replays_what_networks_are_made_of(tmp_path: Path, name: str, dims: Any) -> None:
+
+    class Made(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = LAYERS.get(name, nn.Identity())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(_tokens(x) if name == "attention" else x) if name in LAYERS else FUNCTIONS[name](x)
+
+    network = Made().eval()
+    image = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(7))
+    members = _saved(network, (1, 4, 16, 16), dims)
+    program = read_pt2(_write(tmp_path / "net.pt2", members))
+    with torch.no_grad():
+        # Eager attention has a fused kernel of its own, which rounds otherwise.
+        torch.testing.assert_close(program.module(image), network(image), rtol=1e-5, atol=1e-6)
+
+
 PAYLOADS = (
     "{old}=__import__('pathlib').Path('executed').touch()",
     "{old}: __import__('pathlib').Path('executed').touch()",
@@ -230,82 +292,6 @@ def test_pickles_are_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         with pytest.raises(InputError, match="pickle"):
             read_pt2(_write(tmp_path / "weights.pt2", evil))
     assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "9**9**9**9",
-        "Pow(9, Pow(9, Pow(9, 9)))",
-        "Pow(Integer(2), Integer(63))",
-        "2**-99999999999",
-        "1" * 40 + "!",
-        "(" * 20000 + "1" + ")" * 20000,
-        "9" * 5_000_000,
-        "",
-        "Float(nan)",
-        "oo",
-        "x",
-        "[1]*10**9",
-        "'a'*10**9",
-        "f'{1}'",
-        "__import__('os').system('true')",
-        "Symbol('s0').__class__",
-        "(lambda: 1)()",
-        "1/0",
-        "Mod(3, 0)",
-        "1 if 1 else 2",
-        "Mul(" + "Integer(4611686018427387904), " * 9 + ")",
-        "Add(1, 2",
-        "L['x'].size()[9]",
-        "L['x'].stride()[0]",
-        "-" * 3000 + "1",
-        "Max()",
-        "Integer('9999999999999999999999')",
-        "math.factorial(99999)",
-        "1e999",
-        "RoundToInt(5, -1000000000)",
-        "None",
-        "...",
-    ],
-)
-def test_expressions_that_are_no_bounded_arithmetic(text: str) -> None:
-    with pytest.raises(pt2_sizes.SizeError):
-        pt2_sizes.evaluate(text, {"s0": 16}, (1, 3, 16, 16))
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.text(st.sampled_from("0123456789*+-/%()[],.'\"PowMulAddSymbolL xsize"), max_size=60))
-def test_any_text_ends(text: str) -> None:
-    try:
-        value = pt2_sizes.evaluate(text, {"s0": 16}, (1, 3, 16, 16))
-    except pt2_sizes.SizeError:
-        return
-    assert math.isfinite(value)
-
-
-_S0, _S1 = sympy.Symbol("s0", positive=True, integer=True), sympy.Symbol("s1", positive=True, integer=True)
-_EXPRESSIONS = st.recursive(
-    st.sampled_from([_S0, _S1]) | st.integers(0, 64).map(sympy.Integer),
-    lambda inner: st.one_of(
-        st.tuples(inner, inner).map(lambda ab: ab[0] + ab[1]),
-        st.tuples(inner, inner).map(lambda ab: ab[0] * ab[1]),
-        st.tuples(inner, st.integers(1, 16)).map(lambda ab: Mod(ab[0], sympy.Integer(ab[1]))),
-        st.tuples(inner, st.integers(1, 16)).map(lambda ab: FloorDiv(ab[0], sympy.Integer(ab[1]))),
-        st.tuples(inner, inner).map(lambda ab: sympy.Max(*ab)),
-        inner.map(lambda a: a**2),
-    ),
-    max_leaves=8,
-)
-
-
-@settings(max_examples=200, deadline=None)
-@given(_EXPRESSIONS, st.integers(1, 200), st.integers(1, 200))
-def test_arithmetic_is_sympys(expression: sympy.Expr, s0: int, s1: int) -> None:
-    expected = expression.subs({_S0: s0, _S1: s1})
-    if abs(expected) > 2**40:
-        return
-    assert pt2_sizes.evaluate(sympy.srepr(expression), {"s0": s0, "s1": s1}) == expected
 
 
 def test_declared_sizes_hold(tmp_path: Path) -> None:
