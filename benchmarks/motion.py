@@ -98,9 +98,13 @@ def compiled(workload: Workload, size: Size, data: Path | None) -> Compiled:
     assert source.channels is not None
     frame, calibration = frames_of(workload, size, source.channels // 3, data)
     network = compile_network(
-        import_source(source, size), SPEC, calibration=calibration, method="minmax", name=source.name,
+        import_source(source, size),
+        SPEC,
+        calibration=calibration,
+        method="minmax",
+        name=source.name,
         dram_bytes_per_cycle=BYTES_PER_CYCLE,
-    )  # fmt: skip
+    )
     return Compiled(source, network, frame, time.perf_counter() - began)
 
 
@@ -176,11 +180,15 @@ def simulated(what: Compiled, console: Console, kept: Path) -> tuple[dict[str, A
             )
         layers = by_kind(what, trace)
     run = {
-        "input_size": result.input_size, "cycles": result.counters.cycles, "bit_exact": result.bit_exact,
-        "distinct_output_values": result.distinct_output_values, "sim_seconds": result.simulated_seconds,
-        "predicted_cycles": model.cycles, "model_error": model.cycles / result.counters.cycles - 1.0,
+        "input_size": result.input_size,
+        "cycles": result.counters.cycles,
+        "bit_exact": result.bit_exact,
+        "distinct_output_values": result.distinct_output_values,
+        "sim_seconds": result.simulated_seconds,
+        "predicted_cycles": model.cycles,
+        "model_error": model.cycles / result.counters.cycles - 1.0,
         "gathered_reads": result.counters.gathered_reads,
-    }  # fmt: skip
+    }
     return run, result.counters, layers
 
 
@@ -198,28 +206,48 @@ def measure(workload: Workload, data: Path | None, console: Console, kept: Path)
     seconds = counters.cycles / SPEC.clock_hz
     bill = account(counters, SPEC)
     return {
-        "network": workload.network, "input_size": f"{workload.width}x{workload.height}", "accel": SPEC.name,
-        "weights": workload.weights if data is not None and workload.weights else
-        "this project's" if what.source.trained else "seeded",
-        "frames": what.frame.source, "macs": network.macs,
-        "evidence": "rtl-measured" if workload.crop is None else "modelled", "cycles": counters.cycles,
-        "ms_per_frame": 1e3 * seconds, "mac_utilization": network.macs / (counters.cycles * SPEC.macs_per_cycle),
-        "stalls": {"busy": counters.busy_cycles, **counters.stalls}, "by_kind": layers,
+        "network": workload.network,
+        "input_size": f"{workload.width}x{workload.height}",
+        "accel": SPEC.name,
+        "weights": workload.weights
+        if data is not None and workload.weights
+        else "this project's"
+        if what.source.trained
+        else "seeded",
+        "frames": what.frame.source,
+        "macs": network.macs,
+        "evidence": "rtl-measured" if workload.crop is None else "modelled",
+        "cycles": counters.cycles,
+        "ms_per_frame": 1e3 * seconds,
+        "mac_utilization": network.macs / (counters.cycles * SPEC.macs_per_cycle),
+        "stalls": {"busy": counters.busy_cycles, **counters.stalls},
+        "by_kind": layers,
         "simulation" if workload.crop is None else "simulated_crop": run,
         "dram_bytes": {
-            "commands": counters.dram_command_read_bytes, "weights": counters.dram_weight_read_bytes,
-            "loads": counters.dram_load_read_bytes, "gathered": counters.dram_gather_read_bytes,
+            "commands": counters.dram_command_read_bytes,
+            "weights": counters.dram_weight_read_bytes,
+            "loads": counters.dram_load_read_bytes,
+            "gathered": counters.dram_gather_read_bytes,
             "writes": counters.dram_write_bytes,
         },
-        "compulsory_bytes": network.compulsory_bytes, "regions": len(network.regions),
+        "compulsory_bytes": network.compulsory_bytes,
+        "regions": len(network.regions),
         "host": {
-            "operators": len(hosted), "operator_share": len(hosted) / len(network.placements),
-            "by_operator": dict(Counter(one.operator for one in hosted)), "mac_share": network.host_mac_share,
-            "seconds": host, "time_share": host / (host + seconds),
+            "operators": len(hosted),
+            "operator_share": len(hosted) / len(network.placements),
+            "by_operator": dict(Counter(one.operator for one in hosted)),
+            "mac_share": network.host_mac_share,
+            "seconds": host,
+            "time_share": host / (host + seconds),
         },
-        "joules": {"node": bill.node, "dram": bill.dram, "evidence": "modelled",
-                   "system": dataclasses.asdict(bill.system_j), "chip": dataclasses.asdict(bill.chip_j)},
-    }  # fmt: skip
+        "joules": {
+            "node": bill.node,
+            "dram": bill.dram,
+            "evidence": "modelled",
+            "system": dataclasses.asdict(bill.system_j),
+            "chip": dataclasses.asdict(bill.chip_j),
+        },
+    }
 
 
 def main(
@@ -263,9 +291,10 @@ def _write(output: Path, rows: dict[str, dict[str, Any]]) -> None:
     text = {
         "command": "python benchmarks/motion.py --data DIR",
         "dram": {"bytes_per_cycle": BYTES_PER_CYCLE, "latency_cycles": LATENCY},
-        "machine": provenance.machine(), "versions": provenance.versions(),
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
         "rows": [rows[name] for name in order if name in rows],
-    }  # fmt: skip
+    }
     write_text(output, json.dumps(text, indent=1) + "\n")
 
 

@@ -13,14 +13,31 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 HEADINGS = (
-    "network", "frame", "EPE in FP32 → INT8, px", "INT8 from FP32", "cycles", "from", "utilisation", "cycle model",
-    "DRAM", "J/frame", "host: operators, MACs, time",
-)  # fmt: skip
+    "network",
+    "frame",
+    "EPE in FP32 → INT8, px",
+    "INT8 from FP32",
+    "cycles",
+    "from",
+    "utilisation",
+    "cycle model",
+    "DRAM",
+    "J/frame",
+    "host: operators, MACs, time",
+)
 
 
 MIXED = (
-    "network", "pair", "FP32", "INT8", "mixed", "from FP32, INT8 → mixed", "G products", "M cycles", "DRAM MB",
-)  # fmt: skip
+    "network",
+    "pair",
+    "FP32",
+    "INT8",
+    "mixed",
+    "from FP32, INT8 → mixed",
+    "G products",
+    "M cycles",
+    "DRAM MB",
+)
 
 
 def networks(results: Path = RESULTS) -> str:

@@ -42,10 +42,14 @@ def test_explore_fsrcnn(benchmark, region, search):
         memory = timing.Memory(float(machines.column("dram_bytes_per_cycle")[index]))
         errors.append(found.cycles[index] / timing.predict(emit(found.plan(index)), memory).cycles - 1.0)
     benchmark.extra_info.update(
-        machines=len(machines), families=4, feasible=len(feasible),
+        machines=len(machines),
+        families=4,
+        feasible=len(feasible),
         machines_per_second=len(machines) / benchmark.stats.stats.median,
-        sample=SAMPLE, least_error=min(errors), greatest_error=max(errors),
-    )  # fmt: skip
+        sample=SAMPLE,
+        least_error=min(errors),
+        greatest_error=max(errors),
+    )
 
 
 def test_predict_4k_rrdbnet(benchmark):

@@ -15,9 +15,16 @@ from pathlib import Path
 import pytest
 
 NETWORKS = (
-    "bicubic_x2", "espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3", "quicksrnet_m_x3", "edsr_f32b5_x2", "srvgg16_x4",
+    "bicubic_x2",
+    "espcn_x3",
+    "fsrcnn_x2",
+    "sesr_m5_x2",
+    "abpn_x3",
+    "quicksrnet_m_x3",
+    "edsr_f32b5_x2",
+    "srvgg16_x4",
     "dncnn17",
-)  # fmt: skip
+)
 
 
 def measured(arguments: list[str], tmp_path: Path) -> tuple[dict, float, int]:
@@ -65,8 +72,18 @@ def test_simulate_64x64(benchmark, tmp_path, name, accel):
 
 
 def figures(data: dict) -> dict:
-    names = ("cycles", "mac_utilization", "dram_read_bytes", "dram_write_bytes", "compulsory_bytes", "stalls",
-             "sim_cycles_per_second", "quality_db", "wall_seconds", "distinct_output_values")  # fmt: skip
+    names = (
+        "cycles",
+        "mac_utilization",
+        "dram_read_bytes",
+        "dram_write_bytes",
+        "compulsory_bytes",
+        "stalls",
+        "sim_cycles_per_second",
+        "quality_db",
+        "wall_seconds",
+        "distinct_output_values",
+    )
     return {name: data[name] for name in names}
 
 

@@ -10,9 +10,22 @@ import numpy as np
 from codesign.kernels.chunked import CHUNK, literal, plane_count
 
 Kind = Literal[
-    "add", "subtract", "multiply", "maximum", "minimum", "relu", "leaky_relu", "prelu", "clip", "sigmoid", "tanh",
-    "gelu_tanh", "gelu_erf", "silu", "copy",
-]  # fmt: skip
+    "add",
+    "subtract",
+    "multiply",
+    "maximum",
+    "minimum",
+    "relu",
+    "leaky_relu",
+    "prelu",
+    "clip",
+    "sigmoid",
+    "tanh",
+    "gelu_tanh",
+    "gelu_erf",
+    "silu",
+    "copy",
+]
 """``leaky_relu`` and ``prelu`` take the slope as second operand, ``clip`` takes low and high.
 
 Of a number and a NaN, ``maximum``, ``minimum``, ``clip`` and ``relu`` give the number.

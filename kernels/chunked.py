@@ -51,9 +51,14 @@ def padded(values: NDArray[Any], channels: int) -> NDArray[np.float32]:
 
 
 def kernel_text(
-    header: str, name: str, bounds: int | str, pointers: Sequence[str], body: str, integers: Sequence[str] = (),
+    header: str,
+    name: str,
+    bounds: int | str,
+    pointers: Sequence[str],
+    body: str,
+    integers: Sequence[str] = (),
     before: str = "",
-) -> str:  # fmt: skip
+) -> str:
     """A kernel whose arguments are ``pointers`` (those to be written begin with "output") and then ``integers``.
 
     ``bounds``: threads of a block, or that and the blocks that should fit on a multiprocessor.

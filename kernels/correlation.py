@@ -19,7 +19,7 @@ from codesign.kernels.chunked import (
     literal,
     naive_grid,
     plane_count,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

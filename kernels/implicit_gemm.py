@@ -237,9 +237,11 @@ def _epilogue(wide: WideConv, schedule: GemmSchedule, block: int, warp: int) -> 
     else:
         rule = conv.requantise
         values = (
-            of_channel(conv.bias), of_channel(rule.multiplier), of_channel(rule.negative_multiplier),
+            of_channel(conv.bias),
+            of_channel(rule.multiplier),
+            of_channel(rule.negative_multiplier),
             of_channel(rule.shift, 32),
-        )  # fmt: skip
+        )
         blob = b"".join(value.astype(np.int32).tobytes() for value in values)
         blob += np.array([rule.zero_point, rule.low, rule.high, 0], np.int32).tobytes()
     return bytes(blob + bytes(-len(blob) % 16))
@@ -272,10 +274,26 @@ def render(wide: WideConv, schedule: GemmSchedule, name: str) -> str:
 
     blocks = column_blocks(wide, schedule)
     numbers = [
-        element, ky, kx, wide.stride, wide.dilation, *wide.padding, len(wide.sources), slabs(wide, schedule),
-        schedule.slab, schedule.rows, schedule.tiles, schedule.columns, *schedule.warps, schedule.stages, activation,
-        operand, flag(clip), flag(wide_shift), flag(rule is not None and rule.table is not None),
-    ]  # fmt: skip
+        element,
+        ky,
+        kx,
+        wide.stride,
+        wide.dilation,
+        *wide.padding,
+        len(wide.sources),
+        slabs(wide, schedule),
+        schedule.slab,
+        schedule.rows,
+        schedule.tiles,
+        schedule.columns,
+        *schedule.warps,
+        schedule.stages,
+        activation,
+        operand,
+        flag(clip),
+        flag(wide_shift),
+        flag(rule is not None and rule.table is not None),
+    ]
     add = "{0, 0, 0, 0, 0, 0, 0, 0}"
     if conv.add_rule is not None:
         add = "{" + ", ".join(str(value) for value in vars(conv.add_rule).values()) + "}"

@@ -32,7 +32,7 @@ from codesign.kernels.chunked import (
     naive_grid,
     padded,
     plane_count,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, eq=False)

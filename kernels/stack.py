@@ -169,9 +169,16 @@ def layout(stack: Stack, schedule: Schedule) -> Layout:
         rows = longest + 1 + (PREFETCH if formats.get(name) == "chunked" else 0)
         plane = extent[name] * 16
         rings[name] = Ring(
-            offset, rows, plane * planes[name], plane, planes[name], origin[name], -need[name][1], pixels[name],
+            offset,
+            rows,
+            plane * planes[name],
+            plane,
+            planes[name],
+            origin[name],
+            -need[name][1],
+            pixels[name],
             need[name][0],
-        )  # fmt: skip
+        )
         offset += rows * plane * planes[name]
     parts = tuple(
         part
@@ -300,9 +307,11 @@ def _part_parameters(stack: Stack, placed: Layout, part: Part) -> bytes:
     else:
         rule = layer.requantise
         values = (
-            of_channel(layer.bias), of_channel(rule.multiplier), of_channel(rule.negative_multiplier),
+            of_channel(layer.bias),
+            of_channel(rule.multiplier),
+            of_channel(rule.negative_multiplier),
             of_channel(rule.shift, 32),
-        )  # fmt: skip
+        )
         blob += b"".join(value.astype(np.int32).tobytes() for value in values)
         blob += np.array([rule.zero_point, rule.low, rule.high, 0], np.int32).tobytes()
     if operand_kind(stack, placed, layer) == "MAPPED":

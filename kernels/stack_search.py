@@ -106,16 +106,45 @@ def _work_of(stack: Stack, part: Part) -> tuple[float, float, float]:
 
 def candidates(stack: Stack, arch: str, height: int, width: int, batch: int = 1, limit: int = 16) -> list[Schedule]:
     """Up to ``limit`` schedules that fit ``arch``, the fastest by the model first; none if the stack does not fit."""
-    found = {schedule: estimate(stack, schedule, arch, height, width, batch).cycles
-             for schedule in _search(stack, arch, height, width, batch)}  # fmt: skip
+    found = {
+        schedule: estimate(stack, schedule, arch, height, width, batch).cycles
+        for schedule in _search(stack, arch, height, width, batch)
+    }
     return sorted(found, key=lambda schedule: found[schedule])[:limit]
 
 
 def _search(stack: Stack, arch: str, height: int, width: int, batch: int) -> Iterator[Schedule]:
     gpu = GPUS[arch]
     helpers = len(stack.inputs) + len(stack.outputs)
-    widths = sorted({columns for columns in (16, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 112, 120, 128, 144, 160, 176,
-                                             192, 208, 240, 256) if columns < width + 16})  # fmt: skip
+    widths = sorted(
+        {
+            columns
+            for columns in (
+                16,
+                24,
+                32,
+                40,
+                48,
+                56,
+                64,
+                72,
+                80,
+                88,
+                96,
+                112,
+                120,
+                128,
+                144,
+                160,
+                176,
+                192,
+                208,
+                240,
+                256,
+            )
+            if columns < width + 16
+        }
+    )
     for columns in widths:
         for blocks in (1, 2, 3, 4):
             for warps in range(len(stack.layers) + helpers, MAX_WARPS + 1):

@@ -52,9 +52,12 @@ def _batch(number: int, accels: tuple[str, ...]) -> NetworkDraw | None:
 
     @seed(number)
     @settings(
-        max_examples=BATCH, deadline=None, database=None, phases=(Phase.generate, Phase.shrink),
+        max_examples=BATCH,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     @given(network_draws(accels))
     def some(draw: NetworkDraw) -> None:
         try:

@@ -112,8 +112,12 @@ def test_all_pairs_are_a_layer(channels: int, spec) -> None:
     network = compiled(Paired(channels), spec)
     placed = {placement.operator for placement in network.placements if placement.on_accelerator}
     assert {"matmul", "nn.avg_pool2d"} <= placed
-    products = [layer for region in network.regions for layer in region.graph.layers
-                if isinstance(layer, Conv) and layer.weights_from]  # fmt: skip
+    products = [
+        layer
+        for region in network.regions
+        for layer in region.graph.layers
+        if isinstance(layer, Conv) and layer.weights_from
+    ]
     assert len(products) == 2
     codes = np.random.default_rng(2).integers(-128, 128, (1, 3, HEIGHT, WIDTH)).astype(np.int8)
     functions = dict(network.partitioned.regions)

@@ -58,9 +58,20 @@ def test_a_folder_of_images(tmp_path, monkeypatch, capsys):
     saved = tmp_path / "restored"
     monkeypatch.setattr(
         "sys.argv",
-        ["codesign", "simulate", "espcn_x3", "--accel", "tiny", "--input", str(tmp_path), "--save", str(saved),
-         "--json", "-"],
-    )  # fmt: skip
+        [
+            "codesign",
+            "simulate",
+            "espcn_x3",
+            "--accel",
+            "tiny",
+            "--input",
+            str(tmp_path),
+            "--save",
+            str(saved),
+            "--json",
+            "-",
+        ],
+    )
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert not stop.value.code

@@ -47,9 +47,15 @@ def test_measures_checks_and_goes_on(tmp_path: Path) -> None:
             folder / key
         )
         entries[key] = {
-            "network": "sesr_m5_x2", "precision": precision, "channels": 1, "scale": 2, "macs": 1000, "bundled": True,
-            "launches": len(plan.launches), "modelled_seconds": plan.seconds,
-        }  # fmt: skip
+            "network": "sesr_m5_x2",
+            "precision": precision,
+            "channels": 1,
+            "scale": 2,
+            "macs": 1000,
+            "bundled": True,
+            "launches": len(plan.launches),
+            "modelled_seconds": plan.seconds,
+        }
         peak = build_emulated(PEAK, "peak", 1, 1, folder=tmp_path)
         (folder / f"peak-{precision}.cubin").write_bytes(table({"peak": (peak, 1, 1)}))
     right = hashlib.sha256(np.ascontiguousarray(evaluate(quantised.quantised, codes[None])[0]).tobytes()).hexdigest()
@@ -58,9 +64,21 @@ def test_measures_checks_and_goes_on(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     shutil.copy(ROOT / "benchmarks" / "gpu" / "measure.py", folder)
     command = [
-        sys.executable, str(folder / "measure.py"), "--device", "cpu", "--driver", str(driver), "--energy", "0",
-        "--rounds", "1", "--torch", "eager", "--out", str(tmp_path / "out"),
-    ]  # fmt: skip
+        sys.executable,
+        str(folder / "measure.py"),
+        "--device",
+        "cpu",
+        "--driver",
+        str(driver),
+        "--energy",
+        "0",
+        "--rounds",
+        "1",
+        "--torch",
+        "eager",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     lines = (tmp_path / "out" / "measured.jsonl").read_text().splitlines()
     found = {(entry["entry"], entry["software"]): entry for entry in map(json.loads, lines)}

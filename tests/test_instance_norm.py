@@ -78,9 +78,12 @@ def affine(channels: int) -> nn.Module:
 
 
 SPELLINGS = {
-    "raft": InstanceNorm(6), "torch": nn.InstanceNorm2d(6), "groups": nn.GroupNorm(6, 6),
-    "affine": affine(6), **{f"by hand {variant}": ByHand(variant) for variant in range(3)},
-}  # fmt: skip
+    "raft": InstanceNorm(6),
+    "torch": nn.InstanceNorm2d(6),
+    "groups": nn.GroupNorm(6, 6),
+    "affine": affine(6),
+    **{f"by hand {variant}": ByHand(variant) for variant in range(3)},
+}
 
 
 def seeded(network: nn.Module) -> nn.Module:
@@ -142,8 +145,11 @@ def test_other_normalisations_are_none(norm: nn.Module) -> None:
     assert "nn.instance_norm" not in {node.op for node in read_canonical(module).nodes}
 
 
-@pytest.mark.parametrize(("spec", "size"), [(NARROW, (WIDTH, HEIGHT)), (NARROW, (150, 6)), (BASE, (37, 11))],
-                         ids=["narrow", "strips", "base"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "size"),
+    [(NARROW, (WIDTH, HEIGHT)), (NARROW, (150, 6)), (BASE, (37, 11))],
+    ids=["narrow", "strips", "base"],
+)
 def test_machine_and_quantised_graph_agree(spec: AccelSpec, size: tuple[int, int]) -> None:
     for norm in (InstanceNorm(6), affine(6)):
         network = compiled(Normalised(norm), spec, size)

@@ -19,9 +19,12 @@ def fail_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("accel", POOL)
 def test_random_networks(accel: str) -> None:
     @settings(
-        max_examples=12, deadline=None, derandomize=True, database=None,
+        max_examples=12,
+        deadline=None,
+        derandomize=True,
+        database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )  # fmt: skip
+    )
     @given(network_draws((accel,)))
     def some(draw: NetworkDraw) -> None:
         check(draw)

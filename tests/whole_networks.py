@@ -35,22 +35,62 @@ from codesign.sim.run import run
 POOL: dict[str, AccelSpec] = {
     spec.name: spec
     for spec in (
-        TINY, EDGE, BASE, LARGE,
+        TINY,
+        EDGE,
+        BASE,
+        LARGE,
         # So small that nearly every frame is computed in strips.
-        dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, look_up_beats=16, correlator=1,
-                            statistic_channels=32),
+        dataclasses.replace(
+            TINY,
+            name="narrow",
+            scratchpad_bytes=4096,
+            warp_reach=2,
+            look_up_beats=16,
+            correlator=1,
+            statistic_channels=32,
+        ),
         # No lane grouping, no tap packing, a wide bus, few pixels at a time.
         dataclasses.replace(EDGE, name="plain", channel_parts=1, lane_groups=1, bus_bytes=32, scratchpad_bytes=65536),
     )
-}  # fmt: skip
+}
 """All machines that tests simulate random networks on: six builds, kept between runs."""
 
 REGRESSIONS = Path(__file__).parent / "regressions"
 
-KINDS = ("conv", "conv", "conv", "strided", "depthwise", "dilated", "transposed", "residual", "residual", "concat",
-         "concat", "shuffle", "unshuffle", "mask", "look-up", "scale", "slice", "product", "product", "gate",
-         "complement", "average", "enlarge", "halve", "corners", "warp", "warp", "correlate", "windows", "windows",
-         "norm", "norm")  # fmt: skip
+KINDS = (
+    "conv",
+    "conv",
+    "conv",
+    "strided",
+    "depthwise",
+    "dilated",
+    "transposed",
+    "residual",
+    "residual",
+    "concat",
+    "concat",
+    "shuffle",
+    "unshuffle",
+    "mask",
+    "look-up",
+    "scale",
+    "slice",
+    "product",
+    "product",
+    "gate",
+    "complement",
+    "average",
+    "enlarge",
+    "halve",
+    "corners",
+    "warp",
+    "warp",
+    "correlate",
+    "windows",
+    "windows",
+    "norm",
+    "norm",
+)
 ACTIVATIONS = ("none", "relu", "clip", "leaky", "prelu")
 MOST_PIXELS = 48 * 48
 
@@ -307,9 +347,13 @@ def compiled(draw: NetworkDraw) -> CompiledNetwork:
         picture = np.float32(0.4) + picture * np.float32(0.05)
     model = load_model(Net(draw).eval(), width=draw.width, height=draw.height, channels=draw.channels)
     return compile_network(
-        model, POOL[draw.accel], calibration=[picture], method="minmax", dram_bytes_per_cycle=draw.bytes_per_cycle,
+        model,
+        POOL[draw.accel],
+        calibration=[picture],
+        method="minmax",
+        dram_bytes_per_cycle=draw.bytes_per_cycle,
         widths=lambda network: drawn_widths(network, draw.wide, draw.seed),
-    )  # fmt: skip
+    )
 
 
 def drawn_widths(network: Calibrated, share: float, seed: int) -> Widths:
@@ -359,8 +403,11 @@ def check(draw: NetworkDraw) -> None:
     assert counters.busy_cycles + sum(counters.stalls.values()) == counters.cycles
     predicted = timing.predict(region.program, timing.Memory.of(network.spec, draw.bytes_per_cycle, draw.latency))
     # What is gathered, and where a sample's pixels coincide, depends on the flow.
-    by_flow = {opcode for opcode in (Opcode.WARP, Opcode.LOOKUP)
-               if any(cmd.opcode is opcode for cmd in region.program.commands)}  # fmt: skip
+    by_flow = {
+        opcode
+        for opcode in (Opcode.WARP, Opcode.LOOKUP)
+        if any(cmd.opcode is opcode for cmd in region.program.commands)
+    }
     unknown = {"dram_gather_read_bytes", "gathered_reads"} if by_flow else set[str]()
     unknown |= {"scratchpad_read_words"} if Opcode.WARP in by_flow else set()
     for name in {*COUNTS, "busy_cycles"} - unknown:

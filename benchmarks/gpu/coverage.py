@@ -31,11 +31,25 @@ BEGIN, END = "<!-- coverage -->\n", "<!-- /coverage -->\n"
 ARCHITECTURES = ("sm_80", "sm_90a")
 PICTURES, PAIRS = "64x48", "64x64"
 NETWORKS = {
-    "espcn_x3": PICTURES, "fsrcnn_x2": PICTURES, "sesr_m5_x2": PICTURES, "abpn_x3": PICTURES,
-    "quicksrnet_m_x3": PICTURES, "edsr_f32b5_x2": PICTURES, "srvgg16_x4": PICTURES, "dncnn17": PICTURES,
-    "flow_small": PAIRS, "spynet": PAIRS, "raft_small": PAIRS, "raft": PAIRS, "pwcnet": PAIRS, "rife": PAIRS,
-    "edsr_baseline_x4": PICTURES, "nafnet32": PICTURES, "rrdbnet_x4": PICTURES, "basicvsr_x4": PAIRS,
-}  # fmt: skip
+    "espcn_x3": PICTURES,
+    "fsrcnn_x2": PICTURES,
+    "sesr_m5_x2": PICTURES,
+    "abpn_x3": PICTURES,
+    "quicksrnet_m_x3": PICTURES,
+    "edsr_f32b5_x2": PICTURES,
+    "srvgg16_x4": PICTURES,
+    "dncnn17": PICTURES,
+    "flow_small": PAIRS,
+    "spynet": PAIRS,
+    "raft_small": PAIRS,
+    "raft": PAIRS,
+    "pwcnet": PAIRS,
+    "rife": PAIRS,
+    "edsr_baseline_x4": PICTURES,
+    "nafnet32": PICTURES,
+    "rrdbnet_x4": PICTURES,
+    "basicvsr_x4": PAIRS,
+}
 
 
 def graph_of(name: str, precision: str, size: str) -> GpuGraph:
@@ -79,8 +93,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         if "refused" in one:
             figures = ["", "", "", "refused"]
         else:
-            figures = [", ".join(str(one[key][arch]) for arch in ARCHITECTURES)
-                       for key in ("launches", "kernels", "spilled_bytes")]  # fmt: skip
+            figures = [
+                ", ".join(str(one[key][arch]) for arch in ARCHITECTURES)
+                for key in ("launches", "kernels", "spilled_bytes")
+            ]
             left = ", ".join(f"{count} {op}" for op, count in sorted(one["others"].items()))
             figures.append(left or "nothing")
         lines.append(f"| {' | '.join([one['network'], one['size'], one['precision'], *figures])} |")

@@ -67,13 +67,14 @@ class Nvml:
             return {}
         n, h = self._nvml, self._handle
         return {
-            "device_name": _text(n.nvmlDeviceGetName(h)), "driver": _text(n.nvmlSystemGetDriverVersion()),
+            "device_name": _text(n.nvmlDeviceGetName(h)),
+            "driver": _text(n.nvmlSystemGetDriverVersion()),
             "sm_clock_mhz": n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_SM),
             "memory_clock_mhz": n.nvmlDeviceGetClockInfo(h, n.NVML_CLOCK_MEM),
             "temperature_c": n.nvmlDeviceGetTemperature(h, n.NVML_TEMPERATURE_GPU),
             "power_w": n.nvmlDeviceGetPowerUsage(h) / 1e3,
             "throttle_reasons": n.nvmlDeviceGetCurrentClocksThrottleReasons(h),
-        }  # fmt: skip
+        }
 
 
 def _text(value: Any) -> str:
@@ -318,9 +319,12 @@ def table(session: Session) -> str:
     for key, entry in session.manifest["entries"].items():
         half = f"{entry['network']}-fp16"
         softwares = (
-            (key, "codesign"), (key, "codesign module"), (half, "torch compile"), (half, "torch eager"),
+            (key, "codesign"),
+            (key, "codesign module"),
+            (half, "torch compile"),
+            (half, "torch eager"),
             (half, "torch reduce-overhead"),
-        )  # fmt: skip
+        )
         results = [found.get(which, {}) for which in softwares]
         *ms, other = [result["seconds"]["value"] * 1e3 if "seconds" in result else math.nan for result in results]
         ms[2] = float(np.fmin(ms[2], other))  # the better of the compiled ones

@@ -43,8 +43,14 @@ PARTS = {
 }
 """Folders that travel by themselves: weights are what is large."""
 
-SIZES = {"flow_small": "1024x448", "spynet": "1024x448", "raft": "1024x440", "raft_small": "1024x440",
-         "pwcnet": "1024x448", "nafnet32": "512x512"}  # fmt: skip
+SIZES = {
+    "flow_small": "1024x448",
+    "spynet": "1024x448",
+    "raft": "1024x440",
+    "raft_small": "1024x440",
+    "pwcnet": "1024x448",
+    "nafnet32": "512x512",
+}
 """Of the frames where they are not --size; the published sizes."""
 
 NO_INT8 = ("flow_small", "spynet", "raft", "raft_small", "pwcnet", "nafnet32")
@@ -130,10 +136,15 @@ def _network(folder: Path, name: str, precision: str, arch: str, size: tuple[int
     module = networks.load(name)
     tuned = database(arch).lookup
     entry: dict[str, Any] = {
-        "network": name, "precision": precision, "channels": network.channels, "scale": network.scale,
-        "width": size[0], "height": size[1], "energy": name in ENERGY,
+        "network": name,
+        "precision": precision,
+        "channels": network.channels,
+        "scale": network.scale,
+        "width": size[0],
+        "height": size[1],
+        "energy": name in ENERGY,
         "macs": networks.count_macs(module, *size, network.channels),
-    }  # fmt: skip
+    }
     source = verbs.find(name, None)
     if precision == "fp16":
         compiled = compile_cuda(verbs.import_source(source, size).module, arch=arch, tuned=tuned, traces=traces(arch))
@@ -149,21 +160,20 @@ def _network(folder: Path, name: str, precision: str, arch: str, size: tuple[int
     plan = compiled.plan
     target = folder / f"{name}-{precision}"
     if plan is not None and len(plan.launches) == len(plan.steps):
-        bundle = Bundle(
-            tuple(plan.launches), plan.stored, plan.graph.input, plan.graph.output, _binary(compiled, arch)
-        )  # fmt: skip
+        bundle = Bundle(tuple(plan.launches), plan.stored, plan.graph.input, plan.graph.output, _binary(compiled, arch))
         bundle.save(target)
     target.mkdir(exist_ok=True)
     if name in MODULES or not (target / "launches.json").is_file():
         compiled.export(target / "net.so")
     out = plan.stored[plan.graph.output] if plan is not None else None
     return entry | {
-        "launches": len(plan.launches) if plan is not None else 0, "kernels": len(compiled.kernels),
+        "launches": len(plan.launches) if plan is not None else 0,
+        "kernels": len(compiled.kernels),
         "spilled_bytes": sum(kernel.spilled_bytes for kernel in compiled.kernels),
         "bundled": (target / "launches.json").is_file(),
         "modelled_seconds": plan.seconds if plan is not None else None,
         "output": list(out.shape) if out is not None else None,
-    }  # fmt: skip
+    }
 
 
 def _binary(compiled: CudaModule, arch: str) -> bytes:
@@ -196,10 +206,26 @@ def _package(folder: Path, *, with_tvm: bool) -> None:
         versions += [f"apache-tvm-ffi=={_version('apache-tvm-ffi')}", "ml_dtypes", "typing_extensions"]
     platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)]
     subprocess.run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-         "--python-version", "3.12", "--implementation", "cp", *platforms, "--platform=manylinux2014_x86_64",
-         "-d", str(wheels), *versions], check=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--python-version",
+            "3.12",
+            "--implementation",
+            "cp",
+            *platforms,
+            "--platform=manylinux2014_x86_64",
+            "-d",
+            str(wheels),
+            *versions,
+        ],
+        check=True,
+    )
     for wheel in wheels.glob("*.whl"):
         shutil.unpack_archive(wheel, target, "zip")
     shutil.rmtree(wheels)

@@ -13,9 +13,12 @@ from codesign.cli.console import err, fail, plain
 from codesign.hw.errors import CodesignError
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
     help="What would an image network cost on a GPU, and on silicon of its own?",
-)  # fmt: skip
+)
 
 for commands in (compiling, simulating, comparing, restoring, silicon):
     app.add_typer(commands.app)

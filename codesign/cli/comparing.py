@@ -58,9 +58,10 @@ def explore(
         network = compiled.network
         if len(network.regions) != 1:
             raise InputError(
-                f"{len(network.regions)} parts of it run on the accelerator", where=source,
+                f"{len(network.regions)} parts of it run on the accelerator",
+                where=source,
                 hint="Explore a network that runs there whole.",
-            )  # fmt: skip
+            )
         machines = product(network.spec, parse_choices(vary or []))
         say(f"price {len(machines):,} machines")
         region = network.regions[0]
@@ -78,9 +79,12 @@ def explore(
         table.add_column(heading, justify="right")
     for row in data["front"]:
         table.add_row(
-            *(f"{row[name]:,.10g}" for name in varied), f"{row['fps']:.1f}", f"{row['system_j'] * 1e3:.2f}",
-            f"{row['on_chip_bytes'] / 1024:.0f}", f"{row['utilization']:.1%}",
-        )  # fmt: skip
+            *(f"{row[name]:,.10g}" for name in varied),
+            f"{row['fps']:.1f}",
+            f"{row['system_j'] * 1e3:.2f}",
+            f"{row['on_chip_bytes'] / 1024:.0f}",
+            f"{row['utilization']:.1%}",
+        )
     out.print(table)
     out.print("Beaten by no other machine in time, energy and memory at once. All figures modelled.", style="dim")
 
@@ -110,9 +114,15 @@ def compare(
         raise InputError(f"unknown backend {backend!r}", where="--backend", hint="rtl or reference.")
     with progress("Comparing") as (say, tick):
         compiled = verbs.compile_source(
-            verbs.find(source, weights), accel, size=parse_size(size), image=image, method=calibration(method),
-            images=images, finetune_steps=finetune, say=say,
-        )  # fmt: skip
+            verbs.find(source, weights),
+            accel,
+            size=parse_size(size),
+            image=image,
+            method=calibration(method),
+            images=images,
+            finetune_steps=finetune,
+            say=say,
+        )
         result = verbs.simulate(
             compiled, backend="rtl" if backend == "rtl" else "reference", began=began, say=say, tick=tick
         )

@@ -62,9 +62,13 @@ def networks(size: SizeOption = "1280x720", json_to: Json = None) -> None:
         images = row["channels"] // 3
         taken = "luma" if images == 0 else "RGB" if images == 1 else f"{images} RGB"
         table.add_row(
-            str(row["network"]), taken, f"{row['parameters']:,}",
-            f"{row['macs'] / 1e9:.2f}", "shipped" if row["trained"] else "seeded", str(row["reference"]),
-        )  # fmt: skip
+            str(row["network"]),
+            taken,
+            f"{row['parameters']:,}",
+            f"{row['macs'] / 1e9:.2f}",
+            "shipped" if row["trained"] else "seeded",
+            str(row["reference"]),
+        )
     out.print(table)
 
 
@@ -114,9 +118,16 @@ def compile_command(
     asked = Dump(dump or "")
     with progress("Compiling") as (say, _), asked.collecting():
         compiled = verbs.compile_source(
-            found, accel, size=parse_size(size), method=calibration(method), images=images, finetune_steps=finetune,
-            error_budget=error_budget, dram_bytes_per_cycle=dram_bandwidth, say=say,
-        )  # fmt: skip
+            found,
+            accel,
+            size=parse_size(size),
+            method=calibration(method),
+            images=images,
+            finetune_steps=finetune,
+            error_budget=error_budget,
+            dram_bytes_per_cycle=dram_bandwidth,
+            say=say,
+        )
     network = compiled.network
     if dump is not None:
         out.print(asked.found(network), soft_wrap=True)
@@ -139,13 +150,18 @@ def compile_command(
         written["qdq"] = str(export_qdq)
     plans = [explain_plan(region.plan) for region in network.regions]
     data = {
-        "network": network.name, "accel": network.spec.name,
-        "input_size": f"{compiled.frame.width}x{compiled.frame.height}", "macs": network.macs,
-        "host_mac_share": network.host_mac_share, "compile_seconds": compiled.seconds,
+        "network": network.name,
+        "accel": network.spec.name,
+        "input_size": f"{compiled.frame.width}x{compiled.frame.height}",
+        "macs": network.macs,
+        "host_mac_share": network.host_mac_share,
+        "compile_seconds": compiled.seconds,
         "cascades": [len(region.plan.cascades) for region in network.regions],
         "commands": [len(region.program.commands) for region in network.regions],
-        "operators": [vars(placement) for placement in network.placements], "plan": plans, "written": written,
-    }  # fmt: skip
+        "operators": [vars(placement) for placement in network.placements],
+        "plan": plans,
+        "written": written,
+    }
     if network.mixed is not None:
         data["error_budget"] = network.mixed.to_json()
     if json_to is not None:
@@ -156,9 +172,12 @@ def compile_command(
             table.add_column(heading, justify="right" if heading == "MMAC" else "left")
         for placement in network.placements:
             table.add_row(
-                placement.name, placement.operator, f"{placement.macs / 1e6:.1f}",
-                "Scanline" if placement.on_accelerator else "host", placement.reason,
-            )  # fmt: skip
+                placement.name,
+                placement.operator,
+                f"{placement.macs / 1e6:.1f}",
+                "Scanline" if placement.on_accelerator else "host",
+                placement.reason,
+            )
         out.print(table)
         for plan in plans:
             for number, cascade in enumerate(plan, start=1):
@@ -222,23 +241,38 @@ def _buffer_table(cascade: dict[str, Any]) -> Table:
         table.add_column(heading, justify="left" if heading in ("rolling buffer", "role") else "right")
     for buffer in cascade["buffers"]:
         table.add_row(
-            buffer["tensor"], buffer["role"], str(buffer["rows"]), str(buffer["width"]), str(buffer["channels"]),
+            buffer["tensor"],
+            buffer["role"],
+            str(buffer["rows"]),
+            str(buffer["width"]),
+            str(buffer["channels"]),
             f"{buffer['bytes'] / 1024:.1f}",
-        )  # fmt: skip
+        )
     return table
 
 
 def _compile_cuda(
-    found: Any, size: tuple[int, int], arch: str, precision: str, method: str, images: Path | None,
-    output: Path | None, json_to: str | None,
-) -> None:  # fmt: skip
+    found: Any,
+    size: tuple[int, int],
+    arch: str,
+    precision: str,
+    method: str,
+    images: Path | None,
+    output: Path | None,
+    json_to: str | None,
+) -> None:
     from codesign.workflows import gpu as cuda
 
     with progress("Compiling for CUDA") as (say, _):
         compiled = cuda.compile_source(
-            found, size, arch=arch, precision=cuda.check_precision(precision), method=calibration(method),
-            images=images, say=say,
-        )  # fmt: skip
+            found,
+            size,
+            arch=arch,
+            precision=cuda.check_precision(precision),
+            method=calibration(method),
+            images=images,
+            say=say,
+        )
     if output is not None:
         compiled.module.export(output)
     data = compiled.to_json() | {"written": {"module": str(output)} if output else {}}
@@ -251,10 +285,13 @@ def _compile_cuda(
     for launch in data["launches"]:
         names = launch["layers"]
         table.add_row(
-            names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)})", str(launch["blocks"]),
-            str(launch["threads"]), str(launch["registers"]), str(launch["spilled_bytes"]),
+            names[0] if len(names) == 1 else f"{names[0]} … {names[-1]} ({len(names)})",
+            str(launch["blocks"]),
+            str(launch["threads"]),
+            str(launch["registers"]),
+            str(launch["spilled_bytes"]),
             f"{launch['shared_bytes'] / 1024:.0f}",
-        )  # fmt: skip
+        )
     if data["launches"]:
         out.print(table)
     if data["others"]:
@@ -295,9 +332,11 @@ def tune(
             for source in sources:
                 say(f"{source}: choose what to measure")
                 tasks = cuda.tuning_tasks(
-                    verbs.find(source, None), parse_size(size) or verbs.DEFAULT_SIZE, arch=arch,
+                    verbs.find(source, None),
+                    parse_size(size) or verbs.DEFAULT_SIZE,
+                    arch=arch,
                     precision=cuda.check_precision(precision),
-                )  # fmt: skip
+                )
                 tuning.prepare(tasks.stacks, arch, folder, limit=limit, say=say)
                 tuning.prepare_gemms(tasks.gemms, arch, folder, limit=limit, say=say)
                 gpu_operators.prepare(tasks.operators, arch, folder, limit=limit, say=say)

@@ -50,9 +50,10 @@ class Dump:
                 self.text = "\n".join(_plan(region.plan) for region in network.regions)
         if self.text is None:
             raise InputError(
-                f"no stage or pass '{self.wanted}' has run", where="--dump",
+                f"no stage or pass '{self.wanted}' has run",
+                where="--dump",
                 hint=f"There were {', '.join((*self.seen, *LATER))}.",
-            )  # fmt: skip
+            )
         return self.text
 
 
@@ -64,8 +65,10 @@ def _placements(network: CompiledNetwork) -> str:
 
 
 def _layers(graph: LayerGraph) -> str:
-    return "\n".join(f"{layer.output} = {_kind(layer)}({', '.join(_sources(layer))}): {_shape(graph, layer)}"
-                     for layer in graph.layers)  # fmt: skip
+    return "\n".join(
+        f"{layer.output} = {_kind(layer)}({', '.join(_sources(layer))}): {_shape(graph, layer)}"
+        for layer in graph.layers
+    )
 
 
 def _plan(plan: Plan) -> str:
@@ -74,8 +77,10 @@ def _plan(plan: Plan) -> str:
         lines.append(f"cascade {number}: {len(cascade.strips)} strips")
         for conv in cascade.convs:
             layer = conv.layer
-            lines.append(f"  {layer.output} = {_kind(layer)}({', '.join(_sources(layer))}): "
-                         f"{_shape(plan.graph, layer)}, {len(conv.mapping.steps)} steps a set of pixels")  # fmt: skip
+            lines.append(
+                f"  {layer.output} = {_kind(layer)}({', '.join(_sources(layer))}): "
+                f"{_shape(plan.graph, layer)}, {len(conv.mapping.steps)} steps a set of pixels"
+            )
     return "\n".join(lines)
 
 

@@ -45,18 +45,30 @@ def restore(
 
         try:
             made = restore_video(
-                video, output, found, target=check_target(target), accel=accel, resume=resume,
-                overwrite=overwrite, say=say, tick=tick,
-            )  # fmt: skip
+                video,
+                output,
+                found,
+                target=check_target(target),
+                accel=accel,
+                resume=resume,
+                overwrite=overwrite,
+                say=say,
+                tick=tick,
+            )
         except KeyboardInterrupt:
             if first:
                 err.print(f"{output} holds what was done and plays; --resume goes on with it.")
             raise
     data = {
-        "output": str(output), "network": network, "target": target, "frames": made.frames,
-        "resumed_frames": made.resumed_frames, "output_size": f"{made.size[0]}x{made.size[1]}",
-        "seconds": made.seconds, "frames_per_second": made.frames_per_second,
-    }  # fmt: skip
+        "output": str(output),
+        "network": network,
+        "target": target,
+        "frames": made.frames,
+        "resumed_frames": made.resumed_frames,
+        "output_size": f"{made.size[0]}x{made.size[1]}",
+        "seconds": made.seconds,
+        "frames_per_second": made.frames_per_second,
+    }
     if json_to is not None:
         write_json(data, json_to)
     else:

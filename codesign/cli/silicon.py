@@ -45,15 +45,20 @@ def synth(
         table.add_column(title, justify="left" if title == "module" else "right")
     for module in made.modules:
         table.add_row(
-            module.module, str(module.instances), f"{module.gates:,.0f}", f"{module.flip_flops:,}",
+            module.module,
+            str(module.instances),
+            f"{module.gates:,.0f}",
+            f"{module.flip_flops:,}",
             f"{module.memory_bits / 8:,.0f}",
-        )  # fmt: skip
+        )
     table.add_section()
     table.add_row(
-        "total", "", f"{sum(one.gates for one in made.modules):,.0f}",
+        "total",
+        "",
+        f"{sum(one.gates for one in made.modules):,.0f}",
         f"{sum(one.flip_flops for one in made.modules):,}",
         f"{sum(one.memory_bits for one in made.modules) / 8:,.0f}",
-    )  # fmt: skip
+    )
     out.print(table)
 
 
@@ -105,16 +110,22 @@ def area(
         table.add_column(heading, justify="left" if heading in ("accel", "node") else "right")
     for row in rows:
         table.add_row(
-            row.spec.name, row.area.node, str(row.spec.macs_per_cycle), f"{row.spec.clock_hz / 1e6:.0f}",
-            f"{row.tops:.3g}", f"{row.area.gates.value / 1e3:,.0f}", f"{row.area.logic_mm2.value:.2f}",
-            f"{row.area.memory_mm2.value:.2f}", f"{engineering(row.watts.value)}W",
-        )  # fmt: skip
+            row.spec.name,
+            row.area.node,
+            str(row.spec.macs_per_cycle),
+            f"{row.spec.clock_hz / 1e6:.0f}",
+            f"{row.tops:.3g}",
+            f"{row.area.gates.value / 1e3:,.0f}",
+            f"{row.area.logic_mm2.value:.2f}",
+            f"{row.area.memory_mm2.value:.2f}",
+            f"{engineering(row.watts.value)}W",
+        )
     out.print(table)
     for row in rows:
         out.print(
             f"{row.spec.name} at {row.area.node}: {row.area.mm2.low:.2f} to {row.area.mm2.high:.2f} mm2, "
             f"{span(row.watts, 'W')}; gates {row.evidence}.",
-        )  # fmt: skip
+        )
     out.print("Clocks on silicon are the specifications', not timed at these nodes.")
     for fit in {fit.device: (row, fit) for row in rows for fit in row.fits}.values():
         row, one = fit
@@ -147,8 +158,10 @@ def calibrate(
         table.add_column(heading, justify="left" if heading in ("block", "part") else "right")
     for row in found.blocks:
         table.add_row(
-            row.block, row.part + (f" ({row.note})" if row.note else ""), f"{row.netlist_pj:,.1f}",
+            row.block,
+            row.part + (f" ({row.note})" if row.note else ""),
+            f"{row.netlist_pj:,.1f}",
             "" if row.model_pj is None else f"{row.model_pj.value:,.1f}",
             "" if row.error is None else f"{row.error:+.0%}",
-        )  # fmt: skip
+        )
     out.print(table)

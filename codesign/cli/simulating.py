@@ -73,36 +73,65 @@ def simulate(
     if frames is not None:
         if timeline or waves or checkpoint or finetune or image:
             raise InputError(
-                "a clip takes no timeline, waveform, checkpoint, fine-tuning or ground truth", where="--frames",
+                "a clip takes no timeline, waveform, checkpoint, fine-tuning or ground truth",
+                where="--frames",
                 hint="Simulate one frame, without --frames.",
-            )  # fmt: skip
+            )
         _simulate_clip(
-            source, weights, accel, parse_size(size), paths, frames, "rtl" if backend == "rtl" else "reference",
-            calibration(method), Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency), save, json_to,
-        )  # fmt: skip
+            source,
+            weights,
+            accel,
+            parse_size(size),
+            paths,
+            frames,
+            "rtl" if backend == "rtl" else "reference",
+            calibration(method),
+            Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency),
+            save,
+            json_to,
+        )
         return
     if len(paths) > 1 and (timeline or waves):
         raise InputError("a timeline or waveform is of one frame", where="--input", hint="Give one image.")
     with progress("Simulating") as (say, tick):
         compiled = verbs.compile_source(
-            verbs.find(source, weights), accel, size=parse_size(size), image=image, given=paths[0] if paths else None,
-            method=calibration(method), images=images, finetune_steps=finetune, dram_bytes_per_cycle=dram_bandwidth,
+            verbs.find(source, weights),
+            accel,
+            size=parse_size(size),
+            image=image,
+            given=paths[0] if paths else None,
+            method=calibration(method),
+            images=images,
+            finetune_steps=finetune,
+            dram_bytes_per_cycle=dram_bandwidth,
             say=say,
-        )  # fmt: skip
+        )
         memory = Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency)
         if len(paths) > 1:
             several = [compiled.frame, *(compiled.like_frame(path, parse_size(size)) for path in paths[1:])]
             results = verbs.simulate_frames(
-                compiled, several, jobs=jobs, backend="rtl" if backend == "rtl" else "reference", dram=memory,
-                checkpoints=checkpoint, say=say, tick=tick,
-            )  # fmt: skip
+                compiled,
+                several,
+                jobs=jobs,
+                backend="rtl" if backend == "rtl" else "reference",
+                dram=memory,
+                checkpoints=checkpoint,
+                say=say,
+                tick=tick,
+            )
             _report_frames(paths, results, save, json_to)
             return
         result = verbs.simulate(
-            compiled, backend="rtl" if backend == "rtl" else "reference", dram=memory, timeline=timeline,
-            waves=None if waves is None else Waves(waves, *_window(window)), checkpoints=checkpoint, began=began,
-            say=say, tick=tick,
-        )  # fmt: skip
+            compiled,
+            backend="rtl" if backend == "rtl" else "reference",
+            dram=memory,
+            timeline=timeline,
+            waves=None if waves is None else Waves(waves, *_window(window)),
+            checkpoints=checkpoint,
+            began=began,
+            say=say,
+            tick=tick,
+        )
     if save is not None:
         save_image(result.judged.pixels, save)
     for what, path in (("timeline", timeline), ("waveform", waves), ("image", save)):
@@ -117,9 +146,18 @@ def simulate(
 
 
 def _simulate_clip(
-    source: str, weights: Path | None, accel: str, size: tuple[int, int] | None, paths: list[Path], count: int,
-    backend: Any, method: Any, dram: Any, save: Path | None, json_to: str | None,
-) -> None:  # fmt: skip
+    source: str,
+    weights: Path | None,
+    accel: str,
+    size: tuple[int, int] | None,
+    paths: list[Path],
+    count: int,
+    backend: Any,
+    method: Any,
+    dram: Any,
+    save: Path | None,
+    json_to: str | None,
+) -> None:
     from codesign.pictures.images import fit, load_image, save_image
     from codesign.workflows import clip as stream
     from codesign.workflows import simulate as verbs
@@ -146,10 +184,13 @@ def _simulate_clip(
         for result in results:
             exact = "not compared" if result.mismatches is None else f"no, {result.mismatches} differ"
             table.add_row(
-                str(result.number), f"{result.counters.cycles:,}", f"{result.counters.dram_read_bytes:,} B",
-                f"{result.counters.dram_write_bytes:,} B", exact if result.mismatches != 0 else "yes",
+                str(result.number),
+                f"{result.counters.cycles:,}",
+                f"{result.counters.dram_read_bytes:,} B",
+                f"{result.counters.dram_write_bytes:,} B",
+                exact if result.mismatches != 0 else "yes",
                 f"{result.simulated_seconds:.1f} s",
-            )  # fmt: skip
+            )
         out.print(table)
     for result in results:
         _demand_exact(f"frame {result.number}", result)
@@ -181,9 +222,13 @@ def _report_frames(paths: list[Path], results: list[Any], save: Path | None, jso
         for path, result in zip(paths, results, strict=True):
             exact = {True: "yes", False: f"no, {result.mismatches} differ", None: "not compared"}[result.bit_exact]
             table.add_row(
-                path.name, f"{result.counters.cycles:,}", f"{result.milliseconds:.3f}", f"{result.mac_utilization:.1%}",
-                exact, f"{result.simulated_seconds:.1f} s",
-            )  # fmt: skip
+                path.name,
+                f"{result.counters.cycles:,}",
+                f"{result.milliseconds:.3f}",
+                f"{result.mac_utilization:.1%}",
+                exact,
+                f"{result.simulated_seconds:.1f} s",
+            )
         out.print(table)
     for path, result in zip(paths, results, strict=True):
         _demand_exact(str(path), result)
@@ -192,9 +237,10 @@ def _report_frames(paths: list[Path], results: list[Any], save: Path | None, jso
 def _demand_exact(where: str, result: Any) -> None:
     if result.bit_exact is False:
         raise CodesignError(
-            f"{result.mismatches} values differ between RTL, golden model and integer graph", where=where,
+            f"{result.mismatches} values differ between RTL, golden model and integer graph",
+            where=where,
             hint="This is a defect of the toolkit; please report the command.",
-        )  # fmt: skip
+        )
 
 
 def _window(text: str) -> tuple[int, int]:

@@ -55,10 +55,16 @@ def film_hour_command(
     assert size is not None
     with progress("Studying") as (say, _):
         study = film_hour.film_hour(
-            networks or [], size, fps, load_spec(accel), [name.strip() for name in gpu.split(",") if name.strip()],
-            price_kwh=price_kwh, price_device_hour=price_device_hour,
-            command=command_line(), say=say,
-        )  # fmt: skip
+            networks or [],
+            size,
+            fps,
+            load_spec(accel),
+            [name.strip() for name in gpu.split(",") if name.strip()],
+            price_kwh=price_kwh,
+            price_device_hour=price_device_hour,
+            command=command_line(),
+            say=say,
+        )
     if json_to is not None:
         write_json(film_hour.to_json(study), json_to)
         return
@@ -84,10 +90,12 @@ def _print_film_hour(study: FilmHour) -> None:
                     cost = cost + one.device_hours * study.price_device_hour
             target = one.row.target.split(" (")[0].split(",")[0]
             table.add_row(
-                Text.assemble(f"  {target}\n  ", (one.row.energy_evidence, "cyan")), _band(one.device_hours),
-                _band(None if one.kwh is None else one.kwh * 1e3, "Wh"), "-" if cost is None else f"{cost.value:.3g}",
+                Text.assemble(f"  {target}\n  ", (one.row.energy_evidence, "cyan")),
+                _band(one.device_hours),
+                _band(None if one.kwh is None else one.kwh * 1e3, "Wh"),
+                "-" if cost is None else f"{cost.value:.3g}",
                 _band(one.row.j_per_frame, "J"),
-            )  # fmt: skip
+            )
     out.print(table)
     priced = "energy and rent" if study.price_device_hour is not None else "energy alone"
     out.print(f"Cost: {priced}, {study.price_kwh:g} per kWh. Bands are bounds, low to high.", style="dim")
@@ -95,8 +103,9 @@ def _print_film_hour(study: FilmHour) -> None:
         if hour.costing.host_mac_share > 0.0:
             out.print(
                 f"{hour.costing.network.name}: {hour.costing.host_mac_share:.1%} of its MACs run on the host, not "
-                "in Scanline's figures.", style="dim",
-            )  # fmt: skip
+                "in Scanline's figures.",
+                style="dim",
+            )
     ratios = Table(
         title="How many times less energy than the GPU a frame takes on Scanline", box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -106,9 +115,12 @@ def _print_film_hour(study: FilmHour) -> None:
         ratios.add_row(Text(hour.costing.network.name, "bold"))
         for row in hour.against:
             ratios.add_row(
-                f"  {row.device}", _band(row.as_is), _band(row.iso_node, f" ({row.iso_node_at})"),
-                _band(row.chip_only), f"{row.holds_below_share:.0%}",
-            )  # fmt: skip
+                f"  {row.device}",
+                _band(row.as_is),
+                _band(row.iso_node, f" ({row.iso_node_at})"),
+                _band(row.chip_only),
+                f"{row.holds_below_share:.0%}",
+            )
     out.print(ratios)
     out.print("5 x below: the share of its roofline that the GPU may reach at most for a ratio of 5.", style="dim")
     for text in study.verdicts:
@@ -158,23 +170,29 @@ def _weights(given: list[str]) -> dict[str, Path]:
 
 def _print_int8(study: Int8Study) -> None:
     table = Table(
-        title=f"INT8 against FP16 on an {study.gpu}, input {study.size[0]}x{study.size[1]}", box=box.SIMPLE_HEAD,
+        title=f"INT8 against FP16 on an {study.gpu}, input {study.size[0]}x{study.size[1]}",
+        box=box.SIMPLE_HEAD,
         pad_edge=False,
-    )  # fmt: skip
+    )
     for heading in ("network", "faster", "less energy", "FP16", "INT8", "INT8 from FP32", "Scanline"):
         table.add_column(heading, justify="left" if heading == "network" else "right")
     for row in study.rows:
         loss = row.loss
         table.add_row(
-            Text.assemble(row.costing.network.name, (f"\n{row.int8.evidence}", "cyan")), f"{row.speedup.value:.2f} x",
-            _band(row.energy_ratio, " x"), _decibels(loss.fp16_db), _decibels(loss.int8_db),
-            f"{loss.int8_over_fp32_db:.1f} dB", _band(row.scanline_ratio, " x"),
-        )  # fmt: skip
+            Text.assemble(row.costing.network.name, (f"\n{row.int8.evidence}", "cyan")),
+            f"{row.speedup.value:.2f} x",
+            _band(row.energy_ratio, " x"),
+            _decibels(loss.fp16_db),
+            _decibels(loss.int8_db),
+            f"{loss.int8_over_fp32_db:.1f} dB",
+            _band(row.scanline_ratio, " x"),
+        )
     out.print(table)
     out.print(
         "FP16, INT8: PSNR against the truth, where weights are trained. INT8 from FP32: PSNR against the network's own "
-        "FP32 output. Scanline: how many times less energy than the GPU in INT8.", style="dim",
-    )  # fmt: skip
+        "FP32 output. Scanline: how many times less energy than the GPU in INT8.",
+        style="dim",
+    )
     out.print(study.verdict, style="bold")
 
 
@@ -220,8 +238,10 @@ def temporal_command(
         return
     table = Table(
         title=f"{result.frames} frames of {result.size[0]}x{result.size[1]} of {result.source}, grain of "
-        f"{grain:g}/255, flow by {flow}", box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
+        f"{grain:g}/255, flow by {flow}",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for heading in ("restored by", "warping error", "against frame by frame", "PSNR"):
         table.add_column(heading, justify="left" if heading == "restored by" else "right")
     table.add_row("frame by frame", f"{result.per_frame_error:.2e}", "", f"{result.per_frame_db:.2f} dB")
@@ -260,8 +280,9 @@ def stabilise_command(
         return
     table = Table(
         title=f"{frames} frames of {size} of {result.source}, shaken by {shake:g} pixels, flow by {flow}",
-        box=box.SIMPLE_HEAD, pad_edge=False,
-    )  # fmt: skip
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for heading in ("camera path", "jitter, pixels", "against shaken"):
         table.add_column(heading, justify="left" if heading == "camera path" else "right")
     table.add_row("shaken", f"{result.jitter_before:.3f}", "")

@@ -20,18 +20,27 @@ from codesign.hw.errors import InputError
 from codesign.hw.spec import AccelSpec
 
 DRAM_NAMES = {
-    "dram_lpddr4": "LPDDR4", "dram_lpddr4x": "LPDDR4X", "dram_lpddr5": "LPDDR5", "dram_ddr4": "DDR4",
-    "dram_gddr6": "GDDR6", "dram_hbm2": "HBM2", "dram_hbm2e": "HBM2E", "dram_hbm3": "HBM3",
-}  # fmt: skip
+    "dram_lpddr4": "LPDDR4",
+    "dram_lpddr4x": "LPDDR4X",
+    "dram_lpddr5": "LPDDR5",
+    "dram_ddr4": "DDR4",
+    "dram_gddr6": "GDDR6",
+    "dram_hbm2": "HBM2",
+    "dram_hbm2e": "HBM2E",
+    "dram_hbm3": "HBM3",
+}
 """Records that may stand for the accelerator's memory, with the names users know. Each has a ``phy_`` beside it."""
 
 DRAMS = tuple(DRAM_NAMES)
 """The records alone; the first is the default."""
 
 DRAM_COUNTERS = (
-    "dram_command_read_bytes", "dram_weight_read_bytes", "dram_load_read_bytes", "dram_gather_read_bytes",
+    "dram_command_read_bytes",
+    "dram_weight_read_bytes",
+    "dram_load_read_bytes",
+    "dram_gather_read_bytes",
     "dram_write_bytes",
-)  # fmt: skip
+)
 
 _Key = TypeVar("_Key")
 
@@ -131,9 +140,16 @@ class EnergyAccount:
 
 
 def account(
-    counters: Counters, spec: AccelSpec, *, node: str = "28nm", dram: str = DRAMS[0], seconds: float | None = None,
-    volts: float | None = None, operand_bits: int = 8, celsius: int = 85,
-) -> EnergyAccount:  # fmt: skip
+    counters: Counters,
+    spec: AccelSpec,
+    *,
+    node: str = "28nm",
+    dram: str = DRAMS[0],
+    seconds: float | None = None,
+    volts: float | None = None,
+    operand_bits: int = 8,
+    celsius: int = 85,
+) -> EnergyAccount:
     """The energy of the counted frame. ``seconds`` defaults to cycles over the specification's clock.
 
     ``volts``: the chip's supply; dynamic energy and leakage go with its square from each record's own. ``celsius``: 85,
@@ -167,11 +183,17 @@ def layer_components(
     What the engines that load and store tensors read and write belongs to no layer. Raises as :func:`account`.
     """
     nothing = dict.fromkeys((field.name for field in fields(Counters)), 0)
-    counters = Counters(**nothing | {
-        "busy_cycles": layer.busy_cycles, "macs_issued": layer.busy_cycles * spec.macs_per_cycle,
-        "weight_read_words": layer.busy_cycles, "scratchpad_read_words": layer.scratchpad_read_words,
-        "scratchpad_write_words": layer.scratchpad_write_words, "requantised_values": layer.requantised_values,
-    })  # fmt: skip
+    counters = Counters(
+        **nothing
+        | {
+            "busy_cycles": layer.busy_cycles,
+            "macs_issued": layer.busy_cycles * spec.macs_per_cycle,
+            "weight_read_words": layer.busy_cycles,
+            "scratchpad_read_words": layer.scratchpad_read_words,
+            "scratchpad_write_words": layer.scratchpad_write_words,
+            "requantised_values": layer.requantised_values,
+        }
+    )
     return tuple(_switching(counters, dynamic_costs(spec, Operation(node, volts))))
 
 
@@ -239,12 +261,14 @@ def _switching(counters: Counters, costs: tuple[Cost, ...]) -> list[Component]:
         used = cost.records if count else ()  # of what did not happen nothing follows
         one = Component(
             cost.component, cost.joules * float(count), used, True, (cost.counter,), cost.engine, cost.level
-        )  # fmt: skip
+        )
         if (before := parts.get(cost.component)) is not None:
             one = replace(
-                one, joules=before.joules + one.joules, records=_merged(before.records, one.records),
+                one,
+                joules=before.joules + one.joules,
+                records=_merged(before.records, one.records),
                 counters=_merged(before.counters, one.counters),
-            )  # fmt: skip
+            )
         parts[cost.component] = one
     return list(parts.values())
 

@@ -12,14 +12,21 @@ from codesign.hw.errors import InputError
 from codesign.hw.spec import AccelSpec, Unit
 
 GATES = (
-    "gates_fixed", "gates_per_mac", "gates_per_requantise_lane", "flip_flops_fixed", "flip_flops_per_requantise_lane",
+    "gates_fixed",
+    "gates_per_mac",
+    "gates_per_requantise_lane",
+    "flip_flops_fixed",
+    "flip_flops_per_requantise_lane",
     "flip_flop_gates",
-)  # fmt: skip
+)
 """Records that gate equivalents of a specification follow from."""
 
 NORMALISER_GATES = (
-    "gates_of_normaliser", "gates_per_statistics_lane", "flip_flops_of_normaliser", "flip_flops_per_statistics_lane",
-)  # fmt: skip
+    "gates_of_normaliser",
+    "gates_per_statistics_lane",
+    "flip_flops_of_normaliser",
+    "flip_flops_per_statistics_lane",
+)
 """And those of what normalises, where a specification keeps statistics."""
 
 ARRAY_AREA = ("gates_of_mac", "placement_density")

@@ -39,9 +39,10 @@ def ssim(image: Reals, truth: Reals, *, shave: int = 0) -> float:
 
     if image.shape != truth.shape or min(truth.shape) - 2 * shave < SSIM_WINDOW:
         raise InputError(
-            f"cannot compare {image.shape} with {truth.shape} after shaving {shave}", where="ssim",
+            f"cannot compare {image.shape} with {truth.shape} after shaving {shave}",
+            where="ssim",
             hint=f"At least {SSIM_WINDOW} pixels a side must be left.",
-        )  # fmt: skip
+        )
     inside = (slice(shave, truth.shape[0] - shave), slice(shave, truth.shape[1] - shave))
     return float(
         structural_similarity(

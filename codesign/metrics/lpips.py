@@ -60,9 +60,10 @@ class Lpips:
         """Of ``[H, W, 3]`` in [0, 1]. Raises :class:`InputError` for shapes that differ and images too small."""
         if image.shape != truth.shape or image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < LEAST:
             raise InputError(
-                f"cannot compare {image.shape} with {truth.shape}", where="lpips",
+                f"cannot compare {image.shape} with {truth.shape}",
+                where="lpips",
                 hint=f"Two RGB images of one size, of at least {LEAST} pixels a side.",
-            )  # fmt: skip
+            )
         with torch.no_grad():
             ours, theirs = self._features(image), self._features(truth)
             total = 0.0

@@ -94,9 +94,23 @@ _FAMILIES = (
     _Family("srvgg32", "upscale", 3, _UP, "Wang et al., ICCVW 2021", lambda s: deep.Srvgg(32, s)),
 )
 
-_DEFAULT_SCALES = {"bicubic": 2, "espcn": 3, "fsrcnn": 2, "sesr_m5": 2, "sesr_m11": 2, "abpn": 3, "quicksrnet_s": 3,
-                   "quicksrnet_m": 3, "quicksrnet_l": 3, "edsr_f32b5": 2, "edsr_baseline": 4, "rrdbnet": 4,
-                   "rrdbnet6": 4, "srvgg16": 4, "srvgg32": 4}  # fmt: skip
+_DEFAULT_SCALES = {
+    "bicubic": 2,
+    "espcn": 3,
+    "fsrcnn": 2,
+    "sesr_m5": 2,
+    "sesr_m11": 2,
+    "abpn": 3,
+    "quicksrnet_s": 3,
+    "quicksrnet_m": 3,
+    "quicksrnet_l": 3,
+    "edsr_f32b5": 2,
+    "edsr_baseline": 4,
+    "rrdbnet": 4,
+    "rrdbnet6": 4,
+    "srvgg16": 4,
+    "srvgg32": 4,
+}
 
 
 CLIP = 3
@@ -104,7 +118,12 @@ CLIP = 3
 
 _SINGLE = (
     Network(
-        "fsrcnn_x2_subpixel1", "fsrcnn_subpixel1", "upscale", 2, 1, "Dong et al., ECCV 2016; 1x1 sub-pixel tail",
+        "fsrcnn_x2_subpixel1",
+        "fsrcnn_subpixel1",
+        "upscale",
+        2,
+        1,
+        "Dong et al., ECCV 2016; 1x1 sub-pixel tail",
         lambda: small.Fsrcnn(2, subpixel=True),
     ),
     Network("dncnn17", "dncnn17", "denoise", 1, 1, "Zhang et al., IEEE TIP 2017", deep.DnCnn),
@@ -116,10 +135,15 @@ _SINGLE = (
     Network("flow_small", "flow_small", "flow", 1, 6, "this project", flow_small.FlowSmall),
     Network("rife", "rife", "interpolate", 1, 6, "Huang et al., ECCV 2022", rife.Rife),
     Network(
-        "basicvsr_x4", "basicvsr", "upscale", 4, 3 * CLIP, f"Chan et al., CVPR 2021; {CLIP} frames",
+        "basicvsr_x4",
+        "basicvsr",
+        "upscale",
+        4,
+        3 * CLIP,
+        f"Chan et al., CVPR 2021; {CLIP} frames",
         lambda: basicvsr.BasicVsr(CLIP),
     ),
-)  # fmt: skip
+)
 
 
 def catalogue() -> tuple[Network, ...]:
@@ -230,9 +254,10 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise InputError("no such weights file", where=str(path), hint="Check the path.") from error
     except Exception as error:  # readers of foreign files raise anything
         raise InputError(
-            f"is not a readable weights file ({type(error).__name__})", where=str(path),
+            f"is not a readable weights file ({type(error).__name__})",
+            where=str(path),
             hint="Give an .npz of arrays, or a .pt state dictionary without code.",
-        ) from error  # fmt: skip
+        ) from error
     for key in ("params_ema", "params", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -60,9 +60,12 @@ class NafNet(nn.Module):
     """
 
     def __init__(
-        self, width: int = 32, encoders: tuple[int, ...] = (1, 1, 1, 28), middle: int = 1,
+        self,
+        width: int = 32,
+        encoders: tuple[int, ...] = (1, 1, 1, 28),
+        middle: int = 1,
         decoders: tuple[int, ...] = (1, 1, 1, 1),
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.intro = nn.Conv2d(3, width, 3, padding=1)
         self.encoders, self.downs = nn.ModuleList(), nn.ModuleList()

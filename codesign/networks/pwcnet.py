@@ -60,11 +60,15 @@ class PwcNet(nn.Module):
         self.reach = reach
         self.pyramid = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(a, b, 3, 2, 1), nn.LeakyReLU(0.1), nn.Conv2d(b, b, 3, 1, 1), nn.LeakyReLU(0.1),
-                nn.Conv2d(b, b, 3, 1, 1), nn.LeakyReLU(0.1),
+                nn.Conv2d(a, b, 3, 2, 1),
+                nn.LeakyReLU(0.1),
+                nn.Conv2d(b, b, 3, 1, 1),
+                nn.LeakyReLU(0.1),
+                nn.Conv2d(b, b, 3, 1, 1),
+                nn.LeakyReLU(0.1),
             )
             for a, b in itertools.pairwise(FEATURES)
-        )  # fmt: skip
+        )
         volume = (2 * reach + 1) ** 2
         self.decoders = nn.ModuleList(
             Decoder(volume if level == COARSEST else volume + FEATURES[level] + 4, up=level > FINEST)

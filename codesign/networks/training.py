@@ -181,10 +181,15 @@ def train(
             if checkpoint is not None:
                 with replaced(checkpoint) as temporary:
                     torch.save(
-                        {"model": model.state_dict(), "average": average.state_dict(),
-                         "optimiser": optimiser.state_dict(), "step": step + 1, "seconds": seconds},
+                        {
+                            "model": model.state_dict(),
+                            "average": average.state_dict(),
+                            "optimiser": optimiser.state_dict(),
+                            "step": step + 1,
+                            "seconds": seconds,
+                        },
                         temporary,
-                    )  # fmt: skip
+                    )
     average.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return average.eval()
 

@@ -229,10 +229,15 @@ def train(
             if checkpoint is not None:
                 with replaced(checkpoint) as temporary:
                     torch.save(
-                        {"model": model.state_dict(), "average": average.state_dict(),
-                         "optimiser": optimiser.state_dict(), "step": step + 1, "seconds": seconds},
+                        {
+                            "model": model.state_dict(),
+                            "average": average.state_dict(),
+                            "optimiser": optimiser.state_dict(),
+                            "step": step + 1,
+                            "seconds": seconds,
+                        },
                         temporary,
-                    )  # fmt: skip
+                    )
     return average.eval()
 
 
@@ -303,9 +308,15 @@ def main(
     """Train flow_small and write its weights."""
     torch.set_num_threads(threads)
     recipe = Recipe(
-        steps=steps, minutes=minutes, side=side, batch=count, rate=rate, least_reach=reach[0], first_reach=reach[1],
+        steps=steps,
+        minutes=minutes,
+        side=side,
+        batch=count,
+        rate=rate,
+        least_reach=reach[0],
+        first_reach=reach[1],
         reach=reach[2],
-    )  # fmt: skip
+    )
     try:
         images = photographs(None if data is None else data / "bsds" / "train")
         unseen = None

@@ -31,8 +31,9 @@ def load_flow(path: str | Path) -> Flow:
     width, height = (int(x) for x in np.frombuffer(raw, "<i4", 2, 4))
     check_size(width, height, where=str(path))
     if len(raw) != 12 + 8 * width * height:
-        raise InputError(f"has {len(raw)} bytes, a flow of {width}x{height} has {12 + 8 * width * height}",
-                         where=str(path))  # fmt: skip
+        raise InputError(
+            f"has {len(raw)} bytes, a flow of {width}x{height} has {12 + 8 * width * height}", where=str(path)
+        )
     flow = np.frombuffer(raw, "<f4", offset=12).reshape(height, width, 2).transpose(2, 0, 1).astype(np.float32)
     return np.asarray(np.where(np.abs(flow).max(0) > UNKNOWN, np.float32(np.nan), flow))
 

@@ -23,9 +23,7 @@ Reals = NDArray[np.float64]
 MAX_SIDE, MAX_PIXELS = 65536, 2**28
 
 # ITU-R BT.601, studio range, for R, G, B in [0, 1] and Y, Cb, Cr in [0, 1].
-_TO_YCBCR = np.array(
-    [[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]
-) / 255.0  # fmt: skip
+_TO_YCBCR = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255.0
 _OFFSET = np.array([16.0, 128.0, 128.0]) / 255.0
 
 
@@ -88,9 +86,10 @@ def check_size(width: int, height: int, *, where: str = "size") -> None:
         )
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise InputError(
-            f"a frame of {width}x{height} is too large", where=where,
+            f"a frame of {width}x{height} is too large",
+            where=where,
             hint=f"At most {MAX_SIDE} a side and {MAX_PIXELS} pixels.",
-        )  # fmt: skip
+        )
 
 
 def to_real(pixels: Pixels) -> Reals:

@@ -22,16 +22,22 @@ def speed_against_energy(comparison: Comparison) -> go.Figure:
         joules, fps = row.j_per_frame, row.fps
         if joules is None:
             figure.add_hline(
-                y=fps.value, line={"color": COLOURS[index % len(COLOURS)], "dash": "dot", "width": 1.5},
+                y=fps.value,
+                line={"color": COLOURS[index % len(COLOURS)], "dash": "dot", "width": 1.5},
                 annotation={"text": f"{row.target}: energy not known", "font_size": 11},
-            )  # fmt: skip
+            )
             continue
         figure.add_scatter(
-            x=[joules.value], y=[fps.value], mode="markers", name=row.target, marker=_marker(index),
-            error_x=_bars(joules), error_y=_bars(fps),
+            x=[joules.value],
+            y=[fps.value],
+            mode="markers",
+            name=row.target,
+            marker=_marker(index),
+            error_x=_bars(joules),
+            error_y=_bars(fps),
             hovertemplate=f"{row.target}<br>%{{x:.3s}}J, {row.energy_evidence}"
             f"<br>%{{y:.3s}} frames/s, {row.evidence}<extra></extra>",
-        )  # fmt: skip
+        )
     # One label a decade: the digits between crowd a narrow screen.
     figure.update_xaxes(type="log", title="energy per frame", tickformat="~s", ticksuffix="J", dtick=1)
     figure.update_yaxes(type="log", title="frames per second", tickformat="~s", dtick=1)
@@ -45,14 +51,21 @@ def energy_breakdown(comparison: Comparison) -> go.Figure:
     for on_chip, name, colour in ((True, "on chip", COLOURS[0]), (False, "off chip", COLOURS[1])):
         chosen = [part for part in parts if part.on_chip is on_chip]
         figure.add_bar(
-            x=[part.joules.value for part in chosen], y=[part.name for part in chosen], orientation="h", name=name,
+            x=[part.joules.value for part in chosen],
+            y=[part.name for part in chosen],
+            orientation="h",
+            name=name,
             marker={"color": colour},
-            error_x={"array": [part.joules.high - part.joules.value for part in chosen],
-                     "arrayminus": [part.joules.value - part.joules.low for part in chosen],
-                     "color": _BOUNDS, "thickness": 1.5, "width": 4},
+            error_x={
+                "array": [part.joules.high - part.joules.value for part in chosen],
+                "arrayminus": [part.joules.value - part.joules.low for part in chosen],
+                "color": _BOUNDS,
+                "thickness": 1.5,
+                "width": 4,
+            },
             customdata=[", ".join(part.records) for part in chosen],
             hovertemplate="%{y}: %{x:.3s}J<br>from %{customdata}<extra></extra>",
-        )  # fmt: skip
+        )
     figure.update_xaxes(title="energy per frame", tickformat="~s", ticksuffix="J", rangemode="tozero")
     figure.update_yaxes(categoryorder="array", categoryarray=[part.name for part in parts][::-1])
     return _styled(figure, 140 + _BAR_PIXELS * len(parts))
@@ -65,10 +78,13 @@ def cycles_by_cause(comparison: Comparison) -> go.Figure:
     figure = go.Figure()
     for index, (cause, cycles) in enumerate(stalls.items()):
         figure.add_bar(
-            x=[100.0 * cycles / total], y=["cycles"], name=cause, orientation="h",
+            x=[100.0 * cycles / total],
+            y=["cycles"],
+            name=cause,
+            orientation="h",
             marker={"color": _CAUSES[index % len(_CAUSES)]},
             hovertemplate=f"{cause}: {cycles:,} cycles, %{{x:.1f}} %<extra></extra>",
-        )  # fmt: skip
+        )
     figure.update_layout(barmode="stack")
     figure.update_xaxes(title="share of all cycles", ticksuffix=" %", range=[0, 100])
     figure.update_yaxes(showticklabels=False)
@@ -88,16 +104,25 @@ def rooflines(comparison: Comparison) -> go.Figure | None:
         colour = COLOURS[index % len(COLOURS)]
         corner = line.peak_macs_per_s / line.bytes_per_s
         figure.add_scatter(
-            x=[low, corner, high], y=[low * line.bytes_per_s, line.peak_macs_per_s, line.peak_macs_per_s],
-            mode="lines", line={"color": colour, "width": 1.6}, legendgroup=line.target, showlegend=False,
+            x=[low, corner, high],
+            y=[low * line.bytes_per_s, line.peak_macs_per_s, line.peak_macs_per_s],
+            mode="lines",
+            line={"color": colour, "width": 1.6},
+            legendgroup=line.target,
+            showlegend=False,
             hovertemplate=f"{line.target}: at most %{{y:.3s}}MAC/s<extra></extra>",
-        )  # fmt: skip
+        )
         reached = line.reached_macs_per_s
         figure.add_scatter(
-            x=[line.macs_per_byte], y=[reached.value], mode="markers", name=line.target, legendgroup=line.target,
-            marker=_marker(index), error_y=_bars(reached),
+            x=[line.macs_per_byte],
+            y=[reached.value],
+            mode="markers",
+            name=line.target,
+            legendgroup=line.target,
+            marker=_marker(index),
+            error_y=_bars(reached),
             hovertemplate=f"{line.target}<br>%{{y:.3s}}MAC/s, {line.evidence}<br>%{{x:.3s}}MAC/B<extra></extra>",
-        )  # fmt: skip
+        )
     figure.update_xaxes(type="log", title="MACs per byte from DRAM", tickformat="~s", dtick=1)
     figure.update_yaxes(type="log", title="MACs per second", tickformat="~s", dtick=1)
     return _styled(figure, 420)
@@ -114,12 +139,14 @@ def layer_timeline(comparison: Comparison) -> go.Figure | None:
     figure.add_bar(
         base=[one.begin_cycle * milliseconds for one in layers],
         x=[(one.end_cycle - one.begin_cycle) * milliseconds for one in layers],
-        y=[_unique(index, one.name) for index, one in enumerate(layers)], orientation="h", name="first to last row",
-        marker={"color": COLOURS[0]}, customdata=[(share, engineering(one.joules.value))
-                                                  for share, one in zip(shares, layers, strict=True)],
+        y=[_unique(index, one.name) for index, one in enumerate(layers)],
+        orientation="h",
+        name="first to last row",
+        marker={"color": COLOURS[0]},
+        customdata=[(share, engineering(one.joules.value)) for share, one in zip(shares, layers, strict=True)],
         hovertemplate="%{y}: from %{base:.4g} ms, for %{x:.4g} ms<br>the array is on it for %{customdata[0]:.1f} % of"
         " that<br>%{customdata[1]}J on the chip<extra></extra>",
-    )  # fmt: skip
+    )
     figure.update_xaxes(title="milliseconds from the start of the frame")
     return _layered(figure, layers)
 
@@ -132,10 +159,13 @@ def layer_utilization(comparison: Comparison) -> go.Figure | None:
     figure = go.Figure()
     figure.add_bar(
         x=[100.0 * one.utilization for one in layers],
-        y=[_unique(index, one.name) for index, one in enumerate(layers)], orientation="h", name="of the array",
-        marker={"color": COLOURS[2]}, customdata=[engineering(float(one.macs)) for one in layers],
+        y=[_unique(index, one.name) for index, one in enumerate(layers)],
+        orientation="h",
+        name="of the array",
+        marker={"color": COLOURS[2]},
+        customdata=[engineering(float(one.macs)) for one in layers],
         hovertemplate="%{y}: %{x:.1f} % of the array, %{customdata}MAC<extra></extra>",
-    )  # fmt: skip
+    )
     figure.update_xaxes(title="utilisation while the array is busy with the layer", ticksuffix=" %", rangemode="tozero")
     return _layered(figure, layers)
 
@@ -149,11 +179,15 @@ def quality_against_energy(comparison: Comparison) -> go.Figure | None:
     for index, row in rows:
         assert row.j_per_frame is not None
         figure.add_scatter(
-            x=[row.j_per_frame.value], y=[row.quality_db], mode="markers", name=f"{row.target}, {row.precision}",
-            marker=_marker(index), error_x=_bars(row.j_per_frame),
+            x=[row.j_per_frame.value],
+            y=[row.quality_db],
+            mode="markers",
+            name=f"{row.target}, {row.precision}",
+            marker=_marker(index),
+            error_x=_bars(row.j_per_frame),
             hovertemplate=f"{row.target}, {row.precision}<br>%{{y:.2f}} dB, {row.quality_evidence}"
             f"<br>%{{x:.3s}}J, {row.energy_evidence}<extra></extra>",
-        )  # fmt: skip
+        )
     bicubic = comparison.quality_db.get("bicubic")
     if bicubic is not None:
         figure.add_hline(
@@ -191,10 +225,15 @@ def _bars(interval: Interval) -> dict[str, object]:
 
 def _styled(figure: go.Figure, height: int) -> go.Figure:
     figure.update_layout(
-        height=height, paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", dragmode=False,
-        font={"size": 13}, margin={"l": 10, "r": 16, "t": 10, "b": 10}, showlegend=True,
+        height=height,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        dragmode=False,
+        font={"size": 13},
+        margin={"l": 10, "r": 16, "t": 10, "b": 10},
+        showlegend=True,
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
-    )  # fmt: skip
+    )
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(gridcolor=_GRID, zerolinecolor=_GRID, automargin=True, fixedrange=True)
     return figure

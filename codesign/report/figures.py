@@ -136,7 +136,7 @@ def _layer(comparison: Comparison, layer: LayerFigures) -> dict[str, Figure]:
         "energy": Figure(layer.joules, "J", Evidence.MODEL, f"events x energy per event, {model}", (), used),
         "begin": Figure(Interval.exact(layer.begin_cycle / clock_hz), "s", layer.evidence, model),
         "end": Figure(Interval.exact(layer.end_cycle / clock_hz), "s", layer.evidence, model),
-    }  # fmt: skip
+    }
 
 
 def _roofline(line: Roofline, row: TargetRow, time: Figure) -> dict[str, Figure]:
@@ -144,11 +144,19 @@ def _roofline(line: Roofline, row: TargetRow, time: Figure) -> dict[str, Figure]
     moved = () if row.kind == "gpu" else DRAM_COUNTERS
     return {
         "reached": Figure(
-            line.reached_macs_per_s, "MAC/s", line.evidence, "MACs over the time", time.counters, time.records,
+            line.reached_macs_per_s,
+            "MAC/s",
+            line.evidence,
+            "MACs over the time",
+            time.counters,
+            time.records,
             time.files,
         ),
         "intensity": Figure(
-            Interval.exact(line.macs_per_byte), "MAC/B", Evidence.MODEL if row.kind == "gpu" else line.evidence,
-            "MACs over the bytes that the target moves", moved,
+            Interval.exact(line.macs_per_byte),
+            "MAC/B",
+            Evidence.MODEL if row.kind == "gpu" else line.evidence,
+            "MACs over the bytes that the target moves",
+            moved,
         ),
-    }  # fmt: skip
+    }

@@ -35,19 +35,39 @@ class _Chart:
 
 
 _CHARTS = (
-    _Chart("Speed against energy", charts.speed_against_energy, "Up and to the left is better. Bars are bounds.",
-           "targets/"),
+    _Chart(
+        "Speed against energy",
+        charts.speed_against_energy,
+        "Up and to the left is better. Bars are bounds.",
+        "targets/",
+    ),
     _Chart("Quality against energy", charts.quality_against_energy, "What a decibel costs on each target.", "targets/"),
     _Chart("Where Scanline's energy goes", charts.energy_breakdown, "Joules of one frame by component.", "energy/"),
-    _Chart("Rooflines", charts.rooflines, "What each machine could do at most for a network of so many MACs per byte, "
-           "and what this one reached.", "rooflines/"),
-    _Chart("Layer by layer: when", charts.layer_timeline, "From the first row of a layer to its last. Layers of a "
-           "cascade take turns row by row.", "layers/"),
-    _Chart("Layer by layer: utilisation", charts.layer_utilization, "Multipliers doing the user's MACs, of all, while "
-           "the array is on the layer.", "layers/"),
-    _Chart("Where its cycles go", charts.cycles_by_cause, "In every cycle the array computes, or waits for one cause.",
-           "cycles/"),
-)  # fmt: skip
+    _Chart(
+        "Rooflines",
+        charts.rooflines,
+        "What each machine could do at most for a network of so many MACs per byte, and what this one reached.",
+        "rooflines/",
+    ),
+    _Chart(
+        "Layer by layer: when",
+        charts.layer_timeline,
+        "From the first row of a layer to its last. Layers of a cascade take turns row by row.",
+        "layers/",
+    ),
+    _Chart(
+        "Layer by layer: utilisation",
+        charts.layer_utilization,
+        "Multipliers doing the user's MACs, of all, while the array is on the layer.",
+        "layers/",
+    ),
+    _Chart(
+        "Where its cycles go",
+        charts.cycles_by_cause,
+        "In every cycle the array computes, or waits for one cause.",
+        "cycles/",
+    ),
+)
 _CAPTIONS = {"bicubic": "bicubic", "restored": "network, INT8 on Scanline", "truth": "ground truth"}
 
 
@@ -103,9 +123,9 @@ def _table(comparison: Comparison, shown: dict[str, Figure]) -> str:
         cells = []
         for name, heading in columns.items():
             path = f"targets/{index}/{name}"
-            beside = {
-                "fps": f"{engineering(row.ms_per_frame.value * 1e-3)}s a frame", "energy": _above_idle(row)
-            }.get(name, "")  # fmt: skip
+            beside = {"fps": f"{engineering(row.ms_per_frame.value * 1e-3)}s a frame", "energy": _above_idle(row)}.get(
+                name, ""
+            )
             cells.append(
                 f'<td class="n" data-name="{heading}">{_figure(path, shown[path], beside)}</td>'
                 if path in shown
@@ -162,14 +182,18 @@ def _before_and_after(comparison: Comparison, pictures: Pictures) -> str:
         for name, source in sources.items()
     )
     first = next((name for name in ("bicubic", *sources) if name in sources and name != "restored"), None)
-    slider = "" if first is None or "restored" not in sources else (
-        f'<div class="slider" id="slider"><img alt="{html.escape(captions[first])}" src="{sources[first]}">'
-        f'<img class="over" alt="{html.escape(captions["restored"])}" src="{sources["restored"]}"><i></i></div>'
-        f'<label class="slide"><span>{html.escape(captions[first])}</span>'
-        '<input type="range" id="slide" min="0" max="100" value="50" '
-        'aria-label="Where the network\'s result begins, from the left">'
-        f'<span>{html.escape(captions["restored"])}</span></label>'
-    )  # fmt: skip
+    slider = (
+        ""
+        if first is None or "restored" not in sources
+        else (
+            f'<div class="slider" id="slider"><img alt="{html.escape(captions[first])}" src="{sources[first]}">'
+            f'<img class="over" alt="{html.escape(captions["restored"])}" src="{sources["restored"]}"><i></i></div>'
+            f'<label class="slide"><span>{html.escape(captions[first])}</span>'
+            '<input type="range" id="slide" min="0" max="100" value="50" '
+            'aria-label="Where the network\'s result begins, from the left">'
+            f"<span>{html.escape(captions['restored'])}</span></label>"
+        )
+    )
     return f'<h2>Before and after</h2>{slider}<div class="pictures">{side_by_side}</div>'
 
 

@@ -41,16 +41,26 @@ def draw(comparison: Comparison, path: Path) -> None:
             joules, fps = row.j_per_frame, row.fps
             if joules is None:
                 axes.axhline(
-                    fps.value, color=COLOURS[index % len(COLOURS)], linewidth=1.4, linestyle=(0, (1, 2)),
+                    fps.value,
+                    color=COLOURS[index % len(COLOURS)],
+                    linewidth=1.4,
+                    linestyle=(0, (1, 2)),
                     label=f"{row.target}, {row.precision}\ntime {row.evidence}, energy not known",
-                )  # fmt: skip
+                )
                 continue
             axes.errorbar(
-                joules.value, fps.value, xerr=[[joules.value - joules.low], [joules.high - joules.value]],
-                yerr=[[fps.value - fps.low], [fps.high - fps.value]], fmt=_SHAPES[index % len(_SHAPES)],
-                color=COLOURS[index % len(COLOURS)], capsize=3, markersize=8, elinewidth=1.4, zorder=3,
+                joules.value,
+                fps.value,
+                xerr=[[joules.value - joules.low], [joules.high - joules.value]],
+                yerr=[[fps.value - fps.low], [fps.high - fps.value]],
+                fmt=_SHAPES[index % len(_SHAPES)],
+                color=COLOURS[index % len(COLOURS)],
+                capsize=3,
+                markersize=8,
+                elinewidth=1.4,
+                zorder=3,
                 label=f"{row.target}, {row.precision}\ntime {row.evidence}, energy {row.energy_evidence}",
-            )  # fmt: skip
+            )
         axes.set_xlim(_limits([row.j_per_frame for row in comparison.rows if row.j_per_frame]))
         axes.set_ylim(_limits([row.fps for row in comparison.rows]))
         for axis, unit in ((axes.xaxis, "J"), (axes.yaxis, "")):
@@ -76,15 +86,23 @@ def draw_rooflines(comparison: Comparison, path: Path) -> None:
             colour = COLOURS[index % len(COLOURS)]
             corner = line.peak_macs_per_s / line.bytes_per_s
             axes.plot(
-                [low, corner, high], [low * line.bytes_per_s, line.peak_macs_per_s, line.peak_macs_per_s],
-                color=colour, linewidth=1.4,
-            )  # fmt: skip
+                [low, corner, high],
+                [low * line.bytes_per_s, line.peak_macs_per_s, line.peak_macs_per_s],
+                color=colour,
+                linewidth=1.4,
+            )
             reached = line.reached_macs_per_s
             axes.errorbar(
-                line.macs_per_byte, reached.value, yerr=[[reached.value - reached.low], [reached.high - reached.value]],
-                fmt=_SHAPES[index % len(_SHAPES)], color=colour, capsize=3, markersize=8, zorder=3,
+                line.macs_per_byte,
+                reached.value,
+                yerr=[[reached.value - reached.low], [reached.high - reached.value]],
+                fmt=_SHAPES[index % len(_SHAPES)],
+                color=colour,
+                capsize=3,
+                markersize=8,
+                zorder=3,
                 label=f"{line.target}, {line.evidence}",
-            )  # fmt: skip
+            )
         axes.grid(which="major", color="#e4e4e4", linewidth=0.6)
         axes.xaxis.set_major_formatter(EngFormatter())
         axes.yaxis.set_major_formatter(EngFormatter())
@@ -101,11 +119,15 @@ def draw_energy(comparison: Comparison, path: Path) -> None:
         axes = figure.add_subplot()
         values = [part.joules.value for part in parts]
         axes.barh(
-            [part.name for part in parts], values, color=[COLOURS[0 if part.on_chip else 1] for part in parts],
-            xerr=[[part.joules.value - part.joules.low for part in parts],
-                  [part.joules.high - part.joules.value for part in parts]],
+            [part.name for part in parts],
+            values,
+            color=[COLOURS[0 if part.on_chip else 1] for part in parts],
+            xerr=[
+                [part.joules.value - part.joules.low for part in parts],
+                [part.joules.high - part.joules.value for part in parts],
+            ],
             error_kw={"ecolor": "#777777", "capsize": 2, "elinewidth": 1.2},
-        )  # fmt: skip
+        )
         axes.set_xlim(left=0.0)
         axes.xaxis.set_major_formatter(EngFormatter(unit="J"))
         axes.grid(axis="x", color="#e4e4e4", linewidth=0.6)
@@ -139,7 +161,12 @@ def _equal_power(axes: Axes) -> None:
         x = max(x0, watts / y1)
         if math.log(x1 / x) > 0.1 * math.log(x1 / x0) and math.log(watts / x / y0) > 0.1 * math.log(y1 / y0):
             axes.annotate(
-                name(watts), (x, watts / x), xytext=(4, -9), textcoords="offset points", color="#777777",
-                fontsize=8, va="top",
-            )  # fmt: skip
+                name(watts),
+                (x, watts / x),
+                xytext=(4, -9),
+                textcoords="offset points",
+                color="#777777",
+                fontsize=8,
+                va="top",
+            )
     axes.set(xlim=(x0, x1), ylim=(y0, y1))

@@ -15,8 +15,10 @@ def terminal_table(comparison: Comparison) -> RenderableType:
     """One row a target, the verdict and what to know beside it."""
     table = Table(
         title=f"{comparison.network}, {comparison.input_size} to {comparison.output_size}",
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
-    )  # fmt: skip
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("target")
     for heading in ("frames/s", "energy/frame", "PSNR"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -58,9 +58,10 @@ def size_in(network: networks.Network, resolution: tuple[int, int]) -> tuple[int
     """The input of which ``network`` makes frames of ``resolution`` (width, height). Raises :class:`InputError`."""
     if any(side % network.scale for side in resolution):
         raise InputError(
-            f"{resolution[0]}x{resolution[1]} is not {network.scale} times anything", where=network.name,
+            f"{resolution[0]}x{resolution[1]} is not {network.scale} times anything",
+            where=network.name,
             hint=f"Choose a width and height that {network.scale} divides.",
-        )  # fmt: skip
+        )
     return resolution[0] // network.scale, resolution[1] // network.scale
 
 
@@ -84,9 +85,13 @@ def cost(name: str, input_size: tuple[int, int], spec: AccelSpec, say: Callable[
             )
             model = small
     compiled = compile_network(
-        model, spec, calibration=calibration_frames(network.channels, network.scale, None, crop)[:1], name=name,
-        pixel_output=network.task != "flow", on_stage=say,
-    )  # fmt: skip
+        model,
+        spec,
+        calibration=calibration_frames(network.channels, network.scale, None, crop)[:1],
+        name=name,
+        pixel_output=network.task != "flow",
+        on_stage=say,
+    )
     if not compiled.regions:
         raise UnsupportedError("no operator runs on the accelerator", where=name, hint="See `compile` for the reasons.")
     counted = [timing.predict(region.program) for region in compiled.regions]

@@ -159,9 +159,13 @@ def _input_size(name: str, resolution: tuple[int, int]) -> tuple[int, int]:
 def _hour(costing: Costing, frames: int, gpus: Sequence[str], dram: str, recorded: Sequence[Path]) -> NetworkHour:
     bill = account(costing.counters, costing.spec, dram=dram)
     chip = scanline_row(
-        costing.counters, costing.spec, bill, evidence=Evidence.MODEL, quality_db=None,
+        costing.counters,
+        costing.spec,
+        bill,
+        evidence=Evidence.MODEL,
+        quality_db=None,
         apart=_scaled(costing) + host_work(costing.host_mac_share, 0.0),
-    )  # fmt: skip
+    )
     others = [gpu_row(costing.workload, gpu, quality_db=None, recorded=recorded) for gpu in gpus]
     bills = tuple(Bill(row, frames) for row in (chip, *others))
     return NetworkHour(

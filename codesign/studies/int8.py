@@ -79,9 +79,12 @@ class Int8Row:
     def energy_ratio(self) -> Interval:
         """FP16's joules over INT8's on the GPU, bound with bound: what both share varies together."""
         ratios = sorted(
-            (self.fp16.joules.low / self.int8.joules.low, self.fp16.joules.high / self.int8.joules.high,
-             self.fp16.joules.value / self.int8.joules.value)
-        )  # fmt: skip
+            (
+                self.fp16.joules.low / self.int8.joules.low,
+                self.fp16.joules.high / self.int8.joules.high,
+                self.fp16.joules.value / self.int8.joules.value,
+            )
+        )
         return Interval(self.fp16.joules.value / self.int8.joules.value, ratios[0], ratios[-1])
 
     @property
@@ -109,9 +112,11 @@ class Int8Study:
             "measured" if all(row.measured for row in self.rows) else "at most, both at the same share of their peaks"
         )
         reached = [row.costing.network.name for row in self.rows if row.speedup.value >= low]
-        holds = f"{low:g} to {high:g} times holds for {', '.join(reached)}" if reached else (
-            f"{low:g} to {high:g} times holds for none"
-        )  # fmt: skip
+        holds = (
+            f"{low:g} to {high:g} times holds for {', '.join(reached)}"
+            if reached
+            else (f"{low:g} to {high:g} times holds for none")
+        )
         lost = {row.costing.network.name: row.loss.lost_db for row in self.rows if row.loss.lost_db is not None}
         quality = "; ".join(f"{name} loses {loss:.2f} dB" for name, loss in lost.items())
         return (

@@ -86,9 +86,16 @@ def stabilise(
     true_steps = np.diff(clip.path, axis=0)
     error = float(np.sqrt(np.mean(((np.diff(path, axis=0) - true_steps) ** 2).sum(1))))
     result = Stabilised(
-        clip.source, len(clip.frames), clip.size, shake, flow_name, jitter(clip.path), jitter(clip.path + correction),
-        jitter(even), error,
-    )  # fmt: skip
+        clip.source,
+        len(clip.frames),
+        clip.size,
+        shake,
+        flow_name,
+        jitter(clip.path),
+        jitter(clip.path + correction),
+        jitter(even),
+        error,
+    )
     return result, made
 
 

@@ -65,14 +65,17 @@ class Temporal:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
-            "change": self.change, "change_of_flicker": self.change_of_flicker, "claimed_change": CLAIM,
-            "holds": self.holds, "evidence": "measured",
-        }  # fmt: skip
+            "change": self.change,
+            "change_of_flicker": self.change_of_flicker,
+            "claimed_change": CLAIM,
+            "holds": self.holds,
+            "evidence": "measured",
+        }
 
 
 def temporal(
     clip: Clip, flow: FlowOf, flow_name: str, *, grain: float = 15.0, seed: int = 1, say: Say = lambda _: None
-) -> Temporal:  # fmt: skip
+) -> Temporal:
     """Restore ``clip`` both ways and judge them. ``grain``: standard deviation of the noise, of 255."""
     frames = [images.crop_to_multiple(frame, SCALE) for frame in clip.frames]
     truth = [images.luma(frame) for frame in frames]
@@ -101,9 +104,16 @@ def temporal(
         float(np.mean([psnr(a, b, shave=SCALE) for a, b in zip(r, truth, strict=True)])) for r in (alone, guided)
     ]
     return Temporal(
-        clip.source, len(frames), (frames[0].shape[1], frames[0].shape[0]), grain, flow_name,
-        float(errors[0]), float(errors[1]), float(errors[2]), *quality,
-    )  # fmt: skip
+        clip.source,
+        len(frames),
+        (frames[0].shape[1], frames[0].shape[0]),
+        grain,
+        flow_name,
+        float(errors[0]),
+        float(errors[1]),
+        float(errors[2]),
+        *quality,
+    )
 
 
 def _mean_db(restored: list[Reals], truth: list[Reals]) -> float:

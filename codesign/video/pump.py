@@ -20,9 +20,7 @@ class _End:
     pass
 
 
-def pump(
-    source: Iterable[_T], work: Callable[[_T], _R], sink: Callable[[_R], None], *, depth: int = DEPTH
-) -> int:  # fmt: skip
+def pump(source: Iterable[_T], work: Callable[[_T], _R], sink: Callable[[_R], None], *, depth: int = DEPTH) -> int:
     """Hand every item of ``source`` through ``work`` to ``sink``, in order; how many came out.
 
     Source and sink run in threads of their own, work in the caller's. At most ``2 depth + 3`` items exist at a time.

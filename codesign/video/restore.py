@@ -116,7 +116,8 @@ def _earlier(output: Path, making: dict[str, Any], *, resume: bool, overwrite: b
         )
     if (other := difference(making_of(found), making)) is not None:
         raise InputError(
-            f"cannot be gone on with: it was made with {other}", where=str(found),
+            f"cannot be gone on with: it was made with {other}",
+            where=str(found),
             hint="Use what made it, or --overwrite.",
-        )  # fmt: skip
+        )
     return found if found == aside else found.rename(aside)

@@ -53,9 +53,15 @@ class Sink:
     """
 
     def __init__(
-        self, path: Path, video: Video, size: tuple[int, int], timing: Timing, making: str,
-        kept: Path | None = None, times: Callable[[int], list[int]] = lambda _: [],
-    ) -> None:  # fmt: skip
+        self,
+        path: Path,
+        video: Video,
+        size: tuple[int, int],
+        timing: Timing,
+        making: str,
+        kept: Path | None = None,
+        times: Callable[[int], list[int]] = lambda _: [],
+    ) -> None:
         self.video, self.size, self.timing = video, size, timing
         odd = size[0] % 2 or size[1] % 2
         self.format = ("yuv444p" if odd else "yuv420p") + ("10le" if video.ten_bit else "")
@@ -66,10 +72,11 @@ class Sink:
             raise InputError(f"cannot write here ({error.strerror})", where=str(path)) from error
         self.container.metadata[MARK] = making
         self.stream: Any = self.container.add_stream(
-            "libx264", rate=timing.rate,
+            "libx264",
+            rate=timing.rate,
             # No frames out of order: the last whole group then ends where it seems to.
             options={"crf": str(QUALITY), "preset": "medium", "bf": "0", "sc_threshold": "0", "forced-idr": "1"},
-        )  # fmt: skip
+        )
         context = self.stream.codec_context
         context.width, context.height, context.pix_fmt, context.gop_size = *size, self.format, GROUP
         context.time_base = self.stream.time_base = timing.time_base
@@ -146,8 +153,9 @@ class Sink:
             except (ValueError, av.error.FFmpegError) as error:
                 raise InputError(
                     f"its audio ({stream.codec_context.name}) does not go into {Path(self.container.name).suffix}",
-                    where=str(self.video.path), hint="Name the output .mkv, which takes any.",
-                ) from error  # fmt: skip
+                    where=str(self.video.path),
+                    hint="Name the output .mkv, which takes any.",
+                ) from error
         return self._packets(source, streams, copies)
 
     def _packets(self, source: Any, streams: list[Any], copies: dict[int, Any]) -> Iterator[Any]:

@@ -79,9 +79,10 @@ def probe(path: Path) -> Video:
         _check(first, path)
         if stream.codec_context.color_trc in _HDR:
             raise InputError(
-                f"its transfer curve is {_HDR[stream.codec_context.color_trc]} (HDR)", where=str(path),
+                f"its transfer curve is {_HDR[stream.codec_context.color_trc]} (HDR)",
+                where=str(path),
                 hint="These networks take SDR: tone-map it first, with ffmpeg's zscale and tonemap filters.",
-            )  # fmt: skip
+            )
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         frames = stream.frames or None
         if frames is None and stream.duration is not None and stream.time_base is not None:
@@ -89,11 +90,17 @@ def probe(path: Path) -> Video:
         width, height = (first.width, first.height)[:: -1 if first.rotation % 180 else 1]
         known = int(first.colorspace) if int(first.colorspace) != 2 else None
         return Video(
-            path=path, width=width, height=height, time_base=stream.time_base or Fraction(1, 90000),
-            rate=rate, frames=frames, ten_bit=any(part.bits > 8 for part in first.format.components),
+            path=path,
+            width=width,
+            height=height,
+            time_base=stream.time_base or Fraction(1, 90000),
+            rate=rate,
+            frames=frames,
+            ten_bit=any(part.bits > 8 for part in first.format.components),
             bt709=known == _BT709 or known in _BT2020 or (known is None and first.height >= HD_ROWS),
-            audio=len(container.streams.audio), rotation=first.rotation,
-        )  # fmt: skip
+            audio=len(container.streams.audio),
+            rotation=first.rotation,
+        )
 
 
 def frames(video: Video, skip: int = 0) -> Iterator[Decoded]:
@@ -120,8 +127,9 @@ def frames(video: Video, skip: int = 0) -> Iterator[Decoded]:
             if (frame.width, frame.height) != (video.width, video.height):
                 raise InputError(
                     f"changes its size from {video.width}x{video.height} to {frame.width}x{frame.height}",
-                    where=f"{video.path}, frame {index}", hint="Cut it into files of one size.",
-                )  # fmt: skip
+                    where=f"{video.path}, frame {index}",
+                    hint="Cut it into files of one size.",
+                )
             yield Decoded(frame, pts)
 
 
@@ -160,14 +168,16 @@ def plane(frame: av.VideoFrame, ten_bit: bool) -> NDArray[np.generic]:
 def _check(frame: av.VideoFrame, path: Path) -> None:
     if frame.interlaced_frame:
         raise InputError(
-            "is interlaced: a frame of it is two moments", where=str(path),
+            "is interlaced: a frame of it is two moments",
+            where=str(path),
             hint="Deinterlace it first, for example with ffmpeg -i IN -vf bwdif OUT.",
-        )  # fmt: skip
+        )
     if frame.rotation % 90:
         raise InputError(
-            f"is turned by {frame.rotation} degrees by its metadata", where=str(path),
+            f"is turned by {frame.rotation} degrees by its metadata",
+            where=str(path),
             hint="Turn its pixels first: ffmpeg -i IN OUT does.",
-        )  # fmt: skip
+        )
 
 
 def _turning(stream: av.VideoStream, rotation: int) -> Callable[[av.VideoFrame], av.VideoFrame]:

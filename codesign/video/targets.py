@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 @contextlib.contextmanager
 def running(
     source: verbs.Source, target: Target, size: tuple[int, int], *, accel: str = "base", say: Say
-) -> Iterator[Run]:  # fmt: skip
+) -> Iterator[Run]:
     """``source`` for frames of ``size`` (width, height).
 
     ``cpu``: FP32 by torch. ``scanline-model``: the machine's golden model, whose bits are the RTL's. ``cuda``: the

@@ -56,15 +56,25 @@ class _Unit:
 
 
 UNITS = (
-    _Unit("int8_multiply", "input signed [7:0] a, input signed [7:0] b, output signed [15:0] y", "assign y = a * b;",
-          8),
+    _Unit(
+        "int8_multiply", "input signed [7:0] a, input signed [7:0] b, output signed [15:0] y", "assign y = a * b;", 8
+    ),
     _Unit("int16_add", "input [15:0] a, input [15:0] b, output [15:0] y", "assign y = a + b;", 16),
     _Unit("int32_add", "input [31:0] a, input [31:0] b, output [31:0] y", "assign y = a + b;", 32),
-    _Unit("int32_multiply", "input signed [31:0] a, input signed [31:0] b, output signed [63:0] y", "assign y = a * b;",
-          32),
-    _Unit("register_bit", "input clk, input [31:0] a, input [31:0] b, output logic [63:0] y",
-          "always_ff @(posedge clk) y <= {a, b};", 32, "clk"),
-)  # fmt: skip
+    _Unit(
+        "int32_multiply",
+        "input signed [31:0] a, input signed [31:0] b, output signed [63:0] y",
+        "assign y = a * b;",
+        32,
+    ),
+    _Unit(
+        "register_bit",
+        "input clk, input [31:0] a, input [31:0] b, output logic [63:0] y",
+        "always_ff @(posedge clk) y <= {a, b};",
+        32,
+        "clk",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -110,15 +120,21 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "schema": SCHEMA, "library": self.library, "voltage": self.voltage, "node": self.node,
-            "network": NETWORK, "size": SIZE, "cycles": WINDOW - SETTLED,
+            "schema": SCHEMA,
+            "library": self.library,
+            "voltage": self.voltage,
+            "node": self.node,
+            "network": NETWORK,
+            "size": SIZE,
+            "cycles": WINDOW - SETTLED,
             "units": [vars(row) for row in self.units],
             "blocks": [
                 vars(row) | {"model_pj": None if row.model_pj is None else row.model_pj.to_json(), "error": row.error}
                 for row in self.blocks
             ],
-            "gate_equivalents": dict(self.gates), "selection_over_multiply": self.selection_over_multiply,
-        }  # fmt: skip
+            "gate_equivalents": dict(self.gates),
+            "selection_over_multiply": self.selection_over_multiply,
+        }
 
 
 def calibrate(liberty: Path, node: str, *, spec: AccelSpec = TINY, say: Say | None = None) -> Calibration:
@@ -149,11 +165,14 @@ def calibrate(liberty: Path, node: str, *, spec: AccelSpec = TINY, say: Say | No
     issued = float(array.seen["issue_o"].sum()) / array.energy.cycles
     selection = array.per_cycle("operand_q logic") / (issued * spec.pixel_lanes * spec.ci_lanes * spec.lane_groups)
     return Calibration(
-        liberty.name, library.voltage, node, tuple(units),
+        liberty.name,
+        library.voltage,
+        node,
+        tuple(units),
         (*_array_rows(array, spec, at), *_requantiser_rows(requantiser, spec, at)),
         {"conv_array": array.energy.gate_equivalents, "requantiser": requantiser.energy.gate_equivalents},
         selection / multiply,
-    )  # fmt: skip
+    )
 
 
 # Units
@@ -177,9 +196,12 @@ def _measure_unit(work: Path, unit: _Unit, liberty: Path, library: Library, node
     point = Point(interval=parent.to("pJ"), node=parent.node, voltage=parent.voltage)
     scaled = derive(Derivation(rule="capacitance", of=["parent"]), [point], node, library.voltage)
     return UnitRow(
-        unit.record, energy.dynamic_j / events * 1e12, scaled.value, energy.gate_equivalents,
+        unit.record,
+        energy.dynamic_j / events * 1e12,
+        scaled.value,
+        energy.gate_equivalents,
         energy.clock_j / energy.cycles * 1e12,
-    )  # fmt: skip
+    )
 
 
 def _wire() -> float:
@@ -231,8 +253,9 @@ def _demand_equal(top: str, activity: Activity, seen: Mapping[str, Words]) -> No
         if wrong.size:
             raise SimulationError(
                 f"the mapped {top} differs from the RTL in {name}, first in cycle {SETTLED + int(wrong[0])}",
-                where="calibration", hint="This is a defect of the toolkit; please report the command.",
-            )  # fmt: skip
+                where="calibration",
+                hint="This is a defect of the toolkit; please report the command.",
+            )
 
 
 ARRAY = ("acc_q logic", "acc_q", "operand_q", "weight_q")
@@ -241,8 +264,13 @@ SELECTION = ("operand_q logic",)
 
 def _array_rows(run: _Run, spec: AccelSpec, at: Operation) -> tuple[BlockRow, ...]:
     cycles = run.energy.cycles
-    model = _model(spec, at, cycles, busy_cycles=int(run.seen["issue_o"].sum()),
-                   scratchpad_read_words=int(run.seen["segment_valid_i"].sum()) * spec.segment_pixels)  # fmt: skip
+    model = _model(
+        spec,
+        at,
+        cycles,
+        busy_cycles=int(run.seen["issue_o"].sum()),
+        scratchpad_read_words=int(run.seen["segment_valid_i"].sum()) * spec.segment_pixels,
+    )
     data = run.energy.dynamic_j / cycles * 1e12
     registers = spec.register_bytes()
     operands = 8 * (spec.pixel_lanes * spec.ci_lanes * spec.lane_groups + spec.weight_word_bytes)
@@ -254,18 +282,42 @@ def _array_rows(run: _Run, spec: AccelSpec, at: Operation) -> tuple[BlockRow, ..
     others = run.energy.flip_flops - operands - 8 * sum(registers.values())
     share = constant("clock_tree_share", "dimensionless")
     return (
-        BlockRow("conv_array", "multipliers, adders, their registers and wires", run.per_cycle(*ARRAY),
-                 total(model[name] for name in ("MAC data path", "array registers", "operand wires")), ""),
-        BlockRow("conv_array", "operand selection", run.per_cycle(*SELECTION), model["operand selection"],
-                 "the model's constant is this measurement"),
-        BlockRow("conv_array", "window, psum hand-over, sequencing", run.rest(*ARRAY, *SELECTION),
-                 model["window registers"] + model["control"],
-                 "enables are multiplexers here, clock gates in the model; the sums over lane groups never rest"),
-        BlockRow("conv_array", "clock pins, gated as the enables would", per_bit * (named + others), share * data,
-                 "the model has the tree above the pins, which is not synthesised"),
-        BlockRow("conv_array", "clock pins, as mapped", per_bit * run.energy.flip_flops, None,
-                 "no cell gates the clock in this library"),
-    )  # fmt: skip
+        BlockRow(
+            "conv_array",
+            "multipliers, adders, their registers and wires",
+            run.per_cycle(*ARRAY),
+            total(model[name] for name in ("MAC data path", "array registers", "operand wires")),
+            "",
+        ),
+        BlockRow(
+            "conv_array",
+            "operand selection",
+            run.per_cycle(*SELECTION),
+            model["operand selection"],
+            "the model's constant is this measurement",
+        ),
+        BlockRow(
+            "conv_array",
+            "window, psum hand-over, sequencing",
+            run.rest(*ARRAY, *SELECTION),
+            model["window registers"] + model["control"],
+            "enables are multiplexers here, clock gates in the model; the sums over lane groups never rest",
+        ),
+        BlockRow(
+            "conv_array",
+            "clock pins, gated as the enables would",
+            per_bit * (named + others),
+            share * data,
+            "the model has the tree above the pins, which is not synthesised",
+        ),
+        BlockRow(
+            "conv_array",
+            "clock pins, as mapped",
+            per_bit * run.energy.flip_flops,
+            None,
+            "no cell gates the clock in this library",
+        ),
+    )
 
 
 def _requantiser_rows(run: _Run, spec: AccelSpec, at: Operation) -> tuple[BlockRow, ...]:
@@ -273,9 +325,14 @@ def _requantiser_rows(run: _Run, spec: AccelSpec, at: Operation) -> tuple[BlockR
     model = _model(spec, at, cycles, requantised_values=int(run.seen["values_o"].sum()))
     data = run.energy.dynamic_j / cycles * 1e12
     return (
-        BlockRow("requantiser", "all logic and registers", data, model["requantisation"] + model["control"],
-                 f"values in {np.count_nonzero(run.seen['values_o']) / cycles:.0%} of the cycles"),
-    )  # fmt: skip
+        BlockRow(
+            "requantiser",
+            "all logic and registers",
+            data,
+            model["requantisation"] + model["control"],
+            f"values in {np.count_nonzero(run.seen['values_o']) / cycles:.0%} of the cycles",
+        ),
+    )
 
 
 def _model(spec: AccelSpec, at: Operation, cycles: int, **events: int) -> dict[str, Interval]:

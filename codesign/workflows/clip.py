@@ -62,9 +62,14 @@ def frame_of(pixels: Pixels) -> Reals:
 
 
 def compile_clip(
-    source: Source, accel: str | AccelSpec, size: Size, *, calibration: Sequence[Reals] = (),
-    method: Literal["minmax", "percentile", "mse"] = "percentile", say: Say | None = None,
-) -> CompiledClip:  # fmt: skip
+    source: Source,
+    accel: str | AccelSpec,
+    size: Size,
+    *,
+    calibration: Sequence[Reals] = (),
+    method: Literal["minmax", "percentile", "mse"] = "percentile",
+    say: Say | None = None,
+) -> CompiledClip:
     """Compile a recurrent torch module, or a network of two images for clips, of which it keeps the frame before.
 
     ``calibration``: consecutive frames; by default a photograph that moves. Raises :class:`InputError` for any other
@@ -75,15 +80,20 @@ def compile_clip(
         module = None if module is None else Following(module).eval()
     if not isinstance(module, torch.nn.Module) or not isinstance(module, Recurrent):
         raise InputError(
-            "keeps nothing from frame to frame", where=source.name,
+            "keeps nothing from frame to frame",
+            where=source.name,
             hint="Networks of two images do, and torch modules with a method state_shapes.",
-        )  # fmt: skip
+        )
     width, height = size
     model = load_model(module, width=width, height=height, channels=3, states=module.state_shapes(width, height))
     network = compile_network(
-        model, load_spec(accel) if isinstance(accel, str) else accel, name=source.name, method=method, on_stage=say,
+        model,
+        load_spec(accel) if isinstance(accel, str) else accel,
+        name=source.name,
+        method=method,
+        on_stage=say,
         calibration=list(calibration) or moving_photograph(size, CALIBRATION_FRAMES),
-    )  # fmt: skip
+    )
     return CompiledClip(source, network, clip_program(network))
 
 
@@ -108,19 +118,27 @@ class ClipFrame:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "frame": self.number, "cycles": self.counters.cycles,
+            "frame": self.number,
+            "cycles": self.counters.cycles,
             "cycles_evidence": "modelled" if self.mismatches is None else "rtl-measured",
-            "dram_read_bytes": self.counters.dram_read_bytes, "dram_write_bytes": self.counters.dram_write_bytes,
+            "dram_read_bytes": self.counters.dram_read_bytes,
+            "dram_write_bytes": self.counters.dram_write_bytes,
             "gathered_reads": self.counters.gathered_reads,
-            "bit_exact": self.bit_exact, "mismatches": self.mismatches,
+            "bit_exact": self.bit_exact,
+            "mismatches": self.mismatches,
             "simulated_seconds": self.simulated_seconds,
-        }  # fmt: skip
+        }
 
 
 def simulate_clip(
-    compiled: CompiledClip, frames: Sequence[Reals], *, backend: Backend = "rtl", dram: Dram | None = None,
-    say: Say | None = None, tick: Tick | None = None,
-) -> Iterator[ClipFrame]:  # fmt: skip
+    compiled: CompiledClip,
+    frames: Sequence[Reals],
+    *,
+    backend: Backend = "rtl",
+    dram: Dram | None = None,
+    say: Say | None = None,
+    tick: Tick | None = None,
+) -> Iterator[ClipFrame]:
     """Run consecutive ``frames`` (``float32[1, 3, H, W]``), yielding each as it is done.
 
     On ``rtl`` every output and every state is compared with the golden model's, which keeps its states in a memory of
@@ -159,9 +177,12 @@ def simulate_clip(
         known |= wanted
         held = {one.before: known[one.after] for one in clip.carried}
         yield ClipFrame(
-            number, result.counters, differing, _real(slots[clip.result], wanted[clip.result], network),
+            number,
+            result.counters,
+            differing,
+            _real(slots[clip.result], wanted[clip.result], network),
             result.wall_seconds,
-        )  # fmt: skip
+        )
 
 
 def codes_of(slot: TensorSlot, frame: Reals) -> NDArray[np.int8]:

@@ -206,9 +206,13 @@ def compare_targets(
         quality["fp32"] = judge(frame, run_float(result.compiled)).psnr_db
     bill = account(result.counters, result.spec, dram=dram)
     chip = scanline_row(
-        result.counters, result.spec, bill, evidence=Evidence(result.evidence), quality_db=result.quality_db,
+        result.counters,
+        result.spec,
+        bill,
+        evidence=Evidence(result.evidence),
+        quality_db=result.quality_db,
         apart=host_work(result.host_mac_share, result.chroma_seconds),
-    )  # fmt: skip
+    )
     others = [fpga_row(chip, result.counters, result.spec, fit) for fit in fitted(result.spec, results / "fpga")]
     work = workload(result)
     recorded = sorted((results / "gpu").glob("*.json"))
@@ -291,9 +295,14 @@ def host_work(mac_share: float, chroma_seconds: float) -> str:
 
 
 def scanline_row(
-    counters: Counters, spec: AccelSpec, bill: EnergyAccount, *, evidence: Evidence, quality_db: float | None,
+    counters: Counters,
+    spec: AccelSpec,
+    bill: EnergyAccount,
+    *,
+    evidence: Evidence,
+    quality_db: float | None,
     apart: str = "",
-) -> TargetRow:  # fmt: skip
+) -> TargetRow:
     """Scanline as an ASIC: cycles over the specification's clock, energy as accounted in ``bill``.
 
     ``evidence`` is the cycles'; ``apart`` is added to the notes.

@@ -214,11 +214,13 @@ def _families(machines: Machines) -> Iterator[tuple[AccelSpec, Ints]]:
 def _only(choices: tuple[Choice, ...], fits: NDArray[np.bool_]) -> tuple[Choice, ...]:
     return tuple(
         Choice(
-            choice.cycles[fits], choice.price[fits], {name: values[fits] for name, values in choice.events.items()},
+            choice.cycles[fits],
+            choice.price[fits],
+            {name: values[fits] for name, values in choice.events.items()},
             choice.cascades[fits],
         )
         for choice in choices
-    )  # fmt: skip
+    )
 
 
 _COUNTED = {

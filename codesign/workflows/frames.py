@@ -60,9 +60,10 @@ def make_frame(
         raise InputError("--image and --input exclude each other", where="options")
     if channels != 1 and (channels < 1 or channels % 3):
         raise InputError(
-            f"a network of {channels} input channels takes no image", where="input",
+            f"a network of {channels} input channels takes no image",
+            where="input",
             hint="1 channel takes luma, 3 take RGB, 6 and more take two and more RGB images.",
-        )  # fmt: skip
+        )
     if given is not None:
         pixels = images.load_image(given)
         pixels = pixels if size is None else images.fit(pixels, *size)

@@ -47,16 +47,28 @@ class CompiledCuda:
                 continue
             kernel = report[step.kernel]
             launches.append(
-                {"kernel": step.kernel, "layers": list(step.layers), "macs": step.macs,
-                 "blocks": step.grid[0] * step.grid[1] * step.grid[2], "threads": step.threads,
-                 "shared_bytes": step.shared_bytes, "registers": kernel.registers,
-                 "spilled_bytes": kernel.spilled_bytes}
-            )  # fmt: skip
+                {
+                    "kernel": step.kernel,
+                    "layers": list(step.layers),
+                    "macs": step.macs,
+                    "blocks": step.grid[0] * step.grid[1] * step.grid[2],
+                    "threads": step.threads,
+                    "shared_bytes": step.shared_bytes,
+                    "registers": kernel.registers,
+                    "spilled_bytes": kernel.spilled_bytes,
+                }
+            )
         return {
-            "network": self.network, "target": "cuda", "arch": self.module.arch, "precision": self.module.precision,
-            "input_size": f"{self.size[0]}x{self.size[1]}", "kernels": len(self.module.kernels),
-            "launches": launches, "others": others, "modelled_seconds": plan.seconds if plan is not None else None,
-        }  # fmt: skip
+            "network": self.network,
+            "target": "cuda",
+            "arch": self.module.arch,
+            "precision": self.module.precision,
+            "input_size": f"{self.size[0]}x{self.size[1]}",
+            "kernels": len(self.module.kernels),
+            "launches": launches,
+            "others": others,
+            "modelled_seconds": plan.seconds if plan is not None else None,
+        }
 
 
 def check_precision(text: str) -> Precision:

@@ -40,19 +40,29 @@ class Ppa:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "accel": self.spec.name, "node": self.area.node, "macs_per_cycle": self.spec.macs_per_cycle,
-            "clock_hz": self.spec.clock_hz, "tops": self.tops, "gate_equivalents": self.area.gates.to_json(),
-            "gates_evidence": self.evidence, "logic_mm2": self.area.logic_mm2.to_json(),
-            "memory_mm2": self.area.memory_mm2.to_json(), "mm2": self.area.mm2.to_json(),
-            "on_chip_bytes": sum(self.spec.on_chip_bytes().values()), "watts": self.watts.to_json(),
+            "accel": self.spec.name,
+            "node": self.area.node,
+            "macs_per_cycle": self.spec.macs_per_cycle,
+            "clock_hz": self.spec.clock_hz,
+            "tops": self.tops,
+            "gate_equivalents": self.area.gates.to_json(),
+            "gates_evidence": self.evidence,
+            "logic_mm2": self.area.logic_mm2.to_json(),
+            "memory_mm2": self.area.memory_mm2.to_json(),
+            "mm2": self.area.mm2.to_json(),
+            "on_chip_bytes": sum(self.spec.on_chip_bytes().values()),
+            "watts": self.watts.to_json(),
             "tops_per_watt": (Interval.exact(self.tops) / self.watts).to_json(),
             "records": sorted({*self.area.records, *self.bill.records}),
             "fpga": [
-                {"device": fit.device, "fmax_hz": fit.fmax_hz,
-                 "resources": {name: vars(one) for name, one in fit.resources.items()}}
+                {
+                    "device": fit.device,
+                    "fmax_hz": fit.fmax_hz,
+                    "resources": {name: vars(one) for name, one in fit.resources.items()},
+                }
                 for fit in self.fits
             ],
-        }  # fmt: skip
+        }
 
 
 def ppa(
@@ -67,9 +77,12 @@ def ppa(
         made = synthesise(spec, "generic", report=say)
         gates = counted_gates([(module.gates, module.flip_flops) for module in made.modules])
     return Ppa(
-        spec, silicon_area(spec, node, gates), account(_busy_second(spec), spec, node=node),
-        Evidence.NETLIST if count else Evidence.MODEL, tuple(fitted(spec, fpga)),
-    )  # fmt: skip
+        spec,
+        silicon_area(spec, node, gates),
+        account(_busy_second(spec), spec, node=node),
+        Evidence.NETLIST if count else Evidence.MODEL,
+        tuple(fitted(spec, fpga)),
+    )
 
 
 def _busy_second(spec: AccelSpec) -> Counters:
@@ -80,8 +93,15 @@ def _busy_second(spec: AccelSpec) -> Counters:
     steps = 9 * 64 // spec.ci_lanes  # per pixel group and set of output channels
     segments = cycles * 3 * 64 // spec.ci_lanes // steps
     nothing = dict.fromkeys((field.name for field in fields(Counters)), 0)
-    return Counters(**nothing | {
-        "cycles": cycles, "busy_cycles": cycles, "macs_issued": macs, "weight_read_words": cycles,
-        "scratchpad_read_words": segments * spec.segment_pixels, "scratchpad_write_words": values // spec.ci_lanes,
-        "requantised_values": values,
-    })  # fmt: skip
+    return Counters(
+        **nothing
+        | {
+            "cycles": cycles,
+            "busy_cycles": cycles,
+            "macs_issued": macs,
+            "weight_read_words": cycles,
+            "scratchpad_read_words": segments * spec.segment_pixels,
+            "scratchpad_write_words": values // spec.ci_lanes,
+            "requantised_values": values,
+        }
+    )

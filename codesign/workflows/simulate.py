@@ -161,10 +161,18 @@ def compile_source(
     any_size = model.quantised or size_free(from_module(model.module))
     crop = (CROP, CROP) if any_size else (frame.width, frame.height)
     compiled = compile_network(
-        model, spec, calibration=calibration_frames(channels, frame.scale, images, crop), method=method,
-        name=source.name, pixel_output=source.images_out, finetune_steps=finetune_steps, finetune_images=training,
-        error_budget=error_budget, dram_bytes_per_cycle=dram_bytes_per_cycle, on_stage=say,
-    )  # fmt: skip
+        model,
+        spec,
+        calibration=calibration_frames(channels, frame.scale, images, crop),
+        method=method,
+        name=source.name,
+        pixel_output=source.images_out,
+        finetune_steps=finetune_steps,
+        finetune_images=training,
+        error_budget=error_budget,
+        dram_bytes_per_cycle=dram_bytes_per_cycle,
+        on_stage=say,
+    )
     return Compiled(source, compiled, frame, time.perf_counter() - began)
 
 
@@ -261,9 +269,17 @@ def simulate(
     began = time.perf_counter() if began is None else began
     with host_module(compiled, say) as module:
         return _run(
-            compiled, module, backend=backend, dram=dram, timeline=timeline, waves=waves, checkpoints=checkpoints,
-            began=began, say=say, tick=tick,
-        )  # fmt: skip
+            compiled,
+            module,
+            backend=backend,
+            dram=dram,
+            timeline=timeline,
+            waves=waves,
+            checkpoints=checkpoints,
+            began=began,
+            say=say,
+            tick=tick,
+        )
 
 
 @contextlib.contextmanager
@@ -327,9 +343,15 @@ def _run(
             return reference.run(program, inputs, progress=executed)
         with _beside(lambda going: reference.run(program, inputs, progress=going)) as model:
             result = run_rtl(
-                program, inputs, dram=dram, timeline=timeline is not None, waves=None if collected else waves,
-                checkpoints=checkpoints, progress=ticked, report=say,
-            )  # fmt: skip
+                program,
+                inputs,
+                dram=dram,
+                timeline=timeline is not None,
+                waves=None if collected else waves,
+                checkpoints=checkpoints,
+                progress=ticked,
+                report=say,
+            )
             if say is not None:
                 say("golden model")
             golden = model()
@@ -425,8 +447,9 @@ def simulate_frames(
             raise InputError(
                 f"is {frame.width}x{frame.height}, the network is compiled for "
                 f"{compiled.frame.width}x{compiled.frame.height}",
-                where=frame.source, hint="Give --size: of every image the centre is taken.",
-            )  # fmt: skip
+                where=frame.source,
+                hint="Give --size: of every image the centre is taken.",
+            )
     library(compiled.network.spec, report=say)
     stopped = threading.Event()
     lock = threading.Lock()
@@ -442,9 +465,14 @@ def simulate_frames(
                     tick(sum(done), expected * len(frames))
 
         return _run(
-            dataclasses.replace(compiled, frame=frames[index]), module, backend=backend, dram=dram,
-            checkpoints=checkpoints, began=time.perf_counter(), tick=ticked,
-        )  # fmt: skip
+            dataclasses.replace(compiled, frame=frames[index]),
+            module,
+            backend=backend,
+            dram=dram,
+            checkpoints=checkpoints,
+            began=time.perf_counter(),
+            tick=ticked,
+        )
 
     with host_module(compiled, say) as module, ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
         running = [pool.submit(one, index) for index in range(len(frames))]

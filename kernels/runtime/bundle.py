@@ -82,9 +82,13 @@ class Loaded:
         for launch, parameters in zip(self.bundle.launches, self._parameters, strict=True):
             addresses = [at[name] for name in (*launch.inputs, *launch.outputs)]
             self.driver.launch(
-                self._functions[launch.kernel], launch.grid, launch.threads, launch.shared_bytes,
-                [*addresses, parameters] if launch.parameters else addresses, launch.integers,
-            )  # fmt: skip
+                self._functions[launch.kernel],
+                launch.grid,
+                launch.threads,
+                launch.shared_bytes,
+                [*addresses, parameters] if launch.parameters else addresses,
+                launch.integers,
+            )
 
     def graphs(self, pairs: Sequence[tuple[int, int]]) -> list[Callable[[], None]]:
         """One CUDA graph of the whole network per (source, result)."""

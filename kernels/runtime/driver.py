@@ -107,18 +107,29 @@ class Driver:
         return result
 
     def launch(
-        self, function: Function, grid: tuple[int, int, int], threads: int | tuple[int, int, int], shared_bytes: int,
-        pointers: Sequence[int], integers: Sequence[int],
-    ) -> None:  # fmt: skip
+        self,
+        function: Function,
+        grid: tuple[int, int, int],
+        threads: int | tuple[int, int, int],
+        shared_bytes: int,
+        pointers: Sequence[int],
+        integers: Sequence[int],
+    ) -> None:
         """Start a kernel on this driver's stream."""
         values: list[Any] = [ctypes.c_uint64(pointer) for pointer in pointers]
         values += [ctypes.c_int(integer) for integer in integers]
         arguments = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         block = (threads, 1, 1) if isinstance(threads, int) else threads
         self._call(
-            "cuLaunchKernel", ctypes.c_void_p(function.handle), *grid, *block, shared_bytes, self._stream, arguments,
+            "cuLaunchKernel",
+            ctypes.c_void_p(function.handle),
+            *grid,
+            *block,
+            shared_bytes,
+            self._stream,
+            arguments,
             None,
-        )  # fmt: skip
+        )
 
     def synchronise(self) -> None:
         """Wait for everything launched."""

@@ -80,9 +80,19 @@ extern "C" void run(void** pointers, const int* integers, const unsigned* grid, 
             path = Path(scratch) / "kernel.cpp"
             path.write_text(text)
             command = [
-                "g++", "-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fno-strict-aliasing", "-shared", "-fPIC", "-w",
-                f"-I{SOURCES}", "-o", str(target), str(path),
-            ]  # fmt: skip
+                "g++",
+                "-std=c++17",
+                "-O1",
+                "-U_FORTIFY_SOURCE",
+                "-fno-strict-aliasing",
+                "-shared",
+                "-fPIC",
+                "-w",
+                f"-I{SOURCES}",
+                "-o",
+                str(target),
+                str(path),
+            ]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise CodesignError(f"does not compile for the emulator: {done.stderr[:2000]}", where=name)

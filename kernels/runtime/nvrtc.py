@@ -56,10 +56,13 @@ def compile_cuda_text(source: str, arch: str) -> Binary:
     headers = sorted(SOURCES.glob("*.cuh"))
     program = checked(
         nvrtc.nvrtcCreateProgram(
-            source.encode(), b"network.cu", len(headers), [path.read_bytes() for path in headers],
+            source.encode(),
+            b"network.cu",
+            len(headers),
+            [path.read_bytes() for path in headers],
             [path.name.encode() for path in headers],
         )
-    )  # fmt: skip
+    )
     options = [f"--gpu-architecture={arch}", "--std=c++17", "--ptxas-options=-v", *_includes()]
     status = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])[0]
     log = b" " * checked(nvrtc.nvrtcGetProgramLogSize(program))

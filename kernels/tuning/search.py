@@ -74,20 +74,28 @@ def prepare(tasks: Sequence[Task], arch: str, folder: Path, *, limit: int = 12, 
         say(f"build {number + 1} of {len(tasks)}: {task.key[0]}")
         inputs, outputs = tensor_bytes(task)
         item: dict[str, Any] = {
-            "kind": "stack", "signature": task.key[0], "height": task.height, "width": task.width,
+            "kind": "stack",
+            "signature": task.key[0],
+            "height": task.height,
+            "width": task.width,
             "dtype": "float16" if task.stack.precision == "fp16" else "int8",
-            "inputs": inputs, "outputs": outputs, "meaningful": _meaningful(task.stack),
-        }  # fmt: skip
+            "inputs": inputs,
+            "outputs": outputs,
+            "meaningful": _meaningful(task.stack),
+        }
         arguments = [f"input_{i}" for i in range(len(inputs))] + [f"output_{i}" for i in range(len(outputs))]
         made = []
         for schedule in stack_search.candidates(task.stack, arch, task.height, task.width, limit=limit):
             binary = compile_cuda_text(render(task.stack, schedule, KERNEL), arch)
             placed = layout(task.stack, schedule)
             call = {
-                "kernel": KERNEL, "arguments": [*arguments, "parameters"],
-                "grid": grid(schedule, task.height, task.width), "threads": (placed.warps(task.stack) * 32, 1, 1),
-                "shared_bytes": placed.shared_bytes, "integers": [task.height, task.width],
-            }  # fmt: skip
+                "kernel": KERNEL,
+                "arguments": [*arguments, "parameters"],
+                "grid": grid(schedule, task.height, task.width),
+                "threads": (placed.warps(task.stack) * 32, 1, 1),
+                "shared_bytes": placed.shared_bytes,
+                "integers": [task.height, task.width],
+            }
             made.append(Build({"schedule": asdict(schedule)}, binary, (call,), pack(task.stack, schedule)[0]))
         builds.add(item, made)
 
@@ -119,21 +127,28 @@ def prepare_gemms(tasks: Sequence[GemmTask], arch: str, folder: Path, *, limit: 
         chunked = wide.format == "chunked"
         per_pixel = -(-channels // wide.chunk) * 16 if chunked else channels * 16 // wide.chunk
         item: dict[str, Any] = {
-            "kind": "gemm", "signature": task.key[0], "height": rows, "width": columns,
-            "dtype": "float16" if wide.precision == "fp16" else "int8", "inputs": inputs,
+            "kind": "gemm",
+            "signature": task.key[0],
+            "height": rows,
+            "width": columns,
+            "dtype": "float16" if wide.precision == "fp16" else "int8",
+            "inputs": inputs,
             "outputs": [per_pixel * rows * columns * square],
             "meaningful": [[-(-channels // wide.chunk), wide.chunk, channels] if chunked else [1, 1, 1]],
-        }  # fmt: skip
+        }
         made = []
         for schedule in implicit_gemm.candidates(wide, arch, rows, columns, limit=limit):
             binary = compile_cuda_text(implicit_gemm.render(wide, schedule, KERNEL), arch)
             if any(kernel.spilled_bytes for kernel in binary.kernels):
                 continue
             call = {
-                "kernel": KERNEL, "arguments": [*(f"input_{i}" for i in range(len(inputs))), "output_0", "parameters"],
-                "grid": implicit_gemm.grid(wide, schedule, rows, columns), "threads": (schedule.threads, 1, 1),
-                "shared_bytes": implicit_gemm.shared_bytes(wide, schedule), "integers": list(task.size),
-            }  # fmt: skip
+                "kernel": KERNEL,
+                "arguments": [*(f"input_{i}" for i in range(len(inputs))), "output_0", "parameters"],
+                "grid": implicit_gemm.grid(wide, schedule, rows, columns),
+                "threads": (schedule.threads, 1, 1),
+                "shared_bytes": implicit_gemm.shared_bytes(wide, schedule),
+                "integers": list(task.size),
+            }
             made.append(Build({"schedule": asdict(schedule)}, binary, (call,), implicit_gemm.pack(wide, schedule)[0]))
         builds.add(item, made)
 
@@ -174,10 +189,15 @@ class Builds:
                 (self.folder / f"{name}.bin").write_bytes(build.parameters)
             kernels = build.binary.kernels
             entries.append(
-                {"name": name, **build.choice, "launches": list(build.calls), "scratch": dict(build.scratch),
-                 "registers": max(kernel.registers for kernel in kernels),
-                 "spilled_bytes": sum(kernel.spilled_bytes for kernel in kernels)}
-            )  # fmt: skip
+                {
+                    "name": name,
+                    **build.choice,
+                    "launches": list(build.calls),
+                    "scratch": dict(build.scratch),
+                    "registers": max(kernel.registers for kernel in kernels),
+                    "spilled_bytes": sum(kernel.spilled_bytes for kernel in kernels),
+                }
+            )
         self.known["tasks"].append({**item, "candidates": entries})
         write_text(self.folder / "tasks.json", json.dumps(self.known))
 
@@ -246,17 +266,22 @@ def _measure_task(
         if path.is_file():
             own["parameters"] = driver.allocate(np.fromfile(path, np.uint8))
         places = [
-            own | {f"input_{i}": at for i, at in enumerate(inputs[index])}
+            own
+            | {f"input_{i}": at for i, at in enumerate(inputs[index])}
             | {f"output_{i}": at for i, at in enumerate(outputs[index])}
             for index in range(sets)
-        ]  # fmt: skip
+        ]
 
         def enqueue(index: int, calls: Any = calls, places: Any = places) -> None:
             for function, call in calls:
                 driver.launch(
-                    function, tuple(call["grid"]), tuple(call["threads"]), call["shared_bytes"],
-                    [places[index % sets][name] for name in call["arguments"]], call["integers"],
-                )  # fmt: skip
+                    function,
+                    tuple(call["grid"]),
+                    tuple(call["threads"]),
+                    call["shared_bytes"],
+                    [places[index % sets][name] for name in call["arguments"]],
+                    call["integers"],
+                )
 
         for address, size in zip(outputs[0], item["outputs"], strict=True):
             driver.upload(address, np.full(size, 0xFF, np.uint8))  # NaN, so that an unwritten value shows
@@ -331,7 +356,7 @@ def collect(folder: Path) -> tuple[str, list[Record], list[TraceRecord]]:
             default = [entry["seconds"] for entry in entries if by_name[entry["name"]]["trace"] is None]
             record = TraceRecord(
                 item["signature"], chosen["trace"], best["seconds"], default[0] if default else None, *last
-            )  # fmt: skip
+            )
             operators.append(record)
             continue
         schedule = schedule_of(chosen["schedule"])

@@ -43,8 +43,12 @@ class Function:
         if not self.operands:
             return self.word == "1" or (self.word != "0" and pins[self.word])
         first, *rest = (operand.value(pins) for operand in self.operands)
-        return {"~": lambda: not first, "&": lambda: first and rest[0], "|": lambda: first or rest[0],
-                "^": lambda: first != rest[0]}[self.word]()  # fmt: skip
+        return {
+            "~": lambda: not first,
+            "&": lambda: first and rest[0],
+            "|": lambda: first or rest[0],
+            "^": lambda: first != rest[0],
+        }[self.word]()
 
 
 def function_of(text: str) -> Function:

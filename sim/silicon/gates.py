@@ -17,9 +17,23 @@ from typing import Any
 Netlist = Mapping[str, Any]
 
 TRANSISTORS = {
-    "$_NOT_": 2, "$_BUF_": 2, "$_NAND_": 4, "$_NOR_": 4, "$_AND_": 6, "$_OR_": 6, "$_ANDNOT_": 6, "$_ORNOT_": 6,
-    "$_XOR_": 12, "$_XNOR_": 12, "$_MUX_": 12, "$_NMUX_": 10, "$_AOI3_": 6, "$_OAI3_": 6, "$_AOI4_": 8, "$_OAI4_": 8,
-}  # fmt: skip
+    "$_NOT_": 2,
+    "$_BUF_": 2,
+    "$_NAND_": 4,
+    "$_NOR_": 4,
+    "$_AND_": 6,
+    "$_OR_": 6,
+    "$_ANDNOT_": 6,
+    "$_ORNOT_": 6,
+    "$_XOR_": 12,
+    "$_XNOR_": 12,
+    "$_MUX_": 12,
+    "$_NMUX_": 10,
+    "$_AOI3_": 6,
+    "$_OAI3_": 6,
+    "$_AOI4_": 8,
+    "$_OAI4_": 8,
+}
 """CMOS transistors of a gate, as ``stat -tech cmos`` of Yosys counts them; a NAND2 has 4."""
 
 _STORAGE = ("$dff", "$dffe", "$adff", "$adffe", "$sdff", "$sdffe", "$sdffce")
@@ -66,9 +80,12 @@ def count(netlist: Netlist, top: str, map_kinds: Callable[[dict[str, Any]], Netl
         own = sum(gates[kind] * number for kind, number in cells[name].items())
         flip_flops, memory_bits = _storage(modules[name])
         total[short] = ModuleGates(
-            short, before.instances + instances, before.gates + instances * own,
-            before.flip_flops + instances * flip_flops, before.memory_bits + instances * memory_bits,
-        )  # fmt: skip
+            short,
+            before.instances + instances,
+            before.gates + instances * own,
+            before.flip_flops + instances * flip_flops,
+            before.memory_bits + instances * memory_bits,
+        )
     return tuple(sorted(total.values(), key=lambda one: -one.gates))
 
 
@@ -95,8 +112,13 @@ def _alone(cell: Netlist) -> dict[str, Any]:
         connections[name] = list(range(bit, bit + len(bits)))
         bit += len(bits)
         ports[name] = {"direction": cell["port_directions"][name], "bits": connections[name]}
-    only = {"type": cell["type"], "parameters": cell["parameters"], "attributes": {},
-            "port_directions": cell["port_directions"], "connections": connections}  # fmt: skip
+    only = {
+        "type": cell["type"],
+        "parameters": cell["parameters"],
+        "attributes": {},
+        "port_directions": cell["port_directions"],
+        "connections": connections,
+    }
     return {"attributes": {}, "ports": ports, "cells": {"cell": only}, "netnames": {}}
 
 

@@ -223,9 +223,11 @@ def _units(top: Group) -> _Units:
     farads = float(amount) * _scale(prefix, "f")
     volts = _scale(top.text("voltage_unit", "1V"), "V")
     return _Units(
-        pf=farads / 1e-12, ns=_scale(top.text("time_unit", "1ns"), "s") / 1e-9,
-        watts=_scale(top.text("leakage_power_unit", "1nW"), "W"), joules=farads * volts**2,
-    )  # fmt: skip
+        pf=farads / 1e-12,
+        ns=_scale(top.text("time_unit", "1ns"), "s") / 1e-9,
+        watts=_scale(top.text("leakage_power_unit", "1nW"), "W"),
+        joules=farads * volts**2,
+    )
 
 
 def _library(top: Group) -> Library:
@@ -260,9 +262,14 @@ def _pin(name: str, group: Group, units: _Units, templates: Mapping[str, Group])
         for kinds, into in ((("rise_power", "power"), rise), (("fall_power", "power"), fall)):
             into += [_table(table, units, templates) for kind in kinds for table in power.of(kind)]
     return Pin(
-        name, group.text("direction") == "output", group.number("capacitance") * units.pf, group.text("function"),
-        group.text("clock") == "true", tuple(rise), tuple(fall),
-    )  # fmt: skip
+        name,
+        group.text("direction") == "output",
+        group.number("capacitance") * units.pf,
+        group.text("function"),
+        group.text("clock") == "true",
+        tuple(rise),
+        tuple(fall),
+    )
 
 
 def _numbers(texts: Sequence[str]) -> list[float]:

@@ -68,8 +68,12 @@ class Netlist:
     def owners(self, library: Library) -> tuple[str, ...]:
         """For every instance the register that it belongs to: a flip-flop's own name, ``NAME logic`` of what computes
         its next value; logic that several registers share, or that ends at outputs alone, is ``shared``."""
-        drivers = {net: number for number, one in enumerate(self.instances)
-                   for pin, net in one.pins.items() if library.cells[one.cell].pins[pin].is_output}  # fmt: skip
+        drivers = {
+            net: number
+            for number, one in enumerate(self.instances)
+            for pin, net in one.pins.items()
+            if library.cells[one.cell].pins[pin].is_output
+        }
         owner: dict[int, str] = {}
         frontier: list[tuple[int, str]] = []
         for number, one in enumerate(self.instances):
@@ -91,9 +95,10 @@ class Netlist:
             owner[number] = name if number not in owner else "shared"
             one = self.instances[number]
             frontier += [
-                (source, owner[number]) for pin, source in one.pins.items()
+                (source, owner[number])
+                for pin, source in one.pins.items()
                 if not library.cells[one.cell].pins[pin].is_output
-            ]  # fmt: skip
+            ]
         return tuple(owner.get(number, "shared") for number in range(len(self.instances)))
 
 
@@ -182,16 +187,29 @@ def simulate(netlist: Netlist, library: Library, stimuli: Mapping[str, Words], *
     sources = np.array([(*gate.sources, 0, 0, 0, 0, 0, 0)[:6] for gate in program.gates], np.uint32)
     states = np.ascontiguousarray(np.array(program.states, np.uint32).reshape(-1, 2).T)
     arrays: list[NDArray[Any]] = [
-        np.array([gate.table for gate in program.gates], np.uint64), sources,
+        np.array([gate.table for gate in program.gates], np.uint64),
+        sources,
         np.array([gate.target for gate in program.gates], np.uint32),
-    ]  # fmt: skip
+    ]
     input_nets = np.array([net for port in inputs for net in port.nets], np.uint32)
     output_nets = np.array([net for port in outputs for net in port.nets], np.uint32)
     _engine().netlist_run(
-        cycles, first, program.nets, len(program.gates), *(_pointer(array) for array in arrays), len(program.states),
-        _pointer(states[0]), _pointer(states[1]), len(input_nets), _pointer(input_nets), _pointer(fed),
-        len(output_nets), _pointer(output_nets), _pointer(seen), _pointer(changes),
-    )  # fmt: skip
+        cycles,
+        first,
+        program.nets,
+        len(program.gates),
+        *(_pointer(array) for array in arrays),
+        len(program.states),
+        _pointer(states[0]),
+        _pointer(states[1]),
+        len(input_nets),
+        _pointer(input_nets),
+        _pointer(fed),
+        len(output_nets),
+        _pointer(output_nets),
+        _pointer(seen),
+        _pointer(changes),
+    )
     found: dict[str, Words] = {}
     at = 0
     for port in outputs:
@@ -297,8 +315,10 @@ def _engine() -> Any:
     def build(target: Path) -> None:
         result = subprocess.run(
             [c_compiler(), "-std=c++17", "-O2", "-shared", "-fPIC", str(source), "-o", str(target)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if result.returncode:
             raise SimulationError(f"the netlist simulator did not compile:\n{result.stderr[:1000]}", where="netlist")
 
@@ -306,8 +326,23 @@ def _engine() -> Any:
     library = ctypes.CDLL(str(target))
     number, pointer = ctypes.c_uint64, ctypes.c_void_p
     library.netlist_run.argtypes = [
-        number, number, number, number, pointer, pointer, pointer, number, pointer, pointer, number, pointer, pointer,
-        number, pointer, pointer, pointer,
-    ]  # fmt: skip
+        number,
+        number,
+        number,
+        number,
+        pointer,
+        pointer,
+        pointer,
+        number,
+        pointer,
+        pointer,
+        number,
+        pointer,
+        pointer,
+        number,
+        pointer,
+        pointer,
+        pointer,
+    ]
     library.netlist_run.restype = None
     return library

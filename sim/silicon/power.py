@@ -79,6 +79,4 @@ def block_energy(netlist: Netlist, library: Library, activity: Activity, *, wire
                 by_owner[owner] += (per_volt * load + pin.internal_j(SLEW_NS, load)) * changed(net)
             else:
                 by_owner[owner] += pin.internal_j(SLEW_NS, 0.0) * changed(net)
-    return BlockEnergy(
-        activity.cycles, dict(by_owner), clock, leakage, area, area / library.nand2.area, flip_flops
-    )  # fmt: skip
+    return BlockEnergy(activity.cycles, dict(by_owner), clock, leakage, area, area / library.nand2.area, flip_flops)

@@ -47,9 +47,7 @@ def read_ports(waves: Path, ports: Iterable[Port]) -> dict[str, Words]:
                     values[code] = int(digits.replace("x", "0").replace("z", "0"), 2)
             elif first in "01xz" and line[1:].strip() in values:
                 values[line[1:].strip()] = int(first == "1")
-    return {
-        name: _words(rows[code], wanted[name].words) for code, names in by_code.items() for name in names
-    }  # fmt: skip
+    return {name: _words(rows[code], wanted[name].words) for code, names in by_code.items() for name in names}
 
 
 def _find(lines: Iterable[str], wanted: Mapping[str, Port]) -> dict[str, _Variable]:

@@ -76,8 +76,11 @@ def circuit(source: str, top: str) -> Circuit:
     with tempfile.TemporaryDirectory(prefix="codesign-switching-") as name:
         work = Path(name)
         (work / "module.sv").write_text(source)
-        yosys(work, f"read_verilog -sv module.sv; synth -flatten -top {top}; abc -g cmos; opt_clean -purge; "
-                    "write_json gates.json")  # fmt: skip
+        yosys(
+            work,
+            f"read_verilog -sv module.sv; synth -flatten -top {top}; abc -g cmos; opt_clean -purge; "
+            "write_json gates.json",
+        )
         netlist = read(work / "gates.json")
     return _circuit(netlist["modules"][top])
 

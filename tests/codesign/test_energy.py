@@ -334,11 +334,21 @@ class TestMemory:
 
 
 EVENTS = dataclasses.replace(
-    NOTHING, cycles=1000, busy_cycles=900, macs_issued=900 * 2048, dram_command_read_bytes=100,
-    dram_weight_read_bytes=200, dram_load_read_bytes=300, dram_write_bytes=400, scratchpad_read_words=500,
-    scratchpad_write_words=600, weight_read_words=900, requantised_values=700, sample_stall_cycles=50,
+    NOTHING,
+    cycles=1000,
+    busy_cycles=900,
+    macs_issued=900 * 2048,
+    dram_command_read_bytes=100,
+    dram_weight_read_bytes=200,
+    dram_load_read_bytes=300,
+    dram_write_bytes=400,
+    scratchpad_read_words=500,
+    scratchpad_write_words=600,
+    weight_read_words=900,
+    requantised_values=700,
+    sample_stall_cycles=50,
     dram_gather_read_bytes=80,
-)  # fmt: skip
+)
 
 
 class TestAccount:
@@ -352,9 +362,9 @@ class TestAccount:
         )
         bill = account(counters, BASE, node="45nm")
         mult, add, last = (
-            constant(name, "dimensionless").value for name in
-            ("multiply_activity", "sum_activity", "accumulate_activity")
-        )  # fmt: skip
+            constant(name, "dimensionless").value
+            for name in ("multiply_activity", "sum_activity", "accumulate_activity")
+        )
         # A 16-bit addition of 0.05 pJ, nine eighths wide, seven of eight lanes; the eighth accumulates in 32 bits.
         mac_pj = 0.2 * mult + 0.05 * 1.125 * 7 / 8 * add + 0.1 / 8 * last
         assert self.part(bill, "MAC data path").joules.value == pytest.approx(1000 * mac_pj * 1e-12)
@@ -408,8 +418,15 @@ class TestAccount:
 
     def test_more_events_never_cost_less(self):
         base = account(ONE_CYCLE, BASE).system_j
-        for field in ("busy_cycles", "macs_issued", "dram_weight_read_bytes", "scratchpad_read_words",
-                      "scratchpad_write_words", "weight_read_words", "requantised_values"):  # fmt: skip
+        for field in (
+            "busy_cycles",
+            "macs_issued",
+            "dram_weight_read_bytes",
+            "scratchpad_read_words",
+            "scratchpad_write_words",
+            "weight_read_words",
+            "requantised_values",
+        ):
             more = account(dataclasses.replace(ONE_CYCLE, **{field: 1000}), BASE).system_j
             assert more.low > base.low, field
             assert more.value > base.value, field

@@ -24,14 +24,18 @@ from codesign.workflows.simulate import compile_source, find
 
 CHOICES = {
     "fsrcnn_x2": {
-        "pixel_lanes": [4, 16], "co_lanes": [8, 16], "requantise_lanes": [32, 64],
-        "scratchpad_bytes": [1024 * k for k in range(48, 640, 16)], "dram_bytes_per_cycle": [0.5, 2.0, 16.0],
+        "pixel_lanes": [4, 16],
+        "co_lanes": [8, 16],
+        "requantise_lanes": [32, 64],
+        "scratchpad_bytes": [1024 * k for k in range(48, 640, 16)],
+        "dram_bytes_per_cycle": [0.5, 2.0, 16.0],
     },
     "edsr_f32b5_x2": {
-        "channel_parts": [1, 2], "scratchpad_bytes": [1024 * k for k in (160, 320, 640)],
+        "channel_parts": [1, 2],
+        "scratchpad_bytes": [1024 * k for k in (160, 320, 640)],
         "dram_bytes_per_cycle": [1.0, 16.0],
     },
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=sorted(CHOICES))
@@ -89,12 +93,18 @@ def test_the_energy_is_the_account_s() -> None:
     family = found.families[0]
     events = {name: round(float(values[1])) for name, values in family.choices[int(family.best[1])].events.items()}
     nothing = dict.fromkeys((field.name for field in dataclasses.fields(Counters)), 0)
-    counters = Counters(**nothing | {
-        "busy_cycles": events["busy"], "macs_issued": events["busy"] * EDGE.macs_per_cycle,
-        "weight_read_words": events["busy"], "dram_load_read_bytes": events["dram_bytes"],
-        "scratchpad_read_words": events["read_words"], "scratchpad_write_words": events["write_words"],
-        "requantised_values": events["values"],
-    })  # fmt: skip
+    counters = Counters(
+        **nothing
+        | {
+            "busy_cycles": events["busy"],
+            "macs_issued": events["busy"] * EDGE.macs_per_cycle,
+            "weight_read_words": events["busy"],
+            "dram_load_read_bytes": events["dram_bytes"],
+            "scratchpad_read_words": events["read_words"],
+            "scratchpad_write_words": events["write_words"],
+            "requantised_values": events["values"],
+        }
+    )
     bill = account(counters, EDGE, seconds=float(found.seconds[1])).system_j
     assert found.system_j[1] == pytest.approx(bill.value, rel=1e-6)
     assert found.system_j_low[1] == pytest.approx(bill.low, rel=1e-6)
@@ -126,8 +136,9 @@ def test_the_front_is_what_nothing_beats(rows: list[tuple[int, ...]]) -> None:
 
 def test_ranges() -> None:
     assert parse_choices(["pixel_lanes=8,16", "scratchpad_bytes=64Ki:128Ki:3"]) == {
-        "pixel_lanes": [8.0, 16.0], "scratchpad_bytes": [65536.0, 98304.0, 131072.0]
-    }  # fmt: skip
+        "pixel_lanes": [8.0, 16.0],
+        "scratchpad_bytes": [65536.0, 98304.0, 131072.0],
+    }
     for text in ("pixel_lanes", "pixel_lanes=", "a=1:2", "a=1,x", "a=nan"):
         with pytest.raises(InputError, match="is no range"):
             parse_choices([text])
@@ -139,9 +150,23 @@ def test_command(tmp_path) -> None:
     table = tmp_path / "points.csv"
     result = CliRunner().invoke(
         cli.app,
-        ["explore", "bicubic_x2", "--size", "64x48", "--accel", "edge", "--vary", "scratchpad_bytes=96Ki,192Ki",
-         "--vary", "dram_bytes_per_cycle=1,16", "--csv", str(table), "--json", str(tmp_path / "front.json")],
-    )  # fmt: skip
+        [
+            "explore",
+            "bicubic_x2",
+            "--size",
+            "64x48",
+            "--accel",
+            "edge",
+            "--vary",
+            "scratchpad_bytes=96Ki,192Ki",
+            "--vary",
+            "dram_bytes_per_cycle=1,16",
+            "--csv",
+            str(table),
+            "--json",
+            str(tmp_path / "front.json"),
+        ],
+    )
     assert result.exit_code == 0, result.output
     assert len(table.read_text().splitlines()) == 5
     front = json.loads((tmp_path / "front.json").read_text())

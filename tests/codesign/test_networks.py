@@ -23,9 +23,16 @@ from codesign.pictures import images
 from codesign.workflows.frames import calibration_frames, photographs
 
 COMMAND_LINE = [
-    "bicubic_x2", "espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3", "quicksrnet_m_x3", "edsr_f32b5_x2", "srvgg16_x4",
+    "bicubic_x2",
+    "espcn_x3",
+    "fsrcnn_x2",
+    "sesr_m5_x2",
+    "abpn_x3",
+    "quicksrnet_m_x3",
+    "edsr_f32b5_x2",
+    "srvgg16_x4",
     "dncnn17",
-]  # fmt: skip
+]
 
 # Thousands of parameters, and GMAC at a size, of the definitions as their papers give them.
 COUNTS = [
@@ -54,9 +61,21 @@ COUNTS = [
 ]
 
 OPERATORS = {
-    "conv2d", "conv_transpose2d", "prelu", "relu", "clamp", "tanh", "add", "sub", "pixel_shuffle", "repeat",
-    "repeat_interleave", "cat", "leaky_relu", "mul",
-}  # fmt: skip
+    "conv2d",
+    "conv_transpose2d",
+    "prelu",
+    "relu",
+    "clamp",
+    "tanh",
+    "add",
+    "sub",
+    "pixel_shuffle",
+    "repeat",
+    "repeat_interleave",
+    "cat",
+    "leaky_relu",
+    "mul",
+}
 
 
 def frame(name: str, width: int = 64, height: int = 64) -> torch.Tensor:

@@ -31,15 +31,27 @@ EVIDENCE = {evidence.value for evidence in Evidence}
 def make(*gpus: str, quality: float | None = 34.5, name: str = 'net <&> "one"') -> Comparison:
     counters = dataclasses.replace(
         Counters(**{field.name: 0 for field in dataclasses.fields(Counters)}),
-        cycles=10**6, busy_cycles=10**6, macs_issued=2048 * 10**6, dram_load_read_bytes=10**5,
-    )  # fmt: skip
+        cycles=10**6,
+        busy_cycles=10**6,
+        macs_issued=2048 * 10**6,
+        dram_load_read_bytes=10**5,
+    )
     bill = account(counters, BASE)
     work = Workload(name, "64x48", "128x96", 10**9, 10**5)
     chip = scanline_row(counters, BASE, bill, evidence=Evidence.RTL, quality_db=quality)
     rows = (chip, *(gpu_row(work, gpu, quality_db=quality) for gpu in gpus))
     simulation = {"stalls": {"busy": 10**6, **counters.stalls}, "bit_exact": True}
-    return Comparison(name, "64x48", "128x96", 10**9, rows, {"bicubic": 30.0, "fp32": quality, "int8": quality},
-                      bill, simulation, COMMAND)  # fmt: skip
+    return Comparison(
+        name,
+        "64x48",
+        "128x96",
+        10**9,
+        rows,
+        {"bicubic": 30.0, "fp32": quality, "int8": quality},
+        bill,
+        simulation,
+        COMMAND,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +113,11 @@ class TestTable:
 
     def test_recorded_fits_too(self, comparison):
         row = dataclasses.replace(
-            comparison.rows[1], evidence=Evidence.HARDWARE, energy_evidence=Evidence.HARDWARE,
+            comparison.rows[1],
+            evidence=Evidence.HARDWARE,
+            energy_evidence=Evidence.HARDWARE,
             quality_evidence=Evidence.HARDWARE,
-        )  # fmt: skip
+        )
         console = Console(file=io.StringIO(), width=80)
         console.print(terminal_table(dataclasses.replace(comparison, rows=(comparison.rows[0], row))))
         assert console.file.getvalue().count("recorded-on-hardware") == 4  # three figures and the verdict

@@ -12,9 +12,14 @@ from codesign.workflows.compare import compare_targets
 from codesign.workflows.simulate import compile_source, find, simulate
 
 FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 CHARTS = 7
 LEAST_CONTRAST = 4.5
 """WCAG 2.2, AA, of text."""
@@ -104,8 +109,10 @@ def test_it_is_readable(opened, width, scheme) -> None:
 
 
 def test_both_schemes_differ(opened) -> None:
-    papers = [opened(scheme=scheme)[0].evaluate("getComputedStyle(document.body).backgroundColor")
-              for scheme in ("light", "dark")]  # fmt: skip
+    papers = [
+        opened(scheme=scheme)[0].evaluate("getComputedStyle(document.body).backgroundColor")
+        for scheme in ("light", "dark")
+    ]
     assert papers[0] != papers[1]
 
 

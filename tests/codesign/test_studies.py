@@ -26,9 +26,15 @@ RESOLUTION = (192, 128)
 @pytest.fixture(scope="module")
 def study():
     return film_hour.film_hour(
-        ["bicubic_x2", "espcn_x4"], RESOLUTION, 24.0, TINY, ["A100", "Orin"], price_kwh=0.5, price_device_hour=2.0,
+        ["bicubic_x2", "espcn_x4"],
+        RESOLUTION,
+        24.0,
+        TINY,
+        ["A100", "Orin"],
+        price_kwh=0.5,
+        price_device_hour=2.0,
         command="the command",
-    )  # fmt: skip
+    )
 
 
 def test_costs_are_those_of_the_trained_network() -> None:

@@ -22,9 +22,26 @@ from codesign.cli import console
 from codesign.cli.console import PlainConsole, plain
 
 HOSTILE = (
-    "[/red]", "[bold]x[/bold]", "[link=http://a]b[/link]", ":smiley:", "\x1b]0;title\x07", "\x1b[2J", "\x9b31m", "a\rb",
-    "a\bb", "\u202egnp.exe", "\u2066x", "\u200b", "\udc80", "\x00", "\x7f", "${HOME}", "%s%n", "{0}", "\u2028",
-)  # fmt: skip
+    "[/red]",
+    "[bold]x[/bold]",
+    "[link=http://a]b[/link]",
+    ":smiley:",
+    "\x1b]0;title\x07",
+    "\x1b[2J",
+    "\x9b31m",
+    "a\rb",
+    "a\bb",
+    "\u202egnp.exe",
+    "\u2066x",
+    "\u200b",
+    "\udc80",
+    "\x00",
+    "\x7f",
+    "${HOME}",
+    "%s%n",
+    "{0}",
+    "\u2028",
+)
 
 
 def test_text_that_steers_is_spelled_out() -> None:

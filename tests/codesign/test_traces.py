@@ -26,14 +26,30 @@ from codesign.workflows.simulate import compile_source, find, simulate
 
 DRAWN = 12
 MEASURED = {
-    "network": "sesr_m5_x2", "input_size": "48x32", "output_size": "96x64", "precision": "FP16", "batch": 1,
-    "device": "A100", "device_name": "A100",
+    "network": "sesr_m5_x2",
+    "input_size": "48x32",
+    "output_size": "96x64",
+    "precision": "FP16",
+    "batch": 1,
+    "device": "A100",
+    "device_name": "A100",
     "ms_per_frame": {"value": 0.02, "low": 0.019, "high": 0.022},
-    "j_per_frame": {"value": 0.004, "low": 0.0035, "high": 0.005}, "idle_w": 60.0, "loop_seconds": 20.0, "loops": 3,
-    "sm_clock_mhz": 1410.0, "memory_clock_mhz": 1593.0, "temperature_c": 50.0, "driver": "580.1", "cuda": "13.0",
-    "software": "made up for this test", "method": "made up", "command": "none", "date": "2026-11-25",
-    "commit": "0123456789abcdef", "quality_db": None,
-}  # fmt: skip
+    "j_per_frame": {"value": 0.004, "low": 0.0035, "high": 0.005},
+    "idle_w": 60.0,
+    "loop_seconds": 20.0,
+    "loops": 3,
+    "sm_clock_mhz": 1410.0,
+    "memory_clock_mhz": 1593.0,
+    "temperature_c": 50.0,
+    "driver": "580.1",
+    "cuda": "13.0",
+    "software": "made up for this test",
+    "method": "made up",
+    "command": "none",
+    "date": "2026-11-25",
+    "commit": "0123456789abcdef",
+    "quality_db": None,
+}
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +104,11 @@ def again(data: dict, path: str, results) -> Interval:
     if rest[0] == "quality":
         return Interval.exact(data["quality_db"]["int8" if target["kind"] != "gpu" else "fp32"])
     found |= {
-        "time": seconds, "fps": Interval.exact(1.0) / seconds, "reached": Interval.exact(float(data["macs"])) / seconds,
+        "time": seconds,
+        "fps": Interval.exact(1.0) / seconds,
+        "reached": Interval.exact(float(data["macs"])) / seconds,
         "intensity": Interval.exact(data["macs"] / moved),
-    }  # fmt: skip
+    }
     return found[rest[0]]
 
 

@@ -43,10 +43,17 @@ def picture(index: int, width: int, height: int) -> np.ndarray:
 
 
 def make_video(
-    path: Path, count: int = 6, size: tuple[int, int] = (32, 24), *, times: list[int] | None = None,
-    audio: bool = False, pix_fmt: str = "yuv420p", codec: str = "libx264", options: dict[str, str] | None = None,
+    path: Path,
+    count: int = 6,
+    size: tuple[int, int] = (32, 24),
+    *,
+    times: list[int] | None = None,
+    audio: bool = False,
+    pix_fmt: str = "yuv420p",
+    codec: str = "libx264",
+    options: dict[str, str] | None = None,
     context: dict[str, int] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     with av.open(str(path), "w") as out:
         stream = out.add_stream(codec, rate=24, options=options or {"crf": "4"})
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt

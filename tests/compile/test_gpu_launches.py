@@ -39,9 +39,14 @@ def emulated(plan: GpuPlan, frame: NDArray[Any], folder: Path) -> NDArray[Any]:
 
     def run(launch: Launch, arrays: list[NDArray[Any]]) -> None:
         run_emulated(
-            library, arrays, launch.integers, grid=launch.grid, threads=launch.threads,
-            shared_bytes=launch.shared_bytes, kernel=list(kernels).index(launch.kernel),
-        )  # fmt: skip
+            library,
+            arrays,
+            launch.integers,
+            grid=launch.grid,
+            threads=launch.threads,
+            shared_bytes=launch.shared_bytes,
+            kernel=list(kernels).index(launch.kernel),
+        )
 
     source, result = plan.graph.input, plan.graph.output
     memory = run_launches(plan.launches, plan.stored, {source: plan.stored[source].pack(frame)}, run)

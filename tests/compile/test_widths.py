@@ -144,9 +144,12 @@ def test_sums_that_leave_32_bits_are_made_to_fit(wide_weights: bool) -> None:
     network = Heavy().eval()
     picture = np.random.default_rng(1).random((1, 1, HEIGHT, WIDTH), dtype=np.float32)
     compiled = compile_network(
-        load_model(network, width=WIDTH, height=HEIGHT), BASE, calibration=[picture], method="minmax",
+        load_model(network, width=WIDTH, height=HEIGHT),
+        BASE,
+        calibration=[picture],
+        method="minmax",
         widths=lambda one: dataclasses.replace(everything(one), weights=frozenset({"a", "b"} if wide_weights else ())),
-    )  # fmt: skip
+    )
     (region,) = compiled.regions
     _, output = quantised_io(compiled.quantised)
     for codes in (np.full((1, 1, HEIGHT, WIDTH), 127, np.int8), (np.rint(picture * 255) - 128).astype(np.int8)):

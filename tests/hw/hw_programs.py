@@ -16,31 +16,64 @@ SOURCE, RESULT = 0, 1
 
 def buffer(number: int, base: int, **changes: int) -> Command:
     fields = {
-        "id": number, "base": base, "rows": 2, "row_pitch": 1, "group_pitch": 1, "groups": 1, "width": WIDTH,
-        "height": HEIGHT, "zero_point": 0, "freed_by_conv": int(number == SOURCE), "loaded": int(number == SOURCE),
+        "id": number,
+        "base": base,
+        "rows": 2,
+        "row_pitch": 1,
+        "group_pitch": 1,
+        "groups": 1,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "zero_point": 0,
+        "freed_by_conv": int(number == SOURCE),
+        "loaded": int(number == SOURCE),
         "freed_by_store": int(number == RESULT),
-    }  # fmt: skip
+    }
     return command(Opcode.BUFFER, **{**fields, **changes})
 
 
 def load(**changes: int) -> Command:
-    fields = {"buffer": SOURCE, "address": INPUT_AT, "row_stride": WIDTH, "pixel_bytes": 1, "pixel_pitch": 1,
-              "row_bytes": WIDTH, "x_count": WIDTH}  # fmt: skip
+    fields = {
+        "buffer": SOURCE,
+        "address": INPUT_AT,
+        "row_stride": WIDTH,
+        "pixel_bytes": 1,
+        "pixel_pitch": 1,
+        "row_bytes": WIDTH,
+        "x_count": WIDTH,
+    }
     return command(Opcode.LOAD, **{**fields, **changes})
 
 
 def conv(**changes: int) -> Command:
     fields = {
-        "source": SOURCE, "destination": RESULT, "weights_needed": 4, "steps_count": 1, "fills_count": 1,
-        "fills_repeat": 1, "kernel_rows": 1, "stride_rows": 1, "x_stride": 1, "words": 1, "qmin": -128, "qmax": 127,
+        "source": SOURCE,
+        "destination": RESULT,
+        "weights_needed": 4,
+        "steps_count": 1,
+        "fills_count": 1,
+        "fills_repeat": 1,
+        "kernel_rows": 1,
+        "stride_rows": 1,
+        "x_stride": 1,
+        "words": 1,
+        "qmin": -128,
+        "qmax": 127,
         "free_source": 1,
-    }  # fmt: skip
+    }
     return command(Opcode.CONV, **{**fields, **changes})
 
 
 def store(**changes: int) -> Command:
-    fields = {"buffer": RESULT, "address": OUTPUT_AT, "row_stride": WIDTH, "sub_rows": 1, "pixel_bytes": 1,
-              "pixel_pitch": 1, "x_count": WIDTH}  # fmt: skip
+    fields = {
+        "buffer": RESULT,
+        "address": OUTPUT_AT,
+        "row_stride": WIDTH,
+        "sub_rows": 1,
+        "pixel_bytes": 1,
+        "pixel_pitch": 1,
+        "x_count": WIDTH,
+    }
     return command(Opcode.STORE, **{**fields, **changes})
 
 
@@ -77,11 +110,20 @@ def blob() -> bytes:
 def program(*commands: Command, **changes: object) -> Program:
     """The copying program, with other commands or other fields."""
     fields: dict[str, object] = {
-        "name": "copy", "spec": TINY, "commands": commands or COMMANDS, "blob": blob(), "commands_offset": 0,
-        "blob_offset": BLOB_AT, "inputs": (TensorSlot("x", INPUT_AT, HEIGHT, WIDTH, 1, 0.5, 0),),
-        "outputs": (TensorSlot("y", OUTPUT_AT, HEIGHT, WIDTH, 1, 0.5, 0),), "write_first": OUTPUT_AT,
-        "write_end": MEMORY, "memory_bytes": MEMORY, "macs": HEIGHT * WIDTH, "labels": ("copy",),
-    }  # fmt: skip
+        "name": "copy",
+        "spec": TINY,
+        "commands": commands or COMMANDS,
+        "blob": blob(),
+        "commands_offset": 0,
+        "blob_offset": BLOB_AT,
+        "inputs": (TensorSlot("x", INPUT_AT, HEIGHT, WIDTH, 1, 0.5, 0),),
+        "outputs": (TensorSlot("y", OUTPUT_AT, HEIGHT, WIDTH, 1, 0.5, 0),),
+        "write_first": OUTPUT_AT,
+        "write_end": MEMORY,
+        "memory_bytes": MEMORY,
+        "macs": HEIGHT * WIDTH,
+        "labels": ("copy",),
+    }
     return Program(**{**fields, **changes})  # type: ignore[arg-type]
 
 

@@ -22,8 +22,9 @@ from codesign.hw.normalise import (
 )
 
 
-def largest_error(codes: np.ndarray, weights: np.ndarray, input_scale: float, output_scale: float,
-                  epsilon: float = 1e-5) -> float:  # fmt: skip
+def largest_error(
+    codes: np.ndarray, weights: np.ndarray, input_scale: float, output_scale: float, epsilon: float = 1e-5
+) -> float:
     """How far the machine's result, before it is rounded, is off at most, in codes of the output.
 
     ``codes`` occur ``weights`` times each; where the output is clamped is of no interest.
@@ -65,8 +66,10 @@ def test_extremes(name: str, input_scale: float) -> None:
 
 @given(
     st.lists(st.tuples(st.integers(-128, 127), st.integers(1, 2**18)), min_size=1, max_size=40),
-    st.floats(-11, 4), st.floats(0.3, 30.0), st.sampled_from([1e-8, 1e-5, 1e-3]),
-)  # fmt: skip
+    st.floats(-11, 4),
+    st.floats(0.3, 30.0),
+    st.sampled_from([1e-8, 1e-5, 1e-3]),
+)
 @settings(max_examples=300, deadline=None, derandomize=True)
 def test_any_frame(pixels: list[tuple[int, int]], scale: float, reach: float, epsilon: float) -> None:
     codes, weights = np.array(pixels, np.int64).T

@@ -33,9 +33,14 @@ def clipped(value: Fraction, zero_point: int, low: int = INT8_MIN, high: int = I
 @example(-3, 1, 1, 1, 0, [-128, 127])
 def test_requantise(psum: int, positive: int, negative: int, shift: int, zero_point: int, clip: list[int]) -> None:
     found = numerics.requantise(
-        np.array([psum]), multiplier=np.array([positive]), negative_multiplier=np.array([negative]),
-        shift=np.array([shift]), zero_point=zero_point, qmin=clip[0], qmax=clip[1],
-    )  # fmt: skip
+        np.array([psum]),
+        multiplier=np.array([positive]),
+        negative_multiplier=np.array([negative]),
+        shift=np.array([shift]),
+        zero_point=zero_point,
+        qmin=clip[0],
+        qmax=clip[1],
+    )
     factor = negative if psum < 0 else positive
     assert found.dtype == np.int8
     assert int(found[0]) == clipped(Fraction(psum * factor, 1 << shift), zero_point, *clip)
@@ -44,9 +49,15 @@ def test_requantise(psum: int, positive: int, negative: int, shift: int, zero_po
 @given(int8, int8, int8, int8, multipliers, multipliers, shifts, int8)
 def test_add(q: int, other: int, z: int, other_z: int, m: int, other_m: int, shift: int, out_z: int) -> None:
     found = numerics.add_requantised(
-        np.array([q], np.int8), np.array([other], np.int8), zero_point=z, other_zero_point=other_z, multiplier=m,
-        other_multiplier=other_m, shift=shift, output_zero_point=out_z,
-    )  # fmt: skip
+        np.array([q], np.int8),
+        np.array([other], np.int8),
+        zero_point=z,
+        other_zero_point=other_z,
+        multiplier=m,
+        other_multiplier=other_m,
+        shift=shift,
+        output_zero_point=out_z,
+    )
     exact = Fraction((q - z) * m + (other - other_z) * other_m, 1 << shift)
     assert int(found[0]) == clipped(exact, out_z)
 
@@ -56,9 +67,11 @@ def test_add(q: int, other: int, z: int, other_z: int, m: int, other_m: int, shi
 @example(INT32_MIN, 0, INT32_MAX, 0)
 def test_sixteen_bits(psum: int, positive: int, negative: int, shift: int) -> None:
     found = numerics.requantise_wide(
-        np.array([psum]), multiplier=np.array([positive]), negative_multiplier=np.array([negative]),
+        np.array([psum]),
+        multiplier=np.array([positive]),
+        negative_multiplier=np.array([negative]),
         shift=np.array([shift]),
-    )  # fmt: skip
+    )
     exact = Fraction(psum * (negative if psum < 0 else positive), 1 << shift)
     assert int(found[0]) == clipped(exact, 0, numerics.INT16_MIN, numerics.INT16_MAX)
     planes = numerics.byte_planes(found)
@@ -70,9 +83,14 @@ def test_sixteen_bits(psum: int, positive: int, negative: int, shift: int) -> No
 @example(-128, -128, 127, 127, INT32_MAX, 0, 127)
 def test_multiply(q: int, other: int, z: int, other_z: int, m: int, shift: int, out_z: int) -> None:
     found = numerics.multiply_requantised(
-        np.array([q], np.int8), np.array([other], np.int8), zero_point=z, other_zero_point=other_z, multiplier=m,
-        shift=shift, output_zero_point=out_z,
-    )  # fmt: skip
+        np.array([q], np.int8),
+        np.array([other], np.int8),
+        zero_point=z,
+        other_zero_point=other_z,
+        multiplier=m,
+        shift=shift,
+        output_zero_point=out_z,
+    )
     assert int(found[0]) == clipped(Fraction((q - z) * (other - other_z) * m, 1 << shift), out_z)
 
 

@@ -34,7 +34,7 @@ from hw_programs import (
     program,
     store,
     weights,
-)  # fmt: skip
+)
 
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, ProgramError
@@ -143,9 +143,18 @@ STEPS_OF_A_RESIZE = {
 
 def resize(**changes: int) -> Command:
     fields = {
-        "source": SOURCE, "destination": RESULT, "x_stride": 1, "words": 1, "kernel_rows": 3, "pad_rows": 1,
-        "enlarge_log2": 1, "frame_width": WIDTH, "edge": 1, "free_source": 1, **STEPS_OF_A_RESIZE,
-    }  # fmt: skip
+        "source": SOURCE,
+        "destination": RESULT,
+        "x_stride": 1,
+        "words": 1,
+        "kernel_rows": 3,
+        "pad_rows": 1,
+        "enlarge_log2": 1,
+        "frame_width": WIDTH,
+        "edge": 1,
+        "free_source": 1,
+        **STEPS_OF_A_RESIZE,
+    }
     return command(Opcode.RESIZE, **{**fields, **changes})
 
 
@@ -199,10 +208,21 @@ WINDOWS = buffer(RESULT, 4, rows=1, row_pitch=6, group_pitch=2, groups=3)
 def looking_up(**changes: int) -> tuple[Command, ...]:
     """A window of three rows and columns for every pixel, in maps of two rows of one."""
     fields = {
-        "source": SOURCE, "destination": RESULT, "x_stride": 1, "stride_rows": 1, "words": 3, "kernel_rows": 1,
-        "radius": 1, "level": 1, "fraction_bits": 8, "map_width": 1, "map_height": 2, "address": INPUT_AT,
-        "row_stride": 2 * WIDTH, "free_source": 1,
-    }  # fmt: skip
+        "source": SOURCE,
+        "destination": RESULT,
+        "x_stride": 1,
+        "stride_rows": 1,
+        "words": 3,
+        "kernel_rows": 1,
+        "radius": 1,
+        "level": 1,
+        "fraction_bits": 8,
+        "map_width": 1,
+        "map_height": 2,
+        "address": INPUT_AT,
+        "row_stride": 2 * WIDTH,
+        "free_source": 1,
+    }
     row = command(Opcode.LOOKUP, **{**fields, **changes})
     return (SYNC, FLOW_OF, WINDOWS, LOOP, load(), row, store(), END, HALT)
 

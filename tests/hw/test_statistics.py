@@ -60,8 +60,16 @@ def test_records_survive() -> None:
 
 def test_sums_become_parameters() -> None:
     """A second pass runs with the parameters that the first one's sums made."""
-    again = (*BUFFERS, *(one for one in LOADWS if one is not PARAMETERS), NORM, LOOP, load(address=OUTPUT_AT),
-             conv(), store(), END)  # fmt: skip
+    again = (
+        *BUFFERS,
+        *(one for one in LOADWS if one is not PARAMETERS),
+        NORM,
+        LOOP,
+        load(address=OUTPUT_AT),
+        conv(),
+        store(),
+        END,
+    )
     made = counting(*frames(COUNTS), SYNC, *again, HALT)
     made.verify()
     x = frame(3)
@@ -75,10 +83,23 @@ BROKEN: dict[str, tuple[tuple[Command, ...], str]] = {
     "read before a SYNC": ((*frames(COUNTS), NORM, HALT), "may still add to"),
     "read before they begin": ((SYNC, NORM, HALT), "None were added to"),
     "never begun": ((*frames(store(statistics=1)), HALT), "never begun"),
-    "half a frame": ((*frames(COUNTS)[:-5], isa.command(isa.Opcode.LOOP, count=HEIGHT - 1), load(), conv(), COUNTS,
-                      END, SYNC, NORM, HALT), "normalises by 54 pixels what 45"),
+    "half a frame": (
+        (
+            *frames(COUNTS)[:-5],
+            isa.command(isa.Opcode.LOOP, count=HEIGHT - 1),
+            load(),
+            conv(),
+            COUNTS,
+            END,
+            SYNC,
+            NORM,
+            HALT,
+        ),
+        "normalises by 54 pixels what 45",
+    ),
     "too many words": (
-        (*frames(store(statistics=1, statistics_begin=1, statistics_base=2)), HALT), "words 2 to 2 of 2"
+        (*frames(store(statistics=1, statistics_begin=1, statistics_base=2)), HALT),
+        "words 2 to 2 of 2",
     ),
     "shuffled": ((*frames(store(statistics=1, statistics_begin=1, channel=1)), HALT), "do not begin a word"),
     "read while others begin": (
@@ -90,7 +111,7 @@ BROKEN: dict[str, tuple[tuple[Command, ...], str]] = {
         (*frames(COUNTS), SYNC, weights(WeightKind.NORM, OUTPUT_AT - BLOB_AT, 2, 16), HALT),
         "outside the program's weights",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)

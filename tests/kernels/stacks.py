@@ -44,9 +44,15 @@ def random_stack(rng: Rng, precision: str, *, max_layers: int = 5) -> Stack:
         out_zero = layer.requantise.zero_point if layer.requantise else 0
         if add is not None and layer.requantise is not None:
             rule = AddRule(
-                out_zero, zeros[add], int(rng.integers(2**29, 2**31)), int(rng.integers(-(2**31) + 1, 2**31)),
-                int(rng.choice([30, 31, 32])), int(rng.integers(-128, 128)), -128, int(rng.integers(0, 128)),
-            )  # fmt: skip
+                out_zero,
+                zeros[add],
+                int(rng.integers(2**29, 2**31)),
+                int(rng.integers(-(2**31) + 1, 2**31)),
+                int(rng.choice([30, 31, 32])),
+                int(rng.integers(-128, 128)),
+                -128,
+                int(rng.integers(0, 128)),
+            )
             layer = replace(layer, add_rule=rule)
             out_zero = rule.output_zero_point
         layer = replace(layer, padding=out_zero)
@@ -65,10 +71,16 @@ def random_layer(rng: Rng, name: str, source: str, ci: int, co: int, ky: int, kx
         activation = str(rng.choice(["linear", "relu", "prelu", "tanh", "sigmoid"]))
         low, high = (-0.75, 0.75) if rng.random() < 0.3 else (-math.inf, math.inf)
         return Conv(
-            name, source, output, weights, rng.normal(size=co).astype(np.float32) * 0.2,
+            name,
+            source,
+            output,
+            weights,
+            rng.normal(size=co).astype(np.float32) * 0.2,
             activation,  # type: ignore[arg-type]
-            rng.normal(size=co).astype(np.float32), low, high,
-        )  # fmt: skip
+            rng.normal(size=co).astype(np.float32),
+            low,
+            high,
+        )
     weights = rng.integers(-127, 128, (ky, kx, ci, co)).astype(np.int8)
     bias = rng.integers(-2000, 2000, co) - zero * weights.astype(np.int64).sum((0, 1, 2))
     multiplier = rng.integers(2**30, 2**31, co)
@@ -127,18 +139,30 @@ def expected(stack: Stack, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray
             continue
         rule = layer.requantise
         q = numerics.requantise(
-            np.rint(psum).astype(np.int64), multiplier=rule.multiplier, negative_multiplier=rule.negative_multiplier,
-            shift=rule.shift, zero_point=rule.zero_point, qmin=rule.low, qmax=rule.high,
-        )  # fmt: skip
+            np.rint(psum).astype(np.int64),
+            multiplier=rule.multiplier,
+            negative_multiplier=rule.negative_multiplier,
+            shift=rule.shift,
+            zero_point=rule.zero_point,
+            qmin=rule.low,
+            qmax=rule.high,
+        )
         if rule.table is not None:
             q = numerics.look_up(q, rule.table)
         if layer.add_rule is not None and other is not None:
             add = layer.add_rule
             q = numerics.add_requantised(
-                q, other, zero_point=add.zero_point, other_zero_point=add.other_zero_point, multiplier=add.multiplier,
-                other_multiplier=add.other_multiplier, shift=add.shift, output_zero_point=add.output_zero_point,
-                qmin=add.low, qmax=add.high,
-            )  # fmt: skip
+                q,
+                other,
+                zero_point=add.zero_point,
+                other_zero_point=add.other_zero_point,
+                multiplier=add.multiplier,
+                other_multiplier=add.other_multiplier,
+                shift=add.shift,
+                output_zero_point=add.output_zero_point,
+                qmin=add.low,
+                qmax=add.high,
+            )
         values[layer.output] = q
     return values
 

@@ -30,9 +30,11 @@ CONVEX = ConvexUpsample(8.0, threads=32)
 MOMENTS, NORM = SegmentMoments(11, segments=4, threads=64), InstanceNorm(11, 1e-5, True, 4, threads=32, items=2)
 PLAIN = InstanceNorm(11, 1e-5, False, 4, threads=32, items=2)
 ORDER = Channels(
-    (6, 19, 8), ((0, 5), *((1, c) for c in range(2, 9)), *((1, c) for c in range(8, 16)), (2, 7), (0, 0)),
-    (True, False, False), threads=32,
-)  # fmt: skip
+    (6, 19, 8),
+    ((0, 5), *((1, c) for c in range(2, 9)), *((1, c) for c in range(8, 16)), (2, 7), (0, 0)),
+    (True, False, False),
+    threads=32,
+)
 WHOLE = Channels((8, 3), (*((0, c) for c in range(8)), *((1, c) for c in range(3))), (False, False), threads=32)
 FIXED = Constant(np.random.default_rng(3).normal(size=(10, 5, 7)).astype(np.float16), threads=32)
 
@@ -67,9 +69,14 @@ class Kernels:
     def run(self, name: str, op: Any, arrays: list[Array], size: tuple[int, int], grid: tuple[int, int, int]) -> None:
         unused = [np.zeros(1)] * (self.pointers - len(arrays))
         run_emulated(
-            self.library, [*arrays, *unused], (*size, self.order.index(name)), grid=grid, threads=op.threads,
-            shared_bytes=op.shared_bytes, seed=len(name),
-        )  # fmt: skip
+            self.library,
+            [*arrays, *unused],
+            (*size, self.order.index(name)),
+            grid=grid,
+            threads=op.threads,
+            shared_bytes=op.shared_bytes,
+            seed=len(name),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +104,13 @@ def test_all_pairs(kernels: Kernels, number: int) -> None:
     first, second = (rng.normal(size=(op.channels, *size)).astype(np.float16) for size in (first_size, second_size))
     rows, columns = first_size[0] * first_size[1], second_size[0] * second_size[1]
     out = aligned((rows, columns), np.float16, np.nan)
-    kernels.run(f"pairs_{number}", op, [chunks(first), chunks(second), out], (rows, columns),
-                correlation.grid(op, rows, columns))  # fmt: skip
+    kernels.run(
+        f"pairs_{number}",
+        op,
+        [chunks(first), chunks(second), out],
+        (rows, columns),
+        correlation.grid(op, rows, columns),
+    )
     flat = [x.astype(np.float64).reshape(op.channels, -1) for x in (first, second)]
     np.testing.assert_allclose(out.astype(np.float64), op.scale * flat[0].T @ flat[1], rtol=1e-3, atol=4e-3)
 
@@ -110,8 +122,9 @@ def test_convex_upsampling_is_rafts(kernels: Kernels) -> None:
     mask[:, 0, 0] = 60000.0  # a softmax that does not subtract the largest overflows
     mask, flow = mask.astype(np.float16), flow.astype(np.float16)
     out = aligned((2, 8 * height, 8 * width), np.float16, np.nan)
-    kernels.run("convex", CONVEX, [chunks(mask), chunks(flow), out], (height, width),
-                resize.convex_grid(CONVEX, height, width))  # fmt: skip
+    kernels.run(
+        "convex", CONVEX, [chunks(mask), chunks(flow), out], (height, width), resize.convex_grid(CONVEX, height, width)
+    )
     wide = torch.from_numpy(mask.astype(np.float64)).reshape(1, 1, 9, 8, 8, height, width).softmax(2)
     near = torch.nn.functional.unfold(torch.from_numpy(8.0 * flow.astype(np.float64))[None], 3, padding=1)
     summed = (wide * near.reshape(1, 2, 9, 1, 1, height, width)).sum(2)  # the published code
@@ -145,15 +158,17 @@ def test_channels_in_any_order(kernels: Kernels) -> None:
     out = aligned((1, 3, height, width, 8), np.float16, np.nan)
     flat = aligned((1, *planar.shape), np.float16)
     flat[0] = planar
-    kernels.run("order", ORDER, [flat, chunks(one), chunks(two), out], (height, width),
-                channels.grid(ORDER, height, width))  # fmt: skip
+    kernels.run(
+        "order", ORDER, [flat, chunks(one), chunks(two), out], (height, width), channels.grid(ORDER, height, width)
+    )
     sources = planar, one, two
     want = np.stack([sources[tensor][channel] for tensor, channel in ORDER.chosen])
     np.testing.assert_array_equal(unchunked(out, ORDER.channels), want)
     assert not out[0, 2, :, :, ORDER.channels % 8 :].any()
     out = aligned((1, 2, height, width, 8), np.float16, np.nan)
-    kernels.run("whole", WHOLE, [chunks(two), chunks(one[:3]), out], (height, width),
-                channels.grid(WHOLE, height, width))  # fmt: skip
+    kernels.run(
+        "whole", WHOLE, [chunks(two), chunks(one[:3]), out], (height, width), channels.grid(WHOLE, height, width)
+    )
     np.testing.assert_array_equal(unchunked(out, 11), np.concatenate((two, one[:3])))
     assert "pack" in channels.render(ORDER, "x")
     assert "pack" not in channels.render(WHOLE, "x")  # whole chunks are moved as such
@@ -175,8 +190,11 @@ def test_a_channel_that_is_not_there_is_refused() -> None:
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_compile_without_spills(arch: str) -> None:
     found = [
-        correlation.render(AllPairs(256, 0.0625), "pairs"), resize.render_convex(ConvexUpsample(), "convex"),
-        pointwise.render(SegmentMoments(96), "moments"), pointwise.render(InstanceNorm(96), "normalised"),
-        channels.render(ORDER, "order"), channels.render(FIXED, "fixed"),
-    ]  # fmt: skip
+        correlation.render(AllPairs(256, 0.0625), "pairs"),
+        resize.render_convex(ConvexUpsample(), "convex"),
+        pointwise.render(SegmentMoments(96), "moments"),
+        pointwise.render(InstanceNorm(96), "normalised"),
+        channels.render(ORDER, "order"),
+        channels.render(FIXED, "fixed"),
+    ]
     check_compiles(found, arch)

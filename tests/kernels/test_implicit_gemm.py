@@ -19,7 +19,7 @@ from codesign.kernels.implicit_gemm import (
     pack,
     render,
     shared_bytes,
-)  # fmt: skip
+)
 from codesign.kernels.layers import AddRule, Conv
 from codesign.kernels.runtime.emulate import aligned, build_emulated, run_emulated
 from codesign.kernels.runtime.launch import Stored
@@ -57,16 +57,28 @@ def random_wide(rng: Rng, precision: str) -> WideConv:
         conv = replace(conv, add="other", add_channels=channels)
         if conv.requantise is not None:
             rule = AddRule(
-                conv.requantise.zero_point, int(rng.integers(-128, 128)), int(rng.integers(2**29, 2**31)),
-                int(rng.integers(-(2**31) + 1, 2**31)), 31, int(rng.integers(-128, 128)), -100, 120,
-            )  # fmt: skip
+                conv.requantise.zero_point,
+                int(rng.integers(-128, 128)),
+                int(rng.integers(2**29, 2**31)),
+                int(rng.integers(-(2**31) + 1, 2**31)),
+                31,
+                int(rng.integers(-128, 128)),
+                -100,
+                120,
+            )
             conv = replace(conv, add_rule=rule)
     chunk = 16 if int8 else 8
     return WideConv(
-        precision, conv, sources, int(rng.choice([1, 1, 2])), int(rng.choice([1, 1, 2])),  # type: ignore[arg-type]
-        (int(rng.integers(0, ky)), int(rng.integers(0, kx))), str(rng.choice(["chunked", "planar"])),  # type: ignore[arg-type]
-        shuffle, -(-co // chunk) if conv.add else 0,
-    )  # fmt: skip
+        precision,
+        conv,
+        sources,
+        int(rng.choice([1, 1, 2])),
+        int(rng.choice([1, 1, 2])),  # type: ignore[arg-type]
+        (int(rng.integers(0, ky)), int(rng.integers(0, kx))),
+        str(rng.choice(["chunked", "planar"])),  # type: ignore[arg-type]
+        shuffle,
+        -(-co // chunk) if conv.add else 0,
+    )
 
 
 def expected(wide: WideConv, parts: list[NDArray[Any]], other: NDArray[Any] | None, size: tuple[int, int]) -> Any:
@@ -96,18 +108,30 @@ def expected(wide: WideConv, parts: list[NDArray[Any]], other: NDArray[Any] | No
         return np.clip(value if second is None else value + second, conv.low, conv.high).transpose(2, 0, 1)
     rule = conv.requantise
     q = numerics.requantise(
-        np.rint(psum).astype(np.int64), multiplier=rule.multiplier, negative_multiplier=rule.negative_multiplier,
-        shift=rule.shift, zero_point=rule.zero_point, qmin=rule.low, qmax=rule.high,
-    )  # fmt: skip
+        np.rint(psum).astype(np.int64),
+        multiplier=rule.multiplier,
+        negative_multiplier=rule.negative_multiplier,
+        shift=rule.shift,
+        zero_point=rule.zero_point,
+        qmin=rule.low,
+        qmax=rule.high,
+    )
     if rule.table is not None:
         q = numerics.look_up(q, rule.table)
     if conv.add_rule is not None and second is not None:
         add = conv.add_rule
         q = numerics.add_requantised(
-            q, second, zero_point=add.zero_point, other_zero_point=add.other_zero_point, multiplier=add.multiplier,
-            other_multiplier=add.other_multiplier, shift=add.shift, output_zero_point=add.output_zero_point,
-            qmin=add.low, qmax=add.high,
-        )  # fmt: skip
+            q,
+            second,
+            zero_point=add.zero_point,
+            other_zero_point=add.other_zero_point,
+            multiplier=add.multiplier,
+            other_multiplier=add.other_multiplier,
+            shift=add.shift,
+            output_zero_point=add.output_zero_point,
+            qmin=add.low,
+            qmax=add.high,
+        )
     return q.transpose(2, 0, 1)
 
 
@@ -148,9 +172,14 @@ def test_random_convolutions(precision: str, case: int, tmp_path: Path) -> None:
     arrays[-1][...] = np.frombuffer(blob, np.uint8)
     library = build_emulated(render(wide, schedule, "gemm"), "gemm", len(arrays), 4, folder=tmp_path)
     run_emulated(
-        library, arrays, [height, width, *out], grid=grid(wide, schedule, *out), threads=schedule.threads,
-        shared_bytes=shared_bytes(wide, schedule), seed=case,
-    )  # fmt: skip
+        library,
+        arrays,
+        [height, width, *out],
+        grid=grid(wide, schedule, *out),
+        threads=schedule.threads,
+        shared_bytes=shared_bytes(wide, schedule),
+        seed=case,
+    )
     want = expected(wide, parts, other, (out[0], out[1]))
     cut = want.reshape(conv.channels // r**2, r, r, *out)
     want = cut.transpose(0, 3, 1, 4, 2).reshape(conv.channels // r**2, out[0] * r, out[1] * r)

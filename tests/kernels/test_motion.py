@@ -61,8 +61,11 @@ RESIZES = (
 )
 
 MODULES: tuple[tuple[ModuleType, tuple[Any, ...]], ...] = (
-    (warp, WARPS), (correlation, CORRELATIONS), (correlation, LOOKUPS), (resize, RESIZES),
-)  # fmt: skip
+    (warp, WARPS),
+    (correlation, CORRELATIONS),
+    (correlation, LOOKUPS),
+    (resize, RESIZES),
+)
 
 
 @pytest.fixture(scope="module")
@@ -153,11 +156,14 @@ def expected_correlation(op: Correlation, first: Array, second: Array) -> Array:
     height, width = first.shape[2:]
     reach = op.reach
     around = np.pad(second.astype(np.float64), [(0, 0)] * 2 + [(reach, reach)] * 2)
-    mean = np.stack([
-        (first.astype(np.float64) * around[:, :, y : y + height, x : x + width]).mean(1)
-        for y in range(op.window)
-        for x in range(op.window)
-    ], 1)  # fmt: skip
+    mean = np.stack(
+        [
+            (first.astype(np.float64) * around[:, :, y : y + height, x : x + width]).mean(1)
+            for y in range(op.window)
+            for x in range(op.window)
+        ],
+        1,
+    )
     return np.where(mean > 0, mean, mean * op.slope)
 
 
@@ -277,10 +283,12 @@ def test_compiles_for_gpus(arch: str) -> None:
         *((warp, BackwardWarp(36, number, padding)) for number in ("fp16", "fp32") for padding in ("zeros", "border")),
         *((correlation, Correlation(channels, slope=0.1)) for channels in (32, 196)),
         (correlation, Correlation(64, rows=8, groups=1, stages=3, blocks=1)),
-        (correlation, Lookup()), (correlation, Lookup(number="fp16", absolute=False)),
+        (correlation, Lookup()),
+        (correlation, Lookup(number="fp16", absolute=False)),
         *((resize, Resize(36, factor=factor, align_corners=align)) for factor in (0, 2) for align in (False, True)),
-        (resize, Resize(64, "nearest")), (resize, Resize(64, "average")),
-    ]  # fmt: skip
+        (resize, Resize(64, "nearest")),
+        (resize, Resize(64, "average")),
+    ]
     texts = [module.render(op, f"kernel_{index}") for index, (module, op) in enumerate(operators)]
     texts += [module.render_naive(op, f"naive_{index}") for index, (module, op) in enumerate(operators)]
     check_compiles(texts, arch)

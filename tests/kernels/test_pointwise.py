@@ -89,9 +89,15 @@ class Bench:
         self.library = build_emulated(source + "".join(calls) + "}\n", "chosen", max(self.counts), 5, folder=folder)
 
     def run(
-        self, op: Any, inputs: Sequence[Array], outputs: Sequence[tuple[tuple[int, ...], Any]], integers: Sequence[int],
-        *, size: tuple[int, int] | None = None, parameters: bytes = b"",
-    ) -> tuple[list[Array], list[Array]]:  # fmt: skip
+        self,
+        op: Any,
+        inputs: Sequence[Array],
+        outputs: Sequence[tuple[tuple[int, ...], Any]],
+        integers: Sequence[int],
+        *,
+        size: tuple[int, int] | None = None,
+        parameters: bytes = b"",
+    ) -> tuple[list[Array], list[Array]]:
         """Outputs of the fast and of the naive kernel; the fast one's must not depend on the order of threads.
 
         ``size``: what the grid is made for, by default ``integers``, which are the kernel's.
@@ -110,9 +116,14 @@ class Bench:
             unused = [np.zeros(1)] * (max(self.counts) - len(arrays))
             numbers = [*integers, *[0] * (4 - len(integers)), which]
             run_emulated(
-                self.library, [*arrays, *unused], numbers, grid=blocks, threads=threads, shared_bytes=shared_bytes,
+                self.library,
+                [*arrays, *unused],
+                numbers,
+                grid=blocks,
+                threads=threads,
+                shared_bytes=shared_bytes,
                 seed=seed,
-            )  # fmt: skip
+            )
             return made
 
         fast, again = (once(2 * number, blocks, op.threads, op.shared_bytes, seed) for seed in (1, 2))
@@ -176,9 +187,16 @@ def torch_of(kind: Kind, x: Array, constants: Sequence[float] = ()) -> Array:
 
 
 UNARY: dict[Kind, tuple[float, ...]] = {
-    "relu": (), "leaky_relu": (0.1,), "clip": (-0.5, 0.75), "sigmoid": (), "tanh": (), "gelu_tanh": (), "gelu_erf": (),
-    "silu": (), "copy": (),
-}  # fmt: skip
+    "relu": (),
+    "leaky_relu": (0.1,),
+    "clip": (-0.5, 0.75),
+    "sigmoid": (),
+    "tanh": (),
+    "gelu_tanh": (),
+    "gelu_erf": (),
+    "silu": (),
+    "copy": (),
+}
 
 
 RNG = np.random.default_rng(0)
@@ -187,18 +205,29 @@ CONSTANTS = RNG.normal(size=13)
 PER_CHANNEL = PerChannel(tuple(CONSTANTS.tolist()))
 
 ONE_VALUE = Chain(
-    11, (11,), (read(11), *(Apply(kind, (0, *constants)) for kind, constants in UNARY.items())),
-    tuple(range(1, 1 + len(UNARY))), threads=32, items=3,
-)  # fmt: skip
+    11,
+    (11,),
+    (read(11), *(Apply(kind, (0, *constants)) for kind, constants in UNARY.items())),
+    tuple(range(1, 1 + len(UNARY))),
+    threads=32,
+    items=3,
+)
 TWO_VALUES = Chain(
-    13, (13, 13),
+    13,
+    (13, 13),
     (
-        read(13), read(13, 1), *(Apply(kind, (0, 1)) for kind in BINARY[:5]),
-        *(Apply(kind, (0, PER_CHANNEL)) for kind in BINARY), Apply("subtract", (0.5, 0)), Apply("maximum", (7, -0.25)),
+        read(13),
+        read(13, 1),
+        *(Apply(kind, (0, 1)) for kind in BINARY[:5]),
+        *(Apply(kind, (0, PER_CHANNEL)) for kind in BINARY),
+        Apply("subtract", (0.5, 0)),
+        Apply("maximum", (7, -0.25)),
         Apply("add", (13, 3)),
     ),
-    tuple(range(2, 16)), threads=64, items=1,
-)  # fmt: skip
+    tuple(range(2, 16)),
+    threads=64,
+    items=1,
+)
 GATE, SCALE, CUT, CONCATENATION = simple_gate(32), scale_channels(16), cut(32, 8, 16), concatenate(16, 32, 5)
 SILU = Chain(3, (3,), (read(3), Apply("sigmoid", (0,)), Apply("multiply", (0, 1))), (2,))
 CHAINS = (ONE_VALUE, TWO_VALUES, GATE, SCALE, CUT, CONCATENATION, SILU)
@@ -209,9 +238,14 @@ def norm(channels: int, pixel_warps: int, channel_warps: int) -> LayerNorm:
 
 
 NORMS = ((norm(20, 2, 1), (5, 9)), (norm(70, 2, 3), (3, 23)), (norm(8, 1, 0), (1, 1)), (norm(136, 4, 0), (2, 17)))
-AVERAGES = tuple((SegmentSums(c, 5, 64), SegmentAverage(c, 5, 32), size) for c, size in (
-    (11, (9, 13)), (16, (1, 1)), (3, (31, 40)),
-))  # fmt: skip
+AVERAGES = tuple(
+    (SegmentSums(c, 5, 64), SegmentAverage(c, 5, 32), size)
+    for c, size in (
+        (11, (9, 13)),
+        (16, (1, 1)),
+        (3, (31, 40)),
+    )
+)
 
 
 def separable(
@@ -222,10 +256,13 @@ def separable(
 
 
 DEPTHWISE = (
-    (separable(12, "copy", (), 4, 2), (13, 37)), (separable(8, "leaky_relu", (0.2,), 3, 1), (2, 5)),
-    (separable(3, "sigmoid", (), 8, 4), (1, 1)), (separable(19, "gelu_erf", (), 2, 1), (7, 33)),
-    (separable(32, "copy", (), 4, 2, True), (9, 35)), (separable(16, "gelu_erf", (), 3, 2, True), (1, 2)),
-)  # fmt: skip
+    (separable(12, "copy", (), 4, 2), (13, 37)),
+    (separable(8, "leaky_relu", (0.2,), 3, 1), (2, 5)),
+    (separable(3, "sigmoid", (), 8, 4), (1, 1)),
+    (separable(19, "gelu_erf", (), 2, 1), (7, 33)),
+    (separable(32, "copy", (), 4, 2, True), (9, 35)),
+    (separable(16, "gelu_erf", (), 3, 2, True), (1, 2)),
+)
 NUMBERS: tuple[pointwise.Number, ...] = ("fp16", "fp32")
 CONVERSIONS = tuple(
     (ToChunked(channels, number, 32, 2), ToPlanar(channels, number, 32, 2), size)
@@ -338,9 +375,12 @@ def test_depthwise(bench: Bench, op: Depthwise, size: tuple[int, int]) -> None:
     fast, naive = bench.run(op, [chunked(x, padding=np.nan)], outputs, size, parameters=pack(op))
     made = op.output_channels
     sums = functional.conv2d(
-        torch.from_numpy(x.astype(np.float64)), torch.from_numpy(op.weights)[:, None], torch.from_numpy(op.bias),
-        padding=1, groups=op.channels,
-    )  # fmt: skip
+        torch.from_numpy(x.astype(np.float64)),
+        torch.from_numpy(op.weights)[:, None],
+        torch.from_numpy(op.bias),
+        padding=1,
+        groups=op.channels,
+    )
     want = torch_of(op.activation, sums[:, :made].numpy(), op.constants)
     want = want * sums[:, made:].numpy() if op.gate else want
     check_both(planar(fast[0], made), planar(naive[0], made), want)
@@ -369,13 +409,22 @@ def test_compiles_for_gpus(arch: str) -> None:
     steps: list[Read | Apply] = [read(48)]
     steps += [Apply(kind, (0, *constants)) for kind, constants in UNARY.items()]
     operators: tuple[pointwise.Operator, ...] = (
-        Chain(48, (48,), tuple(steps), (5, len(steps) - 1)), simple_gate(64), scale_channels(52),
-        concatenate(64, 32, 3), LayerNorm(np.ones(64), np.zeros(64)), LayerNorm(np.ones(516), np.zeros(516)),
-        SegmentSums(52), SegmentAverage(52), Depthwise(np.ones((52, 3, 3)), np.zeros(52)),
+        Chain(48, (48,), tuple(steps), (5, len(steps) - 1)),
+        simple_gate(64),
+        scale_channels(52),
+        concatenate(64, 32, 3),
+        LayerNorm(np.ones(64), np.zeros(64)),
+        LayerNorm(np.ones(516), np.zeros(516)),
+        SegmentSums(52),
+        SegmentAverage(52),
+        Depthwise(np.ones((52, 3, 3)), np.zeros(52)),
         Depthwise(np.ones((64, 3, 3)), np.zeros(64), "gelu_erf"),
         Depthwise(np.ones((64, 3, 3)), np.zeros(64), gate=True),
-        Depthwise(np.ones((64, 3, 3)), np.zeros(64), "gelu_erf", gate=True), ToChunked(3), ToChunked(3, "fp32"),
-        ToPlanar(3), ToPlanar(52, "fp32"),
-    )  # fmt: skip
+        Depthwise(np.ones((64, 3, 3)), np.zeros(64), "gelu_erf", gate=True),
+        ToChunked(3),
+        ToChunked(3, "fp32"),
+        ToPlanar(3),
+        ToPlanar(52, "fp32"),
+    )
     texts = [render(op, f"kernel_{index}") for index, op in enumerate(operators)]
     check_compiles(texts + [render_naive(op, f"naive_{index}") for index, op in enumerate(operators)], arch)

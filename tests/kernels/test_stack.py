@@ -40,9 +40,14 @@ def run(
     placed = layout(stack, schedule)
     library = build_emulated(render(stack, schedule, "stack"), "stack", len(arrays), 2, folder=folder)
     run_emulated(
-        library, arrays, [height, width], grid=grid(schedule, height, width, len(frames)),
-        threads=placed.warps(stack) * 32, shared_bytes=placed.shared_bytes, seed=seed,
-    )  # fmt: skip
+        library,
+        arrays,
+        [height, width],
+        grid=grid(schedule, height, width, len(frames)),
+        threads=placed.warps(stack) * 32,
+        shared_bytes=placed.shared_bytes,
+        seed=seed,
+    )
     made = arrays[len(stack.inputs) : -1]
     return [[array[index] for array in made] for index in range(len(frames))]
 

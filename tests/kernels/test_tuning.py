@@ -133,14 +133,26 @@ extern "C" __global__ void second(const char* from, char* to) {
 def test_kernels_that_hand_on_what_lies_between_them(driver: Driver, tmp_path: Path) -> None:
     """A candidate of several launches with memory of its own; one of three that computes something else never wins."""
     calls = [
-        {"kernel": kernel, "arguments": arguments, "grid": (1, 1, 1), "threads": (32, 1, 1), "shared_bytes": 0,
-         "integers": []}
+        {
+            "kernel": kernel,
+            "arguments": arguments,
+            "grid": (1, 1, 1),
+            "threads": (32, 1, 1),
+            "shared_bytes": 0,
+            "integers": [],
+        }
         for kernel, arguments in (("first", ["input_0", "between"]), ("second", ["between", "output_0"]))
-    ]  # fmt: skip
+    ]
     item = {
-        "kind": "operator", "signature": "op; 1", "height": 0, "width": 0, "dtype": "float16", "inputs": [64],
-        "outputs": [64], "meaningful": [[1, 1, 1]],
-    }  # fmt: skip
+        "kind": "operator",
+        "signature": "op; 1",
+        "height": 0,
+        "width": 0,
+        "dtype": "float16",
+        "inputs": [64],
+        "outputs": [64],
+        "meaningful": [[1, 1, 1]],
+    }
     made = []
     for trace, first, second in ((None, "* 2.f", "+ 1.f"), (["a"], "+ 0.5f", "* 2.f"), (["b"], "* 2.f", "+ 2.f")):
         text = TWO_KERNELS.replace("FIRST", first).replace("SECOND", second)

@@ -147,9 +147,16 @@ def build(draw: GraphDraw) -> LayerGraph:
             layers.append(replace(made[2], output=output.name, zero_point=output.zero_point))
             continue
         twin = next(
-            (t for t in tensors.values() if t is not source and t.name not in flows and not t.as_weights
-             and (t.height, t.width, t.channels) == (source.height, source.width, source.channels)), None
-        )  # fmt: skip
+            (
+                t
+                for t in tensors.values()
+                if t is not source
+                and t.name not in flows
+                and not t.as_weights
+                and (t.height, t.width, t.channels) == (source.height, source.width, source.channels)
+            ),
+            None,
+        )
         if want.correlate and twin is not None:
             side = 2 * want.correlate + 1
             output = tensor(source.height, source.width, side * side)
@@ -157,12 +164,23 @@ def build(draw: GraphDraw) -> LayerGraph:
             made = _conv(rng, f"costs{index}", source, output, plain, 1, 0, None)
             nothing = np.broadcast_to(np.int8(0), (side, side, 2 * source.channels, side * side))
             reach = want.correlate
-            layers.append(replace(made, weights=nothing, more=(twin.name,), correlates=True, pad_top=reach,
-                                  pad_left=reach))  # fmt: skip
+            layers.append(
+                replace(made, weights=nothing, more=(twin.name,), correlates=True, pad_top=reach, pad_left=reach)
+            )
             read |= {source.name, twin.name}
             continue
-        other = next((t for t in tensors.values() if t is not source and t.channels == source.channels
-                      and t.name not in flows and not t.as_weights and t.height * t.width <= 300), None)  # fmt: skip
+        other = next(
+            (
+                t
+                for t in tensors.values()
+                if t is not source
+                and t.channels == source.channels
+                and t.name not in flows
+                and not t.as_weights
+                and t.height * t.width <= 300
+            ),
+            None,
+        )
         if want.pairs and other is not None:
             words = replace(other, name=f"{other.name}.weights{index}", as_weights=True)
             tensors[words.name] = words
@@ -238,8 +256,25 @@ def _warp(
     weights = np.zeros((2, 2, channels, channels), np.int8)
     table = rng.integers(-128, 128, 256).astype(np.int8) if want.activation == "table" else None
     add = Add(flow.name, False, 0, 0, 0, 0, 0, 0, 0)
-    return Conv(name, source.name, output.name, weights, bias, 1, 0, 0, *factors, output.zero_point, -128, 127, table,
-                add, 0, edge=want.edge, warp=Warp(bits))  # fmt: skip
+    return Conv(
+        name,
+        source.name,
+        output.name,
+        weights,
+        bias,
+        1,
+        0,
+        0,
+        *factors,
+        output.zero_point,
+        -128,
+        127,
+        table,
+        add,
+        0,
+        edge=want.edge,
+        warp=Warp(bits),
+    )
 
 
 def _look_up(rng: np.random.Generator, index: int, frame: Tensor, want: LayerDraw) -> tuple[Tensor, Tensor, Conv]:
@@ -258,8 +293,29 @@ def _look_up(rng: np.random.Generator, index: int, frame: Tensor, want: LayerDra
     bias = rng.integers(-10, 11, channels).astype(np.int64) * numerics.SAMPLE_UNITS
     table = rng.integers(-128, 128, 256).astype(np.int8) if want.activation == "table" else None
     weights = np.broadcast_to(np.int8(0), (1, 1, 4, channels))
-    return volume, flow, Conv(f"windows{index}", flow.name, "", weights, bias, 1, 0, 0, *factors, 0, -128, 127, table,
-                              None, 0, windows=windows, volume=volume.name)  # fmt: skip
+    return (
+        volume,
+        flow,
+        Conv(
+            f"windows{index}",
+            flow.name,
+            "",
+            weights,
+            bias,
+            1,
+            0,
+            0,
+            *factors,
+            0,
+            -128,
+            127,
+            table,
+            None,
+            0,
+            windows=windows,
+            volume=volume.name,
+        ),
+    )
 
 
 def norm_layer(name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Conv:
@@ -269,8 +325,26 @@ def norm_layer(name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Co
     none = np.zeros(channels, np.int64)
     weights = normalise.UNIT_WEIGHT * np.eye(channels, dtype=np.int8)[None, None]
     low = output.zero_point if want.activation == "relu" else -128
-    return Conv(name, source.name, output.name, weights, none, 1, 0, 0, none, none, none, output.zero_point, low, 127,
-                None, None, 0, norm=constants)  # fmt: skip
+    return Conv(
+        name,
+        source.name,
+        output.name,
+        weights,
+        none,
+        1,
+        0,
+        0,
+        none,
+        none,
+        none,
+        output.zero_point,
+        low,
+        127,
+        None,
+        None,
+        0,
+        norm=constants,
+    )
 
 
 def _resize(rng: np.random.Generator, name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Conv:
@@ -280,8 +354,26 @@ def _resize(rng: np.random.Generator, name: str, source: Tensor, output: Tensor,
     bias = rng.integers(-10, 11, channels).astype(np.int64) * numerics.SAMPLE_UNITS * (not source.wide)
     weights = np.zeros((3, 3, channels, channels), np.int8)
     planes = np.array([Plane.HIGH, Plane.HIGH, Plane.LOW, Plane.LOW], np.int64) if source.wide else None
-    return Conv(name, source.name, output.name, weights, bias, 1, 1, 1, *factors, output.zero_point, -128, 127, None,
-                None, 0, edge=True, planes=planes, resize=Resize(want.enlarge))  # fmt: skip
+    return Conv(
+        name,
+        source.name,
+        output.name,
+        weights,
+        bias,
+        1,
+        1,
+        1,
+        *factors,
+        output.zero_point,
+        -128,
+        127,
+        None,
+        None,
+        0,
+        edge=True,
+        planes=planes,
+        resize=Resize(want.enlarge),
+    )
 
 
 def _steps(layer: Conv, source: Tensor, values: Int8) -> NDArray[np.int64]:
@@ -355,9 +447,16 @@ def _products(layer: Conv, first: Int8, second: Int8) -> NDArray[np.int64]:
 
 
 def _conv(
-    rng: np.random.Generator, name: str, source: Tensor, output: Tensor, want: LayerDraw, kernel: int, pad: int,
-    other: Tensor | None, more: Sequence[Tensor] = (),
-) -> Conv:  # fmt: skip
+    rng: np.random.Generator,
+    name: str,
+    source: Tensor,
+    output: Tensor,
+    want: LayerDraw,
+    kernel: int,
+    pad: int,
+    other: Tensor | None,
+    more: Sequence[Tensor] = (),
+) -> Conv:
     inputs = source.channels + sum(tensor.channels for tensor in more)
     shape = (kernel, kernel, inputs, output.channels)
     fan = kernel * kernel * inputs
@@ -391,9 +490,28 @@ def _conv(
     table = rng.integers(-128, 128, 256).astype(np.int8) if want.activation == "table" else None
     bias = rng.integers(-3000 * kernel, 3000 * kernel + 1, output.channels).astype(np.int64)
     macs = output.height * output.width * weights.size
-    return Conv(name, source.name, output.name, weights, bias, want.stride, pad, pad, multiplier, negative, shift,
-                zero_point, low, high, table, add, macs, 0, tuple(tensor.name for tensor in more),
-                want.edge)  # fmt: skip
+    return Conv(
+        name,
+        source.name,
+        output.name,
+        weights,
+        bias,
+        want.stride,
+        pad,
+        pad,
+        multiplier,
+        negative,
+        shift,
+        zero_point,
+        low,
+        high,
+        table,
+        add,
+        macs,
+        0,
+        tuple(tensor.name for tensor in more),
+        want.edge,
+    )
 
 
 def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
@@ -411,8 +529,9 @@ def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
             continue
         if layer.warp is not None:
             assert layer.add is not None
-            values[layer.output] = _requantised(layer, _samples(layer, source, values[layer.source],
-                                                                values[layer.add.other]))  # fmt: skip
+            values[layer.output] = _requantised(
+                layer, _samples(layer, source, values[layer.source], values[layer.add.other])
+            )
             continue
         if layer.volume is not None:
             volume = graph.tensors[layer.volume]
@@ -435,13 +554,17 @@ def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
         rows, columns = layer.weights.shape[:2]
         s = layer.stride
         read = np.concatenate([values[name] for name in layer.convolved], axis=2)
-        frame = np.zeros((output.height * s + rows + source.height, output.width * s + columns + source.width,
-                          read.shape[2]), np.int64)  # fmt: skip
+        frame = np.zeros(
+            (output.height * s + rows + source.height, output.width * s + columns + source.width, read.shape[2]),
+            np.int64,
+        )
         inside = read.astype(np.int64) - source.zero_point
         frame[layer.pad_top : layer.pad_top + source.height, layer.pad_left : layer.pad_left + source.width] = inside
         if layer.edge:
-            pads = tuple((pad, size - pad - extent) for pad, size, extent in zip(
-                (layer.pad_top, layer.pad_left), frame.shape, inside.shape, strict=False))  # fmt: skip
+            pads = tuple(
+                (pad, size - pad - extent)
+                for pad, size, extent in zip((layer.pad_top, layer.pad_left), frame.shape, inside.shape, strict=False)
+            )
             frame = np.pad(inside, (*pads, (0, 0)), "edge")
         psum = np.tile(layer.bias, (output.height, output.width, 1))
         for y in range(rows):
@@ -471,9 +594,14 @@ def _requantised(layer: Conv, psum: NDArray[np.int64]) -> Int8:
         }
         return numerics.byte_planes(numerics.requantise_wide(psum[..., :2], **two))
     q = numerics.requantise(
-        psum, multiplier=layer.multiplier, negative_multiplier=layer.negative_multiplier, shift=layer.shift,
-        zero_point=layer.zero_point, qmin=layer.qmin, qmax=layer.qmax,
-    )  # fmt: skip
+        psum,
+        multiplier=layer.multiplier,
+        negative_multiplier=layer.negative_multiplier,
+        shift=layer.shift,
+        zero_point=layer.zero_point,
+        qmin=layer.qmin,
+        qmax=layer.qmax,
+    )
     return q if layer.table is None else numerics.look_up(q, layer.table)
 
 

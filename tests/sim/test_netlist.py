@@ -72,11 +72,20 @@ class TestLiberty:
     @pytest.mark.parametrize(
         ("text", "pins", "value"),
         [
-            ("A B + C", "001", True), ("A B + C", "100", False), ("A (B + C)", "101", True), ("A' B", "010", True),
-            ("(A B)'", "110", False), ("!A ^ B", "000", True), ("A ^ B C", "010", False), ("A & B | !C", "000", True),
-            ("A*B", "110", True), ("1", "000", True), ("A''", "100", True), ("!(!A)", "000", False),
+            ("A B + C", "001", True),
+            ("A B + C", "100", False),
+            ("A (B + C)", "101", True),
+            ("A' B", "010", True),
+            ("(A B)'", "110", False),
+            ("!A ^ B", "000", True),
+            ("A ^ B C", "010", False),
+            ("A & B | !C", "000", True),
+            ("A*B", "110", True),
+            ("1", "000", True),
+            ("A''", "100", True),
+            ("!(!A)", "000", False),
         ],
-    )  # fmt: skip
+    )
     def test_functions(self, text, pins, value):
         function = function_of(text)
         assert function.value(dict(zip("ABC", (bit == "1" for bit in pins), strict=True))) is value
@@ -89,10 +98,16 @@ class TestLiberty:
     @pytest.mark.parametrize(
         "text",
         [
-            "", "library", "library(a) {", "library(a) { cell(b) { area : x; } }", "cell(a) { }", "library(a) { }",
-            "library(a) { } more", 'library(a) { time_unit : "1 apple"; }',
+            "",
+            "library",
+            "library(a) {",
+            "library(a) { cell(b) { area : x; } }",
+            "cell(a) { }",
+            "library(a) { }",
+            "library(a) { } more",
+            'library(a) { time_unit : "1 apple"; }',
         ],
-    )  # fmt: skip
+    )
     def test_what_is_no_library(self, tmp_path, text):
         (tmp_path / "bad.lib").write_text(text)
         with pytest.raises(InputError, match=r"bad\.lib"):
@@ -128,8 +143,12 @@ def random_netlist(seed: int, cells: int = 150) -> Netlist:
             instances.append(Instance("DFFR", data | {"RN": reset, "QN": net, "Q": unused}))
             unused += 1
     rng.shuffle(instances)  # the order in a file says nothing
-    ports = {"clk_i": Port("clk_i", True, (clock,)), "rst_ni": Port("rst_ni", True, (reset,)),
-             "a_i": Port("a_i", True, tuple(inputs)), "y_o": Port("y_o", False, tuple(known[-40:]))}  # fmt: skip
+    ports = {
+        "clk_i": Port("clk_i", True, (clock,)),
+        "rst_ni": Port("rst_ni", True, (reset,)),
+        "a_i": Port("a_i", True, tuple(inputs)),
+        "y_o": Port("y_o", False, tuple(known[-40:])),
+    }
     return Netlist("block", "clk_i", ports, tuple(instances), {net: f"r{net}_q" for net in states})
 
 
@@ -165,16 +184,27 @@ class TestNetlist:
     def test_cells_belong_to_the_registers_they_feed(self, library):
         """An inverter for one register, one for two, one for an output."""
         instances = (
-            Instance("INV", {"A": 3, "Y": 4}), Instance("DFF", {"CK": 2, "D": 4, "Q": 5}),
-            Instance("INV", {"A": 3, "Y": 6}), Instance("NAND2", {"A": 6, "B": 5, "Y": 7}),
-            Instance("DFF", {"CK": 2, "D": 7, "Q": 8}), Instance("NAND2", {"A": 6, "B": 8, "Y": 9}),
-            Instance("DFF", {"CK": 2, "D": 9, "Q": 10}), Instance("INV", {"A": 10, "Y": 11}),
-        )  # fmt: skip
+            Instance("INV", {"A": 3, "Y": 4}),
+            Instance("DFF", {"CK": 2, "D": 4, "Q": 5}),
+            Instance("INV", {"A": 3, "Y": 6}),
+            Instance("NAND2", {"A": 6, "B": 5, "Y": 7}),
+            Instance("DFF", {"CK": 2, "D": 7, "Q": 8}),
+            Instance("NAND2", {"A": 6, "B": 8, "Y": 9}),
+            Instance("DFF", {"CK": 2, "D": 9, "Q": 10}),
+            Instance("INV", {"A": 10, "Y": 11}),
+        )
         ports = {"clk": Port("clk", True, (2,)), "a": Port("a", True, (3,)), "y": Port("y", False, (11,))}
         netlist = Netlist("three", "clk", ports, instances, {5: "p_q", 8: "q_q", 10: "r_q"})
         assert netlist.owners(library) == (
-            "p_q logic", "p_q", "shared", "q_q logic", "q_q", "r_q logic", "r_q", "shared",
-        )  # fmt: skip
+            "p_q logic",
+            "p_q",
+            "shared",
+            "q_q logic",
+            "q_q",
+            "r_q logic",
+            "r_q",
+            "shared",
+        )
 
     @pytest.mark.parametrize(
         ("instances", "message"),
@@ -194,9 +224,12 @@ class TestPower:
     def test_by_hand(self, library):
         """An inverter drives a flip-flop: pins of 10 fF, 4 V2, wires of one NAND2 side each."""
         netlist = Netlist(
-            "pair", "clk", {"clk": Port("clk", True, (2,)), "a": Port("a", True, (3,)), "q": Port("q", False, (5,))},
-            (Instance("INV", {"A": 3, "Y": 4}), Instance("DFF", {"CK": 2, "D": 4, "Q": 5})), {5: "q"},
-        )  # fmt: skip
+            "pair",
+            "clk",
+            {"clk": Port("clk", True, (2,)), "a": Port("a", True, (3,)), "q": Port("q", False, (5,))},
+            (Instance("INV", {"A": 3, "Y": 4}), Instance("DFF", {"CK": 2, "D": 4, "Q": 5})),
+            {5: "q"},
+        )
         wire = WIRE_PF_PER_MM * 1.0 * 2.0 * 1e-3  # the side of 4 square micrometres
         activity = Activity(100, np.array([0, 0, 0, 40, 40, 39]), {})
         found = block_energy(netlist, library, activity, wire_gates_per_pin=1.0)
@@ -213,8 +246,9 @@ class TestPower:
     @given(st.integers(1, 20))
     def test_longer_wires_take_more(self, length):
         library = read_liberty(CELLS)
-        netlist = Netlist("one", None, {"a": Port("a", True, (2,)), "y": Port("y", False, (3,))},
-                          (Instance("INV", {"A": 2, "Y": 3}),))  # fmt: skip
+        netlist = Netlist(
+            "one", None, {"a": Port("a", True, (2,)), "y": Port("y", False, (3,))}, (Instance("INV", {"A": 2, "Y": 3}),)
+        )
         activity = Activity(10, np.array([0, 0, 5, 5]), {})
         short, long = (
             block_energy(netlist, library, activity, wire_gates_per_pin=pins) for pins in (0.0, float(length))
@@ -332,15 +366,52 @@ int main(int, char** argv) {{
     root = verilator_root()
     include = root / "include"
     environment = {**os.environ, "VERILATOR_ROOT": str(root)}
-    subprocess.run([root / "bin" / "verilator_bin", "--cc", "--prefix", "Vblock", "--trace-saif", "--no-timing",
-                    "-Wno-fatal", "-Wno-lint", "--x-initial", "0", "-Mdir", work / "obj", work / "block.sv"],
-                   env=environment, check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        [
+            root / "bin" / "verilator_bin",
+            "--cc",
+            "--prefix",
+            "Vblock",
+            "--trace-saif",
+            "--no-timing",
+            "-Wno-fatal",
+            "-Wno-lint",
+            "--x-initial",
+            "0",
+            "-Mdir",
+            work / "obj",
+            work / "block.sv",
+        ],
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
     sources = [*(work / "obj").glob("*.cpp"), work / "bench.cpp"]
     sources += [include / name for name in ("verilated.cpp", "verilated_threads.cpp", "verilated_saif_c.cpp")]
-    subprocess.run([c_compiler(), "-std=c++17", "-O0", "-w", f"-I{work / 'obj'}", f"-I{include}",
-                    f"-I{include / 'vltstd'}", "-DVL_TIME_CONTEXT", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TRACE=1",
-                    "-DVM_TRACE_FST=0", "-DVM_TRACE_VCD=0", "-DVM_TRACE_SAIF=1", *sources, "-o", work / "bench",
-                    "-lpthread"], check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        [
+            c_compiler(),
+            "-std=c++17",
+            "-O0",
+            "-w",
+            f"-I{work / 'obj'}",
+            f"-I{include}",
+            f"-I{include / 'vltstd'}",
+            "-DVL_TIME_CONTEXT",
+            "-DVM_COVERAGE=0",
+            "-DVM_SC=0",
+            "-DVM_TRACE=1",
+            "-DVM_TRACE_FST=0",
+            "-DVM_TRACE_VCD=0",
+            "-DVM_TRACE_SAIF=1",
+            *sources,
+            "-o",
+            work / "bench",
+            "-lpthread",
+        ],
+        check=True,
+        capture_output=True,
+    )
 
     def run(cycles: int) -> dict[int, int]:
         files = [work / name for name in ("rows.bin", "activity.saif", "seen.bin")]
@@ -371,8 +442,9 @@ def as_verilog(netlist, library):
             lines.append(f"logic s{number}; always_ff @(posedge n{clock}) s{number} <= {new};")
         lines += [
             f"assign {nets[pin.name]} = {function_of(pin.function).render(nets)};"
-            for pin in cell.pins.values() if pin.is_output and one.pins.get(pin.name, 0) > 1
-        ]  # fmt: skip
+            for pin in cell.pins.values()
+            if pin.is_output and one.pins.get(pin.name, 0) > 1
+        ]
     header = []
     used = {net for one in netlist.instances for net in one.pins.values() if net > 1}
     for port in netlist.ports.values():

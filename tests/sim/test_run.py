@@ -107,8 +107,9 @@ def test_the_timeline_shows_every_row() -> None:
         assert all(0 < one.begin < one.end <= result.counters.cycles for one in ours)
         assert all(before.end <= after.begin for before, after in itertools.pairwise(ours))
     names = {one.name for one in found if one.track == "array"}
-    assert names == {label for cmd, label in zip(program.commands, program.labels, strict=True)
-                     if cmd.opcode is Opcode.CONV}  # fmt: skip
+    assert names == {
+        label for cmd, label in zip(program.commands, program.labels, strict=True) if cmd.opcode is Opcode.CONV
+    }
     # The array issues within its slices alone, and is seldom idle within one.
     busy = sum(one.end - one.begin for one in found if one.track == "array")
     assert result.counters.busy_cycles <= busy <= 1.3 * result.counters.busy_cycles

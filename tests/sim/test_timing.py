@@ -90,30 +90,72 @@ PORT = {
     "copies": GraphDraw(24, 80, 48, (dataclasses.replace(POINT, channels=128),), 1),
     "parts of pixels": GraphDraw(8, 40, 16, (dataclasses.replace(POINT, channels=560),), 2),
     "odd parts of pixels": GraphDraw(8, 41, 16, (dataclasses.replace(POINT, channels=529),), 3),
-    "concatenated": GraphDraw(20, 70, 40, (
-        dataclasses.replace(CONV, channels=40), dataclasses.replace(POINT, channels=40),
-        dataclasses.replace(POINT, channels=120, more=2),
-    ), 4),
-    "added": GraphDraw(24, 96, 32, (
-        POINT, dataclasses.replace(POINT, channels=16),
-        dataclasses.replace(POINT, channels=32, add="same", back=1),
-    ), 5),
-    "strided": GraphDraw(40, 96, 24, (
-        dataclasses.replace(CONV, channels=24, stride=2), dataclasses.replace(CONV, channels=64),
-        dataclasses.replace(POINT, channels=128),
-    ), 6),
-    "pairs": GraphDraw(14, 20, 64, (
-        dataclasses.replace(CONV, channels=64), dataclasses.replace(CONV, pairs=True),
-    ), 9),
-    "normalised": GraphDraw(20, 64, 24, (
-        dataclasses.replace(CONV, channels=48), dataclasses.replace(CONV, norm=True),
-        dataclasses.replace(POINT, channels=96),
-    ), 10),
-    "correlated": GraphDraw(40, 96, 20, (
-        dataclasses.replace(CONV, channels=20), dataclasses.replace(CONV, correlate=4),
-        dataclasses.replace(CONV, channels=64),
-    ), 9),
-}  # fmt: skip
+    "concatenated": GraphDraw(
+        20,
+        70,
+        40,
+        (
+            dataclasses.replace(CONV, channels=40),
+            dataclasses.replace(POINT, channels=40),
+            dataclasses.replace(POINT, channels=120, more=2),
+        ),
+        4,
+    ),
+    "added": GraphDraw(
+        24,
+        96,
+        32,
+        (
+            POINT,
+            dataclasses.replace(POINT, channels=16),
+            dataclasses.replace(POINT, channels=32, add="same", back=1),
+        ),
+        5,
+    ),
+    "strided": GraphDraw(
+        40,
+        96,
+        24,
+        (
+            dataclasses.replace(CONV, channels=24, stride=2),
+            dataclasses.replace(CONV, channels=64),
+            dataclasses.replace(POINT, channels=128),
+        ),
+        6,
+    ),
+    "pairs": GraphDraw(
+        14,
+        20,
+        64,
+        (
+            dataclasses.replace(CONV, channels=64),
+            dataclasses.replace(CONV, pairs=True),
+        ),
+        9,
+    ),
+    "normalised": GraphDraw(
+        20,
+        64,
+        24,
+        (
+            dataclasses.replace(CONV, channels=48),
+            dataclasses.replace(CONV, norm=True),
+            dataclasses.replace(POINT, channels=96),
+        ),
+        10,
+    ),
+    "correlated": GraphDraw(
+        40,
+        96,
+        20,
+        (
+            dataclasses.replace(CONV, channels=20),
+            dataclasses.replace(CONV, correlate=4),
+            dataclasses.replace(CONV, channels=64),
+        ),
+        9,
+    ),
+}
 """Layers that read as fast as they compute, beside what stores and second operands read: who has the port decides."""
 
 
@@ -121,8 +163,11 @@ PORT = {
 def test_who_has_the_port(name: str) -> None:
     rtl, model = measured_and_predicted(BASE, PORT[name], Dram())
     close(rtl, model, relative=0.001, cycles=12)
-    gaps = [cmd["pixel_pitch"] > cmd["pixel_bytes"] for cmd in compiled(BASE, PORT[name])[1].commands
-            if cmd.opcode is Opcode.STORE]  # fmt: skip
+    gaps = [
+        cmd["pixel_pitch"] > cmd["pixel_bytes"]
+        for cmd in compiled(BASE, PORT[name])[1].commands
+        if cmd.opcode is Opcode.STORE
+    ]
     assert any(gaps) == ("parts" in name)
 
 
@@ -215,8 +260,11 @@ ENLARGED = GraphDraw(20, 96, 11, (CONV, dataclasses.replace(CONV, enlarge=2), CO
 
 
 @pytest.mark.parametrize("draw", [ENLARGED, GraphDraw(20, 96, 11, ENLARGED.layers[1:2], 9)], ids=["between", "alone"])
-@pytest.mark.parametrize("spec", [dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2), BASE],
-                         ids=["narrow", "base"])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    [dataclasses.replace(TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2), BASE],
+    ids=["narrow", "base"],
+)
 def test_a_resize(spec: AccelSpec, draw: GraphDraw) -> None:
     """Where nothing but the sampler works, a narrow machine's stores keep step with it, which is no average."""
     rtl, model = measured_and_predicted(spec, draw, Dram())
@@ -225,8 +273,11 @@ def test_a_resize(spec: AccelSpec, draw: GraphDraw) -> None:
 
 
 @pytest.mark.parametrize("latency", [20, 100])
-@pytest.mark.parametrize(("spec", "radius"), [(NARROW, 1), (NARROW, 2), (BASE, 1), (BASE, 3), (BASE, 4)],
-                         ids=["narrow 1", "narrow 2", "base 1", "base 3", "base 4"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "radius"),
+    [(NARROW, 1), (NARROW, 2), (BASE, 1), (BASE, 3), (BASE, 4)],
+    ids=["narrow 1", "narrow 2", "base 1", "base 3", "base 4"],
+)
 def test_a_look_up(spec: AccelSpec, radius: int, latency: int) -> None:
     """Windows at rest, which the model takes on average over the frame."""
     layers = (dataclasses.replace(CONV, look_up=radius), dataclasses.replace(CONV, kernel=1))
@@ -246,13 +297,19 @@ TALL = {
     "warped": dataclasses.replace(SAMPLED, height=200),
     "enlarged": dataclasses.replace(ENLARGED, height=120, width=32),
     "looked up": GraphDraw(200, 24, 3, (dataclasses.replace(CONV, kernel=1, look_up=2), CONV), 9),
-    **{name: dataclasses.replace(draw, height=height) for name, draw, height in (
-        ("3x3", SINGLE["3x3"], 300), ("strided", SINGLE["strided"], 301), ("shuffled", SINGLE["shuffled"], 211),
-        ("chain", SINGLE["chain"], 350), ("5x5 odd", SINGLE["5x5 odd"], 900),
-    )},
+    **{
+        name: dataclasses.replace(draw, height=height)
+        for name, draw, height in (
+            ("3x3", SINGLE["3x3"], 300),
+            ("strided", SINGLE["strided"], 301),
+            ("shuffled", SINGLE["shuffled"], 211),
+            ("chain", SINGLE["chain"], 350),
+            ("5x5 odd", SINGLE["5x5 odd"], 900),
+        )
+    },
     "kept halos": GraphDraw(300, 760, 8, (CONV, CONV, dataclasses.replace(CONV, add="same"), CONV), 8),
     "in strips": GraphDraw(300, 700, 8, (CONV, dataclasses.replace(CONV, add="same"), CONV), 7),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("dram", [(None, 100), (2.0, 100), (0.7, 400)], ids=str)
