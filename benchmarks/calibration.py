@@ -61,7 +61,7 @@ def records(found: Calibration, command: str, when: str) -> str:
         found.selection_over_multiply,
         "dimensionless",
         "any",
-        f"conv_array of tiny mapped by Yosys to {found.library}, run on what SESR-M5 fed it",
+        f"scanline_conv_array of tiny mapped by Yosys to {found.library}, run on what SESR-M5 fed it",
     )
 
 

@@ -42,7 +42,7 @@ RESULTS = Path(__file__).parent / "results" / "energy.json"
 NETWORK, SIZE = "edsr_f32b5_x2", (320, 180)
 """What every chip is taken to run: MLPerf Mobile's super-resolution network."""
 
-PLAIN = dataclasses.replace(BASE, statistic_channels=0, look_up_beats=0)
+PLAIN = dataclasses.replace(BASE, statistic_channels=0, window_beats=0)
 """What chips are shaped like: none of them normalises by a frame's statistics or looks windows up."""
 
 WITHIN = 2.0

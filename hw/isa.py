@@ -25,7 +25,7 @@ from codesign.hw.spec import COMMAND_BYTES, SELECTOR_BITS, AccelSpec
 
 
 class Opcode(IntEnum):
-    """Opcodes; a machine without a sampler stops at RESIZE and WARP as illegal, so do others at CORR and LOOKUP."""
+    """Opcodes; a machine without a sampler stops at RESIZE and WARP as illegal, so do others at CORR and WINDOW."""
 
     BUFFER = 1
     LOOP = 2
@@ -39,7 +39,7 @@ class Opcode(IntEnum):
     RESIZE = 18
     WARP = 19
     CORR = 20
-    LOOKUP = 21
+    WINDOW = 21
 
 
 class WeightKind(IntEnum):
@@ -240,7 +240,7 @@ the source are the byte planes of two numbers, whose samples are the psums of ch
 RESIZE_ROWS = 3
 """Rows that a resized row may need: its own among the source's and both neighbours."""
 
-_LOOKUP_NAMES = {
+_WINDOW_NAMES = {
     "steps_base": "map_width",  # pixels of a map
     "steps_count": "map_height",
     "fills_base": "x_first",  # the frame's column that the first computed pixel is
@@ -252,8 +252,8 @@ _LOOKUP_NAMES = {
     "add_shift": "level",
 }
 
-LOOKUP_FIELDS = tuple(field._replace(name=_LOOKUP_NAMES.get(field.name, field.name)) for field in CONV_FIELDS)
-"""A CONV whose row is looked up: pixel ``x`` is a window of a map of its own around its place plus its flow.
+WINDOW_FIELDS = tuple(field._replace(name=_WINDOW_NAMES.get(field.name, field.name)) for field in CONV_FIELDS)
+"""A CONV whose row is windows: pixel ``x`` is a window of a map of its own around its place plus its flow.
 
 The source is the flow, as WARP's second operand is one; it has one row for each of the destination's. The maps lie in
 memory, a byte for every pixel of theirs, row by row, one map behind the other in the order of the frame's columns. A
@@ -264,7 +264,7 @@ channel is which of the ``2 radius + 1`` rows and columns.
 
 MAX_LEVEL, MAX_MAP_BYTES = 7, 65535
 
-SAMPLED = frozenset({Opcode.LOOKUP, Opcode.RESIZE, Opcode.WARP})
+SAMPLED = frozenset({Opcode.WINDOW, Opcode.RESIZE, Opcode.WARP})
 
 COMPUTE = frozenset({Opcode.CONV, Opcode.CORR, *SAMPLED})
 
@@ -281,7 +281,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.CORR: CORR_FIELDS,
     Opcode.RESIZE: RESIZE_FIELDS,
     Opcode.WARP: WARP_FIELDS,
-    Opcode.LOOKUP: LOOKUP_FIELDS,
+    Opcode.WINDOW: WINDOW_FIELDS,
     Opcode.STORE: STORE_FIELDS,
     Opcode.SYNC: (),
     Opcode.HALT: (),

@@ -6,9 +6,9 @@ machine sums ``S1 = sum q`` and ``S2 = sum q^2``; zero points cancel. An identit
     bias = -UNIT S1 / N        multiplier / 2^shift = N / (UNIT s_y sqrt(N S2 - S1^2 + epsilon N^2 / s^2))
 
 turn that into the codes of ``y`` by :func:`codesign.hw.numerics.requantise`. Everything here is exact in integers; the
-compiler's constants, the golden model, the referee and ``rtl/normaliser.sv`` compute it alike. A frame may have
-2^24 - 1 pixels: then ``|S1| <= 2^31``, ``S2 < 2^38``, and with ``places`` as chosen below the root's operand is below
-2^63. The bias is off by less than 1/UNIT of a code, the multiplier by 2^-24 of itself.
+compiler's constants, the golden model, the referee and ``rtl/scanline_normaliser.sv`` compute it alike. A frame may
+have 2^24 - 1 pixels: then ``|S1| <= 2^31``, ``S2 < 2^38``, and with ``places`` as chosen below the root's operand is
+below 2^63. The bias is off by less than 1/UNIT of a code, the multiplier by 2^-24 of itself.
 """
 
 from __future__ import annotations

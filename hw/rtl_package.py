@@ -8,7 +8,7 @@ from codesign.hw.spec import COMMAND_BYTES, TABLE_BYTES, AccelSpec, Unit
 
 _UNITS = {
     "Sampler": Unit.SAMPLER,
-    "LookUps": Unit.WINDOWS,
+    "Windows": Unit.WINDOWS,
     "Correlator": Unit.CORRELATOR,
     "Statistics": Unit.NORMALISER,
 }
@@ -85,9 +85,9 @@ def render_package(spec: AccelSpec) -> str:
         ("TableBytes", TABLE_BYTES),
         ("LoopDepth", isa.MAX_LOOP_DEPTH),
         ("ReadsInFlight", spec.reads_in_flight),
-        ("LookUpBeats", max(2, spec.look_up_beats)),
-        ("LookUpLanes", spec.look_up_lanes),
-        ("LookUpRowWords", spec.look_up_row_words),
+        ("WindowBeats", max(2, spec.window_beats)),
+        ("WindowLanes", spec.window_lanes),
+        ("WindowRowWords", spec.window_row_words),
         ("Sources", 1 + isa.MORE_SOURCES),
         ("Counters", len(isa.COUNTER_NAMES)),
         ("CountersBase", isa.COUNTERS_BASE),

@@ -23,7 +23,7 @@ STATISTIC_BITS = TOTAL_BITS + SQUARES_BITS
 """A channel's sum of codes and sum of their squares."""
 
 MAX_WINDOW_SIDE = 9
-"""Rows and columns of the largest window that a LOOKUP makes."""
+"""Rows and columns of the largest window that a WINDOW makes."""
 
 MIN_READS_IN_FLIGHT = 32
 
@@ -76,7 +76,7 @@ class AccelSpec:
     store_fifo_beats: int = 32
     queue_depth: int = 4  # commands waiting per engine
     warp_reach: int = 0  # rows and columns around a pixel that a WARP has on chip; 0: the machine has no sampler
-    look_up_beats: int = 0  # beats of a LOOKUP on their way or waiting, a power of two; 0: the machine has none
+    window_beats: int = 0  # beats of a WINDOW on their way or waiting, a power of two; 0: the machine has none
     correlator: int = 0  # 1: the array can take its weights from the window, for CORR
     statistic_channels: int = 0  # channels whose sums are kept for normalisations; 0: the machine does not normalise
 
@@ -168,10 +168,10 @@ class AccelSpec:
             self.warp_reach == 0 or self.ci_lanes >= 4,
             f"a sampler needs 4 ci_lanes for a flow in one word, not {self.ci_lanes}",
         )
-        beats = self.look_up_beats
+        beats = self.window_beats
         require(
             beats == 0 or (beats >= 2 and beats & (beats - 1) == 0 and self.warp_reach > 0),
-            f"look_up_beats {beats} is no power of two from 2 on, or the machine has no sampler beside it",
+            f"window_beats {beats} is no power of two from 2 on, or the machine has no sampler beside it",
         )
         require(
             self.statistic_channels % self.ci_lanes == 0 and 0 <= self.statistic_words <= 256,
@@ -183,7 +183,7 @@ class AccelSpec:
         """Optional hardware that this machine has."""
         present = {
             Unit.SAMPLER: self.warp_reach,
-            Unit.WINDOWS: self.look_up_beats,
+            Unit.WINDOWS: self.window_beats,
             Unit.CORRELATOR: self.correlator,
             Unit.NORMALISER: self.statistic_channels,
         }
@@ -240,23 +240,23 @@ class AccelSpec:
         return self.statistic_channels // self.ci_lanes
 
     @property
-    def look_up_lanes(self) -> int:
-        """Columns of a window that a LOOKUP fetches at once: with one more, they lie in two beats."""
+    def window_lanes(self) -> int:
+        """Columns of a window that a WINDOW fetches at once: with one more, they lie in two beats."""
         return min(self.co_lanes, self.bus_bytes)
 
-    def look_up_words(self, columns: int) -> int:
+    def band_words(self, columns: int) -> int:
         """Words of a window's row of so many columns: a power of two, so that rows divide a set of psums."""
         return 1 << (-(-columns // self.ci_lanes) - 1).bit_length()
 
     @property
-    def look_up_row_words(self) -> int:
+    def window_row_words(self) -> int:
         """Words of the widest row of a window that is fetched at once."""
-        return self.look_up_words(min(self.look_up_lanes, MAX_WINDOW_SIDE))
+        return self.band_words(min(self.window_lanes, MAX_WINDOW_SIDE))
 
     @property
     def reads_in_flight(self) -> int:
         """Requests to the memory that may wait for their data."""
-        return max(MIN_READS_IN_FLIGHT, self.look_up_beats)
+        return max(MIN_READS_IN_FLIGHT, self.window_beats)
 
     @property
     def burst_bytes(self) -> int:
@@ -277,10 +277,10 @@ class AccelSpec:
             "store FIFO": self.store_fifo_beats * self.bus_bytes,
             **(
                 {
-                    "look-up FIFO": self.look_up_beats * self.bus_bytes,
-                    "look-up rows": 2 * self.pixel_lanes * self.look_up_row_words * self.ci_lanes,
+                    "window FIFO": self.window_beats * self.bus_bytes,
+                    "window rows": 2 * self.pixel_lanes * self.window_row_words * self.ci_lanes,
                 }
-                if self.look_up_beats
+                if self.window_beats
                 else {}
             ),
             **({"statistics": -(-self.statistic_channels * STATISTIC_BITS // 8)} if self.statistic_channels else {}),
@@ -351,7 +351,7 @@ BASE = AccelSpec(
     load_fifo_beats=128,
     clock_hz=1e9,
     warp_reach=8,
-    look_up_beats=64,
+    window_beats=64,
     correlator=1,
     statistic_channels=256,
 )
@@ -373,7 +373,7 @@ LARGE = AccelSpec(
     load_fifo_beats=128,
     clock_hz=1e9,
     warp_reach=8,
-    look_up_beats=64,
+    window_beats=64,
     correlator=1,
     statistic_channels=256,
 )

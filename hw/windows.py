@@ -1,4 +1,4 @@
-"""How the windows of a LOOKUP lie among a pixel's channels: row by row, in bands of columns.
+"""How the windows of a WINDOW lie among a pixel's channels: row by row, in bands of columns.
 
 A band's row comes from one fetch of at most two beats and is interpolated ``ci_lanes`` columns at a time, so that it is
 whole words; unless it fills them, channels beside it hold nothing of use.
@@ -29,9 +29,9 @@ def bands(spec: AccelSpec, radius: int) -> tuple[Band, ...]:
     """The bands of a window of ``2 radius + 1`` columns, in order."""
     side = 2 * radius + 1
     made = []
-    for first in range(0, side, spec.look_up_lanes):
-        columns = min(spec.look_up_lanes, side - first)
-        made.append(Band(first, columns, spec.look_up_words(columns)))
+    for first in range(0, side, spec.window_lanes):
+        columns = min(spec.window_lanes, side - first)
+        made.append(Band(first, columns, spec.band_words(columns)))
     return tuple(made)
 
 

@@ -105,7 +105,7 @@ def _work(program: Program) -> dict[str, list[_Work]]:
             case Opcode.LOAD:
                 if (row := tokens.load(cmd)) is not None:
                     found["load"].append(_Work(name, row, index))
-            case Opcode.CONV | Opcode.CORR | Opcode.WARP | Opcode.RESIZE | Opcode.LOOKUP:
+            case Opcode.CONV | Opcode.CORR | Opcode.WARP | Opcode.RESIZE | Opcode.WINDOW:
                 if (at := tokens.conv(cmd)) is not None:
                     found["conv"].append(_Work(name, at.y, index))
             case Opcode.STORE:

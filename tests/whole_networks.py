@@ -45,7 +45,7 @@ POOL: dict[str, AccelSpec] = {
             name="narrow",
             scratchpad_bytes=4096,
             warp_reach=2,
-            look_up_beats=16,
+            window_beats=16,
             correlator=1,
             statistic_channels=32,
         ),
@@ -209,7 +209,7 @@ class Net(nn.Module):
             case "correlate" if same and POOL[self.accel].correlator and h * w <= 200:
                 side = 2 * (1 + node.channels % 3) + 1
                 self._step(node, source, same[-1], -1, (side * side, h, w))
-            case "windows" if POOL[self.accel].look_up_beats and h * w <= 200:
+            case "windows" if POOL[self.accel].window_beats and h * w <= 200:
                 levels = min(1 + node.channels % 3, min(h, w).bit_length())
                 # Products are of tensors without a zero point, as a picture has one.
                 self.layers.extend([nn.Conv2d(c, 2, 1), nn.Conv2d(c, 5, 1), nn.Conv2d(c, 5, 1)])
@@ -405,7 +405,7 @@ def check(draw: NetworkDraw) -> None:
     # What is gathered, and where a sample's pixels coincide, depends on the flow.
     by_flow = {
         opcode
-        for opcode in (Opcode.WARP, Opcode.LOOKUP)
+        for opcode in (Opcode.WARP, Opcode.WINDOW)
         if any(cmd.opcode is opcode for cmd in region.program.commands)
     }
     unknown = {"dram_gather_read_bytes", "gathered_reads"} if by_flow else set[str]()
@@ -413,5 +413,5 @@ def check(draw: NetworkDraw) -> None:
     for name in {*COUNTS, "busy_cycles"} - unknown:
         assert getattr(predicted, name) == getattr(counters, name), name
     # The model knows no random stalls; frames of a few pixels are all start and end.
-    if draw.stalls == 0.0 and not counters.gathered_reads and Opcode.LOOKUP not in by_flow:
+    if draw.stalls == 0.0 and not counters.gathered_reads and Opcode.WINDOW not in by_flow:
         assert abs(predicted.cycles - counters.cycles) <= 0.1 * counters.cycles + 100, (predicted, counters)

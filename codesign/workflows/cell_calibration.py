@@ -157,9 +157,15 @@ def calibrate(liberty: Path, node: str, *, spec: AccelSpec = TINY, say: Say | No
         compiled = compile_source(find(NETWORK), spec.name, size=SIZE)
         run_frame(compiled, waves=Waves(waves, 0, WINDOW))
         (work / "scanline_pkg.sv").write_text(render_package(spec))
-        array = _run_block(work, "conv_array", ("conv_array.sv",), liberty, library, waves, tell)
+        array = _run_block(work, "scanline_conv_array", ("scanline_conv_array.sv",), liberty, library, waves, tell)
         requantiser = _run_block(
-            work, "requantiser", ("round_shift.sv", "requantiser.sv"), liberty, library, waves, tell
+            work,
+            "scanline_requantiser",
+            ("scanline_round_shift.sv", "scanline_requantiser.sv"),
+            liberty,
+            library,
+            waves,
+            tell,
         )
     multiply = next(row.netlist_pj for row in units if row.record == "int8_multiply")
     issued = float(array.seen["issue_o"].sum()) / array.energy.cycles
@@ -170,7 +176,10 @@ def calibrate(liberty: Path, node: str, *, spec: AccelSpec = TINY, say: Say | No
         node,
         tuple(units),
         (*_array_rows(array, spec, at), *_requantiser_rows(requantiser, spec, at)),
-        {"conv_array": array.energy.gate_equivalents, "requantiser": requantiser.energy.gate_equivalents},
+        {
+            "scanline_conv_array": array.energy.gate_equivalents,
+            "scanline_requantiser": requantiser.energy.gate_equivalents,
+        },
         selection / multiply,
     )
 
@@ -283,35 +292,35 @@ def _array_rows(run: _Run, spec: AccelSpec, at: Operation) -> tuple[BlockRow, ..
     share = constant("clock_tree_share", "dimensionless")
     return (
         BlockRow(
-            "conv_array",
+            "scanline_conv_array",
             "multipliers, adders, their registers and wires",
             run.per_cycle(*ARRAY),
             total(model[name] for name in ("MAC data path", "array registers", "operand wires")),
             "",
         ),
         BlockRow(
-            "conv_array",
+            "scanline_conv_array",
             "operand selection",
             run.per_cycle(*SELECTION),
             model["operand selection"],
             "the model's constant is this measurement",
         ),
         BlockRow(
-            "conv_array",
+            "scanline_conv_array",
             "window, psum hand-over, sequencing",
             run.rest(*ARRAY, *SELECTION),
             model["window registers"] + model["control"],
             "enables are multiplexers here, clock gates in the model; the sums over lane groups never rest",
         ),
         BlockRow(
-            "conv_array",
+            "scanline_conv_array",
             "clock pins, gated as the enables would",
             per_bit * (named + others),
             share * data,
             "the model has the tree above the pins, which is not synthesised",
         ),
         BlockRow(
-            "conv_array",
+            "scanline_conv_array",
             "clock pins, as mapped",
             per_bit * run.energy.flip_flops,
             None,
@@ -326,7 +335,7 @@ def _requantiser_rows(run: _Run, spec: AccelSpec, at: Operation) -> tuple[BlockR
     data = run.energy.dynamic_j / cycles * 1e12
     return (
         BlockRow(
-            "requantiser",
+            "scanline_requantiser",
             "all logic and registers",
             data,
             model["requantisation"] + model["control"],

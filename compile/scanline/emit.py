@@ -374,7 +374,7 @@ class _Emitter:
             elif plan.layer.resize is not None:
                 cmd = self._resize(plan, cmd, strip)
             elif plan.layer.windows is not None:
-                cmd = self._look_up(plan, cmd, strip, offsets)
+                cmd = self._window(plan, cmd, strip, offsets)
             convs.append([cmd] * plan.repeat)
             steps += len(plan.mapping.steps)
             fills += len(plan.mapping.fills)
@@ -493,12 +493,12 @@ class _Emitter:
         }
         return command(Opcode.RESIZE, **fields)
 
-    def _look_up(self, plan: ConvPlan, conv: Command, strip: Strip, offsets: dict[str, int]) -> Command:
+    def _window(self, plan: ConvPlan, conv: Command, strip: Strip, offsets: dict[str, int]) -> Command:
         """The command for a row that is looked up in maps that lie in memory."""
         windows, volume = plan.layer.windows, self.graph.tensors[plan.layer.sees]
         assert windows is not None
         first = strip.computed[plan.layer.output]
-        shared = {field.name for field in FIELDS[Opcode.LOOKUP]} & {field.name for field in FIELDS[Opcode.CONV]}
+        shared = {field.name for field in FIELDS[Opcode.WINDOW]} & {field.name for field in FIELDS[Opcode.CONV]}
         fields = {name: conv[name] for name in shared} | {
             "map_width": windows.map_width,
             "map_height": windows.map_height,
@@ -510,7 +510,7 @@ class _Emitter:
             "address": offsets[volume.name] + first * windows.map_bytes,
             "row_stride": volume.width * windows.map_bytes,
         }
-        return command(Opcode.LOOKUP, **fields)
+        return command(Opcode.WINDOW, **fields)
 
 
 def _groups(spec: AccelSpec, tensor: Tensor) -> int:
@@ -529,7 +529,7 @@ def _label(cascade: Cascade, cmd: Command) -> str:
             return cascade.buffers[cmd["id"]].tensor
         case Opcode.LOAD | Opcode.STORE:
             return cascade.buffers[cmd["buffer"]].tensor
-        case Opcode.CONV | Opcode.CORR | Opcode.WARP | Opcode.RESIZE | Opcode.LOOKUP:
+        case Opcode.CONV | Opcode.CORR | Opcode.WARP | Opcode.RESIZE | Opcode.WINDOW:
             made = cascade.buffers[cmd["destination"]].tensor
             return next(plan.layer.name for plan in cascade.convs if plan.layer.output == made)
         case Opcode.LOADW:

@@ -153,7 +153,7 @@ def _missing(call: relax.Call, spec: AccelSpec) -> str | None:
     if call.op.name == _NORM and shape_of(call)[1] > spec.statistic_channels:
         return f"This machine keeps the sums of {spec.statistic_channels} channels (statistic_channels)."
     if _reads_maps(call) and Unit.WINDOWS not in spec.units:
-        return "This machine has no look-ups (look_up_beats)."
+        return "This machine makes no windows (window_beats)."
     if (call.op.name == _SAMPLED or _has_corners(call)) and Unit.SAMPLER not in spec.units:
         return "This machine has no sampler (warp_reach)."
     return None

@@ -107,7 +107,7 @@ def _kind(slot: TensorSlot) -> tuple[object, ...]:
     return slot.height, slot.width, slot.channels, slot.scale, slot.zero_point
 
 
-_ADDRESSED = (Opcode.LOAD, Opcode.STORE, Opcode.WARP, Opcode.LOOKUP)
+_ADDRESSED = (Opcode.LOAD, Opcode.STORE, Opcode.WARP, Opcode.WINDOW)
 
 
 def _swapped(cmd: Command, swaps: Sequence[tuple[TensorSlot, TensorSlot]]) -> Command:

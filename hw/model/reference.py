@@ -58,9 +58,9 @@ class _Machine:
         elif cmd.opcode is Opcode.WARP:
             if (warp_row := self.tokens.conv(cmd)) is not None:
                 self._warp(cmd, warp_row)
-        elif cmd.opcode is Opcode.LOOKUP:
-            if (looked_up_row := self.tokens.conv(cmd)) is not None:
-                self._look_up(cmd, looked_up_row)
+        elif cmd.opcode is Opcode.WINDOW:
+            if (window_row := self.tokens.conv(cmd)) is not None:
+                self._window(cmd, window_row)
         elif cmd.opcode is Opcode.RESIZE:
             if (resized_row := self.tokens.conv(cmd)) is not None:
                 self._resize(cmd, resized_row)
@@ -204,7 +204,7 @@ class _Machine:
             psum[:, :4] = np.tile(256 * psum[:, :2] + psum[:, 2:4], 2)
         self._write(cmd, at.y, self._requantised(cmd, psum))
 
-    def _look_up(self, cmd: Command, at: ConvRow) -> None:
+    def _window(self, cmd: Command, at: ConvRow) -> None:
         flows, width = self.tokens.buffer(cmd["source"]), self.tokens.buffer(cmd["destination"]).computed_width
         flow = numerics.from_byte_planes(self.data[cmd["source"]][at.y % flows.rows][cmd["x_offset"] :][:width, :4])
         own, scaled = np.arange(width), (cmd["fraction_bits"], cmd["level"])

@@ -74,8 +74,8 @@ def verify(program: Program) -> None:
                         _check_resize(spec, tokens, cmd)
                     elif cmd.opcode is Opcode.WARP:
                         _check_warp(program, tokens, cmd)
-                    elif cmd.opcode is Opcode.LOOKUP:
-                        _check_look_up(program, tokens, cmd)
+                    elif cmd.opcode is Opcode.WINDOW:
+                        _check_window(program, tokens, cmd)
                     else:
                         _check_conv(spec, tokens, cmd)
                     sound.add(index)
@@ -221,21 +221,21 @@ def _check_warp(program: Program, tokens: Tokens, cmd: Command) -> None:
         raise ProgramError("samples are read outside the program's memory")
 
 
-def _check_look_up(program: Program, tokens: Tokens, cmd: Command) -> None:
+def _check_window(program: Program, tokens: Tokens, cmd: Command) -> None:
     source, destination = tokens.buffer(cmd["source"]), tokens.buffer(cmd["destination"])
     width, map_bytes = destination.computed_width, cmd["map_width"] * cmd["map_height"]
     if Unit.WINDOWS not in program.spec.units:
-        raise ProgramError("the machine has no look-ups")
+        raise ProgramError("the machine makes no windows")
     if cmd["add_enable"] or cmd["more_sources"] or (cmd["stride_rows"], cmd["x_stride"]) != (1, 1):
-        raise ProgramError("a looked-up row has one source, the flow, no second operand and no stride")
+        raise ProgramError("a row of windows has one source, the flow, no second operand and no stride")
     if (cmd["kernel_rows"], cmd["pad_rows"]) != (1, 0) or source.height < destination.height:
-        raise ProgramError("a looked-up row needs the flow's row, and no other")
+        raise ProgramError("a row of windows needs the flow's row, and no other")
     if not 1 <= cmd["radius"] <= MAX_RADIUS or cmd["words"] != window_words(program.spec, cmd["radius"]):
         raise ProgramError(f"a window of radius {cmd['radius']} has not {cmd['words']} words")
     if cmd["fraction_bits"] > numerics.FLOW_FRACTION_BITS or cmd["level"] > MAX_LEVEL:
         raise ProgramError(f"{cmd['fraction_bits']} fraction bits on level {cmd['level']} are not the machine's")
     if cmd["x_offset"] < 0 or cmd["x_offset"] + width > source.width:
-        raise ProgramError("the flow has not the columns that are looked up")
+        raise ProgramError("the flow has not the columns that windows are made of")
     if not 1 <= map_bytes <= MAX_MAP_BYTES:
         raise ProgramError(f"maps of {map_bytes} bytes, of 1 to {MAX_MAP_BYTES}")
     last = cmd["address"] + (destination.height - 1) * cmd["row_stride"] + width * map_bytes

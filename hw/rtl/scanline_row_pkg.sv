@@ -105,7 +105,7 @@ package scanline_row_pkg;
     logic wide;                 // of which the source is a flow
   } sample_row_t;
 
-  // A LOOKUP's row: where its flow is on chip, and the maps of its pixels in memory.
+  // A WINDOW's row: where its flow is on chip, and the maps of its pixels in memory.
   typedef struct packed {
     logic [15:0] y;
     logic [15:0] pixel_groups;
@@ -122,7 +122,7 @@ package scanline_row_pkg;
     logic [2:0] radius;
     logic [2:0] level;
     logic [3:0] fraction_bits;
-  } look_up_row_t;
+  } window_row_t;
 
   // One row of one pixel's window, on its way from memory: bytes [first, past) from `offset` on, in one beat or two.
   typedef struct packed {
@@ -133,11 +133,11 @@ package scanline_row_pkg;
     logic [4:0] past;
     logic [7:0] right_share;
     logic [7:0] lower_share;
-  } look_up_entry_t;
+  } window_entry_t;
 
   // Columns of a window of `side` columns that are fetched together with its column `first`.
-  function automatic logic [3:0] look_up_columns(input logic [3:0] side, input logic [3:0] first);
-    return (32'(side - first) < LookUpLanes) ? side - first : 4'(LookUpLanes);
+  function automatic logic [3:0] window_columns(input logic [3:0] side, input logic [3:0] first);
+    return (32'(side - first) < WindowLanes) ? side - first : 4'(WindowLanes);
   endfunction
 
   // A request for `Banks` consecutive pixels of one channel group: address of the row's words and first pixel.

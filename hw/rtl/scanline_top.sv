@@ -126,7 +126,7 @@ module scanline_top
     end
   end
 
-  control_registers u_registers (
+  scanline_control_registers u_registers (
       .clk_i,
       .rst_ni,
       .awvalid_i(s_axil_awvalid),
@@ -173,11 +173,11 @@ module scanline_top
   load_cmd_t load_cmd;
   loadw_cmd_t loadw_cmd;
   conv_cmd_t conv_cmd;
-  logic conv_is_warp, conv_q_is_warp, conv_is_corr, conv_q_is_corr, conv_is_look_up, conv_q_is_look_up;
+  logic conv_is_warp, conv_q_is_warp, conv_is_corr, conv_q_is_corr, conv_is_window, conv_q_is_window;
   store_cmd_t store_cmd;
   logic engines_idle, sync, waiting_sync, command_done, sequencer_running;
 
-  sequencer u_sequencer (
+  scanline_sequencer u_sequencer (
       .clk_i,
       .rst_ni(engine_rst_nq),
       .start_i(start_q),
@@ -203,7 +203,7 @@ module scanline_top
       .conv_cmd_o(conv_cmd),
       .conv_is_warp_o(conv_is_warp),
       .conv_is_corr_o(conv_is_corr),
-      .conv_is_look_up_o(conv_is_look_up),
+      .conv_is_window_o(conv_is_window),
       .store_valid_o(store_cmd_valid),
       .store_ready_i(store_cmd_ready),
       .store_cmd_o(store_cmd),
@@ -227,7 +227,7 @@ module scanline_top
   conv_cmd_t conv_q_cmd;
   store_cmd_t store_q_cmd;
   logic [QueueBits-1:0] load_q_count, conv_q_count, store_q_count;
-  stream_fifo #(
+  scanline_stream_fifo #(
       .Width($bits(load_cmd_t) + $bits(loadw_cmd_t) + 1),
       .Depth(QueueDepth)
   ) u_load_queue (
@@ -241,7 +241,7 @@ module scanline_top
       .data_o({load_q_is_weights, load_q_cmd, loadw_q_cmd}),
       .count_o(load_q_count)
   );
-  stream_fifo #(
+  scanline_stream_fifo #(
       .Width($bits(conv_cmd_t) + 3),
       .Depth(QueueDepth)
   ) u_conv_queue (
@@ -249,13 +249,13 @@ module scanline_top
       .rst_ni(engine_rst_nq),
       .valid_i(conv_cmd_valid),
       .ready_o(conv_cmd_ready),
-      .data_i({conv_is_look_up, conv_is_corr, conv_is_warp, conv_cmd}),
+      .data_i({conv_is_window, conv_is_corr, conv_is_warp, conv_cmd}),
       .valid_o(conv_q_valid),
       .ready_i(conv_q_ready),
-      .data_o({conv_q_is_look_up, conv_q_is_corr, conv_q_is_warp, conv_q_cmd}),
+      .data_o({conv_q_is_window, conv_q_is_corr, conv_q_is_warp, conv_q_cmd}),
       .count_o(conv_q_count)
   );
-  stream_fifo #(
+  scanline_stream_fifo #(
       .Width($bits(store_cmd_t)),
       .Depth(QueueDepth)
   ) u_store_queue (
@@ -278,7 +278,7 @@ module scanline_top
   logic load_claim, load_done, conv_claim, conv_done, store_claim, store_free, front_free, free_source, free_add;
   logic [BufferBits-1:0] load_done_id, conv_done_id, front_free_id, free_source_id, free_add_id;
   logic [15:0] front_free_to, free_source_to, free_add_to, store_free_to;
-  buffer_table u_buffers (
+  scanline_buffer_table u_buffers (
       .clk_i,
       .set_i(set_buffer),
       .set_id_i(set_id),
@@ -322,7 +322,7 @@ module scanline_top
   logic [RequantPixels-1:0] drain_mask;
   logic [RequantPixels-1:0][WordBits-1:0] drain_data;
   logic [BankBits:0] words_read, words_written;
-  scratchpad u_scratchpad (
+  scanline_scratchpad u_scratchpad (
       .clk_i,
       .rst_ni(engine_rst_nq),
       .store_read_i(store_read),
@@ -363,7 +363,7 @@ module scanline_top
   logic [23:0] element_index;
   logic [15:0] element_base;
   logic [BusBits-1:0] element_data;
-  load_engine u_load (
+  scanline_load_engine u_load (
       .clk_i,
       .rst_ni(engine_rst_nq),
       .stop_i(stop),
@@ -417,7 +417,7 @@ module scanline_top
     statistic_t [CiLanes-1:0] norm_statistics;
     assign norm_valid = element_valid && (element_kind == KindNorm);
     assign element_ready = norm_ready || (element_kind != KindNorm);
-    channel_statistics u_statistics (
+    scanline_channel_statistics u_statistics (
         .clk_i,
         .rst_ni(engine_rst_nq),
         .add_i(count),
@@ -428,7 +428,7 @@ module scanline_top
         .read_addr_i(norm_addr),
         .read_data_o(norm_statistics)
     );
-    normaliser u_normaliser (
+    scanline_normaliser u_normaliser (
         .clk_i,
         .rst_ni(engine_rst_nq),
         .valid_i(norm_valid),
@@ -470,7 +470,7 @@ module scanline_top
   logic issue, wait_segment, wait_psum, gather_beat, gathered;
   wait_e front_wait;
   logic [15:0] values;
-  conv_engine u_conv (
+  scanline_conv_engine u_conv (
       .clk_i,
       .rst_ni(engine_rst_nq),
       .cmd_valid_i(conv_q_valid),
@@ -478,7 +478,7 @@ module scanline_top
       .cmd_i(conv_q_cmd),
       .cmd_is_warp_i(conv_q_is_warp),
       .cmd_is_corr_i(conv_q_is_corr),
-      .cmd_is_look_up_i(conv_q_is_look_up),
+      .cmd_is_window_i(conv_q_is_window),
       .stop_i(stop),
       .memory_bytes_i(memory_bytes),
       .weights_loaded_i(weights_loaded_q),
@@ -537,7 +537,7 @@ module scanline_top
   );
 
   logic [31:0] aw_offset;
-  store_engine u_store (
+  scanline_store_engine u_store (
       .clk_i,
       .rst_ni(engine_rst_nq),
       .stop_i(stop),
@@ -577,7 +577,7 @@ module scanline_top
   assign m_axi_awburst = 2'b01;
   assign m_axi_bready = 1'b1;
 
-  read_arbiter u_reads (
+  scanline_read_arbiter u_reads (
       .clk_i,
       .rst_ni,
       .memory_base_i(memory_base),
@@ -600,7 +600,7 @@ module scanline_top
   assign m_axi_arburst = 2'b01;
   assign m_axi_rready = 1'b1;
 
-  counters u_counters (
+  scanline_counters u_counters (
       .clk_i,
       .rst_ni,
       .clear_i(start || clear),

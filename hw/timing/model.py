@@ -21,11 +21,11 @@ from codesign.hw.program.tokens import Buffer, ConvRow, Tokens, first_row, keeps
 from codesign.hw.spec import COMMAND_BYTES
 from codesign.hw.timing.bus import Bus, Memory
 from codesign.hw.timing.conv import ConvShape, ConvShapes
-from codesign.hw.timing.look_up import Lookup, looked_up_row, pace_of
 from codesign.hw.timing.loop import Body, every_command
 from codesign.hw.timing.row import Before, Stretch
 from codesign.hw.timing.sample import Fetching, SampledRow, lost_to_store, resized_words, sampled_row, warped_words
 from codesign.hw.timing.store import Batch, sub_row_batches
+from codesign.hw.timing.window import Window, pace_of, window_row
 
 # Latencies in cycles, as the RTL has them.
 START = -1  # start write to the first command request
@@ -523,7 +523,7 @@ class _Model:
         width, words = destination.computed_width, cmd["words"]
         start = max(ready + 1, self.array + SETTLE)
         self._idle(self.array, start + 1, checked, waits, ready)
-        if cmd.opcode is Opcode.LOOKUP:
+        if cmd.opcode is Opcode.WINDOW:
             row = self._looked_up(cmd, destination, start)
         else:
             row = sampled_row(spec, width, words, start, self.drain, flow=cmd.opcode is Opcode.WARP)
@@ -538,17 +538,17 @@ class _Model:
         self.array, self.front = now + 1, now + FINISH
         self.chunks_since_load += -(-width // spec.pixel_lanes) * words * (spec.pixel_lanes // spec.requantise_pixels)
         read = width
-        if cmd.opcode is not Opcode.LOOKUP:
+        if cmd.opcode is not Opcode.WINDOW:
             read = warped_words(width, words) if cmd.opcode is Opcode.WARP else resized_words(cmd, source, width)
         self._finish_row(what, at, source, destination, read, now)
 
     def _looked_up(self, cmd: Command, destination: Buffer, start: float) -> SampledRow:
         """A row of windows, as if no pixel moved; what it reads of memory takes no others' bandwidth."""
         spec, width = self.spec, destination.computed_width
-        pace = pace_of(spec, Lookup.of(cmd, destination), self.memory.latency_cycles, self.bus.cycles_per_beat)
+        pace = pace_of(spec, Window.of(cmd, destination), self.memory.latency_cycles, self.bus.cycles_per_beat)
         self._count("gather_bytes", round(width * pace.beats) * spec.bus_bytes)
         self._count("gathered_reads", round(width * pace.rows))
-        return looked_up_row(spec, cmd["radius"], width, pace, start, self.drain)
+        return window_row(spec, cmd["radius"], width, pace, start, self.drain)
 
     def _waits(self, row: _Row, at: ConvRow, destination: Buffer) -> list[tuple[float, str]]:
         """What the row waits for, in the order in which the front looks: when it is there, and whose it is."""

@@ -1,7 +1,8 @@
 """One output row of a convolution on the array, cycle by cycle: window fills, steps, psums handed to the requantiser.
 
-The rules are those of ``conv_front.sv``, ``conv_array.sv`` and ``requantiser.sv``. Pixel groups of a row are alike, so
-after a few of them the engine repeats itself, and groups that nothing disturbs are multiplied.
+The rules are those of ``scanline_conv_front.sv``, ``scanline_conv_array.sv`` and ``scanline_requantiser.sv``. Pixel
+groups of a row are alike, so after a few of them the engine repeats itself, and groups that nothing disturbs are
+multiplied.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """One row of a WARP or RESIZE on the sampler, sample after sample, as if all that it samples were on chip.
 
-The rules are those of ``sampler.sv``. What a WARP must gather from memory depends on the flow, which no model knows.
+The rules are those of ``scanline_sampler.sv``. What a WARP must gather from memory depends on the flow, which no model
+knows.
 """
 
 from __future__ import annotations

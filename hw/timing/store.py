@@ -1,7 +1,7 @@
 """One sub-row of a STORE: which cycles it takes of the scratchpad's port, and when its beats are packed.
 
-The rules are those of ``store_engine.sv``: a batch of words is fetched, a segment of each channel group, and packed
-from its first segment on.
+The rules are those of ``scanline_store_engine.sv``: a batch of words is fetched, a segment of each channel group, and
+packed from its first segment on.
 """
 
 from __future__ import annotations

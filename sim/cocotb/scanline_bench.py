@@ -245,7 +245,7 @@ async def reset_in_mid_frame(dut: Any, after: int) -> None:
 
 
 @cocotb.test()
-@cocotb.parametrize(opcode=[0, int(Opcode.CORR), int(Opcode.LOOKUP), int(Opcode.RESIZE), int(Opcode.WARP), 255])
+@cocotb.parametrize(opcode=[0, int(Opcode.CORR), int(Opcode.WINDOW), int(Opcode.RESIZE), int(Opcode.WARP), 255])
 async def an_illegal_opcode_stops(dut: Any, opcode: int) -> None:
     """The cause is told, the address is that of the command."""
     bench = Bench(dut)

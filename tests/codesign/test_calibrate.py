@@ -45,7 +45,7 @@ def test_the_records_are_the_measurement(recorded):
 
 def test_every_part_is_within_a_quarter_or_explained(recorded):
     rows = recorded["blocks"]
-    assert {row["block"] for row in rows} == {"conv_array", "requantiser"}
+    assert {row["block"] for row in rows} == {"scanline_conv_array", "scanline_requantiser"}
     close = [row for row in rows if row["error"] is not None and abs(row["error"]) <= 0.25]
     assert len(close) >= 4
     for row in rows:
@@ -88,7 +88,7 @@ def test_the_array_of_gates_correlates_as_the_simulated_one(tmp_path: Path, monk
     counters = run(program, random_inputs(graph, 6), waves=Waves(waves, 0, 100_000)).counters
     (tmp_path / "scanline_pkg.sv").write_text(render_package(spec))
     mapped = calibrate._run_block(
-        tmp_path, "conv_array", ("conv_array.sv",), OSU, read_liberty(OSU), waves, lambda _: None
+        tmp_path, "scanline_conv_array", ("scanline_conv_array.sv",), OSU, read_liberty(OSU), waves, lambda _: None
     )
     assert any(command.opcode == Opcode.CORR for command in program.commands)
     assert mapped.seen["issue_o"].sum() > counters.busy_cycles / 2

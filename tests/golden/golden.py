@@ -63,7 +63,7 @@ MACHINES: dict[str, AccelSpec] = {
             name="narrow",
             scratchpad_bytes=4096,
             warp_reach=2,
-            look_up_beats=16,
+            window_beats=16,
             correlator=1,
             statistic_channels=32,
         ),

@@ -200,7 +200,7 @@ def test_a_machine_without_a_sampler_resizes_nothing() -> None:
         program(*resizing()).verify()
 
 
-LOOKS = dataclasses.replace(TINY, name="looks", warp_reach=1, look_up_beats=2)
+LOOKS = dataclasses.replace(TINY, name="looks", warp_reach=1, window_beats=2)
 FLOW_OF = buffer(SOURCE, 0, groups=1)
 WINDOWS = buffer(RESULT, 4, rows=1, row_pitch=6, group_pitch=2, groups=3)
 
@@ -223,7 +223,7 @@ def looking_up(**changes: int) -> tuple[Command, ...]:
         "row_stride": 2 * WIDTH,
         "free_source": 1,
     }
-    row = command(Opcode.LOOKUP, **{**fields, **changes})
+    row = command(Opcode.WINDOW, **{**fields, **changes})
     return (SYNC, FLOW_OF, WINDOWS, LOOP, load(), row, store(), END, HALT)
 
 
@@ -245,8 +245,8 @@ def test_a_look_up_is_sound() -> None:
         ({"words": 2}, "radius 1 has not 2 words"),
         ({"fraction_bits": 9}, "9 fraction bits"),
         ({"level": 8}, "level 8"),
-        ({"x_offset": 1}, "columns that are looked up"),
-        ({"x_offset": -1}, "columns that are looked up"),
+        ({"x_offset": 1}, "columns that windows are made of"),
+        ({"x_offset": -1}, "columns that windows are made of"),
         ({"map_width": 0}, "maps of 0 bytes"),
         ({"map_width": 40000}, "maps of 80000 bytes"),
         ({"address": MEMORY - 2 * WIDTH}, "outside the program's memory"),
@@ -259,7 +259,7 @@ def test_verify_refuses_look_ups(changes: dict[str, int], message: str) -> None:
 
 
 def test_a_machine_without_look_ups_looks_nothing_up() -> None:
-    with pytest.raises(ProgramError, match="no look-ups"):
+    with pytest.raises(ProgramError, match="makes no windows"):
         program(*looking_up(), spec=SAMPLER).verify()
 
 

@@ -43,7 +43,7 @@ drams = st.builds(
 )
 
 NARROW = dataclasses.replace(
-    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, look_up_beats=16, correlator=1, statistic_channels=32
+    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, window_beats=16, correlator=1, statistic_channels=32
 )
 STRIPPED = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=2048)
 """So small that frames are computed in vertical strips."""

@@ -132,6 +132,6 @@ def test_the_machine_s_memories_stay_memories(tmp_path, monkeypatch):
     flip_flops = sum(module.flip_flops for module in made.modules)
     assert flip_flops < 0.05 * memory_bits
     # The large ones are block RAMs; FIFOs and tables are small enough for LUTs.
-    (blocks,) = [module for module in made.modules if module.module == "ram_1r1w"]
+    (blocks,) = [module for module in made.modules if module.module == "scanline_ram_1r1w"]
     assert blocks.memory_bits >= 8 * (TINY.scratchpad_bytes + TINY.weight_words * TINY.weight_word_bytes)
     assert blocks.memory_bits > 0.9 * memory_bits

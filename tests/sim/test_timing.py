@@ -25,7 +25,7 @@ from codesign.sim.model import Dram
 from codesign.sim.run import run
 
 NARROW = dataclasses.replace(
-    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, look_up_beats=16, correlator=1, statistic_channels=32
+    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, window_beats=16, correlator=1, statistic_channels=32
 )
 
 EXACT = [field.name for field in dataclasses.fields(Counters) if not field.name.endswith(("cycles", "stall_cycles"))]
@@ -320,7 +320,7 @@ def test_what_repeats_is_counted_exactly(
 ) -> None:
     """Multiplying the rows in the steady state is no approximation of following them."""
     if name in ("warped", "enlarged", "looked up"):
-        spec = dataclasses.replace(spec, warp_reach=2, look_up_beats=16)
+        spec = dataclasses.replace(spec, warp_reach=2, window_beats=16)
     _, program = compiled(spec, TALL[name], "keep" if name == "kept halos" else None)
     memory = timing.Memory.of(spec, *dram)
     left_out: list[int] = []

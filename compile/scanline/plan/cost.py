@@ -13,7 +13,7 @@ from codesign.compile.scanline.plan.plan import Cascade
 from codesign.hw import normalise
 from codesign.hw.isa import NORM_BYTES
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, AccelSpec
-from codesign.hw.timing.look_up import Lookup, Pace, pace_of
+from codesign.hw.timing.window import Pace, Window, pace_of
 
 LATENCY_CYCLES = 100
 """DRAM latency that the planner assumes: it only weighs the start of a strip."""
@@ -180,8 +180,8 @@ def look_up_pace(spec: AccelSpec, graph: LayerGraph, layer: Conv) -> Pace:
     windows, frame = layer.windows, graph.tensors[layer.output]
     assert windows is not None
     maps = windows.map_height, windows.map_width
-    lookup = Lookup(windows.radius, windows.level, *maps, frame.height, frame.width)
-    return pace_of(spec, lookup, LATENCY_CYCLES)
+    window = Window(windows.radius, windows.level, *maps, frame.height, frame.width)
+    return pace_of(spec, window, LATENCY_CYCLES)
 
 
 def _weight_bytes(spec: AccelSpec, cascade: Cascade) -> int:

@@ -44,14 +44,14 @@ package scanline_pkg;
   localparam int unsigned TableBytes = 256;
   localparam int unsigned LoopDepth = 4;
   localparam int unsigned ReadsInFlight = 64;
-  localparam int unsigned LookUpBeats = 64;
-  localparam int unsigned LookUpLanes = 16;
-  localparam int unsigned LookUpRowWords = 2;
+  localparam int unsigned WindowBeats = 64;
+  localparam int unsigned WindowLanes = 16;
+  localparam int unsigned WindowRowWords = 2;
   localparam int unsigned Sources = 5;
   localparam int unsigned Counters = 20;
   localparam int unsigned CountersBase = 128;
   localparam bit Sampler = 1'b1;
-  localparam bit LookUps = 1'b1;
+  localparam bit Windows = 1'b1;
   localparam bit Correlator = 1'b1;
   localparam bit Statistics = 1'b1;
 
@@ -64,7 +64,7 @@ package scanline_pkg;
   localparam logic [7:0] OpCorr = 8'd20;
   localparam logic [7:0] OpResize = 8'd18;
   localparam logic [7:0] OpWarp = 8'd19;
-  localparam logic [7:0] OpLookup = 8'd21;
+  localparam logic [7:0] OpWindow = 8'd21;
   localparam logic [7:0] OpStore = 8'd7;
   localparam logic [7:0] OpSync = 8'd8;
   localparam logic [7:0] OpHalt = 8'd15;
@@ -386,7 +386,7 @@ package scanline_pkg;
     logic [15:0] delay;
     logic [5:0] destination;
     logic [5:0] source;
-  } lookup_cmd_t;
+  } window_cmd_t;
 
   typedef struct packed {
     logic [7:0] statistics_base;

@@ -1,7 +1,7 @@
 // The middle of the convolution engine: the window of row segments, the step sequencer, operand selection and the
 // multiply-accumulate array. A finished set of psums moves to a second set of registers, so that requantisation drains
 // it while the next one accumulates.
-module conv_array
+module scanline_conv_array
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (

@@ -1,5 +1,5 @@
 // A first-word-fall-through FIFO. It does not pass data through in the cycle it arrives.
-module stream_fifo #(
+module scanline_stream_fifo #(
     parameter int unsigned Width = 8,
     parameter int unsigned Depth = 4,  // power of two
     localparam int unsigned PtrBits = (Depth > 1) ? $clog2(Depth) : 1

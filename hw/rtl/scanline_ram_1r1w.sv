@@ -1,6 +1,6 @@
 // A RAM with one read and one write port and a write enable per part of a word.
 // Reads take one cycle and hold their output. Reading a word while it is written is undefined; no user does.
-module ram_1r1w #(
+module scanline_ram_1r1w #(
     parameter int unsigned Words = 16,
     parameter int unsigned Parts = 1,
     parameter int unsigned PartBits = 8,

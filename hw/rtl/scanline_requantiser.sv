@@ -1,6 +1,6 @@
 // The back of the convolution engine: psums to int8 (numerics.requantise), look-up, second operand, and the write of
 // aligned pixels to the scratchpad. It reports rows finished and rows freed when their last value is written.
-module requantiser
+module scanline_requantiser
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
@@ -278,8 +278,8 @@ module requantiser
       logic signed [7:0] plain5_q;
 
       assign biased = psum0_q[p][j] + parameter0_q[j].bias;
-      round_shift #(.Width(64)) u_round (.product_i(product_q), .shift_i(shift2_q), .rounded_o(rounded));
-      round_shift #(.Width(JoinBits)) u_round_joined (.product_i(joined_q), .shift_i(meta_q[5].add_shift),
+      scanline_round_shift #(.Width(64)) u_round (.product_i(product_q), .shift_i(shift2_q), .rounded_o(rounded));
+      scanline_round_shift #(.Width(JoinBits)) u_round_joined (.product_i(joined_q), .shift_i(meta_q[5].add_shift),
           .rounded_o(joined_rounded));
 
       always_comb begin

@@ -1,5 +1,5 @@
 // Event counters, and the one rule that says why the array did not issue in a cycle.
-module counters
+module scanline_counters
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (

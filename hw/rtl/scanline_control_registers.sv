@@ -1,5 +1,5 @@
 // AXI4-Lite registers: start, status, errors, interrupt, the program's windows, and the counters.
-module control_registers
+module scanline_control_registers
   import scanline_pkg::*;
 (
     input  logic clk_i,

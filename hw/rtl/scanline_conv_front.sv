@@ -1,6 +1,6 @@
 // The front of the convolution engine: checks a row's tokens, claims its output row, and brings row segments into the
 // window ahead of the array. It does not wait for the array to finish a row before it starts the next.
-module conv_front
+module scanline_conv_front
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
@@ -12,7 +12,7 @@ module conv_front
     input  conv_cmd_t cmd_i,
     input  logic cmd_is_warp_i,    // or what else is sampled: the same fields, some under other names
     input  logic cmd_is_corr_i,    // weights are pixels
-    input  logic cmd_is_look_up_i, // sampled as well; of the others only a WARP has an operand
+    input  logic cmd_is_window_i, // sampled as well; of the others only a WARP has an operand
     // buffers
     output logic [BufferBits-1:0] source_id_o,
     output logic [BufferBits-1:0] destination_id_o,
@@ -27,11 +27,11 @@ module conv_front
     input  logic row_ready_i,
     output row_t row_o,
     output logic row_is_warp_o,
-    // a WARP's, RESIZE's or LOOKUP's row is sampled instead of brought to the window
+    // a WARP's, RESIZE's or WINDOW's row is sampled instead of brought to the window
     output logic sample_start_o,
     output sample_row_t sample_row_o,
-    output logic is_look_up_o,
-    output look_up_row_t look_up_row_o,
+    output logic is_window_o,
+    output window_row_t window_row_o,
     input  logic sample_done_i,
     output logic sampling_o,
     // source rows that this row was the last to read, unless they are freed late
@@ -64,17 +64,17 @@ module conv_front
   state_e state_q;
 
   conv_cmd_t cmd_q;
-  logic is_warp_q, is_corr_q, is_look_up_q;
+  logic is_warp_q, is_corr_q, is_window_q;
   warp_cmd_t warp;
   assign warp = warp_cmd_t'(cmd_q);
   resize_cmd_t resize;
   assign resize = resize_cmd_t'(cmd_q);
-  lookup_cmd_t look_up;
-  assign look_up = lookup_cmd_t'(cmd_q);
+  window_cmd_t window;
+  assign window = window_cmd_t'(cmd_q);
   logic unused;
-  assign unused = ^{warp, resize, look_up};
+  assign unused = ^{warp, resize, window};
   logic resizes;
-  assign resizes = is_warp_q && !is_look_up_q && !cmd_q.add_enable;
+  assign resizes = is_warp_q && !is_window_q && !cmd_q.add_enable;
   logic free_early_q;  // the first source's rows are free when this row has been read
 
   // Sources are looked at one after another; in the end, freed likewise.
@@ -199,25 +199,25 @@ module conv_front
     sample_row_o.wide = resizes && (resize.flow != '0);
   end
 
-  // A LOOKUP's.
-  assign is_look_up_o = is_look_up_q;
+  // A WINDOW's.
+  assign is_window_o = is_window_q;
   always_comb begin
-    look_up_row_o.y = y_q;
-    look_up_row_o.pixel_groups = row_q.pixel_groups;
-    look_up_row_o.width = row_q.width;
-    look_up_row_o.frame_x = look_up.x_first;
-    look_up_row_o.map_width = look_up.map_width;
-    look_up_row_o.map_height = look_up.map_height;
-    look_up_row_o.zero_point = look_up.map_zero_point;
-    look_up_row_o.flow_address = reading_q[0].base +
+    window_row_o.y = y_q;
+    window_row_o.pixel_groups = row_q.pixel_groups;
+    window_row_o.width = row_q.width;
+    window_row_o.frame_x = window.x_first;
+    window_row_o.map_width = window.map_width;
+    window_row_o.map_height = window.map_height;
+    window_row_o.zero_point = window.map_zero_point;
+    window_row_o.flow_address = reading_q[0].base +
         16'(slot_of(y_q, reading_q[0].next_row, reading_q[0].next_slot, reading_q[0].rows) * reading_q[0].row_pitch);
-    look_up_row_o.flow_x = look_up.x_offset;
-    look_up_row_o.flow_width = reading_q[0].width;
-    look_up_row_o.address = unsigned'(look_up.address);
-    look_up_row_o.row_stride = unsigned'(look_up.row_stride);
-    look_up_row_o.radius = look_up.radius[2:0];
-    look_up_row_o.level = look_up.level[2:0];
-    look_up_row_o.fraction_bits = look_up.fraction_bits[3:0];
+    window_row_o.flow_x = window.x_offset;
+    window_row_o.flow_width = reading_q[0].width;
+    window_row_o.address = unsigned'(window.address);
+    window_row_o.row_stride = unsigned'(window.row_stride);
+    window_row_o.radius = window.radius[2:0];
+    window_row_o.level = window.level[2:0];
+    window_row_o.fraction_bits = window.fraction_bits[3:0];
   end
 
   logic signed [19:0] freed_to;
@@ -355,7 +355,7 @@ module conv_front
       cmd_q <= cmd_i;
       is_warp_q <= cmd_is_warp_i;
       is_corr_q <= cmd_is_corr_i;
-      is_look_up_q <= cmd_is_look_up_i;
+      is_window_q <= cmd_is_window_i;
     end
     if (state_q == Check) begin
       top_q <= top;

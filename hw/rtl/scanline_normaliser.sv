@@ -1,6 +1,6 @@
 // A channel's statistics and the compiler's constants become its requantisation parameters (hw/normalise.py): a bit of
 // every product, quotient and root a cycle. Elements come in pairs, a record each; the second is taken when all is done.
-module normaliser
+module scanline_normaliser
   import scanline_pkg::*;
 (
     input  logic clk_i,

@@ -2,7 +2,7 @@
 //
 // Reads: a segment of up to Banks consecutive pixels, for one engine at a time. Writes: the requantiser's aligned
 // pixels, which go first, or the load engine's single word, which waits only while its own bank is taken.
-module scratchpad
+module scanline_scratchpad
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
@@ -89,7 +89,7 @@ module scratchpad
   end
 
   for (genvar b = 0; b < Banks; b++) begin : gen_bank
-    ram_1r1w #(
+    scanline_ram_1r1w #(
         .Words(BankWords),
         .Parts(1),
         .PartBits(WordBits)

@@ -1,5 +1,5 @@
 // Fetches commands, runs hardware loops, configures buffers, and hands the rest to the engines in order.
-module sequencer
+module scanline_sequencer
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
@@ -31,7 +31,7 @@ module sequencer
     output conv_cmd_t conv_cmd_o,
     output logic conv_is_warp_o,
     output logic conv_is_corr_o,
-    output logic conv_is_look_up_o,
+    output logic conv_is_window_o,
     output logic store_valid_o,
     input  logic store_ready_i,
     output store_cmd_t store_cmd_o,
@@ -84,7 +84,7 @@ module sequencer
     beat_write = '0;
     if (r_valid_i) beat_write[beat_q] = 1'b1;
   end
-  ram_1r1w #(
+  scanline_ram_1r1w #(
       .Words(CommandSlots),
       .Parts(BeatsPerCommand),
       .PartBits(BusBits)
@@ -114,7 +114,7 @@ module sequencer
   assign iteration = (depth_q != '0) ? done_q[top] : 24'hffffff;
 
   logic execute, delayed, advance, illegal, sampled, is_compute;
-  assign sampled = opcode == OpWarp || opcode == OpResize || opcode == OpLookup;
+  assign sampled = opcode == OpWarp || opcode == OpResize || opcode == OpWindow;
   assign is_compute = opcode == OpConv || opcode == OpCorr || sampled;
   assign execute = (state_q == Execute) && !stop_i;
   always_comb begin
@@ -128,7 +128,7 @@ module sequencer
   assign conv_valid_o = execute && !delayed && !illegal && is_compute;
   assign conv_is_warp_o = sampled;
   assign conv_is_corr_o = opcode == OpCorr;
-  assign conv_is_look_up_o = opcode == OpLookup;
+  assign conv_is_window_o = opcode == OpWindow;
   assign store_valid_o = execute && !delayed && !illegal && (opcode == OpStore);
 
   assign set_o = execute && (opcode == OpBuffer);
@@ -177,8 +177,8 @@ module sequencer
             (!Correlator && opcode == OpCorr);
         advance = !illegal && (delayed || conv_ready_i);
       end
-      OpWarp, OpResize, OpLookup: begin
-        illegal = !Sampler || (!LookUps && opcode == OpLookup) || (conv_cmd_o.add_enable != (opcode == OpWarp));
+      OpWarp, OpResize, OpWindow: begin
+        illegal = !Sampler || (!Windows && opcode == OpWindow) || (conv_cmd_o.add_enable != (opcode == OpWarp));
         advance = !illegal && (delayed || conv_ready_i);
       end
       OpStore: begin

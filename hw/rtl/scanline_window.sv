@@ -1,7 +1,7 @@
-// LOOKUP: every pixel's window of its own map in memory, bilinear samples around its place plus its flow. Rows of the
+// WINDOW: every pixel's window of its own map in memory, bilinear samples around its place plus its flow. Rows of the
 // windows come from the memory in the order in which they were asked for; they are interpolated across, and with the row
 // above, which waited here, down. Samples are psums in units of 2^-16, in the array's own psum registers.
-module look_up
+module scanline_window
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
@@ -11,7 +11,7 @@ module look_up
     input  logic [31:0] memory_bytes_i,
     // a row, which stays until it is done
     input  logic start_i,
-    input  look_up_row_t row_i,
+    input  window_row_t row_i,
     output logic done_o,
     // scratchpad
     output logic segment_read_o,
@@ -38,17 +38,17 @@ module look_up
     output logic gathered_o
 );
   localparam int unsigned SetWords = CoLanes / CiLanes;
-  localparam int unsigned RowBytes = LookUpRowWords * CiLanes + 1;
-  localparam int unsigned RowBits = (LookUpRowWords > 1) ? $clog2(LookUpRowWords) : 1;
+  localparam int unsigned RowBytes = WindowRowWords * CiLanes + 1;
+  localparam int unsigned RowBits = (WindowRowWords > 1) ? $clog2(WindowRowWords) : 1;
   localparam int unsigned SetBits = (SetWords > 1) ? $clog2(SetWords) : 1;
-  localparam int unsigned AboveWords = PixelLanes * LookUpRowWords;
+  localparam int unsigned AboveWords = PixelLanes * WindowRowWords;
 
   // What is on its way: beats, and the rows that they are for.
   logic entry_in_valid, entry_in_ready, entry_valid, entry_take, beat_valid, beat_take, beat_unused_ready;
-  look_up_entry_t entry_in, entry;
+  window_entry_t entry_in, entry;
   logic [BusBits-1:0] beat;
-  logic [$clog2(LookUpBeats):0] entry_count, beat_count;
-  look_up_walker u_walker (
+  logic [$clog2(WindowBeats):0] entry_count, beat_count;
+  scanline_window_walker u_walker (
       .clk_i,
       .rst_ni,
       .stop_i,
@@ -69,9 +69,9 @@ module look_up
       .entry_ready_i(entry_in_ready),
       .entry_o(entry_in)
   );
-  stream_fifo #(
-      .Width($bits(look_up_entry_t)),
-      .Depth(LookUpBeats)
+  scanline_stream_fifo #(
+      .Width($bits(window_entry_t)),
+      .Depth(WindowBeats)
   ) u_entries (
       .clk_i,
       .rst_ni,
@@ -83,9 +83,9 @@ module look_up
       .data_o(entry),
       .count_o(entry_count)
   );
-  stream_fifo #(
+  scanline_stream_fifo #(
       .Width(BusBits),
-      .Depth(LookUpBeats)
+      .Depth(WindowBeats)
   ) u_beats (
       .clk_i,
       .rst_ni,
@@ -128,7 +128,7 @@ module look_up
   logic last_word, last_pixel, last_row, last_band, last_group, set_ends, issue, handing_q;
   assign left_x = row_i.width - group_q * 16'(PixelLanes);
   assign side = {row_i.radius, 1'b1};
-  assign columns = look_up_columns(side, first_column_q);
+  assign columns = window_columns(side, first_column_q);
   always_comb begin
     row_words = (RowBits + 1)'(1);
     if (32'(columns) > CiLanes) row_words = (RowBits + 1)'(2);
@@ -157,7 +157,7 @@ module look_up
   logic [AboveBits-1:0] place, place_q;
   sample_t sample_q;
   logic sampled_q, again, again_q, ends_q;
-  assign place = AboveBits'(32'(pixel_q) * LookUpRowWords + 32'(word_q));
+  assign place = AboveBits'(32'(pixel_q) * WindowRowWords + 32'(word_q));
   assign again = sampled_q && (place == place_q);
   always_comb begin
     for (int unsigned j = 0; j < CiLanes; j++) begin
@@ -167,7 +167,7 @@ module look_up
       crossed[j] = 16'(18'(left) * (18'sd256 - signed'(18'(right_share_q))) + 18'(right) * signed'(18'(right_share_q)));
     end
   end
-  ram_1r1w #(
+  scanline_ram_1r1w #(
       .Words(AboveWords),
       .Parts(1),
       .PartBits(16 * CiLanes)

@@ -1,7 +1,7 @@
 // WARP and RESIZE: bilinear samples of a buffer's rows, one row at a time, at each pixel's own place plus its flow, or at
 // its own place times a step. A sample is a psum in units of 2^-16, in the array's own psum registers, so that the
 // requantiser does the rest. What of a WARP lies outside the rows and columns on chip is read from memory, pixel by pixel.
-module sampler
+module scanline_sampler
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (

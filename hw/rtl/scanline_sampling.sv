@@ -1,6 +1,6 @@
 // What samples rows instead of convolving them: the sampler, and where the machine has it the look-up. One of them works
 // at a time, so that they share the scratchpad's port, the memory's and the psum registers.
-module sampling
+module scanline_sampling
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
@@ -10,9 +10,9 @@ module sampling
     input  logic [31:0] memory_bytes_i,
     // a row, which stays until it is done
     input  logic start_i,
-    input  logic is_look_up_i,
+    input  logic is_window_i,
     input  sample_row_t row_i,
-    input  look_up_row_t look_up_row_i,
+    input  window_row_t window_row_i,
     output logic done_o,
     // scratchpad
     output logic segment_read_o,
@@ -58,22 +58,22 @@ module sampling
   outputs_t samples, windows, shown;
 
   if (Sampler) begin : gen_sampler
-    sampler u_sampler (
+    scanline_sampler u_sampler (
         .clk_i,
         .rst_ni,
         .stop_i,
         .memory_bytes_i,
-        .start_i(start_i && !is_look_up_i),
+        .start_i(start_i && !is_window_i),
         .row_i,
         .done_o(samples.done),
         .segment_read_o(samples.segment_read),
         .segment_o(samples.segment),
-        .segment_grant_i(segment_grant_i && !is_look_up_i),
+        .segment_grant_i(segment_grant_i && !is_window_i),
         .segment_data_i,
         .ar_valid_o(samples.ar_valid),
-        .ar_ready_i(ar_ready_i && !is_look_up_i),
+        .ar_ready_i(ar_ready_i && !is_window_i),
         .ar_offset_o(samples.ar_offset),
-        .r_valid_i(r_valid_i && !is_look_up_i),
+        .r_valid_i(r_valid_i && !is_window_i),
         .r_data_i,
         .window_error_o(samples.window_error),
         .window_address_o(samples.window_address),
@@ -93,23 +93,23 @@ module sampling
                       r_valid_i, r_data_i, psum_held_i};
   end
 
-  if (LookUps) begin : gen_look_up
-    look_up u_look_up (
+  if (Windows) begin : gen_window
+    scanline_window u_window (
         .clk_i,
         .rst_ni,
         .stop_i,
         .memory_bytes_i,
-        .start_i(start_i && is_look_up_i),
-        .row_i(look_up_row_i),
+        .start_i(start_i && is_window_i),
+        .row_i(window_row_i),
         .done_o(windows.done),
         .segment_read_o(windows.segment_read),
         .segment_o(windows.segment),
-        .segment_grant_i(segment_grant_i && is_look_up_i),
+        .segment_grant_i(segment_grant_i && is_window_i),
         .segment_data_i,
         .ar_valid_o(windows.ar_valid),
-        .ar_ready_i(ar_ready_i && is_look_up_i),
+        .ar_ready_i(ar_ready_i && is_window_i),
         .ar_offset_o(windows.ar_offset),
-        .r_valid_i(r_valid_i && is_look_up_i),
+        .r_valid_i(r_valid_i && is_window_i),
         .r_data_i,
         .window_error_o(windows.window_error),
         .window_address_o(windows.window_address),
@@ -122,13 +122,13 @@ module sampling
         .beat_o(windows.beat),
         .gathered_o(windows.gathered)
     );
-  end else begin : gen_no_look_up
+  end else begin : gen_no_window
     assign windows = '{done: 1'b1, default: '0};
     logic unused_row;
-    assign unused_row = ^look_up_row_i;
+    assign unused_row = ^window_row_i;
   end
 
-  assign shown = is_look_up_i ? windows : samples;
+  assign shown = is_window_i ? windows : samples;
   assign done_o = shown.done;
   assign segment_read_o = shown.segment_read;
   assign segment_o = shown.segment;

@@ -1,7 +1,7 @@
-// The front of a LOOKUP's row: walks over pixel groups, the bands and rows of their windows, and pixels; finds where in
+// The front of a WINDOW's row: walks over pixel groups, the bands and rows of their windows, and pixels; finds where in
 // its map each pixel's row lies, and asks the memory for the one or two beats that hold it. It runs ahead of the lanes by
 // as many beats as they have room for. Of rows that lie wholly beyond the map nothing is asked.
-module look_up_walker
+module scanline_window_walker
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
@@ -11,7 +11,7 @@ module look_up_walker
     input  logic [31:0] memory_bytes_i,
     // a row, which stays until the lanes have done it
     input  logic start_i,
-    input  look_up_row_t row_i,
+    input  window_row_t row_i,
     // scratchpad: the flow
     output logic segment_read_o,
     output segment_request_t segment_o,
@@ -27,9 +27,9 @@ module look_up_walker
     // one entry for each row of a window, in order
     output logic entry_valid_o,
     input  logic entry_ready_i,
-    output look_up_entry_t entry_o
+    output window_entry_t entry_o
 );
-  localparam int unsigned CreditBits = $clog2(LookUpBeats) + 1;
+  localparam int unsigned CreditBits = $clog2(WindowBeats) + 1;
 
   typedef enum logic [2:0] {
     Idle,
@@ -49,7 +49,7 @@ module look_up_walker
   assign group_x = group_q * 16'(PixelLanes);
   assign left_x = row_i.width - group_x;
   assign side = {row_i.radius, 1'b1};
-  assign columns = look_up_columns(side, first_column_q);
+  assign columns = window_columns(side, first_column_q);
   assign last_pixel = (pixel_q == LaneBits'(PixelLanes - 1)) || (16'(pixel_q) + 16'd1 == left_x);
   assign last_row = window_row_q == side;
   assign last_band = first_column_q + columns == side;
@@ -163,7 +163,7 @@ module look_up_walker
       placed_q <= 1'b0;
       located_q <= 1'b0;
       low_done_q <= 1'b0;
-      credits_q <= CreditBits'(LookUpBeats);
+      credits_q <= CreditBits'(WindowBeats);
     end else begin
       unique case (state_q)
         Idle: if (start_i) state_q <= Locate;

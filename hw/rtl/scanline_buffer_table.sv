@@ -1,5 +1,5 @@
 // The rolling buffers' descriptors and tokens: what each is, how many rows are finished, freed and stored.
-module buffer_table
+module scanline_buffer_table
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
@@ -72,7 +72,7 @@ module buffer_table
     after.slot = (slot + 16'd1 == rows) ? '0 : slot + 16'd1;
   endfunction
 
-  row_marks #(
+  scanline_row_marks #(
       .Readers(Views),
       .Bits($bits(place_t))
   ) u_next_loaded (
@@ -85,7 +85,7 @@ module buffer_table
       .read_id_i(id),
       .read_data_o(next_loaded)
   );
-  row_marks #(
+  scanline_row_marks #(
       .Readers(Views),
       .Bits($bits(place_t))
   ) u_next_computed (
@@ -101,7 +101,7 @@ module buffer_table
 
   // The last reader is the writer itself, which counts.
   logic [Views:0][15:0] done_loaded, done_computed;
-  row_marks #(
+  scanline_row_marks #(
       .Readers(Views + 1)
   ) u_done_loaded (
       .clk_i,
@@ -113,7 +113,7 @@ module buffer_table
       .read_id_i({load_done_id_i, id}),
       .read_data_o(done_loaded)
   );
-  row_marks #(
+  scanline_row_marks #(
       .Readers(Views + 1)
   ) u_done_computed (
       .clk_i,
@@ -127,7 +127,7 @@ module buffer_table
   );
 
   logic [Views-1:0][15:0] stored, freed_front, freed_source, freed_add, freed_store;
-  row_marks #(
+  scanline_row_marks #(
       .Readers(Views)
   ) u_stored (
       .clk_i,
@@ -139,7 +139,7 @@ module buffer_table
       .read_id_i(id),
       .read_data_o(stored)
   );
-  row_marks #(
+  scanline_row_marks #(
       .Readers(Views)
   ) u_freed_front (
       .clk_i,
@@ -151,7 +151,7 @@ module buffer_table
       .read_id_i(id),
       .read_data_o(freed_front)
   );
-  row_marks #(
+  scanline_row_marks #(
       .Readers(Views)
   ) u_freed_source (
       .clk_i,
@@ -163,7 +163,7 @@ module buffer_table
       .read_id_i(id),
       .read_data_o(freed_source)
   );
-  row_marks #(
+  scanline_row_marks #(
       .Readers(Views)
   ) u_freed_add (
       .clk_i,
@@ -175,7 +175,7 @@ module buffer_table
       .read_id_i(id),
       .read_data_o(freed_add)
   );
-  row_marks #(
+  scanline_row_marks #(
       .Readers(Views)
   ) u_freed_store (
       .clk_i,

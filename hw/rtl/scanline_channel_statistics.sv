@@ -1,6 +1,6 @@
 // Of every channel that a STORE counts, the sum of its codes and of their squares; a word a cycle, of CiLanes channels.
 // Words may repeat at once. What is read for a NORM is defined when nothing is added meanwhile.
-module channel_statistics
+module scanline_channel_statistics
   import scanline_pkg::*;
 (
     input  logic clk_i,
@@ -30,7 +30,7 @@ module channel_statistics
   assign ram_addr = add_i ? add_addr_i : read_addr_i;
   assign overtaken = write_q && (write_addr_q == ram_addr);  // read and written at once: undefined, and not needed
   assign ram_read = (add_i && !overtaken) || read_i;
-  ram_1r1w #(
+  scanline_ram_1r1w #(
       .Words(StatisticWords),
       .Parts(1),
       .PartBits(CiLanes * $bits(statistic_t))

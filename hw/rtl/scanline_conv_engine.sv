@@ -1,5 +1,5 @@
 // The convolution engine: front, array and requantiser with the memories they read.
-module conv_engine
+module scanline_conv_engine
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
@@ -10,7 +10,7 @@ module conv_engine
     input  conv_cmd_t cmd_i,
     input  logic cmd_is_warp_i,
     input  logic cmd_is_corr_i,
-    input  logic cmd_is_look_up_i,
+    input  logic cmd_is_window_i,
     input  logic stop_i,
     input  logic [31:0] memory_bytes_i,
     input  logic [15:0] weights_loaded_i,
@@ -103,7 +103,7 @@ module conv_engine
     end
     for (int unsigned j = 0; j < CiLanes; j++) channel_parameters[j] = parameter_raw[j][$bits(parameter_t)-1:0];
   end
-  ram_1r1w #(
+  scanline_ram_1r1w #(
       .Words(WeightWords),
       .Parts(WeightParts),
       .PartBits(BusBits)
@@ -116,7 +116,7 @@ module conv_engine
       .write_addr_i(WeightAddrBits'(32'(element_base_i) + 32'(element_index_i) / WeightParts)),
       .write_data_i({WeightParts{element_data_i}})
   );
-  ram_1r1w #(
+  scanline_ram_1r1w #(
       .Words(WeightWords),
       .Parts(1),
       .PartBits(64)
@@ -129,7 +129,7 @@ module conv_engine
       .write_addr_i(WeightAddrBits'(32'(element_base_i) + 32'(element_index_i))),
       .write_data_i(element_data_i[63:0])
   );
-  ram_1r1w #(
+  scanline_ram_1r1w #(
       .Words(FillWords),
       .Parts(1),
       .PartBits(32)
@@ -142,7 +142,7 @@ module conv_engine
       .write_addr_i(FillAddrBits'(32'(element_base_i) + 32'(element_index_i))),
       .write_data_i(element_data_i[31:0])
   );
-  ram_1r1w #(
+  scanline_ram_1r1w #(
       .Words(ParameterWords),
       .Parts(ParameterParts),
       .PartBits(64)
@@ -156,7 +156,7 @@ module conv_engine
       .write_data_i({ParameterParts{element_data_i[63:0]}})
   );
   for (genvar l = 0; l < Lanes; l++) begin : gen_table
-    ram_1r1w #(
+    scanline_ram_1r1w #(
         .Words(Tables * TableBytes),
         .Parts(1),
         .PartBits(8)
@@ -181,7 +181,7 @@ module conv_engine
   logic row_is_warp;
   // A WARP's row bypasses the array, which must be out of its way.
   assign row_ready = drain_row_ready && (row_is_warp ? !array_busy_o : array_row_ready);
-  stream_fifo #(
+  scanline_stream_fifo #(
       .Width($bits(row_t)),
       .Depth(2)
   ) u_array_rows (
@@ -195,7 +195,7 @@ module conv_engine
       .data_o(array_row),
       .count_o(array_rows)
   );
-  stream_fifo #(
+  scanline_stream_fifo #(
       .Width($bits(row_t)),
       .Depth(4)
   ) u_drain_rows (
@@ -234,21 +234,21 @@ module conv_engine
   end
 
   logic sample_start, sample_done, sample_write, sample_psum_done, psum_held;
-  logic is_look_up;
+  logic is_window;
   sample_row_t sample_row;
-  look_up_row_t look_up_row;
+  window_row_t window_row;
   logic [LaneBits-1:0] sample_pixel;
   logic [11:0] sample_word;
   logic [CiLanes-1:0][31:0] sample_data;
-  sampling u_sampling (
+  scanline_sampling u_sampling (
       .clk_i,
       .rst_ni,
       .stop_i,
       .memory_bytes_i,
       .start_i(sample_start),
-      .is_look_up_i(is_look_up),
+      .is_window_i(is_window),
       .row_i(sample_row),
-      .look_up_row_i(look_up_row),
+      .window_row_i(window_row),
       .done_o(sample_done),
       .segment_read_o(sample_read),
       .segment_o(sample_segment),
@@ -271,7 +271,7 @@ module conv_engine
       .gathered_o
   );
 
-  conv_front u_front (
+  scanline_conv_front u_front (
       .clk_i,
       .rst_ni,
       .cmd_valid_i,
@@ -279,7 +279,7 @@ module conv_engine
       .cmd_i,
       .cmd_is_warp_i,
       .cmd_is_corr_i,
-      .cmd_is_look_up_i,
+      .cmd_is_window_i,
       .source_id_o,
       .destination_id_o,
       .add_id_o,
@@ -294,8 +294,8 @@ module conv_engine
       .row_is_warp_o(row_is_warp),
       .sample_start_o(sample_start),
       .sample_row_o(sample_row),
-      .is_look_up_o(is_look_up),
-      .look_up_row_o(look_up_row),
+      .is_window_o(is_window),
+      .window_row_o(window_row),
       .sample_done_i(sample_done),
       .sampling_o,
       .free_o(front_free_o),
@@ -316,7 +316,7 @@ module conv_engine
 
   logic psum_valid, psum_free, array_busy;
   logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum;
-  conv_array u_array (
+  scanline_conv_array u_array (
       .clk_i,
       .rst_ni,
       .row_valid_i(array_row_valid),
@@ -348,7 +348,7 @@ module conv_engine
   assign row_begins_o = (array_row_valid && array_row_take) || sample_start;
 
   logic requantiser_busy;
-  requantiser u_requantiser (
+  scanline_requantiser u_requantiser (
       .clk_i,
       .rst_ni,
       .row_valid_i(drain_row_valid),

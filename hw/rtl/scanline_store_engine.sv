@@ -1,5 +1,5 @@
 // STORE: rows of a rolling buffer to memory as bursts; pixel shuffle is the choice of channels per sub-row.
-module store_engine
+module scanline_store_engine
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
@@ -91,7 +91,7 @@ module store_engine
   assign aw_valid_o = (aw_next_q != aw_end_q) && len_ready && (!stop_i || aw_held_q);
   assign aw_offset_o = aw_next_q;
   assign aw_len_o = 8'(burst_beats - 32'd1);
-  stream_fifo #(
+  scanline_stream_fifo #(
       .Width(8),
       .Depth(8)
   ) u_lengths (
@@ -114,7 +114,7 @@ module store_engine
   logic [BusBytes-1:0] fifo_strobe;
   logic [FifoBits-1:0] beat_count;
   logic [7:0] sent_q;
-  stream_fifo #(
+  scanline_stream_fifo #(
       .Width(BusBits + BusBytes),
       .Depth(StoreFifoBeats)
   ) u_beats (

@@ -1,6 +1,6 @@
 // A row number per rolling buffer, set by one writer and 0 since the buffer was configured. Memories with a single write
 // port, and a copy per reader, so that an FPGA keeps them in LUT RAM instead of flip-flops and multiplexers.
-module row_marks
+module scanline_row_marks
   import scanline_pkg::*;
 #(
     parameter int unsigned Readers = 1,

@@ -1,8 +1,8 @@
-"""One row of a LOOKUP, as if no pixel moved: how many beats its windows take, and how long.
+"""One row of a WINDOW, as if no pixel moved: how many beats its windows take, and how long.
 
-The rules are those of ``look_up_walker.sv`` and ``look_up.sv``, followed for every row of a frame and taken on average.
-What windows take elsewhere in their maps, or beyond them, where nothing is fetched, depends on the flow, which no model
-knows.
+The rules are those of ``scanline_window_walker.sv`` and ``scanline_window.sv``, followed for every row of a frame and
+taken on average. What windows take elsewhere in their maps, or beyond them, where nothing is fetched, depends on the
+flow, which no model knows.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ HAND = 2  # last word of a set interpolated to the requantiser's first chunk of 
 DONE = 2  # last word of a row interpolated to the row's end
 
 
-class Lookup(NamedTuple):
-    """What is looked up, in maps that begin with a beat of the bus."""
+class Window(NamedTuple):
+    """Windows, in maps that begin with a beat of the bus."""
 
     radius: int
     level: int
@@ -40,11 +40,11 @@ class Lookup(NamedTuple):
     width: int
 
     @staticmethod
-    def of(cmd: Command, destination: Buffer) -> Lookup:
-        """What a LOOKUP does, of the whole frame."""
+    def of(cmd: Command, destination: Buffer) -> Window:
+        """What a WINDOW does, of the whole frame."""
         width = cmd["row_stride"] // (cmd["map_height"] * cmd["map_width"])
         height = destination.command["height"]
-        return Lookup(cmd["radius"], cmd["level"], cmd["map_height"], cmd["map_width"], height, width)
+        return Window(cmd["radius"], cmd["level"], cmd["map_height"], cmd["map_width"], height, width)
 
 
 class Pace(NamedTuple):
@@ -67,20 +67,20 @@ class _Fetch(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def pace_of(spec: AccelSpec, lookup: Lookup, latency_cycles: int, cycles_per_beat: float = 1.0) -> Pace:
+def pace_of(spec: AccelSpec, window: Window, latency_cycles: int, cycles_per_beat: float = 1.0) -> Pace:
     """Beats and cycles of windows at every pixel's own place, in a memory of this latency and bandwidth."""
     beats = rows = 0
     cycles = 0.0
-    for y in range(lookup.height):
-        fetches = list(_row(spec, lookup, y))
+    for y in range(window.height):
+        fetches = list(_row(spec, window, y))
         beats += sum(fetch.beats for fetch in fetches)
         rows += sum(fetch.beats > 0 for fetch in fetches)
         cycles += _followed(spec, fetches, latency_cycles, cycles_per_beat)
-    pixels = lookup.height * lookup.width
+    pixels = window.height * window.width
     return Pace(beats / pixels, rows / pixels, cycles / pixels)
 
 
-def looked_up_row(spec: AccelSpec, radius: int, width: int, pace: Pace, start: float, drain: float) -> SampledRow:
+def window_row(spec: AccelSpec, radius: int, width: int, pace: Pace, start: float, drain: float) -> SampledRow:
     """A row of ``width`` pixels from cycle ``start`` on; ``drain``: when the requantiser has finished what came before.
 
     Of the scratchpad it reads the flow alone.
@@ -90,25 +90,25 @@ def looked_up_row(spec: AccelSpec, radius: int, width: int, pace: Pace, start: f
     return SampledRow(start, end, end + last - 1, -(-width // spec.pixel_lanes))
 
 
-def _row(spec: AccelSpec, lookup: Lookup, y: int) -> Iterator[_Fetch]:
+def _row(spec: AccelSpec, window: Window, y: int) -> Iterator[_Fetch]:
     """What row ``y`` of the frame fetches, in order."""
     still = np.zeros(1, np.int16)
-    x, _ = numerics.window_places(np.arange(lookup.width), still, 0, lookup.level)
-    down, _ = numerics.window_places(np.array([y]), still, 0, lookup.level)
-    maps = (y * lookup.width + np.arange(lookup.width)) * (lookup.map_height * lookup.map_width)
-    made, per_set = bands(spec, lookup.radius), spec.co_lanes // spec.ci_lanes
-    side = 2 * lookup.radius + 1
-    for group in range(0, lookup.width, spec.pixel_lanes):
-        pixels = slice(group, min(group + spec.pixel_lanes, lookup.width))
+    x, _ = numerics.window_places(np.arange(window.width), still, 0, window.level)
+    down, _ = numerics.window_places(np.array([y]), still, 0, window.level)
+    maps = (y * window.width + np.arange(window.width)) * (window.map_height * window.map_width)
+    made, per_set = bands(spec, window.radius), spec.co_lanes // spec.ci_lanes
+    side = 2 * window.radius + 1
+    for group in range(0, window.width, spec.pixel_lanes):
+        pixels = slice(group, min(group + spec.pixel_lanes, window.width))
         gathered = 0  # words of the set
         for number, band in enumerate(made):
-            left = x[pixels] - lookup.radius + band.first
-            first, past = np.clip(left, 0, lookup.map_width), np.clip(left + band.columns + 1, 0, lookup.map_width)
+            left = x[pixels] - window.radius + band.first
+            first, past = np.clip(left, 0, window.map_width), np.clip(left + band.columns + 1, 0, window.map_width)
             for row in range(side + 1):
-                at = int(down[0]) - lookup.radius + row
-                start = maps[pixels] + at * lookup.map_width
+                at = int(down[0]) - window.radius + row
+                start = maps[pixels] + at * window.map_width
                 beats = (start + past - 1) // spec.bus_bytes - (start + first) // spec.bus_bytes + 1
-                beats = np.where((first < past) & (0 <= at < lookup.map_height), beats, 0).tolist()
+                beats = np.where((first < past) & (0 <= at < window.map_height), beats, 0).tolist()
                 gathered += band.words if row else 0
                 ends = row > 0 and (gathered == per_set or (row == side and number == len(made) - 1))
                 for index, count in enumerate(beats):
@@ -120,7 +120,7 @@ def _row(spec: AccelSpec, lookup: Lookup, y: int) -> Iterator[_Fetch]:
 
 def _followed(spec: AccelSpec, fetches: list[_Fetch], latency_cycles: int, cycles_per_beat: float) -> float:
     """Cycles of a row of the frame that fetches these, from its start to its end."""
-    depth, chunks = spec.look_up_beats, spec.pixel_lanes // spec.requantise_pixels
+    depth, chunks = spec.window_beats, spec.pixel_lanes // spec.requantise_pixels
     taken = [0.0] * depth  # when the lanes took the last entries, and the last beats
     popped = [0.0] * depth
     entries = beats = 0

@@ -1,6 +1,6 @@
 // Readers share the AXI read channels: commands first, then the load engine, then the sampler. Data returns in order of
 // request.
-module read_arbiter
+module scanline_read_arbiter
   import scanline_pkg::*;
 (
     input  logic clk_i,
@@ -38,7 +38,7 @@ module read_arbiter
     ready_o = '0;
     ready_o[who] = ar_ready_i && order_ready;
   end
-  stream_fifo #(
+  scanline_stream_fifo #(
       .Width(2),
       .Depth(ReadsInFlight)
   ) u_order (

@@ -1,5 +1,5 @@
 // product / 2**shift, rounded half to even, once: numerics.round_shift.
-module round_shift #(
+module scanline_round_shift #(
     parameter int unsigned Width = 64
 ) (
     input  logic signed [Width-1:0] product_i,

@@ -1,5 +1,5 @@
 // LOAD and LOADW: one side requests bursts ahead, the other unpacks bytes into scratchpad words or on-chip tables.
-module load_engine
+module scanline_load_engine
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
@@ -131,7 +131,7 @@ module load_engine
   logic fifo_valid, fifo_pop, fifo_unused_ready;
   logic [BusBits-1:0] fifo_data;
   logic [CreditBits-1:0] fifo_count;
-  stream_fifo #(
+  scanline_stream_fifo #(
       .Width(BusBits),
       .Depth(LoadFifoBeats)
   ) u_fifo (
@@ -149,7 +149,7 @@ module load_engine
   logic job_valid, job_take;
   job_t job;
   logic [2:0] job_count;
-  stream_fifo #(
+  scanline_stream_fifo #(
       .Width($bits(job_t)),
       .Depth(4)
   ) u_jobs (
