@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from codesign import networks
-from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.quantise.quantise import quantised_io
 from codesign.compile.referee.integer import evaluate
@@ -40,7 +40,7 @@ from codesign.networks.blocks import block_input
 from codesign.pictures.images import fit
 from codesign.sim.model import Dram
 from codesign.sim.run import run
-from codesign.workflows.frames import calibration_frames, make_frame, photographs
+from codesign.workflows.frames import FrameChoice, calibration_frames, make_frame, photographs
 
 RESULTS = Path(__file__).parent / "results" / "accel.json"
 
@@ -105,7 +105,7 @@ def compiled(workload: Workload, spec: AccelSpec) -> tuple[CompiledNetwork, NDAr
     network = networks.get(workload.network)
     net = networks.load(workload.network)
     size = (workload.width * workload.grow, workload.height * workload.grow)
-    frame = make_frame(channels=network.channels, scale=network.scale, size=size).tensor
+    frame = make_frame(network.channels, network.scale, FrameChoice(size)).tensor
     crops = calibration_frames(network.channels, network.scale)
     module, channels = net, network.channels
     if workload.block:
@@ -125,9 +125,8 @@ def compiled(workload: Workload, spec: AccelSpec) -> tuple[CompiledNetwork, NDAr
         model,
         spec,
         calibration=crops,
-        method="percentile",
+        quantisation=Quantisation("percentile", pixel_output=not workload.block and network.task != "flow"),
         name=workload.name,
-        pixel_output=not workload.block and network.task != "flow",
         dram_bytes_per_cycle=BYTES_PER_CYCLE,
     )
     return found, frame

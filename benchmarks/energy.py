@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from codesign.compile.driver import compile_network
+from codesign.compile.driver import Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.energy.account import EnergyAccount, account
 from codesign.energy.area import silicon_area
@@ -160,9 +160,8 @@ def counters(spec: AccelSpec) -> Counters:
         model,
         spec,
         calibration=calibration_frames(network.channels, network.scale),
-        method="minmax",
+        quantisation=Quantisation("minmax", pixel_output=True),
         name=NETWORK,
-        pixel_output=True,
     )
     (region,) = found.regions
     return timing.predict(region.program, timing.Memory.of(spec, 4.0 * spec.bus_bytes, 100))

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from codesign import networks
-from codesign.compile.driver import compile_network
+from codesign.compile.driver import Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.quantise.quantise import quantised_io
 from codesign.compile.scanline.layers import Conv, LayerGraph, Shuffle, Tensor
@@ -241,9 +241,8 @@ def network_activity(name: str, weights: Path | None, spec: AccelSpec, against: 
         model,
         spec,
         calibration=calibration_frames(network.channels, network.scale, size=size),
-        method="percentile",
+        quantisation=Quantisation("percentile", pixel_output=network.task != "flow"),
         name=name,
-        pixel_output=network.task != "flow",
     )
     totals, weight = dict.fromkeys(FIGURES, 0.0), 0.0
     layers = []

@@ -26,7 +26,7 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
-from codesign.compile.driver import compile_network
+from codesign.compile.driver import Quantisation, compile_network
 from codesign.compile.scanline.layers import Conv
 from codesign.compile.scanline.module import LoadedModule
 from codesign.energy.account import account
@@ -37,8 +37,10 @@ from codesign.hw.spec import BASE
 from codesign.hw.timing import model as timing
 from codesign.pictures import images
 from codesign.sim.model import Dram
-from codesign.workflows.frames import Frame, calibration_frames, make_frame
-from codesign.workflows.simulate import Compiled, Size, find, host_module, import_source, simulate
+from codesign.workflows.compile import Compiled
+from codesign.workflows.frames import Frame, FrameChoice, calibration_frames, make_frame
+from codesign.workflows.simulate import host_module, simulate
+from codesign.workflows.sources import Size, find, import_source
 
 RESULTS = Path(__file__).parent / "results" / "motion.json"
 SPEC = BASE
@@ -83,7 +85,7 @@ def frames_of(workload: Workload, size: Size, count: int, data: Path | None) -> 
     scale = 4 if workload.network.endswith("_x4") else 1
     if data is None:
         crops = calibration_frames(3 * count, scale, size=size)[:3]
-        return make_frame(channels=3 * count, scale=scale, size=size), crops
+        return make_frame(3 * count, scale, FrameChoice(size)), crops
     clip = [images.fit(images.load_image(path), *size) for path in images.image_files(data / "clip")]
     shown = clip[4 : 4 + count]
     frame = Frame(stacked(shown), images.to_real(shown[0]), None, scale, "Sintel")
@@ -101,7 +103,7 @@ def compiled(workload: Workload, size: Size, data: Path | None) -> Compiled:
         import_source(source, size),
         SPEC,
         calibration=calibration,
-        method="minmax",
+        quantisation=Quantisation("minmax"),
         name=source.name,
         dram_bytes_per_cycle=BYTES_PER_CYCLE,
     )
@@ -152,7 +154,7 @@ def host_seconds(what: Compiled) -> float:
     def answer(program: Program, _: object) -> dict[str, NDArray[np.int8]]:
         return {slot.name: np.zeros((slot.height, slot.width, slot.channels), np.int8) for slot in program.outputs}
 
-    with host_module(what, None) as path:
+    with host_module(what) as path:
         module = LoadedModule(path, answer)
         seconds = []
         for _ in range(1 + HOST_RUNS):

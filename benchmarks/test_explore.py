@@ -10,8 +10,10 @@ import pytest
 from codesign.compile.scanline.emit import emit
 from codesign.hw.spec import BASE
 from codesign.hw.timing import model as timing
+from codesign.workflows.compile import compile_source
 from codesign.workflows.explore import explore, product
-from codesign.workflows.simulate import compile_source, find
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.sources import find
 
 CHOICES = {
     "pixel_lanes": [8, 16],
@@ -26,7 +28,7 @@ SAMPLE = 12
 @pytest.fixture(scope="module")
 def region():
     """FSRCNN x2 at 960x540 on ``base``."""
-    return compile_source(find("fsrcnn_x2"), BASE, size=(960, 540)).network.regions[0]
+    return compile_source(find("fsrcnn_x2"), BASE, FrameChoice((960, 540))).network.regions[0]
 
 
 @pytest.mark.parametrize("search", [False, True], ids=["mapping_kept", "cascades_searched"])
@@ -54,7 +56,7 @@ def test_explore_fsrcnn(benchmark, region, search):
 
 def test_predict_4k_rrdbnet(benchmark):
     """Target: the cycle model predicts a frame of RRDBNet x4 to 3840x2160 in 5 s."""
-    program = compile_source(find("rrdbnet_x4"), BASE, size=(960, 540)).network.regions[0].program
+    program = compile_source(find("rrdbnet_x4"), BASE, FrameChoice((960, 540))).network.regions[0].program
     began = time.perf_counter()
     counters = benchmark.pedantic(timing.predict, args=(program,), rounds=1)
     benchmark.extra_info.update(cycles=counters.cycles, predict_seconds=time.perf_counter() - began)

@@ -91,9 +91,11 @@ def test_reference_720p(benchmark):
     """Target: a 720p SESR-M5 frame on the golden model in 5 s."""
     from codesign.compile.scanline.module import Int8
     from codesign.hw.model import reference
-    from codesign.workflows.simulate import compile_source, find
+    from codesign.workflows.compile import compile_source
+    from codesign.workflows.frames import FrameChoice
+    from codesign.workflows.sources import find
 
-    compiled = compile_source(find("sesr_m5_x2"), "base", size=(1280, 720))
+    compiled = compile_source(find("sesr_m5_x2"), "base", FrameChoice((1280, 720)))
     (region,) = compiled.network.regions
     import numpy as np
 
@@ -110,13 +112,15 @@ def test_set5_quality(benchmark, data_dir):
     from codesign.compile.importing.model import load_model
     from codesign.compile.ir import evaluate
     from codesign.compile.quantise.calibration import PIXELS
-    from codesign.compile.quantise.quantise import quantise, read_canonical
+    from codesign.compile.quantise.quantise import calibrate, read_canonical
     from codesign.metrics import set5
     from codesign.workflows.frames import calibration_frames
 
     net = networks.load("sesr_m5_x2")
     model = load_model(net, width=64, height=64, channels=1)
-    graph = read_canonical(quantise(model.module, calibration_frames(1, 2), "percentile", output_params=PIXELS))
+    graph = read_canonical(
+        calibrate(model.module, calibration_frames(1, 2), "percentile", output_params=PIXELS).quantised().module
+    )
 
     def judge() -> tuple[float, float]:
         with torch.no_grad():

@@ -14,7 +14,7 @@ from codesign.compile.importing.model import ImportedModel
 from codesign.compile.quantise.budget import Mixed, within
 from codesign.compile.quantise.calibration import PIXELS, Method
 from codesign.compile.quantise.finetune import fine_tune, teach
-from codesign.compile.quantise.quantise import Calibrated, calibrate
+from codesign.compile.quantise.quantise import Calibrated, Quantised, calibrate
 from codesign.compile.quantise.widths import Widths
 from codesign.compile.scanline.emit import compulsory_bytes, emit
 from codesign.compile.scanline.layers import LayerGraph
@@ -28,6 +28,36 @@ from codesign.hw.spec import AccelSpec
 
 HOST_MACS_WARNING = 0.01
 """Share of the MACs on the host above which the user is warned."""
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How a float network gets its 8 and 16 bits.
+
+    ``error_budget``: how far, in the output's units and per pixel, the quantised network's result may lie from the
+    float one's on the calibration images; the costliest tensors get 16 bits until it does
+    (:mod:`codesign.compile.quantise.budget`). ``widths`` chooses the tensors of 16 bits instead. ``finetune_steps`` of
+    quantisation-aware training bring the quantised network nearer to its float original on ``finetune_images``
+    (the calibration's, when there are none). ``pixel_output``: the output is an image in [0, 1] and keeps the scale of
+    8-bit pixels.
+    """
+
+    method: Method = "percentile"
+    error_budget: float | None = None
+    widths: Callable[[Calibrated], Widths] | None = None
+    finetune_steps: int = 0
+    finetune_images: Sequence[NDArray[np.float32]] = field(default=(), repr=False)
+    pixel_output: bool = False
+
+    def check_float(self, model: ImportedModel) -> None:
+        """Raise :class:`InputError` if this asks for the float original of a ``model`` that came quantised."""
+        hint = None
+        if self.finetune_steps:
+            hint = "Fine-tune the float model."
+        if self.error_budget is not None:
+            hint = "Give the float model to keep an error budget."
+        if hint is not None:
+            raise InputError("the model came quantised, its float original is unknown", where=model.name, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -83,74 +113,36 @@ def compile_network(
     spec: AccelSpec,
     *,
     calibration: Sequence[NDArray[np.float32]] = (),
-    method: Method = "percentile",
+    quantisation: Quantisation = Quantisation(),
     name: str | None = None,
-    pixel_output: bool = False,
     dram_bytes_per_cycle: float | None = None,
-    error_budget: float | None = None,
-    widths: Callable[[Calibrated], Widths] | None = None,
-    finetune_steps: int = 0,
-    finetune_images: Sequence[NDArray[np.float32]] = (),
-    on_stage: Callable[[str], None] | None = None,
+    on_stage: Callable[[str], None] = lambda _: None,
 ) -> CompiledNetwork:
     """Quantise (unless ``model`` came quantised), partition, lower, plan and emit.
 
-    ``calibration``: images ``float32[1, C, H, W]``. ``pixel_output``: the output is an image in [0, 1] and keeps the
-    scale of 8-bit pixels. ``error_budget``: how far, in the output's units and per pixel, the quantised network's
-    result may lie from the float one's on the calibration images; what costs most gets 16 bits until it does
-    (:mod:`codesign.compile.quantise.budget`). ``widths`` decides instead what has 16 bits.
-    ``dram_bytes_per_cycle``: the bandwidth that the plan is made for; the bus width by default. ``finetune_steps`` of
-    quantisation-aware training bring the quantised network nearer to its float original on ``finetune_images`` (the
-    calibration's, when there are none). ``on_stage`` is told each stage's name as it begins.
+    ``calibration``: images ``float32[1, C, H, W]``. ``dram_bytes_per_cycle``: the bandwidth that the plan is made for;
+    the bus width by default. ``on_stage`` is told each stage's name as it begins.
 
     Raises :class:`InputError` for a float model without calibration images and for a quantised one that is to be
     fine-tuned, :class:`UnsupportedError` for a layer that ``spec`` cannot hold.
     """
-
-    def stage(text: str) -> None:
-        if on_stage is not None:
-            on_stage(text)
-
     codes: dict[str, int] = {}
     mixed: Mixed | None = None
     if model.quantised:
-        if error_budget is not None:
-            raise InputError(
-                "the model came quantised, its float original is unknown",
-                where=model.name,
-                hint="Give the float model to keep an error budget.",
-            )
-        if finetune_steps:
-            raise InputError(
-                "the model came quantised, its float original is unknown",
-                where=model.name,
-                hint="Fine-tune the float model.",
-            )
+        quantisation.check_float(model)
         quantised = model.module
     else:
         if not calibration:
             raise InputError("a float model needs calibration images", where=model.name, hint="Give some images.")
-        stage("quantise")
-        network = calibrate(model.module, calibration, method, output_params=PIXELS if pixel_output else None)
-        if error_budget is not None:
-            mixed = within(network, error_budget, calibration, lambda text: stage(f"quantise, {text}"))
-        chosen = network.least if mixed is None else mixed.widths
-        result = network.quantised(chosen if widths is None else widths(network))
+        result, mixed = _quantise(model, calibration, quantisation, on_stage)
         quantised, codes = result.module, result.codes
-        if finetune_steps:
-            quantised = fine_tune(
-                quantised,
-                teach(result.source, finetune_images or calibration),
-                steps=finetune_steps,
-                loss="l2",
-                start=result.source,
-                on_step=lambda step, _: stage(f"fine-tune, step {step + 1} of {finetune_steps}"),
-            )
-    stage("partition")
+        if quantisation.finetune_steps:
+            quantised = _fine_tune(result, quantisation, calibration, on_stage)
+    on_stage("partition")
     partitioned = partition(quantised, spec)
     regions = []
     for symbol, function in partitioned.regions:
-        stage(f"lower and plan {symbol}")
+        on_stage(f"lower and plan {symbol}")
         graph = lower(function, name or model.name)
         plan = make_plan(spec, graph, dram_bytes_per_cycle)
         regions.append(Region(symbol, graph, plan, emit(plan)))
@@ -163,4 +155,39 @@ def compile_network(
         regions=tuple(regions),
         codes=codes,
         mixed=mixed,
+    )
+
+
+def _quantise(
+    model: ImportedModel,
+    calibration: Sequence[NDArray[np.float32]],
+    quantisation: Quantisation,
+    on_stage: Callable[[str], None],
+) -> tuple[Quantised, Mixed | None]:
+    on_stage("quantise")
+    output_params = PIXELS if quantisation.pixel_output else None
+    network = calibrate(model.module, calibration, quantisation.method, output_params=output_params)
+    mixed, widths = None, network.least
+    if quantisation.error_budget is not None:
+        mixed = within(network, quantisation.error_budget, calibration, lambda text: on_stage(f"quantise, {text}"))
+        widths = mixed.widths
+    if quantisation.widths is not None:
+        widths = quantisation.widths(network)
+    return network.quantised(widths), mixed
+
+
+def _fine_tune(
+    quantised: Quantised,
+    quantisation: Quantisation,
+    calibration: Sequence[NDArray[np.float32]],
+    on_stage: Callable[[str], None],
+) -> tvm.IRModule:
+    steps = quantisation.finetune_steps
+    return fine_tune(
+        quantised.module,
+        teach(quantised.source, quantisation.finetune_images or calibration),
+        steps=steps,
+        loss="l2",
+        start=quantised.source,
+        on_step=lambda step, _: on_stage(f"fine-tune, step {step + 1} of {steps}"),
     )

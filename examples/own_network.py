@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 
 from codesign.energy.account import account
-from codesign.workflows.simulate import compile_source, find, simulate
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.simulate import simulate
+from codesign.workflows.sources import find
 
 
 class Sharpen(torch.nn.Module):
@@ -25,7 +28,7 @@ class Sharpen(torch.nn.Module):
 
 def main() -> None:
     torch.manual_seed(0)
-    compiled = compile_source(find(Sharpen()), "tiny", size=(48, 32))
+    compiled = compile_source(find(Sharpen()), "tiny", FrameChoice((48, 32)))
     result = simulate(compiled)
     bill = account(result.counters, result.spec)
     print(f"{result.macs:,} MACs in {result.counters.cycles:,} cycles: {result.mac_utilization:.0%} of the array")

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from codesign.workflows.simulate import compile_source, find, simulate
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.simulate import simulate
+from codesign.workflows.sources import find
 
 
 class Unshuffle(nn.Module):
@@ -81,7 +84,7 @@ class Distant(nn.Module):
 @pytest.mark.parametrize("module", [Unshuffle, WideResidual, Dense, Nested, Distant])
 def test_structures(module: type[nn.Module], size: tuple[int, int]) -> None:
     torch.manual_seed(1)
-    compiled = compile_source(find(module()), "tiny", size=size)
+    compiled = compile_source(find(module()), "tiny", FrameChoice(size))
     result = simulate(compiled)
     assert result.bit_exact is True
     assert result.host_mac_share == 0.0
@@ -91,7 +94,7 @@ def test_structures(module: type[nn.Module], size: tuple[int, int]) -> None:
 
 def test_a_wide_residual_copies_its_operand() -> None:
     torch.manual_seed(1)
-    compiled = compile_source(find(WideResidual()), "tiny", size=(24, 18))
+    compiled = compile_source(find(WideResidual()), "tiny", FrameChoice((24, 18)))
     (region,) = compiled.network.regions
     names = [layer.output for layer in region.plan.graph.layers]
     assert any(".operand." in name for name in names)
@@ -101,7 +104,7 @@ def test_a_wide_residual_copies_its_operand() -> None:
 def test_concatenations_share_what_is_joined() -> None:
     """Of four to twelve parts, each with all of those before it: each value is copied at most twice."""
     torch.manual_seed(1)
-    compiled = compile_source(find(Nested()), "base", size=(24, 18))
+    compiled = compile_source(find(Nested()), "base", FrameChoice((24, 18)))
     (region,) = compiled.network.regions
     copies = [layer for layer in region.plan.graph.layers if ".joined" in layer.output]
     assert 1 <= len(copies) <= 3

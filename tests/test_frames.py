@@ -10,12 +10,16 @@ import pytest
 from PIL import Image
 
 from codesign.hw.errors import InputError
-from codesign.workflows import simulate as verbs
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.simulate import simulate, simulate_frames
+from codesign.workflows.sources import find
+from codesign.workflows.watch import Watch
 
 
 @pytest.fixture(scope="module")
 def compiled():
-    return verbs.compile_source(verbs.find("espcn_x3"), "tiny", size=(23, 17))
+    return compile_source(find("espcn_x3"), "tiny", FrameChoice((23, 17)))
 
 
 def other(frame, shift):
@@ -25,9 +29,11 @@ def other(frame, shift):
 def test_frames_side_by_side_are_as_if_alone(compiled):
     frames = [other(compiled.frame, shift) for shift in range(3)]
     ticks = []
-    together = verbs.simulate_frames(compiled, frames, jobs=2, tick=lambda done, expected: ticks.append(expected))
+    together = simulate_frames(
+        compiled, frames, watch=Watch(tick=lambda done, expected: ticks.append(expected)), jobs=2
+    )
     for frame, result in zip(frames, together, strict=True):
-        alone = verbs.simulate(dataclasses.replace(compiled, frame=frame))
+        alone = simulate(dataclasses.replace(compiled, frame=frame))
         assert result.bit_exact is True
         np.testing.assert_array_equal(result.output, alone.output)
         assert result.counters == alone.counters
@@ -37,16 +43,16 @@ def test_frames_side_by_side_are_as_if_alone(compiled):
 def test_a_frame_of_another_size_is_refused(compiled):
     short = dataclasses.replace(compiled.frame, tensor=compiled.frame.tensor[:, :, :-1])
     with pytest.raises(InputError, match="compiled for 23x17"):
-        verbs.simulate_frames(compiled, [compiled.frame, short])
+        simulate_frames(compiled, [compiled.frame, short])
 
 
 def test_an_interruption_ends_every_frame(compiled):
     def interrupt(done, expected):
         raise KeyboardInterrupt
 
-    wide = verbs.compile_source(verbs.find("espcn_x3"), "tiny", size=(160, 120))
+    wide = compile_source(find("espcn_x3"), "tiny", FrameChoice((160, 120)))
     with pytest.raises(KeyboardInterrupt):
-        verbs.simulate_frames(wide, [wide.frame] * 3, jobs=2, tick=interrupt)
+        simulate_frames(wide, [wide.frame] * 3, watch=Watch(tick=interrupt), jobs=2)
 
 
 def test_a_folder_of_images(tmp_path, monkeypatch, capsys):

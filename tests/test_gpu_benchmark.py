@@ -20,7 +20,9 @@ from codesign.compile.referee.integer import evaluate
 from codesign.kernels.runtime.bundle import Bundle
 from codesign.kernels.runtime.emulate import build_emulated
 from codesign.workflows import gpu as cuda
-from codesign.workflows import simulate as verbs
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.sources import find, import_source
 from tests.kernels.fake_driver import build_driver, code_of, table
 
 ROOT = Path(__file__).parents[1]
@@ -32,11 +34,11 @@ extern "C" __global__ void peak(char* to, int rounds) { to[blockIdx.x * 512 + th
 def test_measures_checks_and_goes_on(tmp_path: Path) -> None:
     folder, driver = tmp_path / "gpu", build_driver(tmp_path)
     folder.mkdir()
-    source = verbs.find("sesr_m5_x2", None)
-    quantised = verbs.compile_source(source, size=SIZE).network
+    source = find("sesr_m5_x2", None)
+    quantised = compile_source(source, choice=FrameChoice(SIZE)).network
     codes = np.random.default_rng(20).integers(-128, 128, (1, SIZE[1], SIZE[0])).astype(np.int8)
     graphs = {
-        "fp16": from_graph(from_module(verbs.import_source(source, SIZE).module)),
+        "fp16": from_graph(from_module(import_source(source, SIZE).module)),
         "int8": from_layers(cuda.whole(quantised)),
     }
     entries = {}

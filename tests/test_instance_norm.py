@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from whole_networks import POOL
 
-from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run as run_float
 from codesign.compile.ir.relax import from_module
-from codesign.compile.quantise.quantise import quantise_reported, quantised_io, read_canonical
+from codesign.compile.quantise.quantise import calibrate, quantised_io, read_canonical
 from codesign.compile.referee.integer import evaluate
 from codesign.compile.scanline.module import LoadedModule, export
 from codesign.hw.isa import Opcode, WeightKind
@@ -98,7 +98,7 @@ def compiled(network: nn.Module, spec: AccelSpec = NARROW, size: tuple[int, int]
     width, height = size
     model = load_model(seeded(network), width=width, height=height, channels=3)
     picture = np.random.default_rng(1).random((1, 3, height, width), dtype=np.float32)
-    return compile_network(model, spec, calibration=[picture], method="minmax")
+    return compile_network(model, spec, calibration=[picture], quantisation=Quantisation("minmax"))
 
 
 def agreed(network: CompiledNetwork, seed: int = 3) -> np.ndarray:
@@ -206,7 +206,7 @@ def test_the_result_is_torchs() -> None:
     network = seeded(Normalised(InstanceNorm(6)))
     model = load_model(network, width=WIDTH, height=HEIGHT, channels=3)
     picture = np.random.default_rng(1).random((1, 3, HEIGHT, WIDTH), dtype=np.float32)
-    found = compile_network(model, NARROW, calibration=[picture], method="minmax")
+    found = compile_network(model, NARROW, calibration=[picture], quantisation=Quantisation("minmax"))
     (region,) = found.regions
     codes = np.rint(picture[0].transpose(1, 2, 0) * 255 - 128).astype(np.int8)
     (result,) = reference.run(region.program, {region.program.inputs[0].name: codes}).values()
@@ -224,7 +224,7 @@ def test_every_channel_fills_its_codes() -> None:
     network.first.bias.data = torch.linspace(-1.0, 1.0, 6)
     module = load_model(network, width=WIDTH, height=HEIGHT, channels=3).module
     pictures = [np.random.default_rng(k).random((1, 3, HEIGHT, WIDTH), dtype=np.float32) for k in range(4)]
-    balanced, plain = (quantise_reported(module, pictures, equalise=equalise) for equalise in (True, False))
+    balanced, plain = (calibrate(module, pictures, equalise=equalise).quantised() for equalise in (True, False))
     assert balanced.codes["first.bias"] > 200
     picture = torch.from_numpy(np.random.default_rng(9).random((1, 3, HEIGHT, WIDTH), dtype=np.float32))
     with torch.no_grad():
@@ -242,7 +242,7 @@ def test_a_channel_of_little_variance_is_not_scaled() -> None:
     network.first.weight.data[2] *= 1e-4
     module = load_model(network, width=WIDTH, height=HEIGHT, channels=3).module
     picture = torch.rand(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(4))
-    source = quantise_reported(module, [picture.numpy()]).source
+    source = calibrate(module, [picture.numpy()]).quantised().source
     with torch.no_grad():
         torch.testing.assert_close(run_float(from_module(source), picture), network(picture), rtol=1e-2, atol=2e-3)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run as run_float
 from codesign.compile.ir.relax import from_module, to_module
@@ -62,7 +62,7 @@ def loaded(network: nn.Module):
 
 def compiled(network: nn.Module, spec: AccelSpec = BASE) -> CompiledNetwork:
     picture = np.random.default_rng(1).random((1, 3, HEIGHT, WIDTH), dtype=np.float32)
-    return compile_network(loaded(network), spec, calibration=[picture], method="minmax")
+    return compile_network(loaded(network), spec, calibration=[picture], quantisation=Quantisation("minmax"))
 
 
 def test_every_level_is_an_operator() -> None:

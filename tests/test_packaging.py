@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 CHECK = """
 import sys, codesign, codesign.hw, codesign.energy.records as records
-from codesign.workflows.simulate import compile_source, find, simulate
+from codesign.workflows.compile import compile_source
+from codesign.workflows.simulate import simulate
+from codesign.workflows.sources import find
 assert codesign.hw.__file__.startswith(sys.argv[1]), codesign.hw.__file__
 assert records.records()
 try:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from whole_networks import POOL
 
-from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.referee.integer import evaluate
 from codesign.compile.scanline.layers import Conv
@@ -23,7 +23,7 @@ from codesign.networks.motion import warp
 from codesign.networks.recurrent import StateShapes
 from codesign.sim.run import run
 from codesign.workflows.clip import compile_clip, moving_photograph, simulate_clip
-from codesign.workflows.simulate import find
+from codesign.workflows.sources import find
 
 WIDTH, HEIGHT = 22, 13
 
@@ -69,7 +69,7 @@ def checked(network: nn.Module) -> CompiledNetwork:
     rng = np.random.default_rng(5)
     picture = rng.random((1, 3, HEIGHT, WIDTH), dtype=np.float32)
     model = load_model(network.eval(), width=WIDTH, height=HEIGHT, channels=3)
-    compiled = compile_network(model, TINY, calibration=[picture], method="minmax")
+    compiled = compile_network(model, TINY, calibration=[picture], quantisation=Quantisation("minmax"))
     assert all(placement.on_accelerator for placement in compiled.placements)
     (region,) = compiled.regions
     codes = rng.integers(-128, 128, picture.shape).astype(np.int8)
@@ -149,7 +149,7 @@ def test_states_stay_in_memory(network: nn.Module, spec: AccelSpec, states: int)
     """RTL and golden model keep them in theirs, the referee is handed them: every frame's every value is the same."""
     size = (24, 14)
     clip = moving_photograph(size, 5)
-    compiled = compile_clip(find(seeded(network)), spec, size, calibration=clip, method="minmax")
+    compiled = compile_clip(find(seeded(network)), spec, size, calibration=clip, quantisation=Quantisation("minmax"))
     assert len(compiled.program.carried) == states
     frames = list(simulate_clip(compiled, clip))
     assert [frame.mismatches for frame in frames] == [0] * len(clip)
@@ -166,7 +166,7 @@ def test_states_stay_in_memory(network: nn.Module, spec: AccelSpec, states: int)
 
 
 def test_a_clip_on_the_golden_model_is_the_rtls() -> None:
-    compiled = compile_clip(find(seeded(Remembering())), TINY, (24, 14), method="minmax")
+    compiled = compile_clip(find(seeded(Remembering())), TINY, (24, 14), quantisation=Quantisation("minmax"))
     clip = moving_photograph((24, 14), 3)
     measured = list(simulate_clip(compiled, clip))
     for frame, other in zip(simulate_clip(compiled, clip, backend="reference"), measured, strict=True):
@@ -201,7 +201,7 @@ def test_what_is_no_clips_network_says_so() -> None:
 
 
 def test_only_tensors_alike_are_carried() -> None:
-    compiled = compile_clip(find(seeded(Remembering())), TINY, (24, 14), method="minmax")
+    compiled = compile_clip(find(seeded(Remembering())), TINY, (24, 14), quantisation=Quantisation("minmax"))
     clip = compiled.program
     (one,) = clip.carried
     for wrong in ([Carried(clip.result, one.before)], [Carried("absent", one.before)], [one, one], [one[::-1]]):

@@ -9,7 +9,10 @@ from torch import nn
 
 from codesign.compile.referee.integer import evaluate_region
 from codesign.hw.timing import model as timing
-from codesign.workflows.simulate import compile_source, find, simulate
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.simulate import simulate
+from codesign.workflows.sources import find
 
 NETWORKS = (
     "bicubic_x2",
@@ -30,7 +33,7 @@ CASES = (("base", (64, 64)), ("base", (61, 47)), ("tiny", (23, 17)))
 )
 @pytest.mark.parametrize("name", NETWORKS)
 def test_rtl_is_bit_exact(name, accel, size):
-    compiled = compile_source(find(name), accel, size=size)
+    compiled = compile_source(find(name), accel, FrameChoice(size))
     result = simulate(compiled)
     assert result.bit_exact is True
     assert result.mismatches == 0
@@ -50,7 +53,7 @@ def test_rtl_is_bit_exact(name, accel, size):
 @pytest.mark.parametrize("size", [(64, 32), (61, 47)], ids=["64x32", "61x47"])
 def test_spynet(size):
     """Whole on the machine; at sizes that are no multiples of 32 the frames and the flow are resized by the host."""
-    compiled = compile_source(find("spynet"), "base", size=size)
+    compiled = compile_source(find("spynet"), "base", FrameChoice(size))
     result = simulate(compiled)
     assert result.bit_exact is True
     assert result.distinct_output_values >= 32
@@ -78,7 +81,7 @@ class Attention(nn.Module):
 
 def test_a_mixed_network_is_judged_region_by_region(monkeypatch):
     torch.manual_seed(0)
-    compiled = compile_source(find(Attention()), "tiny", size=(23, 17))
+    compiled = compile_source(find(Attention()), "tiny", FrameChoice((23, 17)))
     assert len(compiled.network.regions) > 1
     assert simulate(compiled).bit_exact is True
 

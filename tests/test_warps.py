@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from whole_networks import POOL
 
-from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run as run_float
 from codesign.compile.ir.relax import from_module
@@ -83,7 +83,7 @@ def compiled(network: nn.Module, spec=NARROW, *, size: tuple[int, int] = (WIDTH,
         parameter.data.uniform_(-0.4, 0.4)
     picture = np.random.default_rng(1).random((1, 3, height, width), dtype=np.float32)
     model = load_model(network.eval(), width=width, height=height, channels=3)
-    return compile_network(model, spec, calibration=[picture], method="minmax")
+    return compile_network(model, spec, calibration=[picture], quantisation=Quantisation("minmax"))
 
 
 def operators(network: nn.Module) -> list[str]:

@@ -15,7 +15,7 @@ from hypothesis import reject
 from hypothesis import strategies as st
 from torch import nn
 
-from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.quantise.quantise import Calibrated
 from codesign.compile.quantise.units import Kind
@@ -350,9 +350,8 @@ def compiled(draw: NetworkDraw) -> CompiledNetwork:
         model,
         POOL[draw.accel],
         calibration=[picture],
-        method="minmax",
+        quantisation=Quantisation("minmax", widths=lambda network: drawn_widths(network, draw.wide, draw.seed)),
         dram_bytes_per_cycle=draw.bytes_per_cycle,
-        widths=lambda network: drawn_widths(network, draw.wide, draw.seed),
     )
 
 

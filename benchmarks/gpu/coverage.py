@@ -22,7 +22,7 @@ from codesign.compile.ir.relax import from_module
 from codesign.hw.errors import CodesignError, UnsupportedError
 from codesign.kernels.runtime.nvrtc import compile_cuda_text
 from codesign.workflows import gpu as cuda
-from codesign.workflows import simulate as verbs
+from codesign.workflows.sources import find, import_source
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu_coverage.json"
@@ -55,10 +55,10 @@ NETWORKS = {
 def graph_of(name: str, precision: str, size: str) -> GpuGraph:
     """The network as GPU operations. Raises :class:`UnsupportedError` for an INT8 network that is not whole."""
     width, height = map(int, size.split("x"))
-    source = verbs.find(name, None)
+    source = find(name, None)
     if precision == "int8":
         return from_layers(cuda.integer_layers(source, (width, height)))
-    return from_graph(from_module(verbs.import_source(source, (width, height)).module))
+    return from_graph(from_module(import_source(source, (width, height)).module))
 
 
 def others(graph: GpuGraph) -> dict[str, int]:

@@ -31,7 +31,9 @@ from codesign.kernels.runtime.nvrtc import compile_cuda_text
 from codesign.kernels.tuning.traces import traces
 from codesign.kernels.tuning.tuned import database
 from codesign.workflows import gpu as cuda
-from codesign.workflows import simulate as verbs
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.sources import find, import_source
 
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT = ("espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3", "quicksrnet_m_x3", "srvgg16_x4")
@@ -145,11 +147,11 @@ def _network(folder: Path, name: str, precision: str, arch: str, size: tuple[int
         "energy": name in ENERGY,
         "macs": networks.count_macs(module, *size, network.channels),
     }
-    source = verbs.find(name, None)
+    source = find(name, None)
     if precision == "fp16":
-        compiled = compile_cuda(verbs.import_source(source, size).module, arch=arch, tuned=tuned, traces=traces(arch))
+        compiled = compile_cuda(import_source(source, size).module, arch=arch, tuned=tuned, traces=traces(arch))
     else:
-        quantised = verbs.compile_source(source, size=size).network
+        quantised = compile_source(source, choice=FrameChoice(size)).network
         layers = cuda.whole(quantised)
         compiled = compile_cuda_int8(layers, arch=arch, tuned=tuned)
         if entry["macs"] < INT8_GMAC * 1e9:

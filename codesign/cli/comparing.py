@@ -11,20 +11,20 @@ from rich.table import Table
 
 from codesign.cli.console import (
     Accel,
-    Finetune,
+    BackendOption,
     ImageOption,
-    Images,
     Json,
-    Method,
+    NetworkOptions,
+    QuantisationOptions,
     SizeOption,
     Source,
-    Weights,
-    calibration,
+    backend_named,
     command_line,
     err,
     out,
     parse_size,
     progress,
+    with_groups,
     write_json,
 )
 from codesign.hw.errors import InputError
@@ -49,12 +49,14 @@ def explore(
 ) -> None:
     """One network on many machines, each with its best plan: which are fast, frugal and small?"""
     from codesign.hw.files import write_text
-    from codesign.workflows import simulate as verbs
+    from codesign.workflows.compile import compile_source
     from codesign.workflows.explore import explore as search
     from codesign.workflows.explore import parse_choices, product, to_csv, to_json
+    from codesign.workflows.frames import FrameChoice
+    from codesign.workflows.sources import find
 
     with progress("Exploring") as (say, _):
-        compiled = verbs.compile_source(verbs.find(source, None), accel, size=parse_size(size), say=say)
+        compiled = compile_source(find(source), accel, FrameChoice(parse_size(size)), say=say)
         network = compiled.network
         if len(network.regions) != 1:
             raise InputError(
@@ -90,16 +92,15 @@ def explore(
 
 
 @app.command(epilog="Example: [bold]python -m codesign compare sesr_m5_x2 --size 256x256 --report out[/]")
+@with_groups
 def compare(
-    source: Source,
+    *,
+    network: NetworkOptions,
     accel: Accel = "base",
     size: SizeOption = None,
     image: ImageOption = None,
-    weights: Weights = None,
-    method: Method = "percentile",
-    images: Images = None,
-    finetune: Finetune = 0,
-    backend: Annotated[str, typer.Option(help="rtl or reference.")] = "rtl",
+    quantisation: QuantisationOptions,
+    backend: BackendOption = "rtl",
     gpu: Annotated[str, typer.Option(help="Comma-separated GPUs: H200, A100, RTX4090, Orin.")] = "H200",
     report: Annotated[Path | None, typer.Option(help="Folder for the report.")] = None,
     json_to: Json = None,
@@ -107,25 +108,23 @@ def compare(
     """The same frame on Scanline and on GPUs: frames per second, joules, quality, evidence."""
     began = time.perf_counter()
     from codesign.report import terminal_table, to_json, write_report
-    from codesign.workflows import simulate as verbs
     from codesign.workflows.compare import compare_targets
+    from codesign.workflows.compile import compile_source
+    from codesign.workflows.frames import FrameChoice
+    from codesign.workflows.simulate import simulate
+    from codesign.workflows.watch import Watch
 
-    if backend not in ("rtl", "reference"):
-        raise InputError(f"unknown backend {backend!r}", where="--backend", hint="rtl or reference.")
+    on = backend_named(backend)
     with progress("Comparing") as (say, tick):
-        compiled = verbs.compile_source(
-            verbs.find(source, weights),
+        compiled = compile_source(
+            network.found(),
             accel,
-            size=parse_size(size),
-            image=image,
-            method=calibration(method),
-            images=images,
-            finetune_steps=finetune,
+            FrameChoice(parse_size(size), image),
+            quantisation=quantisation.quantisation(),
+            images=quantisation.images,
             say=say,
         )
-        result = verbs.simulate(
-            compiled, backend="rtl" if backend == "rtl" else "reference", began=began, say=say, tick=tick
-        )
+        result = simulate(compiled, on, watch=Watch(say, tick), began=began)
         say("account")
         comparison, pictures = compare_targets(
             result, [name.strip() for name in gpu.split(",")], command=command_line()

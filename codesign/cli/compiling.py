@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,21 +13,23 @@ from codesign.cli.console import (
     Accel,
     Bandwidth,
     ErrorBudget,
-    Finetune,
-    Images,
     Json,
-    Method,
+    NetworkOptions,
+    QuantisationOptions,
     SizeOption,
-    Source,
-    Weights,
-    calibration,
     out,
     parse_size,
     progress,
     warn,
+    with_groups,
     write_json,
 )
 from codesign.hw.errors import InputError
+
+if TYPE_CHECKING:  # what these modules import takes seconds to load
+    from codesign.compile.driver import CompiledNetwork
+    from codesign.workflows import sources
+    from codesign.workflows.compile import Compiled
 
 app = typer.Typer()
 
@@ -72,25 +75,57 @@ def networks(size: SizeOption = "1280x720", json_to: Json = None) -> None:
     out.print(table)
 
 
+@dataclass(frozen=True)
+class WrittenOptions:
+    """Files that a compilation for Scanline writes."""
+
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The runnable module (.so).")] = None
+    program: Annotated[Path | None, typer.Option(help="The first region's program file.")] = None
+    export_qdq: Annotated[Path | None, typer.Option(help="The quantised network as ONNX.")] = None
+
+    def write(self, network: CompiledNetwork) -> dict[str, str]:
+        """The files written, by kind. Raises :class:`InputError` for a program of a network that the host runs."""
+        from codesign.compile.quantise.qdq_export import export_qdq
+        from codesign.compile.scanline.module import export
+
+        written = {}
+        if self.output is not None:
+            export(network.executable(), self.output)
+            written["module"] = str(self.output)
+        if self.program is not None:
+            if not network.regions:
+                raise InputError("nothing runs on the accelerator, so there is no program", where=network.name)
+            network.regions[0].program.save(self.program)
+            written["program"] = str(self.program)
+        if self.export_qdq is not None:
+            export_qdq(network.quantised, self.export_qdq)
+            written["qdq"] = str(self.export_qdq)
+        return written
+
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """What the network is compiled for."""
+
+    target: Annotated[str, typer.Option(help="scanline or cuda.")] = "scanline"
+    arch: Annotated[str, typer.Option(help="For cuda: sm_80, sm_86, sm_89, sm_90a.")] = "sm_90a"
+    precision: Annotated[str, typer.Option(help="For cuda: fp16 or int8.")] = "fp16"
+
+
 @app.command(
     name="compile",
     epilog="Example: [bold]python -m codesign compile sesr_m5_x2 --size 1280x720 --accel base -o sesr.so[/]",
 )
+@with_groups
 def compile_command(
-    source: Source,
+    *,
+    network: NetworkOptions,
     size: SizeOption = None,
     accel: Accel = "base",
-    weights: Weights = None,
-    method: Method = "percentile",
-    images: Images = None,
-    finetune: Finetune = 0,
+    quantisation: QuantisationOptions,
     error_budget: ErrorBudget = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The runnable module (.so).")] = None,
-    program: Annotated[Path | None, typer.Option(help="The first region's program file.")] = None,
-    export_qdq: Annotated[Path | None, typer.Option(help="The quantised network as ONNX.")] = None,
-    target: Annotated[str, typer.Option(help="scanline or cuda.")] = "scanline",
-    arch: Annotated[str, typer.Option(help="For cuda: sm_80, sm_86, sm_89, sm_90a.")] = "sm_90a",
-    precision: Annotated[str, typer.Option(help="For cuda: fp16 or int8.")] = "fp16",
+    written: WrittenOptions,
+    target: TargetOptions,
     dram_bandwidth: Bandwidth = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show the plan, and why it is so.")] = False,
     dump: Annotated[
@@ -105,50 +140,46 @@ def compile_command(
 ) -> None:
     """Compile a network; print where every operator runs, and why."""
     from codesign.cli.dumping import Dump
-    from codesign.compile.scanline.plan.explain import explain as explain_plan
-    from codesign.workflows import simulate as verbs
+    from codesign.compile.driver import HOST_MACS_WARNING
+    from codesign.workflows.compile import compile_source
+    from codesign.workflows.frames import FrameChoice
+    from codesign.workflows.sources import DEFAULT_SIZE
 
-    found = verbs.find(source, weights)
-    if target not in ("scanline", "cuda"):
-        raise InputError(f"unknown target {target!r}", where="--target", hint="scanline or cuda.")
-    if target == "cuda":
-        wanted = parse_size(size) or verbs.DEFAULT_SIZE
-        _compile_cuda(found, wanted, arch, precision, method, images, output, json_to)
+    if target.target not in ("scanline", "cuda"):
+        raise InputError(f"unknown target {target.target!r}", where="--target", hint="Choose scanline or cuda.")
+    found = network.found()
+    if target.target == "cuda":
+        wanted = parse_size(size) or DEFAULT_SIZE
+        _compile_cuda(found, wanted, target, quantisation, written.output, json_to)
         return
     asked = Dump(dump or "")
     with progress("Compiling") as (say, _), asked.collecting():
-        compiled = verbs.compile_source(
+        compiled = compile_source(
             found,
             accel,
-            size=parse_size(size),
-            method=calibration(method),
-            images=images,
-            finetune_steps=finetune,
-            error_budget=error_budget,
+            FrameChoice(parse_size(size)),
+            quantisation=quantisation.quantisation(error_budget),
+            images=quantisation.images,
             dram_bytes_per_cycle=dram_bandwidth,
             say=say,
         )
-    network = compiled.network
     if dump is not None:
-        out.print(asked.found(network), soft_wrap=True)
+        out.print(asked.found(compiled.network), soft_wrap=True)
         return
-    written = {}
-    if output is not None:
-        from codesign.compile.scanline.module import export
+    data = _compiled_data(compiled, written.write(compiled.network))
+    if json_to is not None:
+        write_json(data, json_to)
+    else:
+        _print_compiled(compiled, data, explain=explain)
+    share = compiled.network.host_mac_share
+    if share > HOST_MACS_WARNING:
+        warn(f"{share:.1%} of the MACs run on the host.")
 
-        export(network.executable(), output)
-        written["module"] = str(output)
-    if program is not None:
-        if not network.regions:
-            raise InputError("nothing runs on the accelerator, so there is no program", where=source)
-        network.regions[0].program.save(program)
-        written["program"] = str(program)
-    if export_qdq is not None:
-        from codesign.compile.quantise.qdq_export import export_qdq as write_qdq
 
-        write_qdq(network.quantised, export_qdq)
-        written["qdq"] = str(export_qdq)
-    plans = [explain_plan(region.plan) for region in network.regions]
+def _compiled_data(compiled: Compiled, written: dict[str, str]) -> dict[str, Any]:
+    from codesign.compile.scanline.plan.explain import explain
+
+    network = compiled.network
     data = {
         "network": network.name,
         "accel": network.spec.name,
@@ -159,38 +190,33 @@ def compile_command(
         "cascades": [len(region.plan.cascades) for region in network.regions],
         "commands": [len(region.program.commands) for region in network.regions],
         "operators": [vars(placement) for placement in network.placements],
-        "plan": plans,
+        "plan": [explain(region.plan) for region in network.regions],
         "written": written,
     }
     if network.mixed is not None:
         data["error_budget"] = network.mixed.to_json()
-    if json_to is not None:
-        write_json(data, json_to)
-    else:
-        table = Table(title=f"{network.name} on {network.spec.name}, input {data['input_size']}")
-        for heading in ("operator", "kind", "MMAC", "runs on", "why not on Scanline"):
-            table.add_column(heading, justify="right" if heading == "MMAC" else "left")
-        for placement in network.placements:
-            table.add_row(
-                placement.name,
-                placement.operator,
-                f"{placement.macs / 1e6:.1f}",
-                "Scanline" if placement.on_accelerator else "host",
-                placement.reason,
-            )
-        out.print(table)
-        for plan in plans:
-            for number, cascade in enumerate(plan, start=1):
-                out.print(_cascade_line(number, cascade))
-                if explain:
-                    out.print(_buffer_table(cascade))
-        if network.mixed is not None:
-            _print_mixed(network.mixed, explain=explain)
-        out.print(f"Compiled in {compiled.seconds:.1f} s.")
-        for what, where in written.items():
-            out.print(f"Wrote {what} {where}")
-    if network.host_mac_share > 0.01:
-        warn(f"{network.host_mac_share:.1%} of the MACs run on the host.")
+    return data
+
+
+def _print_compiled(compiled: Compiled, data: dict[str, Any], *, explain: bool) -> None:
+    network = compiled.network
+    table = Table(title=f"{network.name} on {network.spec.name}, input {data['input_size']}")
+    for heading in ("operator", "kind", "MMAC", "runs on", "why not on Scanline"):
+        table.add_column(heading, justify="right" if heading == "MMAC" else "left")
+    for placement in network.placements:
+        place = "Scanline" if placement.on_accelerator else "host"
+        table.add_row(placement.name, placement.operator, f"{placement.macs / 1e6:.1f}", place, placement.reason)
+    out.print(table)
+    for plan in data["plan"]:
+        for number, cascade in enumerate(plan, start=1):
+            out.print(_cascade_line(number, cascade))
+            if explain:
+                out.print(_buffer_table(cascade))
+    if network.mixed is not None:
+        _print_mixed(network.mixed, explain=explain)
+    out.print(f"Compiled in {compiled.seconds:.1f} s.")
+    for what, where in data["written"].items():
+        out.print(f"Wrote {what} {where}")
 
 
 def _print_mixed(mixed: Any, *, explain: bool) -> None:
@@ -252,25 +278,24 @@ def _buffer_table(cascade: dict[str, Any]) -> Table:
 
 
 def _compile_cuda(
-    found: Any,
+    found: sources.Source,
     size: tuple[int, int],
-    arch: str,
-    precision: str,
-    method: str,
-    images: Path | None,
+    target: TargetOptions,
+    quantisation: QuantisationOptions,
     output: Path | None,
     json_to: str | None,
 ) -> None:
-    from codesign.workflows import gpu as cuda
+    from codesign.workflows.gpu import check_precision, compile_for_gpu
 
+    arch, precision = target.arch, check_precision(target.precision)
     with progress("Compiling for CUDA") as (say, _):
-        compiled = cuda.compile_source(
+        compiled = compile_for_gpu(
             found,
             size,
             arch=arch,
-            precision=cuda.check_precision(precision),
-            method=calibration(method),
-            images=images,
+            precision=precision,
+            quantisation=quantisation.quantisation(),
+            images=quantisation.images,
             say=say,
         )
     if output is not None:
@@ -324,19 +349,15 @@ def tune(
     from codesign.kernels.tuning import search as tuning
     from codesign.kernels.tuning.traces import traces
     from codesign.kernels.tuning.tuned import database
-    from codesign.workflows import gpu as cuda
-    from codesign.workflows import simulate as verbs
+    from codesign.workflows.gpu import check_precision, tuning_tasks
+    from codesign.workflows.sources import DEFAULT_SIZE, find
 
     if not record:
         with progress("Tuning") as (say, _):
             for source in sources:
                 say(f"{source}: choose what to measure")
-                tasks = cuda.tuning_tasks(
-                    verbs.find(source, None),
-                    parse_size(size) or verbs.DEFAULT_SIZE,
-                    arch=arch,
-                    precision=cuda.check_precision(precision),
-                )
+                frame = parse_size(size) or DEFAULT_SIZE
+                tasks = tuning_tasks(find(source), frame, arch=arch, precision=check_precision(precision))
                 tuning.prepare(tasks.stacks, arch, folder, limit=limit, say=say)
                 tuning.prepare_gemms(tasks.gemms, arch, folder, limit=limit, say=say)
                 gpu_operators.prepare(tasks.operators, arch, folder, limit=limit, say=say)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import re
 import sys
 import time
+import typing
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -19,6 +23,11 @@ from rich.segment import Segment
 from rich.text import Text
 
 from codesign.hw.errors import InputError
+
+if TYPE_CHECKING:  # what these modules import takes seconds to load
+    from codesign.compile import driver
+    from codesign.sim import model
+    from codesign.workflows import sources, watch
 
 
 def plain(text: str) -> str:
@@ -75,8 +84,6 @@ Weights = Annotated[Path | None, typer.Option(help="Weights for a named network 
 ImageOption = Annotated[Path | None, typer.Option(help="Ground truth: down-sampled, restored, compared.")]
 InputOption = Annotated[list[Path] | None, typer.Option("--input", help="An image, or a folder of them, fed as is.")]
 Method = Annotated[str, typer.Option(help="Calibration: percentile, minmax or mse.")]
-Calibration = Literal["percentile", "minmax", "mse"]
-CALIBRATIONS: tuple[Calibration, ...] = ("percentile", "minmax", "mse")
 Images = Annotated[Path | None, typer.Option(help="Folder of photographs to calibrate and fine-tune with.")]
 Finetune = Annotated[int, typer.Option(help="Steps of quantisation-aware fine-tuning.", min=0, metavar="STEPS")]
 ErrorBudget = Annotated[
@@ -88,6 +95,97 @@ ErrorBudget = Annotated[
 Json = Annotated[str | None, typer.Option("--json", help="Write the figures as JSON to a file, or - for here.")]
 Bandwidth = Annotated[float | None, typer.Option(help="DRAM bytes per cycle; the bus width by default.")]
 Latency = Annotated[int, typer.Option(help="DRAM latency in cycles.")]
+BackendOption = Annotated[str, typer.Option(help="rtl (cycle by cycle) or reference (golden model).")]
+
+METHODS: tuple[Literal["percentile", "minmax", "mse"], ...] = ("percentile", "minmax", "mse")
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network that the user names, with its weights."""
+
+    source: Source
+    weights: Weights = None
+
+    def found(self) -> sources.Source:
+        """Raises :class:`InputError` for an unknown name."""
+        from codesign.workflows.sources import find
+
+        return find(self.source, self.weights)
+
+
+@dataclass(frozen=True)
+class QuantisationOptions:
+    """How the network is quantised."""
+
+    method: Method = "percentile"
+    images: Images = None
+    finetune: Finetune = 0
+
+    def quantisation(self, error_budget: float | None = None) -> driver.Quantisation:
+        """Raises :class:`InputError` for an unknown method."""
+        from codesign.compile.driver import Quantisation
+
+        method = next((one for one in METHODS if one == self.method), None)
+        if method is None:
+            raise InputError(
+                f"unknown calibration {self.method!r}", where="--method", hint="Choose percentile, minmax or mse."
+            )
+        return Quantisation(method, error_budget, finetune_steps=self.finetune)
+
+
+@dataclass(frozen=True)
+class DramOptions:
+    """The memory behind the machine's bus."""
+
+    dram_bandwidth: Bandwidth = None
+    dram_latency: Latency = 100
+
+    def dram(self) -> model.Dram:
+        """Raises :class:`InputError` for a memory that does not exist."""
+        from codesign.sim.model import Dram
+
+        return Dram(self.dram_bandwidth, self.dram_latency)
+
+
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take groups of options: a parameter that is a dataclass becomes an option for each of its fields.
+
+    Typer reads the options from the signature; the command itself gets each group as one value.
+    """
+    hints = typing.get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in groups:
+            parameters += _options_of(groups[parameter.name])
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+    def flat(**given: Any) -> None:
+        whole = {
+            name: group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
+            for name, group in groups.items()
+        }
+        command(**whole, **given)
+
+    flat.__name__, flat.__doc__ = command.__name__, command.__doc__
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    flat.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return flat
+
+
+def _options_of(group: Any) -> list[inspect.Parameter]:
+    hints = typing.get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
+            annotation=hints[field.name],
+        )
+        for field in dataclasses.fields(group)
+    ]
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -104,11 +202,11 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return size
 
 
-def calibration(text: str) -> Calibration:
-    """``text`` as a way to calibrate. Raises :class:`InputError` for an unknown one."""
-    if text not in CALIBRATIONS:
-        raise InputError(f"unknown calibration {text!r}", where="--method", hint="percentile, minmax or mse.")
-    return text
+def backend_named(text: str) -> watch.Backend:
+    """``text`` as a backend. Raises :class:`InputError` for an unknown one."""
+    if text in ("rtl", "reference"):
+        return cast("watch.Backend", text)
+    raise InputError(f"unknown backend {text!r}", where="--backend", hint="Choose rtl or reference.")
 
 
 def command_line() -> str:

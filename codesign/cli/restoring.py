@@ -28,9 +28,9 @@ def restore(
     """Restore a video frame by frame: audio is copied, times are kept, an interrupted run goes on with --resume."""
     from codesign.video.restore import restore as restore_video
     from codesign.video.targets import check_target
-    from codesign.workflows import simulate as verbs
+    from codesign.workflows.sources import find
 
-    found = verbs.find(network, weights)
+    found = find(network, weights)
     if not found.trained:
         warn(f"{network} has random weights, and makes pictures of no use: give --weights.")
     began = time.perf_counter()

@@ -94,7 +94,8 @@ def area(
     """Performance, power and area of a specification: gates, mm2, clock and watts, and what it takes on an FPGA."""
     from codesign.energy.interval import engineering, span
     from codesign.hw.spec import load_spec
-    from codesign.workflows.ppa import RESULTS, ppa
+    from codesign.workflows.ppa import ppa
+    from codesign.workflows.recorded import RESULTS
 
     with progress("Area") as (say, _):
         rows = [

@@ -4,137 +4,121 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from codesign.cli.console import (
     Accel,
-    Bandwidth,
-    Finetune,
+    BackendOption,
+    DramOptions,
     ImageOption,
-    Images,
     InputOption,
     Json,
-    Latency,
-    Method,
+    NetworkOptions,
+    QuantisationOptions,
     SizeOption,
-    Source,
-    Weights,
-    calibration,
+    backend_named,
     err,
     out,
     parse_size,
     progress,
+    with_groups,
     write_json,
 )
 from codesign.hw.errors import CodesignError, InputError
 
+if TYPE_CHECKING:  # what these modules import takes seconds to load
+    from codesign.sim.model import Dram
+    from codesign.workflows.clip import ClipFrame, Reals
+    from codesign.workflows.watch import Backend, Say, Tick, Watch
+
 app = typer.Typer()
 
 
+@dataclass(frozen=True)
+class WatchOptions:
+    """Recordings of one frame on the RTL."""
+
+    timeline: Annotated[Path | None, typer.Option(help="Write a trace of the engines for ui.perfetto.dev.")] = None
+    waves: Annotated[Path | None, typer.Option(help="Write a waveform (VCD) of the cycles of --window.")] = None
+    window: Annotated[str, typer.Option(help="Cycles of the waveform.", metavar="FIRST:END")] = "0:2000"
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder from which an interrupted run goes on.")] = None
+
+    def watch(self, say: Say, tick: Tick) -> Watch:
+        """Raises :class:`InputError` for a window that is no range of cycles."""
+        from codesign.sim.run import Waves
+        from codesign.workflows.watch import Watch
+
+        waves = None if self.waves is None else Waves(self.waves, *_window(self.window))
+        return Watch(say, tick, self.timeline, waves, self.checkpoint)
+
+
 @app.command(epilog="Example: [bold]python -m codesign simulate sesr_m5_x2 --accel base --size 64x64 --json -[/]")
+@with_groups
 def simulate(
-    source: Source,
+    *,
+    network: NetworkOptions,
     accel: Accel = "base",
     size: SizeOption = None,
     image: ImageOption = None,
     given: InputOption = None,
-    backend: Annotated[str, typer.Option(help="rtl (cycle by cycle) or reference (golden model).")] = "rtl",
-    weights: Weights = None,
-    method: Method = "percentile",
-    images: Images = None,
-    finetune: Finetune = 0,
-    dram_bandwidth: Bandwidth = None,
-    dram_latency: Latency = 100,
-    timeline: Annotated[Path | None, typer.Option(help="Write a trace of the engines for ui.perfetto.dev.")] = None,
-    waves: Annotated[Path | None, typer.Option(help="Write a waveform (VCD) of the cycles of --window.")] = None,
-    window: Annotated[str, typer.Option(help="Cycles of the waveform.", metavar="FIRST:END")] = "0:2000",
-    checkpoint: Annotated[Path | None, typer.Option(help="Folder from which an interrupted run goes on.")] = None,
+    backend: BackendOption = "rtl",
+    quantisation: QuantisationOptions,
+    memory: DramOptions,
+    recorded: WatchOptions,
     save: Annotated[Path | None, typer.Option(help="Write the restored image; a folder for several.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Frames at a time; one per core by default.", min=1)] = None,
     frames: Annotated[
-        int | None, typer.Option(help="So many frames as a clip: what the network keeps stays in memory.", min=1)
+        int | None, typer.Option(help="So many frames as a clip: the network's states stay in memory.", min=1)
     ] = None,
     json_to: Json = None,
 ) -> None:
     """Run one frame, several side by side, or a clip on the accelerator and compare every value."""
     began = time.perf_counter()
     from codesign.pictures.images import save_image
-    from codesign.sim.model import Dram
-    from codesign.sim.run import Waves
-    from codesign.workflows import simulate as verbs
+    from codesign.workflows.compile import compile_source
+    from codesign.workflows.frames import FrameChoice
+    from codesign.workflows.simulate import simulate as run_frame
+    from codesign.workflows.simulate import simulate_frames
 
-    if backend not in ("rtl", "reference"):
-        raise InputError(f"unknown backend {backend!r}", where="--backend", hint="rtl or reference.")
+    on, dram = backend_named(backend), memory.dram()
     paths = _input_files(given or [])
     if frames is not None:
-        if timeline or waves or checkpoint or finetune or image:
+        if recorded != WatchOptions(window=recorded.window) or quantisation.finetune or image:
             raise InputError(
                 "a clip takes no timeline, waveform, checkpoint, fine-tuning or ground truth",
                 where="--frames",
                 hint="Simulate one frame, without --frames.",
             )
-        _simulate_clip(
-            source,
-            weights,
-            accel,
-            parse_size(size),
-            paths,
-            frames,
-            "rtl" if backend == "rtl" else "reference",
-            calibration(method),
-            Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency),
-            save,
-            json_to,
-        )
+        clip = _clip_frames(paths, frames, parse_size(size))
+        _report_clip(network, accel, _simulate_clip(network, accel, clip, quantisation, on, dram), save, json_to)
         return
-    if len(paths) > 1 and (timeline or waves):
-        raise InputError("a timeline or waveform is of one frame", where="--input", hint="Give one image.")
+    if len(paths) > 1 and (recorded.timeline or recorded.waves):
+        raise InputError("a timeline or waveform records one frame", where="--input", hint="Give one image.")
     with progress("Simulating") as (say, tick):
-        compiled = verbs.compile_source(
-            verbs.find(source, weights),
+        watch = recorded.watch(say, tick)
+        compiled = compile_source(
+            network.found(),
             accel,
-            size=parse_size(size),
-            image=image,
-            given=paths[0] if paths else None,
-            method=calibration(method),
-            images=images,
-            finetune_steps=finetune,
-            dram_bytes_per_cycle=dram_bandwidth,
+            FrameChoice(parse_size(size), image, paths[0] if paths else None),
+            quantisation=quantisation.quantisation(),
+            images=quantisation.images,
+            dram_bytes_per_cycle=memory.dram_bandwidth,
             say=say,
         )
-        memory = Dram(bytes_per_cycle=dram_bandwidth, latency_cycles=dram_latency)
         if len(paths) > 1:
             several = [compiled.frame, *(compiled.like_frame(path, parse_size(size)) for path in paths[1:])]
-            results = verbs.simulate_frames(
-                compiled,
-                several,
-                jobs=jobs,
-                backend="rtl" if backend == "rtl" else "reference",
-                dram=memory,
-                checkpoints=checkpoint,
-                say=say,
-                tick=tick,
-            )
+            results = simulate_frames(compiled, several, on, dram, watch, jobs=jobs)
             _report_frames(paths, results, save, json_to)
             return
-        result = verbs.simulate(
-            compiled,
-            backend="rtl" if backend == "rtl" else "reference",
-            dram=memory,
-            timeline=timeline,
-            waves=None if waves is None else Waves(waves, *_window(window)),
-            checkpoints=checkpoint,
-            began=began,
-            say=say,
-            tick=tick,
-        )
+        result = run_frame(compiled, on, dram, watch, began=began)
     if save is not None:
         save_image(result.judged.pixels, save)
-    for what, path in (("timeline", timeline), ("waveform", waves), ("image", save)):
+    for what, path in (("timeline", recorded.timeline), ("waveform", recorded.waves), ("image", save)):
         if path is not None:
             err.print(f"Wrote {what}: {path}")
     data = result.to_json()
@@ -142,58 +126,76 @@ def simulate(
         write_json(data, json_to)
     else:
         out.print(_simulation_table(data))
-    _demand_exact(source, result)
+    _require_exact(network.source, result)
+
+
+def _clip_frames(paths: list[Path], count: int, size: tuple[int, int] | None) -> list[Reals]:
+    """``count`` frames from images, or from a photograph that moves: ``float32[1, 3, H, W]`` each."""
+    from codesign.pictures.images import fit, load_image
+    from codesign.workflows.clip import frame_of, moving_photograph
+    from codesign.workflows.sources import DEFAULT_SIZE
+
+    if paths and len(paths) < count:
+        raise InputError(f"{count} frames from {len(paths)} images", where="--frames", hint="Ask for fewer.")
+    size = size or DEFAULT_SIZE
+    return [frame_of(fit(load_image(path), *size)) for path in paths[:count]] or moving_photograph(size, count)
 
 
 def _simulate_clip(
-    source: str,
-    weights: Path | None,
+    network: NetworkOptions,
     accel: str,
-    size: tuple[int, int] | None,
-    paths: list[Path],
-    count: int,
-    backend: Any,
-    method: Any,
-    dram: Any,
-    save: Path | None,
-    json_to: str | None,
-) -> None:
-    from codesign.pictures.images import fit, load_image, save_image
-    from codesign.workflows import clip as stream
-    from codesign.workflows import simulate as verbs
+    clip: list[Reals],
+    quantisation: QuantisationOptions,
+    backend: Backend,
+    dram: Dram,
+) -> list[ClipFrame]:
+    from codesign.workflows.clip import compile_clip, simulate_clip
+    from codesign.workflows.watch import Watch
 
-    if paths and len(paths) < count:
-        raise InputError(f"{count} frames of {len(paths)} images", where="--frames", hint="Ask for fewer.")
-    size = size or verbs.DEFAULT_SIZE
-    clip = [stream.frame_of(fit(load_image(path), *size)) for path in paths[:count]]
-    clip = clip or stream.moving_photograph(size, count)
+    height, width = clip[0].shape[2:]
     with progress("Simulating") as (say, tick):
-        compiled = stream.compile_clip(verbs.find(source, weights), accel, size, method=method, say=say)
-        results = list(stream.simulate_clip(compiled, clip, backend=backend, dram=dram, say=say, tick=tick))
+        compiled = compile_clip(
+            network.found(), accel, (width, height), quantisation=quantisation.quantisation(), say=say
+        )
+        return list(simulate_clip(compiled, clip, backend, dram, Watch(say, tick)))
+
+
+def _report_clip(
+    network: NetworkOptions, accel: str, results: list[ClipFrame], save: Path | None, json_to: str | None
+) -> None:
+    from codesign.pictures.images import save_image
+
     if save is not None:
         save.mkdir(parents=True, exist_ok=True)
         for result in results:
             save_image(result.picture(), save / f"frame_{result.number:04}.png")
         err.print(f"Wrote {len(results)} images to {save}")
     if json_to is not None:
-        write_json({"network": source, "accel": accel, "frames": [result.to_json() for result in results]}, json_to)
+        frames = [result.to_json() for result in results]
+        write_json({"network": network.source, "accel": accel, "frames": frames}, json_to)
     else:
-        table = Table(title=f"{source} on {accel}, {size[0]}x{size[1]}, as a clip")
+        height, width = results[0].output.shape[2:]
+        table = Table(title=f"{network.source} on {accel}, {width}x{height}, as a clip")
         for heading in ("frame", "cycles", "DRAM read", "DRAM written", "bit-exact", "simulated in"):
             table.add_column(heading, justify="right")
         for result in results:
-            exact = "not compared" if result.mismatches is None else f"no, {result.mismatches} differ"
             table.add_row(
                 str(result.number),
                 f"{result.counters.cycles:,}",
                 f"{result.counters.dram_read_bytes:,} B",
                 f"{result.counters.dram_write_bytes:,} B",
-                exact if result.mismatches != 0 else "yes",
+                _exactness(result.mismatches),
                 f"{result.simulated_seconds:.1f} s",
             )
         out.print(table)
     for result in results:
-        _demand_exact(f"frame {result.number}", result)
+        _require_exact(f"frame {result.number}", result)
+
+
+def _exactness(mismatches: int | None) -> str:
+    if mismatches is None:
+        return "not compared"
+    return f"no, {mismatches} differ" if mismatches else "yes"
 
 
 def _input_files(given: list[Path]) -> list[Path]:
@@ -220,21 +222,20 @@ def _report_frames(paths: list[Path], results: list[Any], save: Path | None, jso
         for heading in ("frame", "cycles", "ms", "utilisation", "bit-exact", "simulated in"):
             table.add_column(heading, justify="left" if heading == "frame" else "right")
         for path, result in zip(paths, results, strict=True):
-            exact = {True: "yes", False: f"no, {result.mismatches} differ", None: "not compared"}[result.bit_exact]
             table.add_row(
                 path.name,
                 f"{result.counters.cycles:,}",
                 f"{result.milliseconds:.3f}",
                 f"{result.mac_utilization:.1%}",
-                exact,
+                _exactness(result.mismatches),
                 f"{result.simulated_seconds:.1f} s",
             )
         out.print(table)
     for path, result in zip(paths, results, strict=True):
-        _demand_exact(str(path), result)
+        _require_exact(str(path), result)
 
 
-def _demand_exact(where: str, result: Any) -> None:
+def _require_exact(where: str, result: Any) -> None:
     if result.bit_exact is False:
         raise CodesignError(
             f"{result.mismatches} values differ between RTL, golden model and integer graph",
@@ -263,8 +264,7 @@ def _simulation_table(data: dict[str, Any]) -> Table:
     table.add_row("compulsory", f"{data['compulsory_bytes']:,} B", "counted")
     for cause, cycles in data["stalls"].items():
         table.add_row(f"  {cause}", f"{cycles:,}", evidence)
-    exact = {True: "yes", False: f"no, {data['mismatches']} differ", None: "not compared"}[data["bit_exact"]]
-    table.add_row("bit-exact", exact, "RTL = golden model = integer graph")
+    table.add_row("bit-exact", _exactness(data["mismatches"]), "RTL = golden model = integer graph")
     table.add_row("distinct output values", str(data["distinct_output_values"]), "counted")
     quality = data["quality_db"]
     table.add_row("PSNR", "no trained weights or truth" if quality is None else f"{quality:.2f} dB", "measured")

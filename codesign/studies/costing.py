@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
 from codesign import networks
-from codesign.compile.driver import compile_network
+from codesign.compile.driver import Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import size_free
 from codesign.compile.ir.relax import from_module
@@ -25,6 +24,7 @@ from codesign.hw.spec import AccelSpec
 from codesign.hw.timing import model as timing
 from codesign.workflows.compare import gpu_layers
 from codesign.workflows.frames import calibration_frames
+from codesign.workflows.watch import Say, silent
 
 CROP = (48, 48)
 """Of the one image that a network is calibrated on."""
@@ -65,7 +65,7 @@ def size_in(network: networks.Network, resolution: tuple[int, int]) -> tuple[int
     return resolution[0] // network.scale, resolution[1] // network.scale
 
 
-def cost(name: str, input_size: tuple[int, int], spec: AccelSpec, say: Callable[[str], None] | None = None) -> Costing:
+def cost(name: str, input_size: tuple[int, int], spec: AccelSpec, say: Say = silent) -> Costing:
     """Compile and predict one frame. Raises :class:`InputError` for an unknown network and
     :class:`UnsupportedError` for one of which nothing runs on the machine.
     """
@@ -88,8 +88,8 @@ def cost(name: str, input_size: tuple[int, int], spec: AccelSpec, say: Callable[
         model,
         spec,
         calibration=calibration_frames(network.channels, network.scale, None, crop)[:1],
+        quantisation=Quantisation(pixel_output=network.task != "flow"),
         name=name,
-        pixel_output=network.task != "flow",
         on_stage=say,
     )
     if not compiled.regions:
@@ -118,6 +118,6 @@ def cost(name: str, input_size: tuple[int, int], spec: AccelSpec, say: Callable[
     )
 
 
-def prefixed(say: Callable[[str], None] | None, name: str) -> Callable[[str], None] | None:
+def prefixed(say: Say, name: str) -> Say:
     """Progress of one network among several."""
-    return None if say is None else lambda text: say(f"{name}: {text}")
+    return lambda text: say(f"{name}: {text}")

@@ -7,7 +7,7 @@ end satisfies it, *fails* when even the favourable end does not, and is *open* b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,9 @@ from codesign.energy.records import constant, nodes
 from codesign.hw.errors import InputError
 from codesign.hw.spec import AccelSpec
 from codesign.studies.costing import Costing, cost, prefixed, size_in
-from codesign.workflows.compare import RESULTS, TargetRow, gpu_row, host_work, scanline_row
+from codesign.workflows.compare import TargetRow, gpu_row, host_work, scanline_row
+from codesign.workflows.recorded import RESULTS
+from codesign.workflows.watch import Say, silent
 
 NETWORKS = ("sesr_m5_x2", "srvgg16_x4", "edsr_baseline_x4", "dncnn17", "spynet", "rrdbnet_x4")
 """Studied by default: of every task, from light to heavy."""
@@ -126,7 +128,7 @@ def film_hour(
     dram: str = DRAMS[0],
     results: Path = RESULTS,
     command: str = "",
-    say: Callable[[str], None] | None = None,
+    say: Say = silent,
 ) -> FilmHour:
     """Study ``names`` (NETWORKS when empty) at ``resolution`` (width, height) of the output, ``fps`` frames a second.
 

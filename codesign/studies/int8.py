@@ -7,7 +7,7 @@ Scanline's, which has INT8 alone. Quality is measured: the quantised network's o
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from codesign.energy.gpu import GpuFigures, on_gpu
 from codesign.energy.interval import Interval
 from codesign.hw.spec import AccelSpec
 from codesign.studies.costing import Costing, cost, prefixed
-from codesign.workflows.compare import RESULTS
-from codesign.workflows.frames import judge
-from codesign.workflows.simulate import Compiled, compile_source, find, run_float
+from codesign.workflows.compile import Compiled, compile_source, run_float
+from codesign.workflows.frames import FrameChoice, judge
+from codesign.workflows.recorded import RESULTS
+from codesign.workflows.sources import find
+from codesign.workflows.watch import Say, silent
 
 NETWORKS = ("sesr_m5_x2", "quicksrnet_m_x3", "edsr_f32b5_x2", "srvgg16_x4", "dncnn17")
 """Studied by default: what the integer referee evaluates whole, in seconds."""
@@ -135,7 +137,7 @@ def int8_study(
     dram: str = DRAMS[0],
     results: Path = RESULTS,
     command: str = "",
-    say: Callable[[str], None] | None = None,
+    say: Say = silent,
 ) -> Int8Study:
     """Study ``names`` (NETWORKS when empty) at ``size`` of the input; ``weights`` by network's name.
 
@@ -145,9 +147,8 @@ def int8_study(
     recorded = sorted((results / "gpu").glob("*.json"))
     rows = []
     for name in names or NETWORKS:
-        if say is not None:
-            say(f"{name}: quality")
-        loss = measure_loss(compile_source(find(name, (weights or {}).get(name)), spec, size=QUALITY_SIZE))
+        say(f"{name}: quality")
+        loss = measure_loss(compile_source(find(name, (weights or {}).get(name)), spec, FrameChoice(QUALITY_SIZE)))
         costing = cost(name, size, spec, prefixed(say, name))
         rows.append(
             Int8Row(

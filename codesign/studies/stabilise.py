@@ -8,7 +8,6 @@ mean square of second differences in pixels, of the true path before and after.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,12 +17,11 @@ from numpy.typing import NDArray
 from codesign.metrics.motion import jitter, sampled
 from codesign.pictures.images import Reals
 from codesign.studies.clips import Clip, FlowOf, over_photograph
+from codesign.workflows.watch import Say, silent
 
 CLAIM = -0.95
 SMOOTH_FRAMES = 8.0
 """Standard deviation of the smoothing of the path."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def shaken(size: tuple[int, int], frames: int, shake: float, seed: int = 3) -> t
 
 
 def stabilise(
-    clip: Clip, even: NDArray[np.float64], shake: float, flow: FlowOf, flow_name: str, *, say: Say = lambda _: None
+    clip: Clip, even: NDArray[np.float64], shake: float, flow: FlowOf, flow_name: str, *, say: Say = silent
 ) -> tuple[Stabilised, list[Reals]]:
     """Stabilise a clip whose true path is known; what came of it, and the frames."""
     assert clip.path is not None

@@ -9,7 +9,6 @@ next one brought back, where both see the same (Lai et al., ECCV 2018); and PSNR
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from codesign.metrics.motion import sampled, visible, warping_error
 from codesign.pictures import images
 from codesign.pictures.images import Reals
 from codesign.studies.clips import Clip, FlowOf
+from codesign.workflows.watch import Say, silent
 
 CLAIM = -0.80
 SCALE = 2
@@ -30,8 +30,6 @@ UPSCALER = "sesr_m5_x2"
 
 MOST_KEPT = 0.85
 """Of what is brought along from before, where it fits: an average over about seven frames."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ class Temporal:
 
 
 def temporal(
-    clip: Clip, flow: FlowOf, flow_name: str, *, grain: float = 15.0, seed: int = 1, say: Say = lambda _: None
+    clip: Clip, flow: FlowOf, flow_name: str, *, grain: float = 15.0, seed: int = 1, say: Say = silent
 ) -> Temporal:
     """Restore ``clip`` both ways and judge them. ``grain``: standard deviation of the noise, of 255."""
     frames = [images.crop_to_multiple(frame, SCALE) for frame in clip.frames]
@@ -114,10 +112,6 @@ def temporal(
         float(errors[2]),
         *quality,
     )
-
-
-def _mean_db(restored: list[Reals], truth: list[Reals]) -> float:
-    return float(np.mean([psnr(a, b, shave=SCALE) for a, b in zip(restored, truth, strict=True)]))
 
 
 def _guided(now: Reals, before: Reals, flow: FlowOf, grain: float) -> Reals:

@@ -12,7 +12,7 @@ import codesign
 from codesign.hw.errors import InputError
 from codesign.hw.spec import load_spec
 from codesign.video.targets import Target
-from codesign.workflows import simulate as verbs
+from codesign.workflows.sources import Source
 
 _WORDS = {
     "source": "another source",
@@ -28,9 +28,7 @@ _WORDS = {
 _LIBRARIES = ("torch", "numpy", "av", "apache-tvm")
 
 
-def making_of_run(
-    path: Path, source: verbs.Source, *, target: Target, accel: str, size: tuple[int, int]
-) -> dict[str, Any]:
+def making_of_run(path: Path, source: Source, *, target: Target, accel: str, size: tuple[int, int]) -> dict[str, Any]:
     """What decides every frame of an output, as JSON takes it; contents by their SHA-256.
 
     ``size``: (width, height) of the output. Raises :class:`InputError` for a source or a specification that cannot be
@@ -64,7 +62,7 @@ def difference(text: str | None, making: dict[str, Any]) -> str | None:
     return next((words for key, words in _WORDS.items() if kept[key] != making[key]), None)
 
 
-def _weights(source: verbs.Source) -> str:
+def _weights(source: Source) -> str:
     """Digest of all parameters and buffers, or of the model's file."""
     if source.module is None:
         assert source.path is not None

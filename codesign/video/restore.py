@@ -18,9 +18,9 @@ from codesign.video.pump import DEPTH, pump
 from codesign.video.sink import SUFFIXES, Restored, Sink, Timing, making_of
 from codesign.video.source import probe
 from codesign.video.targets import Target, running
-from codesign.workflows import simulate as verbs
+from codesign.workflows.sources import Source
+from codesign.workflows.watch import Say, silent
 
-Say = Callable[[str], None]
 Tick = Callable[[int, int | None], None]
 
 
@@ -41,15 +41,15 @@ class Restoration:
 def restore(
     path: Path,
     output: Path,
-    source: verbs.Source,
+    source: Source,
     *,
     target: Target = "cpu",
     accel: str = "base",
     resume: bool = False,
     overwrite: bool = False,
     depth: int = DEPTH,
-    say: Say = lambda _: None,
-    tick: Tick = lambda _, __: None,
+    say: Say = silent,
+    tick: Tick = silent,
 ) -> Restoration:
     """Every frame of ``path`` through the network into ``output``, audio copied, times kept.
 

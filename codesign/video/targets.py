@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from codesign.compile.scanline.module import LoadedModule
 from codesign.hw.errors import InputError
 from codesign.hw.model import reference
-from codesign.workflows import simulate as verbs
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.simulate import host_module
+from codesign.workflows.sources import Source
+from codesign.workflows.watch import Say
 
 Target = Literal["cpu", "cuda", "scanline-model"]
 TARGETS: tuple[Target, ...] = ("cpu", "cuda", "scanline-model")
@@ -31,13 +35,9 @@ def check_target(text: str) -> Target:
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """``float32[C, H, W]`` in [0, 1] to the same, at the network's scale."""
 
-Say = Callable[[str], None]
-
 
 @contextlib.contextmanager
-def running(
-    source: verbs.Source, target: Target, size: tuple[int, int], *, accel: str = "base", say: Say
-) -> Iterator[Run]:
+def running(source: Source, target: Target, size: tuple[int, int], *, accel: str = "base", say: Say) -> Iterator[Run]:
     """``source`` for frames of ``size`` (width, height).
 
     ``cpu``: FP32 by torch. ``scanline-model``: the machine's golden model, whose bits are the RTL's. ``cuda``: the
@@ -48,8 +48,8 @@ def running(
             raise InputError("a model file has no torch module to run", where=source.name, hint="Use scanline-model.")
         yield _by_torch(source.module)
     elif target == "scanline-model":
-        compiled = verbs.compile_source(source, accel, size=size, say=say)
-        with verbs.host_module(compiled, say) as path:
+        compiled = compile_source(source, accel, FrameChoice(size), say=say)
+        with host_module(compiled, say) as path:
             module = LoadedModule(path, lambda program, inputs: reference.run(program, inputs))
             yield lambda planes: module.run(planes[None])[0]
     else:
@@ -59,7 +59,7 @@ def running(
         arch = check_gpu()
         with TemporaryDirectory(prefix="codesign-") as folder:
             path = Path(folder) / "network.so"
-            cuda.compile_source(source, size, arch=arch, say=say).module.export(path)
+            cuda.compile_for_gpu(source, size, arch=arch, say=say).module.export(path)
             run = loaded(path)
             yield lambda planes: run(planes[None])[0]
 

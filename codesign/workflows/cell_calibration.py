@@ -9,7 +9,7 @@ outputs in every cycle. Zero-delay, wires by their number of pins, no clock tree
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,11 @@ from codesign.sim.silicon.liberty import Library, read_liberty
 from codesign.sim.silicon.netlist import Activity, Netlist, Words, map_block, simulate
 from codesign.sim.silicon.power import BlockEnergy, block_energy
 from codesign.sim.silicon.stimuli import read_ports
-from codesign.workflows.simulate import compile_source, find
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
 from codesign.workflows.simulate import simulate as run_frame
+from codesign.workflows.sources import find
+from codesign.workflows.watch import Say, Watch, silent
 
 SCHEMA = "codesign.calibration/1"
 NETWORK, SIZE = "sesr_m5_x2", (48, 32)
@@ -41,8 +44,6 @@ WINDOW, SETTLED = 6000, 3500
 
 RESET_CYCLES = 4
 UNIT_CYCLES = 4000
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -137,27 +138,26 @@ class Calibration:
         }
 
 
-def calibrate(liberty: Path, node: str, *, spec: AccelSpec = TINY, say: Say | None = None) -> Calibration:
+def calibrate(liberty: Path, node: str, *, spec: AccelSpec = TINY, say: Say = silent) -> Calibration:
     """Measure units and blocks on the cells of ``liberty``, and compare them with the account at ``node``.
 
     Raises :class:`codesign.hw.errors.InputError` for a file that is no library or a node without records, and
     :class:`SimulationError` when a mapped block does not compute what the RTL does.
     """
-    tell = say or (lambda text: None)
     library = read_liberty(liberty)
     at = Operation(node, library.voltage)
     with tempfile.TemporaryDirectory(prefix="codesign-calibrate-") as name:
         work = Path(name)
         units = []
         for unit in UNITS:
-            tell(f"measure {unit.record}")
+            say(f"measure {unit.record}")
             units.append(_measure_unit(work, unit, liberty, library, node))
-        tell("run a photograph through the RTL")
+        say("run a photograph through the RTL")
         waves = work / "waves.vcd"
-        compiled = compile_source(find(NETWORK), spec.name, size=SIZE)
-        run_frame(compiled, waves=Waves(waves, 0, WINDOW))
+        compiled = compile_source(find(NETWORK), spec.name, FrameChoice(SIZE))
+        run_frame(compiled, watch=Watch(waves=Waves(waves, 0, WINDOW)))
         (work / "scanline_pkg.sv").write_text(render_package(spec))
-        array = _run_block(work, "scanline_conv_array", ("scanline_conv_array.sv",), liberty, library, waves, tell)
+        array = _run_block(work, "scanline_conv_array", ("scanline_conv_array.sv",), liberty, library, waves, say)
         requantiser = _run_block(
             work,
             "scanline_requantiser",
@@ -165,7 +165,7 @@ def calibrate(liberty: Path, node: str, *, spec: AccelSpec = TINY, say: Say | No
             liberty,
             library,
             waves,
-            tell,
+            say,
         )
     multiply = next(row.netlist_pj for row in units if row.record == "int8_multiply")
     issued = float(array.seen["issue_o"].sum()) / array.energy.cycles

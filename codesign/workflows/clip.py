@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codesign.compile.carried import ClipProgram, clip_program
-from codesign.compile.driver import CompiledNetwork, compile_network
+from codesign.compile.clip import ClipProgram, clip_program
+from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.referee.integer import evaluate_region
 from codesign.hw import numerics
@@ -28,7 +28,8 @@ from codesign.pictures.images import Pixels
 from codesign.sim.clip import run_stream
 from codesign.sim.model import Dram
 from codesign.workflows.frames import PAIR_CHANNELS, PAIR_SHIFT
-from codesign.workflows.simulate import Backend, Say, Size, Source, Tick
+from codesign.workflows.sources import Size, Source
+from codesign.workflows.watch import Backend, Say, Watch, silent
 
 CALIBRATION_FRAMES = 4
 
@@ -67,8 +68,8 @@ def compile_clip(
     size: Size,
     *,
     calibration: Sequence[Reals] = (),
-    method: Literal["minmax", "percentile", "mse"] = "percentile",
-    say: Say | None = None,
+    quantisation: Quantisation = Quantisation(),
+    say: Say = silent,
 ) -> CompiledClip:
     """Compile a recurrent torch module, or a network of two images for clips, of which it keeps the frame before.
 
@@ -90,7 +91,7 @@ def compile_clip(
         model,
         load_spec(accel) if isinstance(accel, str) else accel,
         name=source.name,
-        method=method,
+        quantisation=quantisation,
         on_stage=say,
         calibration=list(calibration) or moving_photograph(size, CALIBRATION_FRAMES),
     )
@@ -133,11 +134,9 @@ class ClipFrame:
 def simulate_clip(
     compiled: CompiledClip,
     frames: Sequence[Reals],
-    *,
     backend: Backend = "rtl",
-    dram: Dram | None = None,
-    say: Say | None = None,
-    tick: Tick | None = None,
+    dram: Dram = Dram(),
+    watch: Watch = Watch(),
 ) -> Iterator[ClipFrame]:
     """Run consecutive ``frames`` (``float32[1, 3, H, W]``), yielding each as it is done.
 
@@ -145,7 +144,7 @@ def simulate_clip(
     its own, and with the integer evaluation of the quantised graph, which is handed them.
     """
     clip, network = compiled.program, compiled.network
-    program, dram = clip.program, dram or Dram()
+    program = clip.program
     _, function = network.partitioned.regions[0]
     slots = {slot.name: slot for slot in (*program.inputs, *program.outputs)}
     coded = [{clip.frame: codes_of(slots[clip.frame], frame)} for frame in frames]
@@ -160,11 +159,12 @@ def simulate_clip(
             )
         return
     expected = len(frames) * timing.predict(program, memory).cycles
-    ticked = None if tick is None else lambda cycles: tick(cycles, expected)
     held = {
         one.before: np.full(_shape(slots[one.before]), slots[one.before].zero_point, np.int8) for one in clip.carried
     }
-    measured = run_stream(turns, coded, dram=dram, progress=ticked, report=say)
+    measured = run_stream(
+        turns, coded, dram=dram, progress=lambda cycles: watch.tick(cycles, expected), report=watch.say
+    )
     for number, (inputs, result, wanted) in enumerate(zip(coded, measured, golden, strict=True)):
         known: dict[str, NDArray[np.int8]] = {**inputs, **held}
         judged = evaluate_region(function, [known[slot.name].transpose(2, 0, 1)[None] for slot in program.inputs])

@@ -18,11 +18,10 @@ from codesign.hw.spec import AccelSpec
 from codesign.hw.timing.model import Memory, profile
 from codesign.pictures.images import Pixels, to_pixels
 from codesign.sim.silicon.synthesis import FpgaFit, fitted
+from codesign.workflows.compile import run_float
 from codesign.workflows.frames import bicubic_baseline, judge
-from codesign.workflows.simulate import Simulation, run_float
-
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
-"""Where a source tree keeps its measurements, ``gpu`` and ``fpga``; an installed package has none of its own."""
+from codesign.workflows.recorded import RESULTS
+from codesign.workflows.simulate import Simulation
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ def compare_targets(
         bill,
         evidence=Evidence(result.evidence),
         quality_db=result.quality_db,
-        apart=host_work(result.host_mac_share, result.chroma_seconds),
+        apart=host_work(result.host_mac_share, result.judged.chroma_seconds),
     )
     others = [fpga_row(chip, result.counters, result.spec, fit) for fit in fitted(result.spec, results / "fpga")]
     work = workload(result)

@@ -45,19 +45,37 @@ class Frame:
     def height(self) -> int:
         return int(self.tensor.shape[2])
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.width, self.height
 
-def make_frame(
-    *, channels: int, scale: int, size: tuple[int, int] | None, image: Path | None = None, given: Path | None = None
-) -> Frame:
-    """The input of a network with ``channels`` (1 takes luma, 3 n take n RGB images) that up-scales by ``scale``.
+
+@dataclass(frozen=True)
+class FrameChoice:
+    """The frame that the user asks for.
 
     ``image`` is ground truth: cropped to a multiple of the scale, down-sampled, compared with the output. ``given`` is
-    fed as it is. Without either the reference photograph is the ground truth. ``size`` is (width, height) of the input;
-    the centre is taken, mirrored outwards where the image is smaller. A pair or clip is the one image, and it moved
-    by ``PAIR_SHIFT`` again and again; there is no truth for it here. Raises :class:`InputError` for an unusable image.
+    fed as it is. Without either the reference photograph is the ground truth. ``size`` is (width, height) of the input:
+    the centre is taken, mirrored outwards where the image is smaller. Raises :class:`InputError` for both images.
     """
-    if image is not None and given is not None:
-        raise InputError("--image and --input exclude each other", where="options")
+
+    size: tuple[int, int] | None = None
+    image: Path | None = None
+    given: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.image is not None and self.given is not None:
+            raise InputError("--image and --input exclude each other", where="options")
+
+
+def make_frame(channels: int, scale: int, choice: FrameChoice = FrameChoice()) -> Frame:
+    """The input of a network with ``channels`` (1 takes luma, 3 n take n RGB images) that up-scales by ``scale``.
+
+    A pair or clip is the one image, moved by ``PAIR_SHIFT`` from frame to frame; it has no ground truth. Raises
+    :class:`InputError` for an unusable image.
+    """
+    size, image, given = choice.size, choice.image, choice.given
     if channels != 1 and (channels < 1 or channels % 3):
         raise InputError(
             f"a network of {channels} input channels takes no image",

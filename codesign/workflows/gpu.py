@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,7 +12,7 @@ from codesign.compile.cuda.launches import plan_launches, promising
 from codesign.compile.cuda.layers import Other, from_layers
 from codesign.compile.cuda.module import relax_module
 from codesign.compile.cuda.tvm_operators import OperatorTask, operator_tasks
-from codesign.compile.driver import CompiledNetwork
+from codesign.compile.driver import CompiledNetwork, Quantisation
 from codesign.compile.ir.relax import from_module
 from codesign.compile.ir.runnable import runnable
 from codesign.compile.scanline.layers import LayerGraph
@@ -23,7 +22,10 @@ from codesign.kernels.runtime.nvrtc import check_architecture
 from codesign.kernels.tuning.search import GemmTask, Task
 from codesign.kernels.tuning.traces import traces
 from codesign.kernels.tuning.tuned import database
-from codesign.workflows import simulate as verbs
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.sources import Size, Source, import_source
+from codesign.workflows.watch import Say, silent
 
 Precision = Literal["fp16", "int8"]
 
@@ -78,47 +80,43 @@ def check_precision(text: str) -> Precision:
     return cast(Precision, text)
 
 
-def compile_source(
-    source: verbs.Source,
-    size: tuple[int, int],
+def compile_for_gpu(
+    source: Source,
+    size: Size,
     *,
     arch: str = "sm_90a",
     precision: Precision = "fp16",
-    method: Literal["minmax", "percentile", "mse"] = "percentile",
+    quantisation: Quantisation = Quantisation(),
     images: Path | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say = silent,
 ) -> CompiledCuda:
     """Compile for frames of ``size`` (width, height) with the best schedules known for ``arch``.
 
     INT8 quantises as for Scanline. Raises :class:`UnsupportedError` for an INT8 network of which a part would run
     elsewhere.
     """
-
-    def tell(text: str) -> None:
-        if say is not None:
-            say(text)
-
     check_architecture(arch)
     tuned, known = database(arch).lookup, traces(arch)
     if precision == "fp16":
-        tell("import")
-        model = verbs.import_source(source, size)
-        tell("choose and compile kernels")
+        say("import")
+        model = import_source(source, size)
+        say("choose and compile kernels")
         return CompiledCuda(source.name, size, compile_cuda(model.module, arch=arch, tuned=tuned, traces=known))
-    layers = integer_layers(source, size, method, images, say)
-    tell("choose and compile kernels")
+    layers = integer_layers(source, size, quantisation, images, say)
+    say("choose and compile kernels")
     return CompiledCuda(source.name, size, compile_cuda_int8(layers, arch=arch, tuned=tuned))
 
 
 def integer_layers(
-    source: verbs.Source,
-    size: tuple[int, int],
-    method: Literal["minmax", "percentile", "mse"] = "percentile",
+    source: Source,
+    size: Size,
+    quantisation: Quantisation = Quantisation(),
     images: Path | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say = silent,
 ) -> LayerGraph:
     """The network quantised as for Scanline. Raises :class:`UnsupportedError` where a part would run elsewhere."""
-    return whole(verbs.compile_source(source, size=size, method=method, images=images, say=say).network)
+    compiled = compile_source(source, choice=FrameChoice(size), quantisation=quantisation, images=images, say=say)
+    return whole(compiled.network)
 
 
 def whole(network: CompiledNetwork) -> LayerGraph:
@@ -142,15 +140,13 @@ class TuningTasks:
     operators: list[OperatorTask]
 
 
-def tuning_tasks(
-    source: verbs.Source, size: tuple[int, int], *, arch: str, precision: Precision, slack: float = 1.5
-) -> TuningTasks:
+def tuning_tasks(source: Source, size: Size, *, arch: str, precision: Precision, slack: float = 1.5) -> TuningTasks:
     """Kernels on some way through the network modelled within ``slack`` of the best, and every operator of TVM's."""
     check_architecture(arch)
     if precision == "int8":
         graph = from_layers(integer_layers(source, size))
     else:
-        graph = from_graph(from_module(verbs.import_source(source, size).module))
+        graph = from_graph(from_module(import_source(source, size).module))
     operators: list[OperatorTask] = []
     if any(isinstance(operation, Other) for operation in graph.operations):
         plan = plan_launches(graph, arch, database(arch).lookup)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,7 @@ from codesign.energy.interval import Interval
 from codesign.hw.counters import Counters
 from codesign.hw.spec import AccelSpec
 from codesign.sim.silicon.synthesis import FpgaFit, fitted, synthesise
-
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
-"""Where a source tree keeps its measurements."""
+from codesign.workflows.watch import Say, silent
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,7 @@ class Ppa:
         }
 
 
-def ppa(
-    spec: AccelSpec, node: str, fpga: Path, *, count: bool = False, say: Callable[[str], None] | None = None
-) -> Ppa:
+def ppa(spec: AccelSpec, node: str, fpga: Path, *, count: bool = False, say: Say = silent) -> Ppa:
     """Area, clock and power. ``fpga``: folder of placed and routed designs; ``count``: gates by Yosys, not by formula.
 
     Raises :class:`codesign.hw.errors.InputError` for a node without records.

@@ -156,7 +156,7 @@ def _check_origin(graph: Graph, node: Node, value: Array) -> None:
         raise InputError(
             "the weights to start from are not the ones that were quantised",
             where=node.where,
-            hint="Start from Quantised.source of quantise_reported.",
+            hint="Start from Quantised.source of calibrate(...).quantised().",
         )
 
 

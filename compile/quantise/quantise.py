@@ -135,59 +135,6 @@ class Calibrated:
         return Quantised(to_module(result), to_module(self.graph), chosen, distinct_codes(seen, chosen), widths)
 
 
-def quantise(
-    module: tvm.IRModule,
-    calibration: Sequence[NDArray[np.float32]],
-    method: Method = "mse",
-    *,
-    percentile: float = 99.99,
-    equalise: bool = True,
-    input_params: QuantParams | None = None,
-    output_params: QuantParams | None = None,
-) -> tvm.IRModule:
-    """``module`` (float, canonical) with quantise/dequantise inserted; see the module's docstring for the form.
-
-    ``calibration``: float32[1, C, H, W] images, of any size unless the network has operators of fixed size.
-    ``equalise`` first balances channels between neighbouring convolutions, and the operands of concatenations, which
-    leaves the float function as it is.
-    ``input_params``: by default ``scale 1/255, zero point -128`` when the images lie in [0, 1], else what covers them.
-    ``output_params`` fixes the output's (``PIXELS`` for a network that makes images). Raises :class:`InputError` for
-    unusable images, :class:`UnsupportedError` for a network that is quantised already or has weights computed at run
-    time.
-    """
-    return quantise_reported(
-        module,
-        calibration,
-        method,
-        percentile=percentile,
-        equalise=equalise,
-        input_params=input_params,
-        output_params=output_params,
-    ).module
-
-
-def quantise_reported(
-    module: tvm.IRModule,
-    calibration: Sequence[NDArray[np.float32]],
-    method: Method = "mse",
-    *,
-    percentile: float = 99.99,
-    equalise: bool = True,
-    input_params: QuantParams | None = None,
-    output_params: QuantParams | None = None,
-) -> Quantised:
-    """As :func:`quantise`, with the calibration's findings."""
-    return calibrate(
-        module,
-        calibration,
-        method,
-        percentile=percentile,
-        equalise=equalise,
-        input_params=input_params,
-        output_params=output_params,
-    ).quantised()
-
-
 def calibrate(
     module: tvm.IRModule,
     calibration: Sequence[NDArray[np.float32]],
@@ -198,7 +145,15 @@ def calibrate(
     input_params: QuantParams | None = None,
     output_params: QuantParams | None = None,
 ) -> Calibrated:
-    """Balance and observe; the arguments are those of :func:`quantise`."""
+    """``module`` (float, canonical) balanced and observed on calibration images, ready to be quantised.
+
+    ``calibration``: float32[1, C, H, W] images, of any size unless the network has operators of fixed size.
+    ``equalise`` balances channels between neighbouring convolutions, and the operands of concatenations; the float
+    function stays the same. ``input_params``: by default ``scale 1/255, zero point -128`` when the images lie in
+    [0, 1], else the range that they span. ``output_params`` fixes the output's (``PIXELS`` for a network that makes
+    images). Raises :class:`InputError` for unusable images, :class:`UnsupportedError` for a network that is quantised
+    already or has weights computed at run time.
+    """
     graph = run_passes(STAGE, read_canonical(module), _PASSES)
     if any(node.op in ("quantize", "dequantize") for node in graph.nodes):
         raise UnsupportedError("the network is quantised already", where="main", hint="Use it as it is.")

@@ -16,8 +16,11 @@ from codesign.hw.errors import InputError
 from codesign.hw.spec import BASE, TINY
 from codesign.sim.silicon import synthesis
 from codesign.sim.silicon.synthesis import FpgaFit, PathStep, Resource, Synthesis, hardware_key
-from codesign.workflows import simulate as verbs
 from codesign.workflows.compare import Comparison, compare_targets, fpga_row, gpu_row, host_work, scanline_row, times
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.simulate import simulate
+from codesign.workflows.sources import find
 
 WORK = Workload("net", "64x64", "128x128", macs=10**9, compulsory_values=10**6)
 COUNTERS = dataclasses.replace(
@@ -114,8 +117,8 @@ class TestFpga:
     def test_a_recorded_fit_of_this_very_hardware_makes_a_row(self, tmp_path, monkeypatch):
         monkeypatch.setattr(synthesis, "cache_folder", lambda: tmp_path / "cache")
         (tmp_path / "fpga").mkdir()
-        compiled = verbs.compile_source(verbs.find("bicubic_x2"), "tiny", size=(23, 17))
-        result = verbs.simulate(compiled, backend="reference")
+        compiled = compile_source(find("bicubic_x2"), "tiny", FrameChoice((23, 17)))
+        result = simulate(compiled, backend="reference")
         made = Synthesis("tiny", hardware_key(result.spec), {}, (), self.FIT)
         (tmp_path / "fpga" / "tiny.json").write_text(json.dumps(made.to_json()))
         other = dataclasses.replace(made, hardware="of another day")
@@ -277,8 +280,8 @@ class TestVerdict:
 
 
 def test_a_simulated_frame_beside_two_gpus(tmp_path):
-    compiled = verbs.compile_source(verbs.find("bicubic_x2"), "tiny", size=(23, 17))
-    result = verbs.simulate(compiled, backend="reference")
+    compiled = compile_source(find("bicubic_x2"), "tiny", FrameChoice((23, 17)))
+    result = simulate(compiled, backend="reference")
     made, pictures = compare_targets(result, ["H200", "Orin"], command="the command", results=tmp_path)
     assert [row.kind for row in made.rows] == ["asic", "gpu", "gpu"]
     assert made.rows[0].evidence is Evidence.MODEL

@@ -19,8 +19,10 @@ from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError
 from codesign.hw.spec import BASE, EDGE, AccelSpec
 from codesign.hw.timing import model as timing
+from codesign.workflows.compile import compile_source
 from codesign.workflows.explore import ESTIMATE_BOUND, Machines, explore, parse_choices, product, undominated
-from codesign.workflows.simulate import compile_source, find
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.sources import find
 
 CHOICES = {
     "fsrcnn_x2": {
@@ -40,7 +42,7 @@ CHOICES = {
 
 @pytest.fixture(scope="module", params=sorted(CHOICES))
 def explored(request):
-    network = compile_source(find(request.param), BASE, size=(240, 136)).network
+    network = compile_source(find(request.param), BASE, FrameChoice((240, 136))).network
     graph = network.regions[0].graph
     return graph, explore(graph, product(BASE, CHOICES[request.param]))
 
@@ -88,7 +90,7 @@ def test_a_kept_plan_stays(explored) -> None:
 
 def test_the_energy_is_the_account_s() -> None:
     """Exactly, for the events that were estimated."""
-    graph = compile_source(find("bicubic_x2"), EDGE, size=(64, 64)).network.regions[0].graph
+    graph = compile_source(find("bicubic_x2"), EDGE, FrameChoice((64, 64))).network.regions[0].graph
     found = explore(graph, product(EDGE, {"clock_hz": [1e8, 5e8]}))
     family = found.families[0]
     events = {name: round(float(values[1])) for name, values in family.choices[int(family.best[1])].events.items()}
@@ -112,7 +114,7 @@ def test_the_energy_is_the_account_s() -> None:
 
 
 def test_impossible_machines_have_no_cycles() -> None:
-    graph = compile_source(find("bicubic_x2"), EDGE, size=(64, 64)).network.regions[0].graph
+    graph = compile_source(find("bicubic_x2"), EDGE, FrameChoice((64, 64))).network.regions[0].graph
     machines = Machines(
         EDGE, {"pixel_lanes": np.array([4, 3, 4]), "scratchpad_bytes": np.array([192 * 1024, 192 * 1024, 77])}
     )

@@ -15,7 +15,7 @@ from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run
 from codesign.compile.quantise.calibration import PIXELS
 from codesign.compile.quantise.finetune import fine_tune, teach
-from codesign.compile.quantise.quantise import quantise_reported, read_canonical
+from codesign.compile.quantise.quantise import calibrate, read_canonical
 from codesign.hw.errors import InputError
 from codesign.metrics import degrade, luma_psnr, psnr, set5
 from codesign.networks.basicvsr import BasicVsr
@@ -307,7 +307,7 @@ def test_int8_loses_little_on_set5(data_dir: Path) -> None:
     """The project's bounds: 0.25 dB after calibration, 0.15 dB after fine-tuning."""
     module = networks.load("sesr_m5_x2")
     model = load_model(module, width=64, height=64, channels=1)
-    result = quantise_reported(model.module, calibration_frames(1, 2), "percentile", output_params=PIXELS)
+    result = calibrate(model.module, calibration_frames(1, 2), "percentile", output_params=PIXELS).quantised()
     patches = photographs(1, 2, limit=200, folder=data_dir / "bsds" / "train")
     tuned = fine_tune(result.module, teach(result.source, patches), steps=300, loss="l2", start=result.source)
 

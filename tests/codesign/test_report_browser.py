@@ -9,7 +9,10 @@ from playwright.sync_api import Page, sync_playwright
 
 from codesign.report import write_report
 from codesign.workflows.compare import compare_targets
-from codesign.workflows.simulate import compile_source, find, simulate
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.simulate import simulate
+from codesign.workflows.sources import find
 
 FLAGS = (
     "--no-sandbox",
@@ -51,7 +54,7 @@ CONTRAST = """() => {
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """SESR-M5 on a small photograph: trained, so every chart has something to show."""
-    result = simulate(compile_source(find("sesr_m5_x2"), "tiny", size=(48, 32)), backend="reference")
+    result = simulate(compile_source(find("sesr_m5_x2"), "tiny", FrameChoice((48, 32))), backend="reference")
     comparison, pictures = compare_targets(result, ["H200", "Orin"], command="python -m codesign compare sesr_m5_x2")
     return write_report(comparison, tmp_path_factory.mktemp("report"), pictures)["page"]
 

@@ -18,7 +18,10 @@ from codesign.hw.errors import InputError
 from codesign.hw.spec import BASE, TINY
 from codesign.studies import film_hour, int8
 from codesign.studies.costing import cost, size_in
-from codesign.workflows.simulate import compile_source, find, simulate
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.simulate import simulate
+from codesign.workflows.sources import find
 
 RESOLUTION = (192, 128)
 
@@ -40,7 +43,7 @@ def study():
 def test_costs_are_those_of_the_trained_network() -> None:
     """Neither cycles nor bytes depend on the weights' values or on what they were calibrated with."""
     costing = cost("espcn_x3", (48, 32), BASE)
-    compiled = compile_source(find("espcn_x3"), BASE, size=(48, 32))
+    compiled = compile_source(find("espcn_x3"), BASE, FrameChoice((48, 32)))
     result = simulate(compiled, backend="reference")
     assert costing.counters == result.counters
     assert costing.workload.macs == result.macs
@@ -180,7 +183,7 @@ def test_int8_s_loss(precisions) -> None:
 
 def test_half_precision_rounds_every_layer() -> None:
     """Against torch's own half-precision arithmetic, which rounds sums too: nearer to it than to nothing."""
-    compiled = compile_source(find("espcn_x2"), TINY, size=(32, 24))
+    compiled = compile_source(find("espcn_x2"), TINY, FrameChoice((32, 24)))
     half = int8.run_half(compiled)
     module = networks.load("espcn_x2").half()
     with torch.no_grad():

@@ -22,7 +22,10 @@ from codesign.hw.counters import Counters, LayerCounters
 from codesign.hw.spec import AccelSpec
 from codesign.report import write_report
 from codesign.workflows.compare import compare_targets
-from codesign.workflows.simulate import compile_source, find, simulate
+from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
+from codesign.workflows.simulate import simulate
+from codesign.workflows.sources import find
 
 DRAWN = 12
 MEASURED = {
@@ -63,7 +66,7 @@ def results(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(results, tmp_path_factory):
     """The report's data and its page's text."""
-    result = simulate(compile_source(find("sesr_m5_x2"), "tiny", size=(48, 32)))
+    result = simulate(compile_source(find("sesr_m5_x2"), "tiny", FrameChoice((48, 32))))
     comparison, pictures = compare_targets(result, ["H200", "A100"], command="the command", results=results)
     paths = write_report(comparison, tmp_path_factory.mktemp("report"), pictures)
     return json.loads(paths["data"].read_text()), paths["page"].read_text()

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 
+from codesign import networks
 from codesign.cli import app as cli
 from codesign.hw.errors import InputError
 from codesign.metrics import psnr
@@ -32,7 +33,7 @@ from codesign.video.pump import pump
 from codesign.video.restore import restore
 from codesign.video.sink import GROUP, Restored, Sink, Timing
 from codesign.video.source import frames, luma, probe, rgb
-from codesign.workflows import simulate as verbs
+from codesign.workflows.sources import Source, find
 
 
 def picture(index: int, width: int, height: int) -> np.ndarray:
@@ -99,7 +100,7 @@ def test_times_and_audio_are_kept(tmp_path: Path) -> None:
     uneven = [0, 500, 1400, 1500, 3000, 3333]
     source = make_video(tmp_path / "in.mp4", times=uneven, audio=True)
     ticks: list[tuple[int, int | None]] = []
-    made = restore(source, tmp_path / "out.mp4", verbs.find("sesr_m5_x2"), tick=lambda *told: ticks.append(told))
+    made = restore(source, tmp_path / "out.mp4", find("sesr_m5_x2"), tick=lambda *told: ticks.append(told))
     times, pictures = read(tmp_path / "out.mp4")
     assert times == pytest.approx([pts / 12000 for pts in uneven])
     assert (made.frames, made.resumed_frames, made.size) == (6, 0, (64, 48))
@@ -116,7 +117,7 @@ def test_times_and_audio_are_kept(tmp_path: Path) -> None:
 )
 def test_odd_sizes(tmp_path: Path, network: str, size: tuple[int, int], out: tuple[int, int]) -> None:
     source = make_video(tmp_path / "in.mkv", 3, size, pix_fmt="yuv444p")
-    restore(source, tmp_path / "out.mp4", verbs.find(network))
+    restore(source, tmp_path / "out.mp4", find(network))
     _, pictures = read(tmp_path / "out.mp4")
     assert [shown.shape for shown in pictures] == [(out[1], out[0], 3)] * 3
 
@@ -126,7 +127,7 @@ def test_odd_sizes(tmp_path: Path, network: str, size: tuple[int, int], out: tup
 def test_a_turned_video_comes_out_upright(tmp_path: Path, network: str, degrees: int) -> None:
     source = make_video(tmp_path / "in.mp4", 3, (36, 22))
     turn(source, degrees)
-    made = restore(source, tmp_path / "out.mp4", verbs.find(network))
+    made = restore(source, tmp_path / "out.mp4", find(network))
     with av.open(str(tmp_path / "out.mp4")) as container:
         shown = list(container.decode(container.streams.video[0]))
     assert made.size == (72, 44) if degrees == 180 else (44, 72)
@@ -140,7 +141,7 @@ def test_a_turned_video_comes_out_upright(tmp_path: Path, network: str, degrees:
 def test_a_written_frame_leaves_its_source_alone(tmp_path: Path) -> None:
     """At the source's size and in its format too: the decoder predicts the next frame of it."""
     source = tmp_path / "in.mp4"  # which says what range its codes have, as cameras' files do
-    restore(make_video(tmp_path / "plain.mp4", 2, (16, 12)), source, verbs.find("bicubic_x2"))
+    restore(make_video(tmp_path / "plain.mp4", 2, (16, 12)), source, find("bicubic_x2"))
     video = probe(source)
     one = next(frames(video))
     before = one.frame.to_ndarray()
@@ -166,7 +167,7 @@ def test_a_frame_between_every_two(tmp_path: Path) -> None:
 
     uneven = [0, 500, 1401, 1500, 3000]
     source = make_video(tmp_path / "in.mp4", times=uneven, count=5, audio=True)
-    network = verbs.Source("mean", verbs.networks.get("rife"), Mean(), None, True)
+    network = Source("mean", networks.get("rife"), Mean(), None, True)
     ticks: list[tuple[int, int | None]] = []
     made = restore(source, tmp_path / "out.mp4", network, tick=lambda *told: ticks.append(told))
     times, _ = read(tmp_path / "out.mp4")
@@ -187,7 +188,7 @@ def test_a_doubled_video_goes_on(tmp_path: Path) -> None:
     """Interrupted in its second group and resumed: as if it never had been."""
     count = GROUP + 6
     source = make_video(tmp_path / "in.mp4", count)
-    network = verbs.find("rife")
+    network = find("rife")
 
     def interrupt(done: int, _: int | None) -> None:
         if done == GROUP + 5:
@@ -210,7 +211,7 @@ def test_ten_bits_stay_ten(tmp_path: Path) -> None:
     video = probe(source)
     assert video.ten_bit
     for name in ("sesr_m5_x2", "quicksrnet_s_x2"):
-        restore(source, tmp_path / f"{name}.mkv", verbs.find(name))
+        restore(source, tmp_path / f"{name}.mkv", find(name))
         with av.open(str(tmp_path / f"{name}.mkv")) as container:
             assert container.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
 
@@ -237,8 +238,8 @@ def test_a_clip_s_network_takes_frames_together(tmp_path: Path) -> None:
             mean = clip.reshape(1, 3, 3, *clip.shape[2:]).mean(1)
             return torch.nn.functional.interpolate(mean, scale_factor=4).repeat(1, 3, 1, 1)
 
-    found = verbs.find("sesr_m5_x2")
-    clip = verbs.Source("mean", verbs.networks.get("basicvsr_x4"), Mean(), None, True)
+    found = find("sesr_m5_x2")
+    clip = Source("mean", networks.get("basicvsr_x4"), Mean(), None, True)
     assert found.network is not None
     source = make_video(tmp_path / "in.mp4", 5)
     assert restore(source, tmp_path / "out.mp4", clip).frames == 5
@@ -254,7 +255,7 @@ def test_an_interrupted_output_plays_and_goes_on(tmp_path: Path, suffix: str) ->
     count = 2 * GROUP + 9
     source = make_video(tmp_path / "in.mp4", count, (16, 16), audio=True)
     output = tmp_path / f"out{suffix}"
-    network = verbs.find("bicubic_x2")
+    network = find("bicubic_x2")
 
     def interrupt(done: int, expected: int | None) -> None:
         assert expected == count
@@ -268,7 +269,7 @@ def test_an_interrupted_output_plays_and_goes_on(tmp_path: Path, suffix: str) ->
     with pytest.raises(InputError, match="is there already"):
         restore(source, output, network)
     with pytest.raises(InputError, match="another network"):
-        restore(source, output, verbs.find("sesr_m5_x2"), resume=True)
+        restore(source, output, find("sesr_m5_x2"), resume=True)
     made = restore(source, output, network, resume=True)
     assert (made.frames, made.resumed_frames) == (count, GROUP)
     whole = tmp_path / f"whole{suffix}"
@@ -286,7 +287,7 @@ def test_only_the_same_run_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
     """Whatever decides the frames and differs is named, and the interrupted output stays as it is."""
     source = make_video(tmp_path / "in.mp4", GROUP + 5, (16, 16))
     output = tmp_path / "out.mp4"
-    network = verbs.find("bicubic_x2")
+    network = find("bicubic_x2")
 
     def interrupt(done: int, _: int | None) -> None:
         if done == GROUP + 2:
@@ -296,7 +297,7 @@ def test_only_the_same_run_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
         restore(source, output, network, tick=interrupt)
     before = output.read_bytes()
 
-    def refused(what: str, *, of: Path = source, by: verbs.Source = network, **options: Any) -> None:
+    def refused(what: str, *, of: Path = source, by: Source = network, **options: Any) -> None:
         with pytest.raises(InputError, match=f"made with {what}"):
             restore(of, output, by, resume=True, **options)
         assert output.read_bytes() == before
@@ -328,7 +329,7 @@ def test_another_machine_of_the_same_name(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 3, (16, 16))
     machine = tmp_path / "m.toml"
     machine.write_text('extends = "tiny"\n')
-    network, options = verbs.find("bicubic_x2"), {"target": "scanline-model", "accel": str(machine), "size": (32, 32)}
+    network, options = find("bicubic_x2"), {"target": "scanline-model", "accel": str(machine), "size": (32, 32)}
     before = making_of_run(source, network, **options)
     machine.write_text('extends = "tiny"\nscratchpad_bytes = 65536\n')
     after = making_of_run(source, network, **options)
@@ -340,7 +341,7 @@ def test_links_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", GROUP + 5, (16, 16))
     real, link = tmp_path / "real.mp4", tmp_path / "link.mp4"
     link.symlink_to(real)
-    network = verbs.find("bicubic_x2")
+    network = find("bicubic_x2")
 
     def interrupt(done: int, _: int | None) -> None:
         if done == GROUP + 2:
@@ -388,7 +389,7 @@ def test_a_killed_process_leaves_what_plays(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        restore(source, output, verbs.find("bicubic_x2"), resume=True, tick=enough)
+        restore(source, output, find("bicubic_x2"), resume=True, tick=enough)
     assert len(read(output)[0]) >= kept - GROUP
 
 
@@ -396,14 +397,14 @@ def test_the_golden_model_restores(tmp_path: Path) -> None:
     """Every frame is what the simulated machine gives, to the bit before the video's own compression."""
     source = make_video(tmp_path / "in.mp4", 2, (23, 17), pix_fmt="yuv444p")
     for target in ("cpu", "scanline-model"):
-        restore(source, tmp_path / f"{target}.mkv", verbs.find("bicubic_x2"), target=target, accel="tiny")
+        restore(source, tmp_path / f"{target}.mkv", find("bicubic_x2"), target=target, accel="tiny")
     ours, theirs = (read(tmp_path / f"{target}.mkv")[1] for target in ("cpu", "scanline-model"))
     for a, b in zip(ours, theirs, strict=True):
         assert psnr(to_real(a), to_real(b)) > 35.0
 
 
 def test_what_cannot_be_taken_is_said(tmp_path: Path) -> None:
-    network = verbs.find("bicubic_x2")
+    network = find("bicubic_x2")
     woven = make_video(
         tmp_path / "woven.mp4", 4, (32, 32), options={"x264opts": "tff=1"}, context={"flags": 1 << 29 | 1 << 18}
     )
@@ -413,7 +414,7 @@ def test_what_cannot_be_taken_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="HDR"):
         restore(hdr, tmp_path / "a.mp4", network)
     good = make_video(tmp_path / "good.mp4", 2)
-    flow = verbs.Source("spynet", verbs.networks.get("spynet"), None, None, False)
+    flow = Source("spynet", networks.get("spynet"), None, None, False)
     with pytest.raises(InputError, match="makes no frames"):
         restore(good, tmp_path / "a.mp4", flow)
     turn(make_video(tmp_path / "turned.mp4", 2), 45)

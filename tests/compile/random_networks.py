@@ -13,7 +13,7 @@ from torch import nn
 
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.relax import from_module, to_module
-from codesign.compile.quantise.quantise import quantise
+from codesign.compile.quantise.quantise import calibrate
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def quantised(draw: Draw) -> tvm.IRModule | None:
     except RuntimeError:
         return None
     model = load_model(network, width=draw.width, height=draw.height, channels=draw.channels)
-    return quantise(model.module, [image], "minmax")
+    return calibrate(model.module, [image], "minmax").quantised().module
 
 
 def rescaled(module: tvm.IRModule, seed: int) -> tvm.IRModule:

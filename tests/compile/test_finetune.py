@@ -14,7 +14,7 @@ from torch import nn
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.relax import from_module
 from codesign.compile.quantise.finetune import Batch, fine_tune, teach
-from codesign.compile.quantise.quantise import quantise, quantise_reported, quantised_io
+from codesign.compile.quantise.quantise import calibrate, quantised_io
 from codesign.compile.referee.integer import evaluate
 from codesign.hw.errors import InputError
 
@@ -57,7 +57,7 @@ def _batches(network: nn.Module, seed: int, count: int) -> Iterator[Batch]:
 def test_the_loss_falls(network: nn.Module) -> None:
     model = load_model(network, width=14, height=12)
     # A tight clip, so that there is an error which training can undo.
-    report = quantise_reported(model.module, _images(1, 4), "percentile", percentile=90.0)
+    report = calibrate(model.module, _images(1, 4), "percentile", percentile=90.0).quantised()
     quantised = report.module
     source, result = quantised_io(quantised)
 
@@ -106,7 +106,7 @@ def _contains(image: NDArray[np.float32], patch: NDArray[np.float32]) -> bool:
 
 
 def test_no_steps_change_nothing(network: nn.Module) -> None:
-    quantised = quantise(load_model(network, width=14, height=12).module, _images(1, 2))
+    quantised = calibrate(load_model(network, width=14, height=12).module, _images(1, 2)).quantised().module
     codes = np.random.default_rng(0).integers(-128, 128, (1, 1, 12, 14)).astype(np.int8)
     same = fine_tune(quantised, [], steps=0)
     np.testing.assert_array_equal(evaluate(same, codes), evaluate(quantised, codes))
@@ -116,7 +116,7 @@ def test_bad_input(network: nn.Module) -> None:
     model = load_model(network, width=14, height=12)
     with pytest.raises(InputError, match="not quantised"):
         fine_tune(model.module, [], steps=1)
-    quantised = quantise(model.module, _images(1, 2))
+    quantised = calibrate(model.module, _images(1, 2)).quantised().module
     with pytest.raises(InputError, match="only 0 batches"):
         fine_tune(quantised, [], steps=1)
     other = Small().eval()

@@ -14,7 +14,7 @@ from torch import nn
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run
 from codesign.compile.ir.relax import from_module
-from codesign.compile.quantise.quantise import quantise, quantised_io
+from codesign.compile.quantise.quantise import calibrate, quantised_io
 from codesign.compile.referee.integer import evaluate
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, UnsupportedError
@@ -68,7 +68,7 @@ def test_a_convolution_by_hand() -> None:
     network.weight.data[:] = 0.5
     network.bias.data[:] = 0.25
     image = np.array([[[[0.0, 1.0]]]], np.float32)
-    module = quantise(load_model(network, width=2, height=1).module, [image], "minmax")
+    module = calibrate(load_model(network, width=2, height=1).module, [image], "minmax").quantised().module
     # Output 0.25 .. 0.75: scale 0.75/255, zero point -128, and 0.25 is code 85 above it.
     found = evaluate(module, np.array([[[[-128, 127]]]], np.int8))
     np.testing.assert_array_equal(found, [[[[-128 + 85, 127]]]])
@@ -78,7 +78,7 @@ def test_padding_reads_the_zero_point() -> None:
     network = nn.Conv2d(1, 1, 3, padding=1, bias=False)
     network.weight.data[:] = 1.0
     image = np.full((1, 1, 3, 3), 1.0, np.float32)
-    module = quantise(load_model(network, width=3, height=3).module, [image], "minmax")
+    module = calibrate(load_model(network, width=3, height=3).module, [image], "minmax").quantised().module
     _, result = quantised_io(module)
     found = (evaluate(module, np.full((1, 1, 3, 3), 127, np.int8)).astype(float) - result.zero_point) * result.scale
     np.testing.assert_allclose(found[0, 0], [[4, 6, 4], [6, 9, 6], [4, 6, 4]], atol=result.scale)
@@ -89,7 +89,7 @@ def test_an_overflow_is_refused() -> None:
     network = nn.Conv2d(4096, 1, 5, padding=2, bias=False)
     network.weight.data[:] = 1.0
     image = np.ones((1, 4096, 5, 5), np.float32)
-    module = quantise(load_model(network, width=5, height=5).module, [image], "minmax")
+    module = calibrate(load_model(network, width=5, height=5).module, [image], "minmax").quantised().module
     with pytest.raises(OverflowError, match="32 bits"):
         evaluate(module, np.full((1, 4096, 5, 5), 127, np.int8))
 
@@ -97,7 +97,7 @@ def test_an_overflow_is_refused() -> None:
 def test_errors() -> None:
     network = nn.Sequential(nn.Conv2d(1, 1, 3), nn.MaxPool2d(2)).eval()
     image = np.random.default_rng(0).random((1, 1, 8, 8), dtype=np.float32)
-    module = quantise(load_model(network, width=8, height=8).module, [image])
+    module = calibrate(load_model(network, width=8, height=8).module, [image]).quantised().module
     with pytest.raises(UnsupportedError, match="max_pool2d"):
         evaluate(module, np.zeros((1, 1, 8, 8), np.int8))
     with pytest.raises(InputError, match=r"int8\[1, 1, 8, 8\]"):

@@ -21,7 +21,7 @@ from torch import nn
 from codesign import networks
 from codesign.compile.importing.model import load_model
 from codesign.compile.quantise.qdq_export import export_qdq
-from codesign.compile.quantise.quantise import quantise, quantise_reported, quantised_io
+from codesign.compile.quantise.quantise import calibrate, quantised_io
 from codesign.compile.referee.integer import evaluate
 from codesign.hw.errors import InputError, UnsupportedError
 
@@ -170,7 +170,7 @@ def test_unquantised_nodes_are_refused_by_name(float_onnx: Path, tmp_path: Path)
 
 def test_the_file_is_standard(tmp_path: Path) -> None:
     image = np.random.default_rng(0).random((1, 3, 16, 18), dtype=np.float32)
-    module = quantise(load_model(Mixed().eval(), width=18, height=16).module, [image])
+    module = calibrate(load_model(Mixed().eval(), width=18, height=16).module, [image]).quantised().module
     export_qdq(module, tmp_path / "net.onnx")
     model = onnx.load(tmp_path / "net.onnx")
     onnx.checker.check_model(model, full_check=True)
@@ -194,9 +194,9 @@ def test_nothing_is_written_on_failure(tmp_path: Path) -> None:
         export_qdq(float_module, path)
     pooled = nn.Sequential(nn.Conv2d(1, 1, 3), nn.AvgPool2d(2)).eval()
     with pytest.raises(UnsupportedError, match="avg_pool2d"):
-        export_qdq(quantise(load_model(pooled, width=8, height=8).module, [image]), path)
+        export_qdq(calibrate(load_model(pooled, width=8, height=8).module, [image]).quantised().module, path)
     with pytest.raises(InputError):
-        export_qdq(quantise(float_module, [image]), tmp_path / "absent" / "net.onnx")
+        export_qdq(calibrate(float_module, [image]).quantised().module, tmp_path / "absent" / "net.onnx")
     assert path.read_bytes() == b"earlier"
 
 
@@ -215,7 +215,7 @@ def test_reference_networks(name: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(9)
     coarse = torch.from_numpy(rng.random((4, channels, 6, 6), dtype=np.float32))
     images = F.interpolate(coarse, size=(48, 48), mode="bicubic").clamp(0, 1).numpy()
-    report = quantise_reported(model.module, [image[None] for image in images])
+    report = calibrate(model.module, [image[None] for image in images]).quantised()
     assert min(report.codes.values()) >= 32
     codes = np.rint(images[:1, :, :17, :23] * 255 - 128).astype(np.int8)
     own = evaluate(report.module, codes)

@@ -21,7 +21,7 @@ from codesign.compile.ir.graph import Graph
 from codesign.compile.ir.relax import from_module
 from codesign.compile.ir.runnable import runnable
 from codesign.compile.quantise.calibration import PIXELS, Observation, QuantParams, choose, fake_quantised, parameters
-from codesign.compile.quantise.quantise import quantise, quantise_reported, quantised_io, read_canonical
+from codesign.compile.quantise.quantise import calibrate, quantised_io, read_canonical
 from codesign.hw.errors import InputError, UnsupportedError
 
 finite = st.floats(-1e6, 1e6, width=32)
@@ -57,7 +57,7 @@ def module() -> tvm.IRModule:
 
 @pytest.fixture(scope="module")
 def graph(module: tvm.IRModule) -> Graph:
-    return read_canonical(quantise(module, _images()))
+    return read_canonical(calibrate(module, _images()).quantised().module)
 
 
 @given(finite, finite)
@@ -149,28 +149,28 @@ def test_weights_and_biases(graph: Graph) -> None:
 
 
 def test_input_and_output(module: tvm.IRModule) -> None:
-    source, _ = quantised_io(quantise(module, _images()))
+    source, _ = quantised_io(calibrate(module, _images()).quantised().module)
     assert source == PIXELS
     wide = [image * 300 - 20 for image in _images()]
-    source, _ = quantised_io(quantise(module, wide))
+    source, _ = quantised_io(calibrate(module, wide).quantised().module)
     assert source.low < -19
     assert source.high > 279
-    _, result = quantised_io(quantise(module, _images(), output_params=PIXELS))
+    _, result = quantised_io(calibrate(module, _images(), output_params=PIXELS).quantised().module)
     assert result == PIXELS
     with pytest.raises(InputError, match="not quantised"):
         quantised_io(module)
     with pytest.raises(UnsupportedError, match="already"):
-        quantise(quantise(module, _images()), _images())
+        calibrate(calibrate(module, _images()).quantised().module, _images())
 
 
 def test_calibration_images(module: tvm.IRModule) -> None:
-    quantise(module, _images(width=30, height=21))
+    calibrate(module, _images(width=30, height=21))
     with pytest.raises(InputError, match="no calibration images"):
-        quantise(module, [])
+        calibrate(module, [])
     with pytest.raises(InputError, match=r"float32\[1, 3, 9, 13\]"):
-        quantise(module, [np.zeros((1, 3, 9, 13), np.float32)])
+        calibrate(module, [np.zeros((1, 3, 9, 13), np.float32)])
     with pytest.raises(InputError, match="not finite"):
-        quantise(module, [np.full((1, 1, 9, 13), np.nan, np.float32)])
+        calibrate(module, [np.full((1, 1, 9, 13), np.nan, np.float32)])
 
 
 def test_equalisation_keeps_the_function_and_helps(module: tvm.IRModule) -> None:
@@ -182,11 +182,11 @@ def test_equalisation_keeps_the_function_and_helps(module: tvm.IRModule) -> None
     model = load_model(network, width=13, height=9).module
     with torch.no_grad():
         expected = network(torch.from_numpy(image))
-        report = quantise_reported(model, _images())
+        report = calibrate(model, _images()).quantised()
         torch.testing.assert_close(
             run(from_module(report.source), torch.from_numpy(image)), expected, rtol=1e-4, atol=1e-4
         )
-        plain = quantise(model, _images(), equalise=False)
+        plain = calibrate(model, _images(), equalise=False).quantised().module
         errors = [
             float((run(from_module(each), torch.from_numpy(image)) - expected).square().mean())
             for each in (report.module, plain)
@@ -195,14 +195,14 @@ def test_equalisation_keeps_the_function_and_helps(module: tvm.IRModule) -> None
 
 
 def test_enough_codes(module: tvm.IRModule) -> None:
-    report = quantise_reported(module, _images(width=48, height=48))
+    report = calibrate(module, _images(width=48, height=48)).quantised()
     assert set(report.codes) == set(report.params)
     assert min(report.codes.values()) >= 32
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "mse"])
 def test_it_runs_and_is_close(module: tvm.IRModule, method: str) -> None:
-    quantised = quantise(module, _images(), method)  # type: ignore[arg-type]
+    quantised = calibrate(module, _images(), method).quantised().module  # type: ignore[arg-type]
     machine = relax.VirtualMachine(relax.build(runnable(quantised), "llvm"), tvm.cpu())
     image = _images()[0]
     found = machine["main"](tvm.runtime.tensor(image)).numpy()
@@ -218,7 +218,7 @@ def test_extreme_weights(channels: int, width: int, height: int, size: float, of
     network[0].weight.data[0] = 0.0
     network[0].bias.data += offset
     image = np.random.default_rng(0).random((1, channels, height, width), dtype=np.float32)
-    quantised = quantise(load_model(network, width=width, height=height).module, [image], "minmax")
+    quantised = calibrate(load_model(network, width=width, height=height).module, [image], "minmax").quantised().module
     node = next(node for node in from_module(quantised).nodes if node.op == "nn.conv2d")
     assert node.shape == (1, 3, height, width)
     with torch.no_grad():
@@ -250,7 +250,7 @@ def test_host_operators_stay_float_between_them() -> None:
     network = Attention().eval()
     module = load_model(network, width=12, height=8).module
     images = _images(width=12, height=8)
-    quantised = quantise(module, images)
+    quantised = calibrate(module, images).quantised().module
     graph = from_module(quantised)
     condition = next(node for node in graph.nodes if node.op == "greater")
     assert condition.dtype == "bool"
@@ -261,4 +261,4 @@ def test_host_operators_stay_float_between_them() -> None:
         expected = network(torch.from_numpy(images[0])).numpy()
     assert np.abs(found - expected).max() < 0.1 * np.ptp(expected)
     with pytest.raises(InputError, match="fixed size"):
-        quantise(module, _images(width=20, height=8))
+        calibrate(module, _images(width=20, height=8))

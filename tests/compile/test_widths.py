@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from codesign.compile.driver import compile_network
+from codesign.compile.driver import Quantisation, compile_network
 from codesign.compile.importing.model import ImportedModel, load_model
 from codesign.compile.ir.evaluate import run
 from codesign.compile.ir.relax import from_module
@@ -80,7 +80,9 @@ def test_a_budget_is_kept_and_paid_for(model: ImportedModel) -> None:
     before = error(network, network.least)
     counts = []
     for share in (2.0, 0.8, 0.45):
-        compiled = compile_network(model, BASE, calibration=images(), method="minmax", error_budget=share * before)
+        compiled = compile_network(
+            model, BASE, calibration=images(), quantisation=Quantisation("minmax", error_budget=share * before)
+        )
         mixed = compiled.mixed
         assert mixed is not None
         assert mixed.met
@@ -94,7 +96,9 @@ def test_a_budget_is_kept_and_paid_for(model: ImportedModel) -> None:
 
 
 def test_a_budget_beyond_16_bits_is_not_kept_and_says_why(model: ImportedModel) -> None:
-    mixed = compile_network(model, BASE, calibration=images(), method="minmax", error_budget=1e-9).mixed
+    mixed = compile_network(
+        model, BASE, calibration=images(), quantisation=Quantisation("minmax", error_budget=1e-9)
+    ).mixed
     assert mixed is not None
     assert not mixed.met
     assert mixed.error < 0.5 * mixed.error_before
@@ -105,14 +109,14 @@ def test_a_budget_beyond_16_bits_is_not_kept_and_says_why(model: ImportedModel) 
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan")])
 def test_a_budget_is_positive(model: ImportedModel, budget: float) -> None:
     with pytest.raises(InputError, match="error budget"):
-        compile_network(model, BASE, calibration=images(), error_budget=budget)
+        compile_network(model, BASE, calibration=images(), quantisation=Quantisation(error_budget=budget))
 
 
 def test_a_quantised_network_has_no_budget(model: ImportedModel) -> None:
     quantised = calibrate(model.module, images()).quantised().module
     came = dataclasses.replace(model, module=quantised, quantised=True)
     with pytest.raises(InputError, match="came quantised"):
-        compile_network(came, BASE, error_budget=1.0)
+        compile_network(came, BASE, quantisation=Quantisation(error_budget=1.0))
 
 
 def everything(network: Calibrated) -> Widths:
@@ -147,8 +151,12 @@ def test_sums_that_leave_32_bits_are_made_to_fit(wide_weights: bool) -> None:
         load_model(network, width=WIDTH, height=HEIGHT),
         BASE,
         calibration=[picture],
-        method="minmax",
-        widths=lambda one: dataclasses.replace(everything(one), weights=frozenset({"a", "b"} if wide_weights else ())),
+        quantisation=Quantisation(
+            "minmax",
+            widths=lambda one: dataclasses.replace(
+                everything(one), weights=frozenset({"a", "b"} if wide_weights else ())
+            ),
+        ),
     )
     (region,) = compiled.regions
     _, output = quantised_io(compiled.quantised)

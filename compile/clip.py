@@ -1,4 +1,4 @@
-"""What of a compiled recurrent network's program is the frame, the result, and carried over to the next frame."""
+"""A recurrent network's program with its frame, its result and the states that it carries to the next frame."""
 
 from __future__ import annotations
 

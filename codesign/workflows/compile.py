@@ -1,0 +1,105 @@
+"""A network compiled for a machine: the model is loaded, a frame is made for it, and both go to the compiler."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
+from codesign.compile.importing.model import ImportedModel
+from codesign.compile.ir.evaluate import size_free
+from codesign.compile.ir.relax import from_module
+from codesign.hw.errors import InputError
+from codesign.hw.spec import AccelSpec, load_spec
+from codesign.sim.model import Dram
+from codesign.workflows.frames import (
+    CROP,
+    TRAINING_PHOTOGRAPHS,
+    Frame,
+    FrameChoice,
+    calibration_frames,
+    make_frame,
+    photographs,
+)
+from codesign.workflows.sources import DEFAULT_SIZE, Size, Source, import_source, scale_of
+from codesign.workflows.watch import Say, silent
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled network with the frame that it is run on and judged by."""
+
+    source: Source
+    network: CompiledNetwork
+    frame: Frame
+    seconds: float
+
+    def like_frame(self, given: Path, size: Size | None = None) -> Frame:
+        """Another input of the same kind; ``size`` cuts it out of its centre. Raises :class:`InputError`."""
+        return make_frame(self.frame.tensor.shape[1], self.frame.scale, FrameChoice(size, given=given))
+
+
+def compile_source(
+    source: Source,
+    accel: str | AccelSpec = "base",
+    choice: FrameChoice = FrameChoice(),
+    *,
+    quantisation: Quantisation = Quantisation(),
+    images: Path | None = None,
+    dram_bytes_per_cycle: float | None = None,
+    say: Say = silent,
+) -> Compiled:
+    """Compile for an accelerator. A ``choice`` without size and image takes frames of 64x64.
+
+    ``images``: a folder of photographs to calibrate and fine-tune with, instead of scikit-image's.
+    ``dram_bytes_per_cycle``: the bandwidth that the plan is made for; the bus width by default.
+    """
+    began = time.perf_counter()
+    spec = load_spec(accel) if isinstance(accel, str) else accel
+    Dram(dram_bytes_per_cycle)  # refuses a bandwidth that no memory has
+    say("import")
+    model, frame = _load(source, choice)
+    channels = frame.tensor.shape[1]
+    if quantisation.finetune_steps:
+        say("read the images")
+        training = photographs(channels, frame.scale, folder=images, limit=TRAINING_PHOTOGRAPHS)
+        quantisation = dataclasses.replace(quantisation, finetune_images=training)
+    any_size = model.quantised or size_free(from_module(model.module))
+    crop = (CROP, CROP) if any_size else frame.size
+    network = compile_network(
+        model,
+        spec,
+        calibration=calibration_frames(channels, frame.scale, images, crop),
+        quantisation=dataclasses.replace(quantisation, pixel_output=source.images_out),
+        name=source.name,
+        dram_bytes_per_cycle=dram_bytes_per_cycle,
+        on_stage=say,
+    )
+    return Compiled(source, network, frame, time.perf_counter() - began)
+
+
+def _load(source: Source, choice: FrameChoice) -> tuple[ImportedModel, Frame]:
+    """The model, and a frame with its channels and scale; imported again if the frame has another size."""
+    if choice == FrameChoice():
+        choice = FrameChoice(DEFAULT_SIZE)
+    size = choice.size or DEFAULT_SIZE
+    model = import_source(source, size)
+    frame = make_frame(model.input_shape[1], scale_of(source, model), choice)
+    return (model if frame.size == size else import_source(source, frame.size)), frame
+
+
+def run_float(compiled: Compiled) -> NDArray[np.float32]:
+    """The network in FP32 by torch, for its quality: ``float32[1, C, H, W]``.
+
+    Raises :class:`InputError` for a model file, which has no torch module.
+    """
+    if compiled.source.module is None:
+        raise InputError("FP32 quality needs a torch module", where=compiled.source.name)
+    with torch.no_grad():
+        return np.asarray(compiled.source.module(torch.from_numpy(compiled.frame.tensor)).numpy(), np.float32)
