@@ -1,4 +1,4 @@
-"""Element-wise chains on chunked FP16 tensors as CUDA kernels: what is read, what is computed of it, what is stored."""
+"""Element-wise chains on chunked FP16 tensors as CUDA kernels: values are read, computed on and stored in one pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from codesign.kernels.chunked import CHUNK, literal, plane_count
+from codesign.kernels.chunked import CHUNK, literal, padded, plane_count
+from codesign.kernels.frame_kernel import FrameKernel
 
 Kind = Literal[
     "add",
@@ -104,7 +105,7 @@ class Apply:
 
 
 @dataclass(frozen=True)
-class Chain:
+class Chain(FrameKernel):
     """Steps on every value of a frame in one kernel, FP32 inside, each input read once and each output written once.
 
     ``inputs``: channels of each input tensor. ``steps``: values, in order. ``outputs``: the steps that are stored, each
@@ -149,12 +150,22 @@ class Chain:
                 raise ValueError(f"{channels} channels do not end with a whole chunk, and others follow")
 
     @property
-    def planes(self) -> int:
-        return plane_count(self.channels)
+    def pointers(self) -> tuple[str, ...]:
+        inputs = tuple(f"input_{i}" for i in range(len(self.inputs)))
+        outputs = tuple(f"output_{i}" for i in range(len(self.outputs)))
+        return inputs + outputs + (("parameters",) if self.per_channel else ())
 
-    @property
-    def shared_bytes(self) -> int:
-        return 0
+    def parameters(self) -> bytes:
+        return b"".join(padded(np.array(item.values), self.channels).tobytes() for item in self.per_channel)
+
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height * width // (self.threads * self.items)), self.planes
+
+    def body(self, name: str) -> str:
+        return chain_text(self)
+
+    def naive_body(self, name: str) -> str:
+        return naive_chain_text(self)
 
     @property
     def per_channel(self) -> tuple[PerChannel, ...]:
@@ -185,19 +196,6 @@ def scale_channels(channels: int) -> Chain:
         (read(channels), read(channels, 1, spread=True), Apply("multiply", (0, 1))),
         (2,),
     )
-
-
-def concatenate(*channels: int) -> Chain:
-    """Tensors one after the other; all but the last of whole chunks."""
-    parts = tuple(Planes(tensor, plane_count(count)) for tensor, count in enumerate(channels))
-    return Chain(sum(channels), channels, (Read(parts),), (0,))
-
-
-def cut(channels: int, first: int, count: int) -> Chain:
-    """Channels ``first`` to ``first + count`` of ``channels``, on chunk boundaries."""
-    if first % CHUNK or (count % CHUNK and first + count != channels):
-        raise ValueError(f"channels {first} to {first + count} of {channels} are not whole chunks")
-    return Chain(count, (channels,), (Read((Planes(0, plane_count(count), first // CHUNK),)),), (0,))
 
 
 # Source text

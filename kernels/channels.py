@@ -1,23 +1,25 @@
-"""Channels put in another order, and constants, as CUDA kernels: what no reader of a tensor can do by itself.
+"""Slices, concatenations and copies along the channels, and constant tensors, as CUDA kernels.
 
 Outputs are chunked FP16; inputs chunked or planar.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.kernels.chunked import CHUNK, Grid, kernel_text, plane_count
+from codesign.kernels.chunked import CHUNK, plane_count
+from codesign.kernels.frame_kernel import FrameKernel, Size
 
 
 @dataclass(frozen=True)
-class Channels:
+class Channels(FrameKernel):
     """Slices, concatenations and copies along the channels.
 
-    ``inputs``: channels of each input; ``chosen``: of every output channel, which input and which of its channels;
+    ``inputs``: channels of each input; ``chosen``: (input, channel of it) for every output channel;
     ``planar``: whether each input is NCHW instead of chunked.
     """
 
@@ -36,69 +38,63 @@ class Channels:
         return len(self.chosen)
 
     @property
-    def planes(self) -> int:
-        return plane_count(self.channels)
+    def pointers(self) -> tuple[str, ...]:
+        return *(f"input_{i}" for i in range(len(self.inputs))), "output"
 
-    @property
-    def shared_bytes(self) -> int:
-        return 0
+    def integers(self, inputs: Sequence[Size], output: Size) -> tuple[int, ...]:
+        return output
+
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height * width // self.threads), self.planes
+
+    def body(self, name: str) -> str:
+        lines = [
+            "  const long long pixels = static_cast<long long>(height) * width;",
+            f"  const long long pixel = static_cast<long long>(blockIdx.x) * {self.threads} + threadIdx.x;",
+            "  if (pixel >= pixels) return;",
+            "  const int plane = blockIdx.y;",
+            "  uint4 chunk;",
+            "  switch (plane) {",
+        ]
+        for plane in range(self.planes):
+            chosen = self.chosen[plane * CHUNK : (plane + 1) * CHUNK]
+            lines.append(f"    {f'case {plane}' if plane + 1 < self.planes else 'default'}: {{")
+            lines += [f"      {line}" for line in _plane(self, chosen)]
+            lines += ["      break;", "    }"]
+        lines += ["  }", f"  store_global16(output + plane_offset({self.planes}, plane, pixels) + pixel * 16, chunk);"]
+        return "\n".join(lines) + "\n"
 
 
 @dataclass(frozen=True, eq=False)
-class Constant:
-    """``value: float16[C, H, W]``, which the network does not compute."""
+class Constant(FrameKernel):
+    """A constant tensor, ``value: float16[C, H, W]``."""
 
     value: NDArray[np.float16] = field(repr=False)
     threads: int = 128
 
     @property
-    def planes(self) -> int:
-        return plane_count(self.value.shape[0])
+    def channels(self) -> int:
+        return int(self.value.shape[0])
 
     @property
-    def shared_bytes(self) -> int:
-        return 0
+    def pointers(self) -> tuple[str, ...]:
+        return "output", "parameters"
 
+    def integers(self, inputs: Sequence[Size], output: Size) -> tuple[int, ...]:
+        return output
 
-Operator = Channels | Constant
+    def parameters(self) -> bytes:
+        """The constant as it lies in memory."""
+        channels, height, width = self.value.shape
+        padded = np.zeros((self.planes * CHUNK, height, width), np.float16)
+        padded[:channels] = self.value
+        return np.ascontiguousarray(padded.reshape(-1, CHUNK, height, width).transpose(0, 2, 3, 1)).tobytes()
 
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height * width // self.threads), self.planes
 
-def pack(op: Operator) -> bytes:
-    """The parameters: a constant as it lies in memory."""
-    if isinstance(op, Channels):
-        return b""
-    channels, height, width = op.value.shape
-    padded = np.zeros((op.planes * CHUNK, height, width), np.float16)
-    padded[:channels] = op.value
-    return np.ascontiguousarray(padded.reshape(-1, CHUNK, height, width).transpose(0, 2, 3, 1)).tobytes()
-
-
-def grid(op: Operator, height: int, width: int, batch: int = 1) -> Grid:
-    """Blocks in x, y and z for a frame of ``height`` x ``width`` pixels."""
-    return -(-height * width // op.threads), op.planes, batch
-
-
-def render(op: Operator, name: str) -> str:
-    """The kernel's CUDA text. Its arguments: inputs, output (and a constant's parameters), height, width."""
-    if isinstance(op, Constant):
-        body = f"  copy_constant<{op.planes}, {op.threads}>(output, parameters, height, width);\n"
-        return kernel_text("pointwise.cuh", name, op.threads, ("output", "parameters"), body)
-    names = tuple(f"input_{i}" for i in range(len(op.inputs)))
-    lines = [
-        "  const long long pixels = static_cast<long long>(height) * width;",
-        f"  const long long pixel = static_cast<long long>(blockIdx.x) * {op.threads} + threadIdx.x;",
-        "  if (pixel >= pixels) return;",
-        "  const int plane = blockIdx.y;",
-        "  uint4 chunk;",
-        "  switch (plane) {",
-    ]
-    for plane in range(op.planes):
-        chosen = op.chosen[plane * CHUNK : (plane + 1) * CHUNK]
-        lines.append(f"    {f'case {plane}' if plane + 1 < op.planes else 'default'}: {{")
-        lines += [f"      {line}" for line in _plane(op, chosen)]
-        lines += ["      break;", "    }"]
-    lines += ["  }", f"  store_global16(output + plane_offset({op.planes}, plane, pixels) + pixel * 16, chunk);"]
-    return kernel_text("pointwise.cuh", name, op.threads, (*names, "output"), "\n".join(lines) + "\n")
+    def body(self, name: str) -> str:
+        return f"  copy_constant<{self.planes}, {self.threads}>(output, parameters, height, width);\n"
 
 
 def _plane(op: Channels, chosen: tuple[tuple[int, int], ...]) -> list[str]:

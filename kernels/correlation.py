@@ -6,43 +6,36 @@ reading of windows from them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from codesign.kernels.chunked import (
-    CHUNK,
-    NAIVE_THREADS,
-    WARP,
-    Grid,
-    Number,
-    flag,
-    kernel_text,
-    literal,
-    naive_grid,
-    plane_count,
-)
+from codesign.kernels.chunked import CHUNK, WARP, Number, flag, literal, plane_count
+from codesign.kernels.frame_kernel import FrameKernel, Size
 
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(FrameKernel):
     """Mean over channels of ``first(x, y) * second(x + dx, y + dy)`` for all ``dx``, ``dy`` to ``reach``; leaky ReLU.
 
     Inputs chunked, of ``channels`` channels, with zeros in what fills up the last chunk; output chunked, of channels
     ``(dy + reach) * (2 * reach + 1) + dx + reach``. Features outside the frame are zero. ``slope`` 1: no activation.
     """
 
+    header = "correlation.cuh"
+
     channels: int
     reach: int = 4
     slope: float = 1.0
     columns: int = 16
-    """Of a block's tile; a multiple of 16."""
+    """Columns of a block's tile; a multiple of 16."""
     rows: int = 4
-    """Of a block's tile."""
+    """Rows of a block's tile."""
     groups: int = 3
     """Warps that share the rows of displacements."""
     stages: int = 2
     """Pairs of planes in shared memory."""
-    blocks: int = 2
-    """Resident on one multiprocessor, which bounds the registers."""
+    resident: int = 2
+    """Blocks on one multiprocessor at a time, which bounds the registers."""
 
     def __post_init__(self) -> None:
         if self.columns % 16 or self.columns < 16:
@@ -68,11 +61,37 @@ class Correlation:
     def shared_bytes(self) -> int:
         wide = self.columns - 16 + -(-(16 + 2 * self.reach) // 8) * 8
         tiles = self.columns * self.rows + wide * (self.rows + 2 * self.reach)
-        return max(self.stages * tiles * 2 * 16, plane_count(self.output_channels) * self.columns * self.rows * 16)
+        return max(self.stages * tiles * 2 * 16, self.planes * self.columns * self.rows * 16)
+
+    @property
+    def bounds(self) -> str:
+        return f"{self.threads}, {self.resident}"
+
+    @property
+    def pointers(self) -> tuple[str, ...]:
+        return "first", "second", "output"
+
+    def integers(self, inputs: Sequence[Size], output: Size) -> tuple[int, ...]:
+        return output
+
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-width // self.columns), -(-height // self.rows)
+
+    def body(self, name: str) -> str:
+        return (
+            f"  Correlation<{self.channels}, {self.reach}, {self.columns}, {self.rows}, {self.groups}, {self.stages}>"
+            f"::run(first, second, output, {literal(self.slope)}, height, width);\n"
+        )
+
+    def naive_body(self, name: str) -> str:
+        return (
+            f"  naive_correlation<{self.channels}, {self.reach}>(first, second, output, {literal(self.slope)}, height, "
+            "width);\n"
+        )
 
 
 @dataclass(frozen=True)
-class Lookup:
+class Lookup(FrameKernel):
     """Bilinear windows of ``radius`` around each pixel's coordinates, in every level of a pyramid of all-pairs volumes.
 
     Level ``l``: FP16 ``[batch][H * W][H >> l][W >> l]``. ``coordinates``: planar ``[batch][2][H][W]`` of ``number``, x
@@ -80,14 +99,16 @@ class Lookup:
     ``l * (2 * radius + 1)**2 + (dx + radius) * (2 * radius + 1) + dy + radius``, which is RAFT's order; zeros outside.
     """
 
+    header = "correlation.cuh"
+
     levels: int = 4
     radius: int = 4
     number: Number = "fp32"
     absolute: bool = True
     chunked: bool = False
-    """The coordinates lie in chunks instead, as FP16."""
+    """The coordinates are chunked FP16 instead."""
     pixels: int = 32
-    """Of a block."""
+    """Pixels of a block."""
     threads: int = 256
 
     @property
@@ -97,28 +118,58 @@ class Lookup:
     @property
     def shared_bytes(self) -> int:
         windows = -(-self.pixels * (2 * self.radius + 2) ** 2 * 2 // 16) * 16
-        return self.pixels * 8 + windows + plane_count(self.output_channels) * self.pixels * CHUNK * 2
+        return self.pixels * 8 + windows + self.planes * self.pixels * CHUNK * 2
+
+    @property
+    def pointers(self) -> tuple[str, ...]:
+        return *(f"level_{level}" for level in range(self.levels)), "coordinates", "output"
+
+    def integers(self, inputs: Sequence[Size], output: Size) -> tuple[int, ...]:
+        return output
+
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height * width // self.pixels), 1
+
+    def body(self, name: str) -> str:
+        numbers = f"{self._numbers()}, {self.pixels}, {self.threads}"
+        return f"  {self._level_array()}\n  Lookup<{numbers}>::run(levels, coordinates, output, height, width);\n"
+
+    def naive_body(self, name: str) -> str:
+        return (
+            f"  {self._level_array()}\n  naive_lookup<{self._numbers()}>(levels, coordinates, output, height, width);\n"
+        )
+
+    def _numbers(self) -> str:
+        single, absolute, chunked = flag(self.number == "fp32"), flag(self.absolute), flag(self.chunked)
+        return f"{self.levels}, {self.radius}, {single}, {absolute}, {chunked}"
+
+    def _level_array(self) -> str:
+        names = ", ".join(f"level_{level}" for level in range(self.levels))
+        return f"const char* const levels[{self.levels}] = {{{names}}};"
 
 
 @dataclass(frozen=True)
-class AllPairs:
+class AllPairs(FrameKernel):
     """``scale`` times the sum over channels of ``first(i) * second(j)`` for every pair of pixels, as implicit GEMM.
 
     Inputs chunked, of ``channels`` channels, with zeros in what fills up the last chunk; they may differ in size.
     Output planar: ``[pixels of first][H of second][W of second]``.
     """
 
+    header = "all_pairs.cuh"
+
     channels: int
     scale: float = 1.0
     tiles: int = 8
-    """Of 16 pixels of the first map in a block."""
+    """Tiles of 16 pixels of the first map in a block."""
     columns: int = 16
     """Tiles of 8 pixels of the second map in a block."""
     slab: int = 4
     """Chunks of channels a stage."""
     warps: tuple[int, int] = (4, 2)
     stages: int = 3
-    blocks: int = 1
+    resident: int = 1
+    """Blocks on one multiprocessor at a time, which bounds the registers."""
 
     def __post_init__(self) -> None:
         if self.tiles % self.warps[0] or self.columns % self.warps[1] or self.slab % 2 or self.stages < 2:
@@ -132,67 +183,28 @@ class AllPairs:
     def shared_bytes(self) -> int:
         return self.stages * self.slab * (self.tiles * 16 + self.columns * 8) * 16
 
+    @property
+    def bounds(self) -> str:
+        return f"{self.threads}, {self.resident}"
 
-Operator = Correlation | Lookup | AllPairs
-
-
-def grid(op: Operator, height: int, width: int, batch: int = 1) -> Grid:
-    """Blocks in x, y and z; of :class:`AllPairs` for ``height`` pixels of the first map and ``width`` of the second."""
-    if isinstance(op, AllPairs):
-        return -(-width // (op.columns * 8)), -(-height // (op.tiles * 16)), batch
-    if isinstance(op, Correlation):
-        return -(-width // op.columns), -(-height // op.rows), batch
-    return -(-height * width // op.pixels), 1, batch
-
-
-def pointers(op: Operator) -> tuple[str, ...]:
-    """Names of the kernel's pointers, in order; height and width follow."""
-    if isinstance(op, Correlation | AllPairs):
+    @property
+    def pointers(self) -> tuple[str, ...]:
         return "first", "second", "output"
-    return *(f"level_{level}" for level in range(op.levels)), "coordinates", "output"
 
+    def integers(self, inputs: Sequence[Size], output: Size) -> tuple[int, ...]:
+        """Pixels of the first and of the second map."""
+        first, second = inputs
+        return first[0] * first[1], second[0] * second[1]
 
-def render(op: Operator, name: str) -> str:
-    """The kernel's CUDA text. Its arguments: :func:`pointers`, then the two integers of :func:`grid`."""
-    if isinstance(op, AllPairs):
-        body = (
-            f"  AllPairs<{plane_count(op.channels)}, {op.tiles}, {op.columns}, {op.slab}, {op.warps[0]}, "
-            f"{op.warps[1]}, {op.stages}>::run(first, second, output, {literal(op.scale)}, height, width);\n"
+    def macs(self, integers: Sequence[int]) -> int:
+        return integers[0] * integers[1] * self.channels
+
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-width // (self.columns * 8)), -(-height // (self.tiles * 16))
+
+    def body(self, name: str) -> str:
+        warps = f"{self.warps[0]}, {self.warps[1]}"
+        return (
+            f"  AllPairs<{plane_count(self.channels)}, {self.tiles}, {self.columns}, {self.slab}, {warps}, "
+            f"{self.stages}>::run(first, second, output, {literal(self.scale)}, height, width);\n"
         )
-        return kernel_text("all_pairs.cuh", name, f"{op.threads}, {op.blocks}", pointers(op), body)
-    if isinstance(op, Correlation):
-        body = (
-            f"  Correlation<{op.channels}, {op.reach}, {op.columns}, {op.rows}, {op.groups}, {op.stages}>::run("
-            f"first, second, output, {literal(op.slope)}, height, width);\n"
-        )
-    else:
-        body = (
-            f"  {_levels(op)}\n  Lookup<{op.levels}, {op.radius}, {flag(op.number == 'fp32')}, {flag(op.absolute)}, "
-            f"{flag(op.chunked)}, {op.pixels}, {op.threads}>::run(levels, coordinates, output, height, width);\n"
-        )
-    bounds = f"{op.threads}, {op.blocks}" if isinstance(op, Correlation) else op.threads
-    return kernel_text("correlation.cuh", name, bounds, pointers(op), body)
-
-
-def render_naive(op: Correlation | Lookup, name: str) -> str:
-    """The reference, with the same arguments."""
-    if isinstance(op, Correlation):
-        body = (
-            f"  naive_correlation<{op.channels}, {op.reach}>(first, second, output, {literal(op.slope)}, height, "
-            "width);\n"
-        )
-    else:
-        body = (
-            f"  {_levels(op)}\n  naive_lookup<{op.levels}, {op.radius}, {flag(op.number == 'fp32')}, "
-            f"{flag(op.absolute)}, {flag(op.chunked)}>(levels, coordinates, output, height, width);\n"
-        )
-    return kernel_text("naive.cuh", name, NAIVE_THREADS, pointers(op), body)
-
-
-def naive_grid_of(op: Correlation | Lookup, height: int, width: int, batch: int = 1) -> Grid:
-    return naive_grid(op.output_channels, height, width, batch)
-
-
-def _levels(op: Lookup) -> str:
-    names = ", ".join(f"level_{level}" for level in range(op.levels))
-    return f"const char* const levels[{op.levels}] = {{{names}}};"

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from codesign.kernels.chunked import flag, literal
+from codesign.kernels.lanes import lane_channels
 from codesign.kernels.layers import CHUNK_CHANNELS, Conv, Format, Precision
 from codesign.kernels.stack_search import GPUS
 
@@ -188,13 +190,7 @@ def pack(wide: WideConv, schedule: GemmSchedule) -> tuple[bytes, dict[str, int]]
 def _channels(wide: WideConv, schedule: GemmSchedule, block: int) -> Any:
     """The output channel of each column of a block, ``int64[columns, 8]``, in the order of ``channel_of``."""
     per_warp = schedule.columns // schedule.warps[1]
-    tile, n = np.meshgrid(np.arange(per_warp), np.arange(8), indexing="ij")
-    if wide.precision == "fp16":
-        channel = tile * 8 + n
-    elif per_warp % 2 == 0:
-        channel = tile // 2 * 16 + n // 2 * 4 + tile % 2 * 2 + n % 2
-    else:
-        channel = tile // 2 * 16 + tile % 2 * 8 + n
+    channel = lane_channels(wide.precision, per_warp)
     warps = np.arange(schedule.warps[1])[:, None, None] * per_warp * 8
     return block * schedule.columns * 8 + (warps + channel).reshape(schedule.columns, 8)
 
@@ -266,12 +262,6 @@ def render(wide: WideConv, schedule: GemmSchedule, name: str) -> str:
     activation = conv.activation.upper() if rule is None else "LINEAR"
     wide_shift = rule is not None and bool(np.all(rule.shift >= 32))
 
-    def flag(value: bool) -> str:
-        return "true" if value else "false"
-
-    def bound(value: float) -> str:
-        return f"{float(value)!r}f" if math.isfinite(value) else ("-" if value < 0 else "") + "3.4e38f"
-
     blocks = column_blocks(wide, schedule)
     numbers = [
         element,
@@ -314,6 +304,7 @@ def render(wide: WideConv, schedule: GemmSchedule, name: str) -> str:
     arguments = [f"const char* source_{i}" for i in range(len(wide.sources))]
     arguments += ["const char* operand"] if conv.add is not None else []
     bases = ", ".join(f"source_{i} + pixels * {planes * 16}" for i, planes in enumerate(wide.planes))
+    low, high = literal(float(conv.low)), literal(float(conv.high))
     other = f"operand + outputs * {wide.add_planes * 16}" if conv.add is not None else "nullptr"
     return f"""#include "implicit_gemm.cuh"
 
@@ -330,7 +321,7 @@ extern "C" __global__ void __launch_bounds__({schedule.threads}, {schedule.block
   ImplicitGemm<{", ".join(map(str, numbers))}> gemm;
   gemm.run(sources, frame, parameters, {at["weights"]}, {at["epilogue"]}, {at["epilogue_bytes"]}, {at["table"]},
            blockIdx.x % {blocks}, blockIdx.x / {blocks}, blockIdx.y, {other}, {wide.add_planes},
-           reinterpret_cast<const int*>(parameters + {at["mapped"]}), {bound(conv.low)}, {bound(conv.high)}, ADD,
+           reinterpret_cast<const int*>(parameters + {at["mapped"]}), {low}, {high}, ADD,
            {store});
 }}
 """

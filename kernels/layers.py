@@ -1,10 +1,10 @@
-"""What every kernel is told of a layer: weights, what follows the sums, and how tensors lie in global memory."""
+"""Layers as kernels see them: weights, the operators after the sums, and the format of tensors in global memory."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,15 @@ Precision = Literal["fp16", "int8"]
 Activation = Literal["linear", "relu", "prelu", "tanh", "sigmoid"]
 Format = Literal["planar", "chunked"]
 """``planar``: NCHW. ``chunked``: [planes][H][W][16 bytes], a chunk being 8 halves or 16 int8 channels of one pixel."""
+
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+
+
+def activation_header() -> str:
+    """``cuda/activation.cuh``: the activations of :data:`Activation`, numbered for templates."""
+    names = ", ".join(name.upper() for name in ACTIVATIONS)
+    return f"// Rendered from codesign/kernels/layers.py.\n#pragma once\n\nenum Activation {{ {names} }};\n"
+
 
 CHUNK_CHANNELS = {"fp16": 8, "int8": 16}
 

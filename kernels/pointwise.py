@@ -1,42 +1,29 @@
-"""CUDA kernels on chunked FP16 tensors that need no neighbours, or few.
+"""Kernels on chunked FP16 tensors whose results need no neighbours, or few.
 
-Element-wise chains (:class:`Chain`), layer normalisation over channels (:class:`LayerNorm`), the global average
-(:class:`SegmentSums`, then :class:`SegmentAverage`), instance normalisation (:class:`SegmentMoments`, then
-:class:`InstanceNorm`), depthwise 3x3 convolution (:class:`Depthwise`), and NCHW to
-chunked and back (:class:`ToChunked`, :class:`ToPlanar`).
+Layer normalisation over channels (:class:`LayerNorm`), the global average (:class:`SegmentSums`, then
+:class:`SegmentAverage`), instance normalisation (:class:`SegmentMoments`, then :class:`InstanceNorm`), depthwise 3x3
+convolution (:class:`Depthwise`), and NCHW to chunked and back (:class:`ToChunked`, :class:`ToPlanar`).
 
-An operator is a frozen description; :func:`render` writes its kernel, :func:`render_naive` the reference beside it,
-with the same arguments, :func:`pack` the parameters it reads. Channels, constants and tiles are in the text; heights,
-widths and the batch are not. A chunked tensor is ``[batch][planes][H][W][8 halves]``; every kernel writes zeros to the
-channels that only fill up the last chunk. Outputs must not overlap inputs.
+A chunked tensor is ``[batch][planes][H][W][8 halves]``; every kernel writes zeros to the channels that only fill up the
+last chunk.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.kernels.chain import FORMULAS, NAIVE_FORMULAS, Chain, Kind, chain_text, naive_chain_text, operand_count
-from codesign.kernels.chunked import (
-    CHUNK,
-    NAIVE_THREADS,
-    WARP,
-    Grid,
-    Number,
-    flag,
-    kernel_text,
-    literal,
-    naive_grid,
-    padded,
-    plane_count,
-)
+from codesign.kernels.chain import FORMULAS, NAIVE_FORMULAS, Kind, operand_count
+from codesign.kernels.chunked import CHUNK, WARP, Grid, Number, flag, literal, naive_grid, padded
+from codesign.kernels.frame_kernel import FrameKernel
 
 
 @dataclass(frozen=True, eq=False)
-class LayerNorm:
+class LayerNorm(FrameKernel):
     """``(x - mean) / sqrt(variance + epsilon) * scale + shift`` over the channels of each pixel, FP32 statistics.
 
     ``scale``, ``shift``: ``[C]``.
@@ -48,23 +35,20 @@ class LayerNorm:
     pixel_warps: int = 4
     """Groups of 32 pixels in a block."""
     channel_warps: int = 0
-    """Warps that share a pixel's planes; 0 for as many as leave each 8 planes at most."""
+    """Warps that share a pixel's planes; 0: as many as it takes for at most 8 planes each."""
 
     @property
     def channels(self) -> int:
         return int(self.scale.shape[0])
 
     @property
-    def planes(self) -> int:
-        return plane_count(self.channels)
-
-    @property
     def members(self) -> int:
+        """Warps that share a pixel's planes."""
         return self.channel_warps or -(-self.planes // 8)
 
     @property
     def groups(self) -> int:
-        """Of 32 pixels in a block, of at most 16 warps."""
+        """Groups of 32 pixels per block; a block has at most 16 warps."""
         return max(1, min(self.pixel_warps, 16 // self.members))
 
     @property
@@ -75,9 +59,29 @@ class LayerNorm:
     def shared_bytes(self) -> int:
         return 2 * self.threads * 4 if self.members > 1 else 0
 
+    @property
+    def pointers(self) -> tuple[str, ...]:
+        return "input", "output", "parameters"
+
+    def parameters(self) -> bytes:
+        return padded(self.scale, self.channels).tobytes() + padded(self.shift, self.channels).tobytes()
+
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height * width // (self.groups * WARP)), 1
+
+    def body(self, name: str) -> str:
+        return (
+            f"  LayerNorm<{self.channels}, {self.groups}, {self.members}>::run(input, output, parameters, "
+            f"{literal(self.epsilon)}, height, width);\n"
+        )
+
+    def naive_body(self, name: str) -> str:
+        epsilon = literal(self.epsilon)
+        return f"  naive_layer_norm<{self.channels}>(input, output, parameters, {epsilon}, height, width);\n"
+
 
 @dataclass(frozen=True)
-class SegmentSums:
+class SegmentSums(FrameKernel):
     """First half of the global average: FP32 ``[batch][planes][segments][8]``, in a fixed order of additions."""
 
     channels: int
@@ -85,17 +89,25 @@ class SegmentSums:
     threads: int = 256
 
     @property
-    def planes(self) -> int:
-        return plane_count(self.channels)
-
-    @property
     def shared_bytes(self) -> int:
         return self.threads * CHUNK * 4
 
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return self.segments, self.planes
+
+    def body(self, name: str) -> str:
+        return f"  sum_segments<{self.planes}, {self.segments}, {self.threads}>(input, output, height, width);\n"
+
+    def naive_body(self, name: str) -> str:
+        return f"  naive_sum_segments<{self.planes}, {self.segments}>(input, output, height, width);\n"
+
+    def naive_grid(self, integers: Sequence[int], batch: int = 1) -> Grid:
+        return naive_grid(self.channels, self.segments, 1, batch)
+
 
 @dataclass(frozen=True)
-class SegmentAverage:
-    """Second half: a chunked tensor of 1 x 1 pixels, ``[batch][planes][8]``, from what :class:`SegmentSums` left.
+class SegmentAverage(FrameKernel):
+    """Second half: a chunked tensor of 1 x 1 pixels, ``[batch][planes][8]``, from the sums of :class:`SegmentSums`.
 
     ``height`` and ``width`` are those of the frame that was summed.
     """
@@ -104,20 +116,25 @@ class SegmentAverage:
     segments: int = 32
     threads: int = 64
 
-    @property
-    def planes(self) -> int:
-        return plane_count(self.channels)
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-self.planes * CHUNK // self.threads), 1
 
-    @property
-    def shared_bytes(self) -> int:
-        return 0
+    def body(self, name: str) -> str:
+        return f"  average_segments<{self.channels}, {self.segments}, {self.threads}>(input, output, height, width);\n"
+
+    def naive_body(self, name: str) -> str:
+        return f"  naive_average_segments<{self.channels}, {self.segments}>(input, output, height, width);\n"
+
+    def naive_grid(self, integers: Sequence[int], batch: int = 1) -> Grid:
+        return naive_grid(self.channels, 1, 1, batch)
 
 
 @dataclass(frozen=True)
-class SegmentMoments:
+class SegmentMoments(FrameKernel):
     """First half of an instance normalisation: FP32 sums and sums of squares ``[batch][planes][segments][16]``.
 
-    Of the values less the frame's first one, so that a large mean does not swallow the variance; in a fixed order.
+    The frame's first value is subtracted from all, so that a large mean does not swallow the variance; the order of
+    additions is fixed.
     """
 
     channels: int
@@ -125,19 +142,21 @@ class SegmentMoments:
     threads: int = 256
 
     @property
-    def planes(self) -> int:
-        return plane_count(self.channels)
-
-    @property
     def shared_bytes(self) -> int:
         return self.threads * 2 * CHUNK * 4
 
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return self.segments, self.planes
+
+    def body(self, name: str) -> str:
+        return f"  sum_moments<{self.planes}, {self.segments}, {self.threads}>(input, output, height, width);\n"
+
 
 @dataclass(frozen=True)
-class InstanceNorm:
-    """Second half: ``(x - mean) / sqrt(variance + epsilon)`` of each channel over the frame, then ``relu`` if wanted.
+class InstanceNorm(FrameKernel):
+    """Second half: ``(x - mean) / sqrt(variance + epsilon)`` of each channel over the frame, then a ReLU if ``relu``.
 
-    Inputs: the frame, and what :class:`SegmentMoments` left.
+    Inputs: the frame, and the sums of :class:`SegmentMoments`.
     """
 
     channels: int
@@ -146,19 +165,29 @@ class InstanceNorm:
     segments: int = 32
     threads: int = 128
     items: int = 4
-
-    @property
-    def planes(self) -> int:
-        return plane_count(self.channels)
+    """Pixels of a thread."""
 
     @property
     def shared_bytes(self) -> int:
         return 2 * CHUNK * 4
 
+    @property
+    def pointers(self) -> tuple[str, ...]:
+        return "input", "moments", "output"
+
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height * width // (self.threads * self.items)), self.planes
+
+    def body(self, name: str) -> str:
+        return (
+            f"  instance_norm<{self.channels}, {self.segments}, {flag(self.relu)}, {self.items}, {self.threads}>"
+            f"(input, moments, output, {literal(self.epsilon)}, height, width);\n"
+        )
+
 
 @dataclass(frozen=True, eq=False)
-class Depthwise:
-    """3x3 convolution of each channel by itself, stride 1, zeros outside; then ``activation`` of ``constants``.
+class Depthwise(FrameKernel):
+    """3x3 convolution of each channel by itself, stride 1, zeros outside; then ``activation`` with ``constants``.
 
     ``weights [C, 3, 3]``, ``bias [C]``. ``gate``: the result is the activation of the first half of the channels times
     the second half: NAFNet's SimpleGate, or with a GELU the gate of Restormer's feed-forward layer.
@@ -170,7 +199,7 @@ class Depthwise:
     constants: tuple[float, ...] = ()
     gate: bool = False
     rows: int = 8
-    """Of the result that a thread makes."""
+    """Rows of the result that a thread computes."""
     warps: int = 4
 
     def __post_init__(self) -> None:
@@ -190,11 +219,6 @@ class Depthwise:
         return self.channels // 2 if self.gate else self.channels
 
     @property
-    def planes(self) -> int:
-        """Of the output."""
-        return plane_count(self.output_channels)
-
-    @property
     def threads(self) -> int:
         return self.warps * WARP
 
@@ -202,153 +226,73 @@ class Depthwise:
     def shared_bytes(self) -> int:
         return 2 * 10 * CHUNK * 4 if self.gate else 0
 
+    @property
+    def pointers(self) -> tuple[str, ...]:
+        return "input", "output", "parameters"
+
+    def parameters(self) -> bytes:
+        rows = np.concatenate([self.weights.reshape(self.channels, 9).T, self.bias[None]])  # [10, C]
+        return padded(rows, self.channels).reshape(10, -1, CHUNK).transpose(1, 0, 2).tobytes()
+
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-width // WARP) * self.planes, -(-height // (self.warps * self.rows))
+
+    def functions(self, name: str) -> str:
+        return self._functor(name, FORMULAS)
+
+    def body(self, name: str) -> str:
+        return (
+            f"  depthwise<{self.channels}, {self.warps}, {self.rows}, {flag(self.gate)}, {name}_activation>"
+            "(input, output, parameters, height, width);\n"
+        )
+
+    def naive_functions(self, name: str) -> str:
+        return self._functor(name, NAIVE_FORMULAS)
+
+    def naive_body(self, name: str) -> str:
+        return (
+            f"  naive_depthwise<{self.channels}, {flag(self.gate)}, {name}_activation>(input, output, parameters, "
+            "height, width);\n"
+        )
+
+    def _functor(self, name: str, formulas: dict[Kind, str]) -> str:
+        formula = formulas[self.activation].format("x", *(literal(value) for value in self.constants))
+        return f"struct {name}_activation {{\n  static DEVICE float apply(float x) {{ return {formula}; }}\n}};\n\n"
+
 
 @dataclass(frozen=True)
-class ToChunked:
-    """NCHW ``[batch][C][H][W]`` to chunked."""
+class _Conversion(FrameKernel):
+    """A tensor between NCHW ``[batch][C][H][W]`` and chunks; ``number``: the planar side's elements."""
+
+    function: ClassVar[str]
 
     channels: int
     number: Number = "fp16"
     threads: int = 128
     items: int = 2
+    """Pixels of a thread."""
 
-    @property
-    def planes(self) -> int:
-        return plane_count(self.channels)
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-height * width // (self.threads * self.items)), self.planes
 
-    @property
-    def shared_bytes(self) -> int:
-        return 0
+    def body(self, name: str) -> str:
+        numbers = f"{self.channels}, {flag(self.number == 'fp32')}, {self.items}, {self.threads}"
+        return f"  {self.function}<{numbers}>(input, output, height, width);\n"
+
+    def naive_body(self, name: str) -> str:
+        single = flag(self.number == "fp32")
+        return f"  naive_{self.function}<{self.channels}, {single}>(input, output, height, width);\n"
 
 
 @dataclass(frozen=True)
-class ToPlanar:
-    """Chunked to NCHW ``[batch][C][H][W]``."""
+class ToChunked(_Conversion):
+    """NCHW to chunked."""
 
-    channels: int
-    number: Number = "fp16"
-    threads: int = 128
-    items: int = 2
-
-    @property
-    def planes(self) -> int:
-        return plane_count(self.channels)
-
-    @property
-    def shared_bytes(self) -> int:
-        return 0
+    function = "planar_to_chunked"
 
 
-Operator = (
-    Chain | LayerNorm | SegmentSums | SegmentAverage | SegmentMoments | InstanceNorm | Depthwise | ToChunked | ToPlanar
-)
+@dataclass(frozen=True)
+class ToPlanar(_Conversion):
+    """Chunked to NCHW."""
 
-
-def pack(op: Operator) -> bytes:
-    """The parameters, FP32, to lie on a 16-byte boundary; empty for operators without."""
-    if isinstance(op, Chain):
-        return b"".join(padded(np.array(item.values), op.channels).tobytes() for item in op.per_channel)
-    if isinstance(op, LayerNorm):
-        return padded(op.scale, op.channels).tobytes() + padded(op.shift, op.channels).tobytes()
-    if isinstance(op, Depthwise):
-        rows = np.concatenate([op.weights.reshape(op.channels, 9).T, op.bias[None]])  # [10, C]
-        return padded(rows, op.channels).reshape(10, -1, CHUNK).transpose(1, 0, 2).tobytes()
-    return b""
-
-
-def pointers(op: Operator) -> tuple[str, ...]:
-    """Names of the kernel's pointers, in order: inputs, outputs, parameters if it has any."""
-    if isinstance(op, Chain):
-        inputs = tuple(f"input_{i}" for i in range(len(op.inputs)))
-        outputs = tuple(f"output_{i}" for i in range(len(op.outputs)))
-        return inputs + outputs + (("parameters",) if op.per_channel else ())
-    if isinstance(op, InstanceNorm):
-        return "input", "moments", "output"
-    return ("input", "output", "parameters") if isinstance(op, LayerNorm | Depthwise) else ("input", "output")
-
-
-def grid(op: Operator, height: int, width: int, batch: int = 1) -> Grid:
-    """Blocks in x, y and z for a frame of ``height`` x ``width`` pixels."""
-    pixels = height * width
-    if isinstance(op, LayerNorm):
-        return -(-pixels // (op.groups * WARP)), 1, batch
-    if isinstance(op, SegmentSums | SegmentMoments):
-        return op.segments, op.planes, batch
-    if isinstance(op, SegmentAverage):
-        return -(-op.planes * CHUNK // op.threads), 1, batch
-    if isinstance(op, Depthwise):
-        return -(-width // WARP) * op.planes, -(-height // (op.warps * op.rows)), batch
-    return -(-pixels // (op.threads * op.items)), op.planes, batch
-
-
-def render(op: Operator, name: str) -> str:
-    """The kernel's CUDA text. Its arguments: :func:`pointers`, then ``int height, int width``."""
-    before = ""
-    if isinstance(op, Chain):
-        body = chain_text(op)
-    elif isinstance(op, LayerNorm):
-        body = (
-            f"  LayerNorm<{op.channels}, {op.groups}, {op.members}>::run(input, output, parameters, "
-            f"{literal(op.epsilon)}, height, width);\n"
-        )
-    elif isinstance(op, SegmentSums):
-        body = f"  sum_segments<{op.planes}, {op.segments}, {op.threads}>(input, output, height, width);\n"
-    elif isinstance(op, SegmentMoments):
-        body = f"  sum_moments<{op.planes}, {op.segments}, {op.threads}>(input, output, height, width);\n"
-    elif isinstance(op, InstanceNorm):
-        body = (
-            f"  instance_norm<{op.channels}, {op.segments}, {flag(op.relu)}, {op.items}, {op.threads}>(input, moments, "
-            f"output, {literal(op.epsilon)}, height, width);\n"
-        )
-    elif isinstance(op, SegmentAverage):
-        body = f"  average_segments<{op.channels}, {op.segments}, {op.threads}>(input, output, height, width);\n"
-    elif isinstance(op, Depthwise):
-        before = _functor(op, name, FORMULAS)
-        body = (
-            f"  depthwise<{op.channels}, {op.warps}, {op.rows}, {flag(op.gate)}, {name}_activation>(input, output, "
-            "parameters, height, width);\n"
-        )
-    else:
-        function = "planar_to_chunked" if isinstance(op, ToChunked) else "chunked_to_planar"
-        single = flag(op.number == "fp32")
-        body = f"  {function}<{op.channels}, {single}, {op.items}, {op.threads}>(input, output, height, width);\n"
-    return kernel_text("pointwise.cuh", name, op.threads, pointers(op), body, before=before)
-
-
-def render_naive(op: Operator, name: str) -> str:
-    """The reference, with the same arguments; see :func:`naive_grid_of`. An instance normalisation has none."""
-    if isinstance(op, SegmentMoments | InstanceNorm):
-        raise TypeError(f"{type(op).__name__} has no naive kernel")
-    before = ""
-    if isinstance(op, Chain):
-        body = naive_chain_text(op)
-    elif isinstance(op, LayerNorm):
-        body = f"  naive_layer_norm<{op.channels}>(input, output, parameters, {literal(op.epsilon)}, height, width);\n"
-    elif isinstance(op, SegmentSums):
-        body = f"  naive_sum_segments<{op.planes}, {op.segments}>(input, output, height, width);\n"
-    elif isinstance(op, SegmentAverage):
-        body = f"  naive_average_segments<{op.channels}, {op.segments}>(input, output, height, width);\n"
-    elif isinstance(op, Depthwise):
-        before = _functor(op, name, NAIVE_FORMULAS)
-        body = (
-            f"  naive_depthwise<{op.channels}, {flag(op.gate)}, {name}_activation>(input, output, parameters, height, "
-            "width);\n"
-        )
-    else:
-        function = "planar_to_chunked" if isinstance(op, ToChunked) else "chunked_to_planar"
-        body = f"  naive_{function}<{op.channels}, {flag(op.number == 'fp32')}>(input, output, height, width);\n"
-    return kernel_text("naive.cuh", name, NAIVE_THREADS, pointers(op), body, before=before)
-
-
-def naive_grid_of(op: Operator, height: int, width: int, batch: int = 1) -> Grid:
-    if isinstance(op, SegmentSums):
-        return naive_grid(op.channels, op.segments, 1, batch)
-    if isinstance(op, SegmentAverage):
-        return naive_grid(op.channels, 1, 1, batch)
-    channels = op.output_channels if isinstance(op, Depthwise) else op.channels
-    return naive_grid(channels, height, width, batch)
-
-
-def _functor(op: Depthwise, name: str, formulas: dict[Kind, str]) -> str:
-    formula = formulas[op.activation].format("x", *(literal(value) for value in op.constants))
-    return f"struct {name}_activation {{\n  static DEVICE float apply(float x) {{ return {formula}; }}\n}};\n\n"
+    function = "chunked_to_planar"

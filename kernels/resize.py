@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from codesign.kernels.chunked import NAIVE_THREADS, WARP, Grid, flag, kernel_text, literal, naive_grid, plane_count
+from codesign.kernels.chunked import WARP, flag, literal
+from codesign.kernels.frame_kernel import FrameKernel, Size
 
 Method = Literal["bilinear", "nearest", "average"]
 
 
 @dataclass(frozen=True)
-class Resize:
+class Resize(FrameKernel):
     """``bilinear`` by a whole factor or (``factor`` 0) to any size, ``nearest`` by a whole factor, ``average`` of 2x2.
 
     Positions as torch's ``interpolate`` with ``align_corners``, without antialiasing; ``average`` makes a frame half as
     high and wide, rounded down.
     """
+
+    header = "resize.cuh"
 
     channels: int
     method: Method = "bilinear"
@@ -36,16 +40,8 @@ class Resize:
             raise ValueError(f"an average of {self.factor} x {self.factor} pixels: only 2 x 2")
 
     @property
-    def planes(self) -> int:
-        return plane_count(self.channels)
-
-    @property
     def threads(self) -> int:
         return WARP * self.rows
-
-    @property
-    def shared_bytes(self) -> int:
-        return 0
 
     @property
     def doubles(self) -> bool:
@@ -53,87 +49,69 @@ class Resize:
         return self.method == "bilinear" and self.factor == 2 and not self.align_corners
 
     @property
-    def integers(self) -> tuple[str, ...]:
-        """The kernel's arguments after the pointers."""
+    def integer_names(self) -> tuple[str, ...]:
         sizes = ("height", "width")
         return sizes if self.factor else (*sizes, "output_height", "output_width")
 
-    def output_size(self, height: int, width: int) -> tuple[int, int]:
-        """Of a factor that is known here."""
+    def integers(self, inputs: Sequence[Size], output: Size) -> tuple[int, ...]:
+        return inputs[0] if self.factor else (*inputs[0], *output)
+
+    def covered(self, *integers: int) -> Size:
+        """Height and width of the output, from those of the input (and of the output, for any size)."""
+        height, width, *output = integers
         if not self.factor:
-            raise ValueError("the size of the output is an argument of this kernel")
+            return output[0], output[1]
         if self.method == "average":
             return height // 2, width // 2
         return height * self.factor, width * self.factor
 
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        rows = height // 2 + 1 if self.doubles else height
+        return -(-width // WARP) * -(-self.planes // self.group), -(-rows // self.rows)
+
+    def body(self, name: str) -> str:
+        tile = f"{self.rows}, {self.group}, {self.unroll}"
+        if self.doubles:
+            return f"  resize_double<{self.channels}, {tile}>(input, output, height, width);\n"
+        if self.method == "bilinear":
+            numbers = f"{self.channels}, {flag(self.align_corners)}, {tile}"
+            return f"  resize_bilinear<{numbers}>(input, output, height, width, {self._output_text()});\n"
+        if self.method == "nearest":
+            return f"  resize_nearest<{self.channels}, {self.factor}, {tile}>(input, output, height, width);\n"
+        return f"  resize_average<{self.channels}, {tile}>(input, output, height, width);\n"
+
+    def naive_body(self, name: str) -> str:
+        if self.method == "bilinear":
+            numbers = f"{self.channels}, {flag(self.align_corners)}"
+            return f"  naive_resize_bilinear<{numbers}>(input, output, height, width, {self._output_text()});\n"
+        if self.method == "nearest":
+            return f"  naive_resize_nearest<{self.channels}, {self.factor}>(input, output, height, width);\n"
+        return f"  naive_resize_average<{self.channels}>(input, output, height, width);\n"
+
+    def _output_text(self) -> str:
+        return f"height * {self.factor}, width * {self.factor}" if self.factor else "output_height, output_width"
+
 
 @dataclass(frozen=True)
-class ConvexUpsample:
+class ConvexUpsample(FrameKernel):
     """RAFT's up-sampling by 8: softmax-weighted sums of the nine coarse pixels around each fine one, times ``scale``.
 
     Mask chunked, of 576 channels: ``k * 64 + i * 8 + j`` for neighbour ``k`` (rows first) and fine pixel ``(i, j)``;
     flow chunked, of 2 channels, zeros outside. Output planar ``[2][8 H][8 W]``.
     """
 
+    header = "resize.cuh"
+
     scale: float = 8.0
     threads: int = 128
 
     @property
-    def shared_bytes(self) -> int:
-        return 0
+    def pointers(self) -> tuple[str, ...]:
+        return "mask", "flow", "output"
 
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        """For the coarse flow."""
+        return -(-height * width // self.threads), 8
 
-def convex_grid(op: ConvexUpsample, height: int, width: int, batch: int = 1) -> Grid:
-    """Blocks in x, y and z, for the size of the coarse flow."""
-    return -(-height * width // op.threads), 8, batch
-
-
-def render_convex(op: ConvexUpsample, name: str) -> str:
-    """The kernel's CUDA text. Its arguments: mask, flow, output, height and width of the coarse flow."""
-    body = f"  upsample_convex<{op.threads}>(mask, flow, output, {literal(op.scale)}, height, width);\n"
-    return kernel_text("resize.cuh", name, op.threads, ("mask", "flow", "output"), body)
-
-
-def grid(op: Resize, output_height: int, output_width: int, batch: int = 1) -> Grid:
-    """Blocks in x, y and z, for the size of the output."""
-    rows = output_height // 2 + 1 if op.doubles else output_height
-    return -(-output_width // WARP) * -(-op.planes // op.group), -(-rows // op.rows), batch
-
-
-def render(op: Resize, name: str) -> str:
-    """The kernel's CUDA text. Its arguments: input, output, then ``op.integers``."""
-    tile = f"{op.rows}, {op.group}, {op.unroll}"
-    if op.doubles:
-        body = f"  resize_double<{op.channels}, {tile}>(input, output, height, width);\n"
-    elif op.method == "bilinear":
-        body = (
-            f"  resize_bilinear<{op.channels}, {flag(op.align_corners)}, {tile}>(input, output, height, width, "
-            f"{_output_size(op)});\n"
-        )
-    elif op.method == "nearest":
-        body = f"  resize_nearest<{op.channels}, {op.factor}, {tile}>(input, output, height, width);\n"
-    else:
-        body = f"  resize_average<{op.channels}, {tile}>(input, output, height, width);\n"
-    return kernel_text("resize.cuh", name, op.threads, ("input", "output"), body, op.integers)
-
-
-def render_naive(op: Resize, name: str) -> str:
-    """The reference, with the same arguments."""
-    if op.method == "bilinear":
-        body = (
-            f"  naive_resize_bilinear<{op.channels}, {flag(op.align_corners)}>(input, output, height, width, "
-            f"{_output_size(op)});\n"
-        )
-    elif op.method == "nearest":
-        body = f"  naive_resize_nearest<{op.channels}, {op.factor}>(input, output, height, width);\n"
-    else:
-        body = f"  naive_resize_average<{op.channels}>(input, output, height, width);\n"
-    return kernel_text("naive.cuh", name, NAIVE_THREADS, ("input", "output"), body, op.integers)
-
-
-def naive_grid_of(op: Resize, output_height: int, output_width: int, batch: int = 1) -> Grid:
-    return naive_grid(op.channels, output_height, output_width, batch)
-
-
-def _output_size(op: Resize) -> str:
-    return f"height * {op.factor}, width * {op.factor}" if op.factor else "output_height, output_width"
+    def body(self, name: str) -> str:
+        return f"  upsample_convex<{self.threads}>(mask, flow, output, {literal(self.scale)}, height, width);\n"

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.kernels.chunked import flag, literal
+from codesign.kernels.lanes import lane_channels
 from codesign.kernels.layers import CHUNK_CHANNELS, Conv, Format, Precision
 
 Reader = tuple[str, Literal["source", "add", "store"]]
@@ -274,14 +276,7 @@ def pack(stack: Stack, schedule: Schedule) -> tuple[bytes, dict[tuple[int, int],
 
 def channels_of(stack: Stack, part: Part) -> NDArray[np.int64]:
     """The output channel of each of a part's columns, as ``channel_of`` in ``stack.cuh``: ``int64[tiles, 8]``."""
-    tile, n = np.meshgrid(np.arange(part.column_tiles), np.arange(8), indexing="ij")
-    if stack.precision == "fp16":
-        channel = tile * 8 + n
-    elif part.column_tiles % 2 == 0:
-        channel = tile // 2 * 16 + n // 2 * 4 + tile % 2 * 2 + n % 2
-    else:
-        channel = tile // 2 * 16 + tile % 2 * 8 + n
-    return part.column_tile * 8 + channel
+    return part.column_tile * 8 + lane_channels(stack.precision, part.column_tiles)
 
 
 def _part_parameters(stack: Stack, placed: Layout, part: Part) -> bytes:
@@ -407,9 +402,6 @@ def _class(stack: Stack, placed: Layout, part: Part, element: str) -> str:
     wide = rule is not None and bool(np.all(rule.shift >= 32))
     activation = layer.activation.upper() if rule is None else "LINEAR"
 
-    def flag(value: bool) -> str:
-        return "true" if value else "false"
-
     return (
         f"Layer<{element}, {rows}, {taps}, {chunks}, {part.column_tiles}, {part.tiles}, {activation}, "
         f"{operand_kind(stack, placed, layer)}, {flag(clip)}, {flag(wide)}, "
@@ -437,13 +429,10 @@ def _work(
     if layer.add_rule is not None:
         rule = "{" + ", ".join(str(value) for value in vars(layer.add_rule).values()) + "}"
 
-    def bound(value: float) -> str:
-        return f"{value!r}f" if math.isfinite(value) else ("-" if value < 0 else "") + "3.4e38f"
-
     return (
         f"{{{{{source.text()}, {delay}, {out.left - taps - source.left}}}, {other}, {out.text()}, {first}, {last}, "
         f"{part.tile}, {part.column_tile}, {begins[part.layer, part.column_tile]}, {layer.padding}, "
-        f"{bound(float(layer.low))}, {bound(float(layer.high))}, {tables.get(part.layer, 0)}, {rule}}}"
+        f"{literal(float(layer.low))}, {literal(float(layer.high))}, {tables.get(part.layer, 0)}, {rule}}}"
     )
 
 

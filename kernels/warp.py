@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from codesign.kernels.chunked import NAIVE_THREADS, WARP, Grid, Number, flag, kernel_text, naive_grid, plane_count
+from codesign.kernels.chunked import WARP, Number, flag
+from codesign.kernels.frame_kernel import FrameKernel
 
 Padding = Literal["zeros", "border"]
 
 
 @dataclass(frozen=True)
-class BackwardWarp:
+class BackwardWarp(FrameKernel):
     """``output(x, y) = features(x + u, y + v)``, bilinear; torch's ``grid_sample`` with ``align_corners=True``.
 
     ``features``, ``output``: chunked; ``flow``: planar ``[batch][2][H][W]`` of ``number``, x displacement first, in
@@ -19,11 +20,13 @@ class BackwardWarp:
     gives zeros, or with ``border`` the value of column (or row) 0.
     """
 
+    header = "warp.cuh"
+
     channels: int
     number: Number = "fp16"
     padding: Padding = "zeros"
     chunked: bool = False
-    """The flow lies in chunks instead, as FP16."""
+    """The flow is chunked FP16 instead."""
     rows: int = 8
     """A block is a tile of 32 x ``rows`` pixels."""
     group: int = 8
@@ -32,40 +35,23 @@ class BackwardWarp:
     """Planes in flight."""
 
     @property
-    def planes(self) -> int:
-        return plane_count(self.channels)
-
-    @property
     def threads(self) -> int:
         return WARP * self.rows
 
     @property
-    def shared_bytes(self) -> int:
-        return 0
+    def pointers(self) -> tuple[str, ...]:
+        return "features", "flow", "output"
 
+    def blocks(self, height: int, width: int) -> tuple[int, int]:
+        return -(-width // WARP) * -(-self.planes // self.group), -(-height // self.rows)
 
-def grid(op: BackwardWarp, height: int, width: int, batch: int = 1) -> Grid:
-    """Blocks in x, y and z."""
-    return -(-width // WARP) * -(-op.planes // op.group), -(-height // op.rows), batch
+    def body(self, name: str) -> str:
+        numbers = f"{self._numbers()}, {self.rows}, {self.group}, {self.unroll}"
+        return f"  warp_backward<{numbers}>(features, flow, output, height, width);\n"
 
+    def naive_body(self, name: str) -> str:
+        return f"  naive_warp<{self._numbers()}>(features, flow, output, height, width);\n"
 
-def render(op: BackwardWarp, name: str) -> str:
-    """The kernel's CUDA text. Its arguments: features, flow, output, height, width."""
-    body = (
-        f"  warp_backward<{op.channels}, {flag(op.padding == 'border')}, {flag(op.number == 'fp32')}, "
-        f"{flag(op.chunked)}, {op.rows}, {op.group}, {op.unroll}>(features, flow, output, height, width);\n"
-    )
-    return kernel_text("warp.cuh", name, op.threads, ("features", "flow", "output"), body)
-
-
-def render_naive(op: BackwardWarp, name: str) -> str:
-    """The reference, with the same arguments."""
-    body = (
-        f"  naive_warp<{op.channels}, {flag(op.padding == 'border')}, {flag(op.number == 'fp32')}, {flag(op.chunked)}>"
-        "(features, flow, output, height, width);\n"
-    )
-    return kernel_text("naive.cuh", name, NAIVE_THREADS, ("features", "flow", "output"), body)
-
-
-def naive_grid_of(op: BackwardWarp, height: int, width: int, batch: int = 1) -> Grid:
-    return naive_grid(op.channels, height, width, batch)
+    def _numbers(self) -> str:
+        border, single = flag(self.padding == "border"), flag(self.number == "fp32")
+        return f"{self.channels}, {border}, {single}, {flag(self.chunked)}"

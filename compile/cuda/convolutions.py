@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from codesign.compile.canonical.affine import is_bias
 from codesign.compile.canonical.transposed import subpixel_weights
-from codesign.compile.cuda.layers import Convolution, Operation, Other, Pointwise, PointwiseOperator, Shuffle, Tensor
+from codesign.compile.cuda.layers import Convolution, Operation, Other, Pointwise, Shuffle, Tensor
 from codesign.compile.ir.graph import Graph, Node
 from codesign.kernels.channels import Channels, Constant
+from codesign.kernels.frame_kernel import FrameKernel
 from codesign.kernels.implicit_gemm import MAX_SOURCES
 from codesign.kernels.layers import Conv
 from codesign.kernels.pointwise import Depthwise
@@ -218,7 +219,7 @@ class Convolutions:
                     reader.inputs[1] in self.graph.constants for reader in self.readers[node.name])
         )  # fmt: skip
 
-    def _pointwise(self, operator: PointwiseOperator, inputs: tuple[str, ...], output: str) -> None:
+    def _pointwise(self, operator: FrameKernel, inputs: tuple[str, ...], output: str) -> None:
         sources = tuple(self._use(name) for name in inputs)
         self.operations.append(Pointwise(operator, sources, output))
         if output in self.graph.by_name:

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from codesign.compile.ir.graph import Node
 from codesign.compile.scanline import layers as machine
 from codesign.hw.errors import UnsupportedError
-from codesign.kernels import channels, correlation, pointwise
+from codesign.kernels.correlation import AllPairs
+from codesign.kernels.frame_kernel import FrameKernel
 from codesign.kernels.layers import AddRule, Conv, Precision, Requantise
-from codesign.kernels.resize import ConvexUpsample, Resize
-from codesign.kernels.warp import BackwardWarp
 
 
 @dataclass(frozen=True)
@@ -75,16 +74,11 @@ class Shuffle:
         return (self.source,)
 
 
-PointwiseOperator = (
-    pointwise.Operator | channels.Operator | correlation.Operator | Resize | ConvexUpsample | BackwardWarp
-)
-
-
 @dataclass(frozen=True, eq=False)
 class Pointwise:
     """An operator that is no convolution, on chunked tensors."""
 
-    operator: PointwiseOperator
+    operator: FrameKernel
     inputs: tuple[str, ...]
     output: str
 
@@ -127,7 +121,7 @@ class GpuGraph:
             if isinstance(operation, Convolution):
                 out = self.tensors[operation.output]
                 total += int(np.count_nonzero(operation.conv.weights)) * out.height * out.width
-            elif isinstance(operation, Pointwise) and isinstance(operation.operator, correlation.AllPairs):
+            elif isinstance(operation, Pointwise) and isinstance(operation.operator, AllPairs):
                 first, out = self.tensors[operation.inputs[0]], self.tensors[operation.output]
                 total += first.channels * out.channels * out.height * out.width
         return total

@@ -5,15 +5,11 @@ from __future__ import annotations
 import hashlib
 
 from codesign.compile.cuda.layers import GpuGraph, Pointwise
-from codesign.kernels import channels, correlation, implicit_gemm, pointwise, resize, stack_search, warp
-from codesign.kernels.channels import Channels, Constant
-from codesign.kernels.correlation import AllPairs, Correlation, Lookup
+from codesign.kernels import implicit_gemm, stack_search
 from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
-from codesign.kernels.resize import ConvexUpsample, Resize
 from codesign.kernels.runtime.launch import Launch
 from codesign.kernels.runtime.nvrtc import compile_cuda_text
 from codesign.kernels.stack import Schedule, Stack, grid, layout, pack, render
-from codesign.kernels.warp import BackwardWarp
 
 TRIES = 6
 """Schedules compiled in search of one without spills."""
@@ -65,47 +61,22 @@ def gemm_launch(
 def pointwise_launch(operation: Pointwise, graph: GpuGraph, inputs: tuple[str, ...], output: str) -> Launch:
     """A kernel that is no convolution on a frame."""
     operator = operation.operator
-    out = graph.tensors[output]
-    first = graph.tensors[inputs[0]] if inputs else out
-    size: tuple[int, ...] = first.height, first.width
-    blob, macs = b"", 0
-    match operator:
-        case Resize():
-            text = resize.render(operator, "KERNEL")
-            blocks = resize.grid(operator, out.height, out.width)
-            size += () if operator.factor else (out.height, out.width)
-        case ConvexUpsample():
-            text, blocks = resize.render_convex(operator, "KERNEL"), resize.convex_grid(operator, *size)
-        case BackwardWarp():
-            text, blocks = warp.render(operator, "KERNEL"), warp.grid(operator, *size)
-        case AllPairs():
-            second = graph.tensors[inputs[1]]
-            size = first.height * first.width, second.height * second.width
-            macs = size[0] * size[1] * operator.channels
-            text, blocks = correlation.render(operator, "KERNEL"), correlation.grid(operator, *size)
-        case Correlation() | Lookup():
-            size = out.height, out.width
-            text, blocks = correlation.render(operator, "KERNEL"), correlation.grid(operator, *size)
-        case Channels() | Constant():
-            text, blob = channels.render(operator, "KERNEL"), channels.pack(operator)
-            size = out.height, out.width
-            blocks = channels.grid(operator, *size)
-        case _:
-            text, blob = pointwise.render(operator, "KERNEL"), pointwise.pack(operator)
-            blocks = pointwise.grid(operator, *size)
+    sizes = [(graph.tensors[name].height, graph.tensors[name].width) for name in (*inputs, output)]
+    integers = operator.integers(sizes[:-1], sizes[-1])
+    text = operator.text("KERNEL")
     kernel = f"pointwise_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     return Launch(
         kernel=kernel,
         source=text.replace("KERNEL", kernel),
-        parameters=blob,
-        grid=blocks,
+        parameters=operator.parameters(),
+        grid=operator.grid(integers),
         threads=operator.threads,
         shared_bytes=operator.shared_bytes,
-        integers=size,
+        integers=integers,
         inputs=inputs,
         outputs=(output,),
         layers=(operation.output,),
-        macs=macs,
+        macs=operator.macs(integers),
     )
 
 

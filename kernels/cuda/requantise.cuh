@@ -1,6 +1,7 @@
 // From sums to stored values: activations in FP32, and the integer rule of codesign/hw/numerics.py, bit for bit.
 #pragma once
 
+#include "activation.cuh"
 #include "lanes.cuh"
 
 constexpr long long LIMIT = 1ll << 30;
@@ -51,12 +52,12 @@ struct Epilogue<Half, TILES, SLOPES> {
     return from + TILES * 8 * 4 * (SLOPES ? 2 : 1);
   }
 
-  template <int ACT>
+  template <Activation ACT>
   DEVICE float activate(float x, int i) const {
-    if (ACT == 1) return fmaxf(x, 0.f);
-    if (ACT == 2) return x > 0.f ? x : x * slope[SLOPES ? i : 0];
-    if (ACT == 3) return fast_tanh(x);
-    if (ACT == 4) return 0.5f + 0.5f * fast_tanh(0.5f * x);
+    if (ACT == RELU) return fmaxf(x, 0.f);
+    if (ACT == PRELU) return x > 0.f ? x : x * slope[SLOPES ? i : 0];
+    if (ACT == TANH) return fast_tanh(x);
+    if (ACT == SIGMOID) return 0.5f + 0.5f * fast_tanh(0.5f * x);
     return x;
   }
 };

@@ -46,7 +46,6 @@ struct Source {
   }
 };
 
-enum Activation { LINEAR, RELU, PRELU, TANH, SIGMOID };
 enum Operand { NOTHING, ALIGNED, MAPPED };  // the second operand: none, channel c to channel c, by a table
 
 // One warp's share of a layer.

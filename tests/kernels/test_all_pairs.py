@@ -10,7 +10,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from codesign.kernels import channels, correlation, pointwise, resize
 from codesign.kernels.channels import Channels, Constant
 from codesign.kernels.correlation import AllPairs
 from codesign.kernels.pointwise import InstanceNorm, SegmentMoments
@@ -41,12 +40,12 @@ FIXED = Constant(np.random.default_rng(3).normal(size=(10, 5, 7)).astype(np.floa
 
 def texts() -> dict[str, str]:
     """The kernels by name."""
-    found = {f"pairs_{i}": correlation.render(op, f"pairs_{i}") for i, (op, _, _) in enumerate(PAIRS)}
-    found["convex"] = resize.render_convex(CONVEX, "convex")
+    found = {f"pairs_{i}": op.text(f"pairs_{i}") for i, (op, _, _) in enumerate(PAIRS)}
+    found["convex"] = CONVEX.text("convex")
     for name, op in (("moments", MOMENTS), ("normalised", NORM), ("plain", PLAIN)):
-        found[name] = pointwise.render(op, name)
+        found[name] = op.text(name)
     for name, other in (("order", ORDER), ("whole", WHOLE), ("fixed", FIXED)):
-        found[name] = channels.render(other, name)
+        found[name] = other.text(name)
     return found
 
 
@@ -109,7 +108,7 @@ def test_all_pairs(kernels: Kernels, number: int) -> None:
         op,
         [chunks(first), chunks(second), out],
         (rows, columns),
-        correlation.grid(op, rows, columns),
+        op.grid((rows, columns)),
     )
     flat = [x.astype(np.float64).reshape(op.channels, -1) for x in (first, second)]
     np.testing.assert_allclose(out.astype(np.float64), op.scale * flat[0].T @ flat[1], rtol=1e-3, atol=4e-3)
@@ -122,9 +121,7 @@ def test_convex_upsampling_is_rafts(kernels: Kernels) -> None:
     mask[:, 0, 0] = 60000.0  # a softmax that does not subtract the largest overflows
     mask, flow = mask.astype(np.float16), flow.astype(np.float16)
     out = aligned((2, 8 * height, 8 * width), np.float16, np.nan)
-    kernels.run(
-        "convex", CONVEX, [chunks(mask), chunks(flow), out], (height, width), resize.convex_grid(CONVEX, height, width)
-    )
+    kernels.run("convex", CONVEX, [chunks(mask), chunks(flow), out], (height, width), CONVEX.grid((height, width)))
     wide = torch.from_numpy(mask.astype(np.float64)).reshape(1, 1, 9, 8, 8, height, width).softmax(2)
     near = torch.nn.functional.unfold(torch.from_numpy(8.0 * flow.astype(np.float64))[None], 3, padding=1)
     summed = (wide * near.reshape(1, 2, 9, 1, 1, height, width)).sum(2)  # the published code
@@ -141,12 +138,12 @@ def test_instance_norm(kernels: Kernels, mean: float) -> None:
     x[3] = 7.0  # a channel without variance
     moments = aligned((2, MOMENTS.segments, 16), np.float32, np.nan)
     size = height, width
-    kernels.run("moments", MOMENTS, [chunks(x), moments], size, pointwise.grid(MOMENTS, *size))
+    kernels.run("moments", MOMENTS, [chunks(x), moments], size, MOMENTS.grid(size))
     wide = x.astype(np.float64)
     want = (wide - wide.mean((1, 2), keepdims=True)) / np.sqrt(wide.var((1, 2), keepdims=True) + 1e-5)
     for name, op in (("normalised", NORM), ("plain", PLAIN)):
         out = aligned((1, 2, height, width, 8), np.float16, np.nan)
-        kernels.run(name, op, [chunks(x), moments, out], size, pointwise.grid(op, *size))
+        kernels.run(name, op, [chunks(x), moments, out], size, op.grid(size))
         assert not out[0, 1, :, :, 3:].any()
         np.testing.assert_allclose(unchunked(out, 11), np.maximum(want, 0) if op.relu else want, rtol=2e-3, atol=2e-3)
 
@@ -158,27 +155,23 @@ def test_channels_in_any_order(kernels: Kernels) -> None:
     out = aligned((1, 3, height, width, 8), np.float16, np.nan)
     flat = aligned((1, *planar.shape), np.float16)
     flat[0] = planar
-    kernels.run(
-        "order", ORDER, [flat, chunks(one), chunks(two), out], (height, width), channels.grid(ORDER, height, width)
-    )
+    kernels.run("order", ORDER, [flat, chunks(one), chunks(two), out], (height, width), ORDER.grid((height, width)))
     sources = planar, one, two
     want = np.stack([sources[tensor][channel] for tensor, channel in ORDER.chosen])
     np.testing.assert_array_equal(unchunked(out, ORDER.channels), want)
     assert not out[0, 2, :, :, ORDER.channels % 8 :].any()
     out = aligned((1, 2, height, width, 8), np.float16, np.nan)
-    kernels.run(
-        "whole", WHOLE, [chunks(two), chunks(one[:3]), out], (height, width), channels.grid(WHOLE, height, width)
-    )
+    kernels.run("whole", WHOLE, [chunks(two), chunks(one[:3]), out], (height, width), WHOLE.grid((height, width)))
     np.testing.assert_array_equal(unchunked(out, 11), np.concatenate((two, one[:3])))
-    assert "pack" in channels.render(ORDER, "x")
-    assert "pack" not in channels.render(WHOLE, "x")  # whole chunks are moved as such
+    assert "pack" in ORDER.text("x")
+    assert "pack" not in WHOLE.text("x")  # whole chunks are moved as such
 
 
 def test_constant(kernels: Kernels) -> None:
-    parameters = aligned((len(channels.pack(FIXED)),), np.uint8)
-    parameters[...] = np.frombuffer(channels.pack(FIXED), np.uint8)
+    parameters = aligned((len(FIXED.parameters()),), np.uint8)
+    parameters[...] = np.frombuffer(FIXED.parameters(), np.uint8)
     out = aligned((1, 2, 5, 7, 8), np.float16, np.nan)
-    kernels.run("fixed", FIXED, [out, parameters], (5, 7), channels.grid(FIXED, 5, 7))
+    kernels.run("fixed", FIXED, [out, parameters], (5, 7), FIXED.grid((5, 7)))
     np.testing.assert_array_equal(unchunked(out, 10), FIXED.value)
 
 
@@ -190,11 +183,11 @@ def test_a_channel_that_is_not_there_is_refused() -> None:
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_compile_without_spills(arch: str) -> None:
     found = [
-        correlation.render(AllPairs(256, 0.0625), "pairs"),
-        resize.render_convex(ConvexUpsample(), "convex"),
-        pointwise.render(SegmentMoments(96), "moments"),
-        pointwise.render(InstanceNorm(96), "normalised"),
-        channels.render(ORDER, "order"),
-        channels.render(FIXED, "fixed"),
+        AllPairs(256, 0.0625).text("pairs"),
+        ConvexUpsample().text("convex"),
+        SegmentMoments(96).text("moments"),
+        InstanceNorm(96).text("normalised"),
+        ORDER.text("order"),
+        FIXED.text("fixed"),
     ]
     check_compiles(found, arch)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
-from codesign.kernels import correlation, resize, warp
 from codesign.kernels.chunked import CHUNK, plane_count
 from codesign.kernels.correlation import Correlation, Lookup
 from codesign.kernels.resize import Resize
 from codesign.kernels.warp import BackwardWarp
-from tests.kernels.test_pointwise import Array, Bench, check_both, check_compiles, chunked, planar, random_half
+from tests.kernels.test_pointwise import (
+    Array,
+    Bench,
+    check_both,
+    check_compiles,
+    chunked,
+    planar,
+    random_half,
+    texts_of,
+)
 
 WARPS = (
     (BackwardWarp(3, "fp32", "zeros", rows=2), (9, 37)),
@@ -33,7 +38,7 @@ CORRELATIONS = (
     (Correlation(72, reach=3, slope=0.25, columns=16, rows=1, groups=7, stages=4), (3, 17)),
     (Correlation(8, reach=2, columns=48, rows=1, groups=2), (2, 50)),
     (Correlation(16, columns=16, rows=1, groups=3), (1, 1)),
-    (Correlation(32, slope=0.1, columns=32, blocks=1), (6, 35)),
+    (Correlation(32, slope=0.1, columns=32, resident=1), (6, 35)),
 )
 
 LOOKUPS = (
@@ -60,17 +65,10 @@ RESIZES = (
     (Resize(8, "average", rows=1), (2, 67), None),
 )
 
-MODULES: tuple[tuple[ModuleType, tuple[Any, ...]], ...] = (
-    (warp, WARPS),
-    (correlation, CORRELATIONS),
-    (correlation, LOOKUPS),
-    (resize, RESIZES),
-)
-
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    operators = [(module, case[0]) for module, cases in MODULES for case in cases]
+    operators = [case[0] for cases in (WARPS, CORRELATIONS, LOOKUPS, RESIZES) for case in cases]
     return Bench(tmp_path_factory.mktemp("motion"), operators)
 
 
@@ -269,26 +267,24 @@ def expected_resize(op: Resize, x: Array, size: tuple[int, int]) -> Array:
 @pytest.mark.parametrize(("op", "size", "output_size"), RESIZES)
 def test_resize(bench: Bench, op: Resize, size: tuple[int, int], output_size: tuple[int, int] | None) -> None:
     x = random_half(np.random.default_rng(op.channels), 2, op.channels, *size)
-    made = output_size or op.output_size(*size)
-    outputs = [((2, op.planes, *made, CHUNK), np.float16)]
     integers = (*size, *(output_size or ()))
-    fast, naive = bench.run(op, [chunked(x, padding=np.nan)], outputs, integers, size=made)
+    made = op.covered(*integers)
+    outputs = [((2, op.planes, *made, CHUNK), np.float16)]
+    fast, naive = bench.run(op, [chunked(x, padding=np.nan)], outputs, integers)
     check_both(planar(fast[0], op.channels), planar(naive[0], op.channels), expected_resize(op, x, made))
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_compiles_for_gpus(arch: str) -> None:
     """Every kernel, at its default tiles, without spills."""
-    operators: list[tuple[ModuleType, Any]] = [
-        *((warp, BackwardWarp(36, number, padding)) for number in ("fp16", "fp32") for padding in ("zeros", "border")),
-        *((correlation, Correlation(channels, slope=0.1)) for channels in (32, 196)),
-        (correlation, Correlation(64, rows=8, groups=1, stages=3, blocks=1)),
-        (correlation, Lookup()),
-        (correlation, Lookup(number="fp16", absolute=False)),
-        *((resize, Resize(36, factor=factor, align_corners=align)) for factor in (0, 2) for align in (False, True)),
-        (resize, Resize(64, "nearest")),
-        (resize, Resize(64, "average")),
+    operators = [
+        *(BackwardWarp(36, number, padding) for number in ("fp16", "fp32") for padding in ("zeros", "border")),
+        *(Correlation(channels, slope=0.1) for channels in (32, 196)),
+        Correlation(64, rows=8, groups=1, stages=3, resident=1),
+        Lookup(),
+        Lookup(number="fp16", absolute=False),
+        *(Resize(36, factor=factor, align_corners=align) for factor in (0, 2) for align in (False, True)),
+        Resize(64, "nearest"),
+        Resize(64, "average"),
     ]
-    texts = [module.render(op, f"kernel_{index}") for index, (module, op) in enumerate(operators)]
-    texts += [module.render_naive(op, f"naive_{index}") for index, (module, op) in enumerate(operators)]
-    check_compiles(texts, arch)
+    check_compiles(texts_of(operators), arch)

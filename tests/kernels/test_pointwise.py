@@ -6,7 +6,6 @@ import ctypes
 import mmap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from codesign.kernels import pointwise
 from codesign.kernels.chain import (
     Apply,
     Chain,
@@ -23,13 +21,12 @@ from codesign.kernels.chain import (
     PerChannel,
     Planes,
     Read,
-    concatenate,
-    cut,
     read,
     scale_channels,
     simple_gate,
 )
-from codesign.kernels.chunked import CHUNK, NAIVE_THREADS, Grid, plane_count
+from codesign.kernels.chunked import CHUNK, NAIVE_THREADS, Grid, Number, plane_count
+from codesign.kernels.frame_kernel import FrameKernel
 from codesign.kernels.pointwise import (
     Depthwise,
     LayerNorm,
@@ -37,9 +34,6 @@ from codesign.kernels.pointwise import (
     SegmentSums,
     ToChunked,
     ToPlanar,
-    pack,
-    render,
-    render_naive,
 )
 from codesign.kernels.runtime.emulate import build_emulated, run_emulated
 from codesign.kernels.runtime.nvrtc import compile_cuda_text
@@ -66,17 +60,15 @@ def fenced(values: Array, *, at_end: bool) -> Array:
 class Bench:
     """The fast and the naive kernel of many operators, in one build: a build takes longer than most runs."""
 
-    def __init__(self, folder: Path, operators: Sequence[tuple[ModuleType, Any]]) -> None:
-        """``operators``: each with the module that renders it."""
-        self.modules = {id(op): module for module, op in operators}
-        self.numbers = {id(op): number for number, (_, op) in enumerate(operators)}
+    def __init__(self, folder: Path, operators: Sequence[FrameKernel]) -> None:
+        self.numbers = {id(op): number for number, op in enumerate(operators)}
         texts: list[str] = []
         calls: list[str] = []
         self.counts: list[int] = []
-        for number, (module, op) in enumerate(operators):
-            for kind, write in (("fast", module.render), ("naive", module.render_naive)):
+        for number, op in enumerate(operators):
+            for kind, write in (("fast", op.text), ("naive", op.naive_text)):
                 name = f"{kind}_{number}"
-                text = write(op, name)
+                text = write(name)
                 signature = text[text.index(f"\n{name}(") :].split(")")[0]
                 count = signature.count("char*")
                 arguments = [f"pointer_{i}" for i in range(count)]
@@ -90,21 +82,14 @@ class Bench:
 
     def run(
         self,
-        op: Any,
+        op: FrameKernel,
         inputs: Sequence[Array],
         outputs: Sequence[tuple[tuple[int, ...], Any]],
         integers: Sequence[int],
-        *,
-        size: tuple[int, int] | None = None,
-        parameters: bytes = b"",
     ) -> tuple[list[Array], list[Array]]:
-        """Outputs of the fast and of the naive kernel; the fast one's must not depend on the order of threads.
-
-        ``size``: what the grid is made for, by default ``integers``, which are the kernel's.
-        """
-        module, number = self.modules[id(op)], self.numbers[id(op)]
-        blocks = module.grid(op, *(size or integers), inputs[0].shape[0])
-        naive_blocks = module.naive_grid_of(op, *(size or integers), inputs[0].shape[0])
+        """Outputs of the fast and of the naive kernel; the fast one's must not depend on the order of threads."""
+        number, batch, parameters = self.numbers[id(op)], inputs[0].shape[0], op.parameters()
+        blocks, naive_blocks = op.grid(integers, batch), op.naive_grid(integers, batch)
 
         def once(which: int, blocks: Grid, threads: int, shared_bytes: int, seed: int) -> list[Array]:
             arrays = [fenced(values, at_end=seed % 2 == 0) for values in inputs]
@@ -130,6 +115,12 @@ class Bench:
         for a, b in zip(fast, again, strict=True):
             np.testing.assert_array_equal(a, b)
         return fast, once(2 * number + 1, naive_blocks, NAIVE_THREADS, 0, 3)
+
+
+def texts_of(operators: Sequence[FrameKernel]) -> list[str]:
+    """The fast and the naive kernel of every operator."""
+    texts = [op.text(f"kernel_{index}") for index, op in enumerate(operators)]
+    return texts + [op.naive_text(f"naive_{index}") for index, op in enumerate(operators)]
 
 
 def chunked(values: Array, *, padding: float = 0.0) -> Array:
@@ -184,6 +175,17 @@ def torch_of(kind: Kind, x: Array, constants: Sequence[float] = ()) -> Array:
         "copy": lambda: values,
     }
     return functions[kind]().numpy()
+
+
+def concatenate(*channels: int) -> Chain:
+    """Tensors one after the other; all but the last of whole chunks."""
+    parts = tuple(Planes(tensor, plane_count(count)) for tensor, count in enumerate(channels))
+    return Chain(sum(channels), channels, (Read(parts),), (0,))
+
+
+def cut(channels: int, first: int, count: int) -> Chain:
+    """Channels ``first`` to ``first + count`` of ``channels``, on chunk boundaries."""
+    return Chain(count, (channels,), (Read((Planes(0, plane_count(count), first // CHUNK),)),), (0,))
 
 
 UNARY: dict[Kind, tuple[float, ...]] = {
@@ -263,7 +265,7 @@ DEPTHWISE = (
     (separable(32, "copy", (), 4, 2, True), (9, 35)),
     (separable(16, "gelu_erf", (), 3, 2, True), (1, 2)),
 )
-NUMBERS: tuple[pointwise.Number, ...] = ("fp16", "fp32")
+NUMBERS: tuple[Number, ...] = ("fp16", "fp32")
 CONVERSIONS = tuple(
     (ToChunked(channels, number, 32, 2), ToPlanar(channels, number, 32, 2), size)
     for channels, size in ((1, (1, 1)), (3, (5, 7)), (21, (3, 45)))
@@ -276,7 +278,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     operators = [*CHAINS, *(op for op, _ in NORMS), *(op for op, _ in DEPTHWISE)]
     for first, second, _ in (*AVERAGES, *CONVERSIONS):
         operators += [first, second]
-    return Bench(tmp_path_factory.mktemp("pointwise"), [(pointwise, op) for op in operators])
+    return Bench(tmp_path_factory.mktemp("pointwise"), operators)
 
 
 def check_chain(bench: Bench, op: Chain, inputs: Sequence[Array], wanted: Sequence[Array]) -> None:
@@ -284,7 +286,7 @@ def check_chain(bench: Bench, op: Chain, inputs: Sequence[Array], wanted: Sequen
     batch, _, *size = wanted[0].shape
     outputs = [((batch, op.planes, *size, CHUNK), np.float16)] * len(wanted)
     stored = [chunked(values, padding=np.nan) for values in inputs]
-    fast, naive = bench.run(op, stored, outputs, size, parameters=pack(op))
+    fast, naive = bench.run(op, stored, outputs, size)
     for a, b, want in zip(fast, naive, wanted, strict=True):
         check_both(planar(a, op.channels), planar(b, op.channels), want)
 
@@ -328,8 +330,6 @@ def test_chains_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="not whole chunks"):
         simple_gate(24)
     with pytest.raises(ValueError, match="not whole chunks"):
-        cut(32, 4, 8)
-    with pytest.raises(ValueError, match="not whole chunks"):
         Depthwise(np.ones((24, 3, 3)), np.zeros(24), gate=True)
     with pytest.raises(ValueError, match="do not end with a whole chunk"):
         concatenate(12, 8)
@@ -349,7 +349,7 @@ def test_layer_norm(bench: Bench, op: LayerNorm, size: tuple[int, int]) -> None:
     # A mean far from zero: the variance must not be a difference of large sums.
     x = (random_half(rng, 2, op.channels, *size) * 0.5 + rng.normal(size=(2, 1, *size)) * 8).astype(np.float16)
     outputs = [((2, op.planes, *size, CHUNK), np.float16)]
-    fast, naive = bench.run(op, [chunked(x, padding=np.nan)], outputs, size, parameters=pack(op))
+    fast, naive = bench.run(op, [chunked(x, padding=np.nan)], outputs, size)
     wide = x.astype(np.float64)
     away = wide - wide.mean(1, keepdims=True)
     want = away / np.sqrt((away**2).mean(1, keepdims=True) + 1e-6)
@@ -372,7 +372,7 @@ def test_global_average(bench: Bench, sums: SegmentSums, average: SegmentAverage
 def test_depthwise(bench: Bench, op: Depthwise, size: tuple[int, int]) -> None:
     x = random_half(np.random.default_rng(op.channels), 2, op.channels, *size)
     outputs = [((2, op.planes, *size, CHUNK), np.float16)]
-    fast, naive = bench.run(op, [chunked(x, padding=np.nan)], outputs, size, parameters=pack(op))
+    fast, naive = bench.run(op, [chunked(x, padding=np.nan)], outputs, size)
     made = op.output_channels
     sums = functional.conv2d(
         torch.from_numpy(x.astype(np.float64)),
@@ -408,7 +408,7 @@ def test_compiles_for_gpus(arch: str) -> None:
     """Every kernel, at its default tiles, without spills."""
     steps: list[Read | Apply] = [read(48)]
     steps += [Apply(kind, (0, *constants)) for kind, constants in UNARY.items()]
-    operators: tuple[pointwise.Operator, ...] = (
+    operators: tuple[FrameKernel, ...] = (
         Chain(48, (48,), tuple(steps), (5, len(steps) - 1)),
         simple_gate(64),
         scale_channels(52),
@@ -426,5 +426,4 @@ def test_compiles_for_gpus(arch: str) -> None:
         ToPlanar(3),
         ToPlanar(52, "fp32"),
     )
-    texts = [render(op, f"kernel_{index}") for index, op in enumerate(operators)]
-    check_compiles(texts + [render_naive(op, f"naive_{index}") for index, op in enumerate(operators)], arch)
+    check_compiles(texts_of(operators), arch)

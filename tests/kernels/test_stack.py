@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from codesign.kernels.layers import activation_header
 from codesign.kernels.runtime.emulate import aligned, build_emulated, run_emulated
 from codesign.kernels.runtime.nvrtc import compile_cuda_text
 from codesign.kernels.stack import Schedule, Stack, grid, layout, pack, render
@@ -90,3 +91,11 @@ def test_compiles_for_gpus(precision: str, arch: str) -> None:
     binary = compile_cuda_text(render(stack, random_schedule(rng, stack), "stack"), arch)
     assert [kernel.name for kernel in binary.kernels] == ["stack"]
     assert binary.code[:4] == b"\x7fELF"
+
+
+def test_the_activations_are_rendered_from_python() -> None:
+    """After changing ``Activation``, write ``activation_header()`` to the file."""
+    import codesign.kernels
+
+    header = Path(codesign.kernels.__path__[0]) / "cuda" / "activation.cuh"
+    assert header.read_text() == activation_header()

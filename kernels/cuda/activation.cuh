@@ -1,0 +1,4 @@
+// Rendered from codesign/kernels/layers.py.
+#pragma once
+
+enum Activation { LINEAR, RELU, PRELU, TANH, SIGMOID };
