@@ -1,4 +1,4 @@
-"""``python -m codesign``: every command, and what becomes of errors."""
+"""``python -m codesign``: every command, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ app.add_typer(study.app, name="study")
 
 
 _UsageError: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-"""What a wrong option or argument raises; its text quotes what the user typed."""
+"""Raised for a wrong option or argument; its text quotes the user's input."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""``explore`` and ``compare``: many machines by the model; one machine beside GPUs."""
+"""``explore`` and ``compare``: many machines by the model, or one machine beside GPUs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def explore(
         typer.Option(help="FIELD=A,B,C or FIELD=LOW:HIGH:COUNT of the specification, or dram_bytes_per_cycle."),
     ] = None,
     keep_plan: Annotated[bool, typer.Option("--keep-plan", help="Keep the cascades planned for --accel.")] = False,
-    csv_to: Annotated[Path | None, typer.Option("--csv", help="Every machine, one a line.")] = None,
+    csv_to: Annotated[Path | None, typer.Option("--csv", help="Write every machine as CSV, one a line.")] = None,
     json_to: Json = None,
 ) -> None:
     """One network on many machines, each with its best plan: which are fast, frugal and small?"""
@@ -60,9 +60,9 @@ def explore(
         network = compiled.network
         if len(network.regions) != 1:
             raise InputError(
-                f"{len(network.regions)} parts of it run on the accelerator",
+                f"{len(network.regions)} separate parts of the network run on the accelerator",
                 where=source,
-                hint="Explore a network that runs there whole.",
+                hint="Explore a network that runs there as a whole.",
             )
         machines = product(network.spec, parse_choices(vary or []))
         say(f"price {len(machines):,} machines")

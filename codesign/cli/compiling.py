@@ -1,4 +1,4 @@
-"""``networks``, ``compile`` and ``tune``: what there is, where it runs, and how fast its kernels can be."""
+"""``networks``, ``compile`` and ``tune``: list the networks, place their operators, search kernel schedules."""
 
 from __future__ import annotations
 
@@ -77,14 +77,14 @@ def networks(size: SizeOption = "1280x720", json_to: Json = None) -> None:
 
 @dataclass(frozen=True)
 class WrittenOptions:
-    """Files that a compilation for Scanline writes."""
+    """Files written by a compilation for Scanline."""
 
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The runnable module (.so).")] = None
     program: Annotated[Path | None, typer.Option(help="The first region's program file.")] = None
     export_qdq: Annotated[Path | None, typer.Option(help="The quantised network as ONNX.")] = None
 
     def write(self, network: CompiledNetwork) -> dict[str, str]:
-        """The files written, by kind. Raises :class:`InputError` for a program of a network that the host runs."""
+        """Paths written, by kind. Raises :class:`InputError` for a program of a network that only the host runs."""
         from codesign.compile.quantise.qdq_export import export_qdq
         from codesign.compile.scanline.module import export
 
@@ -105,7 +105,7 @@ class WrittenOptions:
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """What the network is compiled for."""
+    """The target of a compilation."""
 
     target: Annotated[str, typer.Option(help="scanline or cuda.")] = "scanline"
     arch: Annotated[str, typer.Option(help="For cuda: sm_80, sm_86, sm_89, sm_90a.")] = "sm_90a"
@@ -220,7 +220,7 @@ def _print_compiled(compiled: Compiled, data: dict[str, Any], *, explain: bool) 
 
 
 def _print_mixed(mixed: Any, *, explain: bool) -> None:
-    """What has 16 bits for the sake of the error budget, what it gains, and what it costs."""
+    """Print the tensors that the error budget gives 16 bits, with gain and cost."""
     kept = "kept" if mixed.met else "not kept, nothing more helps"
     times = mixed.macs / max(mixed.macs_before, 1)
     out.print(
@@ -333,16 +333,19 @@ def tune(
     size: SizeOption = "1280x720",
     arch: Annotated[str, typer.Option(help="sm_80, sm_86, sm_89, sm_90a.")] = "sm_90a",
     precision: Annotated[str, typer.Option(help="fp16 or int8.")] = "fp16",
-    folder: Annotated[Path, typer.Option(help="Candidates and results; what is there is kept.")] = Path("out/tune"),
+    folder: Annotated[Path, typer.Option(help="Folder of candidates and results; existing ones are kept.")] = Path(
+        "out/tune"
+    ),
     limit: Annotated[int, typer.Option(help="Candidates per kernel.", min=1)] = 12,
-    build: Annotated[bool, typer.Option("--build", help="Only build, to be measured where a GPU is.")] = False,
-    record: Annotated[bool, typer.Option("--record", help="Only record what was measured in the folder.")] = False,
+    build: Annotated[bool, typer.Option("--build", help="Only build; measure later on a machine with a GPU.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Only record the measurements in the folder.")] = False,
 ) -> None:
     """Search kernel schedules: build candidates, measure them on the GPU here, keep the fastest for later compiles.
 
-    Of this project's kernels by their own parameters, of operators left to TVM by MetaSchedule's traces.
+    This project's kernels are searched by their own parameters, operators left to TVM by MetaSchedule's traces.
 
-    Without a GPU: --build here, python -m codesign.kernels.tuning.search FOLDER where one is, and --record here.
+    Without a GPU: --build here, run python -m codesign.kernels.tuning.search FOLDER on a machine with one, then
+    --record here.
     """
     from codesign.compile.cuda import tvm_operators as gpu_operators
     from codesign.kernels.runtime.driver import Driver

@@ -1,4 +1,4 @@
-"""What every command shares: options, where figures and messages go, progress, sizes."""
+"""Options, output streams, progress and sizes that the commands share."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ if TYPE_CHECKING:  # what these modules import takes seconds to load
 
 
 def plain(text: str) -> str:
-    """``text`` with what would steer a terminal spelled out: control characters, text directions, lone surrogates.
+    """``text`` with everything that would steer a terminal escaped: control characters, text directions, lone
+    surrogates.
 
-    Names of operators and files come from elsewhere: an escape sequence in one must not set the window's title, a
+    Names of operators and files come from foreign files: an escape sequence must not set the window's title, and a
     reversed direction must not disguise a name. Line ends and tabs stay.
     """
     return text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
@@ -46,9 +47,9 @@ def _visible(character: str) -> str:
 
 
 class PlainConsole(Console):
-    """A console on which every string is text only: no markup, no emoji codes, no control characters.
+    """A console that prints strings as plain text: no markup, no emoji codes, no control characters.
 
-    Numbers are not coloured either. Style comes from ``style=`` and from :class:`rich.text.Text`.
+    Numbers are not coloured either. Styles come from ``style=`` and from :class:`rich.text.Text`.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -73,7 +74,7 @@ def warn(text: str) -> None:
 
 
 def fail(error: Exception) -> None:
-    """Print what went wrong to standard error, its paths on one line each."""
+    """Print an error to standard error, without breaking its paths over lines."""
     err.print(Text.assemble(("error:", "bold red"), " ", str(error)), soft_wrap=True)
 
 
@@ -82,17 +83,19 @@ Accel = Annotated[str, typer.Option(help="Preset (tiny, edge, base, large) or a 
 SizeOption = Annotated[str | None, typer.Option(help="Input size, width first: 1280x720.", metavar="WxH")]
 Weights = Annotated[Path | None, typer.Option(help="Weights for a named network (.npz, .pt).")]
 ImageOption = Annotated[Path | None, typer.Option(help="Ground truth: down-sampled, restored, compared.")]
-InputOption = Annotated[list[Path] | None, typer.Option("--input", help="An image, or a folder of them, fed as is.")]
+InputOption = Annotated[
+    list[Path] | None, typer.Option("--input", help="An image, or a folder of images, fed as it is.")
+]
 Method = Annotated[str, typer.Option(help="Calibration: percentile, minmax or mse.")]
 Images = Annotated[Path | None, typer.Option(help="Folder of photographs to calibrate and fine-tune with.")]
 Finetune = Annotated[int, typer.Option(help="Steps of quantisation-aware fine-tuning.", min=0, metavar="STEPS")]
 ErrorBudget = Annotated[
     float | None,
     typer.Option(
-        help="Mean error per pixel, in the output's units, within which 16 bits keep the network.", metavar="X"
+        help="Largest mean error per pixel, in the output's units; tensors get 16 bits to stay within it.", metavar="X"
     ),
 ]
-Json = Annotated[str | None, typer.Option("--json", help="Write the figures as JSON to a file, or - for here.")]
+Json = Annotated[str | None, typer.Option("--json", help="Write the figures as JSON to a file; - is standard output.")]
 Bandwidth = Annotated[float | None, typer.Option(help="DRAM bytes per cycle; the bus width by default.")]
 Latency = Annotated[int, typer.Option(help="DRAM latency in cycles.")]
 BackendOption = Annotated[str, typer.Option(help="rtl (cycle by cycle) or reference (golden model).")]
@@ -210,12 +213,12 @@ def backend_named(text: str) -> watch.Backend:
 
 
 def command_line() -> str:
-    """The command as its results record it."""
+    """The command line, as recorded in results."""
     return " ".join(["python -m codesign", *sys.argv[1:]])
 
 
 def write_json(data: dict[str, Any], target: str) -> None:
-    """To a file, whole or not at all, or to standard output."""
+    """Write JSON to a file, whole or not at all, or to standard output for ``-``."""
     from codesign.hw.files import write_text
 
     text = json.dumps(data, indent=2)
@@ -228,7 +231,8 @@ def write_json(data: dict[str, Any], target: str) -> None:
 
 @contextmanager
 def progress(title: str) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """A spinner on standard error: say what happens, tick with cycles done and expected (0: not known)."""
+    """A spinner on standard error; yields ``say``, told each stage, and ``tick``, told cycles done and expected (0:
+    unknown)."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),

@@ -14,12 +14,12 @@ from codesign.compile.scanline.plan.cascade import Plan
 from codesign.hw.errors import InputError
 
 LATER = ("partitioned", "layers", "plan")
-"""Stages whose result is no graph of operators."""
+"""Stages whose result is not a graph of operators."""
 
 
 @dataclass
 class Dump:
-    """What ``--dump`` asks for, and what of it has been seen."""
+    """A stage or pass asked for by ``--dump``, and the text seen so far."""
 
     wanted: str
     text: str | None = None
@@ -27,7 +27,7 @@ class Dump:
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Watch the passes that run inside the block. A pass that runs several times is seen the last time."""
+        """Watch the passes that run inside the block. Of a pass that runs several times, the last run is kept."""
 
         def watch(stage: str, name: str, graph: Graph) -> None:
             key = f"{stage}/{name}" if name else stage
@@ -40,7 +40,7 @@ class Dump:
             yield
 
     def found(self, network: CompiledNetwork) -> str:
-        """The text. Raises :class:`InputError`, with what there is, for a stage or pass that there was not."""
+        """The text. Raises :class:`InputError`, listing those that ran, for a stage or pass that did not run."""
         match self.wanted:
             case "partitioned":
                 self.text = _placements(network)
@@ -52,7 +52,7 @@ class Dump:
             raise InputError(
                 f"no stage or pass '{self.wanted}' has run",
                 where="--dump",
-                hint=f"There were {', '.join((*self.seen, *LATER))}.",
+                hint=f"These ran: {', '.join((*self.seen, *LATER))}.",
             )
         return self.text
 

@@ -17,22 +17,22 @@ app = typer.Typer()
 def restore(
     video: Annotated[Path, typer.Argument(help="The video to restore.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The video to write: .mp4, .mov or .mkv.")],
-    network: Annotated[str, typer.Option(help="One that up-scales, denoises, or makes frames between.")] = "sesr_m5_x2",
+    network: Annotated[str, typer.Option(help="A network that up-scales, denoises or interpolates.")] = "sesr_m5_x2",
     target: Annotated[str, typer.Option(help="cpu, cuda, or scanline-model: the golden model.")] = "cpu",
     accel: Accel = "base",
     weights: Weights = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted output.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again where an output is.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted output.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     json_to: Json = None,
 ) -> None:
-    """Restore a video frame by frame: audio is copied, times are kept, an interrupted run goes on with --resume."""
+    """Restore a video frame by frame: audio is copied, times are kept, --resume continues an interrupted run."""
     from codesign.video.restore import restore as restore_video
     from codesign.video.targets import check_target
     from codesign.workflows.sources import find
 
     found = find(network, weights)
     if not found.trained:
-        warn(f"{network} has random weights, and makes pictures of no use: give --weights.")
+        warn(f"{network} has random weights, so its pictures are of no use: give --weights.")
     began = time.perf_counter()
     first: list[int] = []
     with progress("Restoring") as (say, _):
@@ -57,7 +57,7 @@ def restore(
             )
         except KeyboardInterrupt:
             if first:
-                err.print(f"{output} holds what was done and plays; --resume goes on with it.")
+                err.print(f"{output} holds the finished frames and plays; continue it with --resume.")
             raise
     data = {
         "output": str(output),

@@ -1,4 +1,4 @@
-"""``synth``, ``constants``, ``area`` and ``calibrate``: what the machine is made of, and what that costs."""
+"""``synth``, ``constants``, ``area`` and ``calibrate``: the machine in gates, and the cost of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def synth(
     ] = "ecp5",
     json_to: Json = None,
 ) -> None:
-    """What the RTL takes: gates per module; on an FPGA, LUTs, DSPs, block RAMs and the clock."""
+    """Synthesise the RTL: gates per module; on an FPGA, LUTs, DSPs, block RAMs and the clock."""
     from codesign.hw.spec import load_spec
     from codesign.sim.silicon.synthesis import synthesise
 
@@ -88,10 +88,12 @@ def area(
         "tiny,edge,base,large"
     ),
     node: Annotated[str, typer.Option(help="Process nodes, comma-separated: 28nm,7nm.")] = "28nm",
-    count: Annotated[bool, typer.Option("--count", help="Count the RTL's gates (a minute), do not estimate.")] = False,
+    count: Annotated[
+        bool, typer.Option("--count", help="Count the RTL's gates (a minute) instead of estimating them.")
+    ] = False,
     json_to: Json = None,
 ) -> None:
-    """Performance, power and area of a specification: gates, mm2, clock and watts, and what it takes on an FPGA."""
+    """Performance, power and area of a specification: gates, mm2, clock, watts, and its size on an FPGA."""
     from codesign.energy.interval import engineering, span
     from codesign.hw.spec import load_spec
     from codesign.workflows.ppa import ppa
@@ -137,10 +139,10 @@ def area(
 @app.command(epilog="Example: [bold]python -m codesign calibrate osu018_stdcells.lib --node 180nm[/]")
 def calibrate(
     liberty: Annotated[Path, typer.Argument(help="Standard cells (Liberty).", metavar="FILE")],
-    node: Annotated[str, typer.Option(help="Process node of the cells, to compare the account at.")] = "180nm",
+    node: Annotated[str, typer.Option(help="Process node of the cells, at which the account is compared.")] = "180nm",
     json_to: Json = None,
 ) -> None:
-    """Hold the account of energy against standard cells: blocks mapped, run on a photograph, compared part by part."""
+    """Compare the energy account with standard cells: blocks are mapped, run on a photograph, compared part by part."""
     from codesign.workflows.cell_calibration import calibrate as measure
 
     with progress("Calibrating") as (say, _):

@@ -1,4 +1,4 @@
-"""``simulate``: a frame, several, or a clip on the machine, every value compared."""
+"""``simulate``: a frame, several, or a clip on the machine, with every value compared."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class WatchOptions:
     timeline: Annotated[Path | None, typer.Option(help="Write a trace of the engines for ui.perfetto.dev.")] = None
     waves: Annotated[Path | None, typer.Option(help="Write a waveform (VCD) of the cycles of --window.")] = None
     window: Annotated[str, typer.Option(help="Cycles of the waveform.", metavar="FIRST:END")] = "0:2000"
-    checkpoint: Annotated[Path | None, typer.Option(help="Folder from which an interrupted run goes on.")] = None
+    checkpoint: Annotated[Path | None, typer.Option(help="Folder from which an interrupted run continues.")] = None
 
     def watch(self, say: Say, tick: Tick) -> Watch:
-        """Raises :class:`InputError` for a window that is no range of cycles."""
+        """Raises :class:`InputError` for a window that is not a range of cycles."""
         from codesign.sim.run import Waves
         from codesign.workflows.watch import Watch
 
@@ -73,7 +73,7 @@ def simulate(
     save: Annotated[Path | None, typer.Option(help="Write the restored image; a folder for several.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Frames at a time; one per core by default.", min=1)] = None,
     frames: Annotated[
-        int | None, typer.Option(help="So many frames as a clip: the network's states stay in memory.", min=1)
+        int | None, typer.Option(help="Number of frames to run as a clip; the network's states stay in memory.", min=1)
     ] = None,
     json_to: Json = None,
 ) -> None:
@@ -130,7 +130,7 @@ def simulate(
 
 
 def _clip_frames(paths: list[Path], count: int, size: tuple[int, int] | None) -> list[Reals]:
-    """``count`` frames from images, or from a photograph that moves: ``float32[1, 3, H, W]`` each."""
+    """``count`` frames from images, or from a moving photograph: ``float32[1, 3, H, W]`` each."""
     from codesign.pictures.images import fit, load_image
     from codesign.workflows.clip import frame_of, moving_photograph
     from codesign.workflows.sources import DEFAULT_SIZE
@@ -199,7 +199,7 @@ def _exactness(mismatches: int | None) -> str:
 
 
 def _input_files(given: list[Path]) -> list[Path]:
-    """The images themselves, and those of the folders among them."""
+    """The images given, and those in the folders given."""
     from codesign.pictures.images import image_files
 
     return [path for one in given for path in (image_files(one) if one.is_dir() else [one])]
@@ -247,7 +247,9 @@ def _require_exact(where: str, result: Any) -> None:
 def _window(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,15}):(\d{1,15})", text.strip())
     if match is None:
-        raise InputError(f"{text!r} is no range of cycles", where="--window", hint="Write FIRST:END, like 1000:3000.")
+        raise InputError(
+            f"{text!r} is not a range of cycles", where="--window", hint="Write FIRST:END, like 1000:3000."
+        )
     return int(match[1]), int(match[2])
 
 

@@ -30,7 +30,7 @@ Gpus = Annotated[str, typer.Option(help="Comma-separated GPUs: H200, H100, A100,
 
 @app.callback()
 def study() -> None:
-    """Claims about whole tasks, measured: each study says what it ran, on what, and what came out."""
+    """Claims about whole tasks, measured: each study states the input, the machine and the result."""
 
 
 @app.command(
@@ -39,7 +39,7 @@ def study() -> None:
 )
 def film_hour_command(
     networks: Annotated[list[str] | None, typer.Argument(help="Reference networks; six by default.")] = None,
-    resolution: Annotated[str, typer.Option(help="Of the output, width first.", metavar="WxH")] = "3840x2160",
+    resolution: Annotated[str, typer.Option(help="Output size, width first.", metavar="WxH")] = "3840x2160",
     fps: Annotated[float, typer.Option(help="Frames a second.")] = 24.0,
     accel: Accel = "base",
     gpu: Gpus = "H200,A100,RTX4090",
@@ -47,7 +47,7 @@ def film_hour_command(
     price_device_hour: Annotated[float | None, typer.Option(help="Rent of a GPU for an hour.")] = None,
     json_to: Json = None,
 ) -> None:
-    """Device-hours, energy and cost of an hour of film, and whether what is said about it holds."""
+    """Device-hours, energy and cost of an hour of film, and whether the claims about it hold."""
     from codesign.hw.spec import load_spec
     from codesign.studies import film_hour
 
@@ -130,7 +130,7 @@ def _print_film_hour(study: FilmHour) -> None:
 @app.command(name="int8", epilog="Example: [bold]python -m codesign study int8 sesr_m5_x2 --size 1280x720[/]")
 def int8_command(
     networks: Annotated[list[str] | None, typer.Argument(help="Reference networks; five by default.")] = None,
-    size: Annotated[str, typer.Option(help="Of the input, width first.", metavar="WxH")] = "1280x720",
+    size: Annotated[str, typer.Option(help="Input size, width first.", metavar="WxH")] = "1280x720",
     accel: Accel = "base",
     gpu: Annotated[str, typer.Option(help="H200, H100, A100, RTX4090 or Orin.")] = "H200",
     weights: Annotated[list[str] | None, typer.Option(help="Trained weights.", metavar="NETWORK=FILE")] = None,
@@ -163,7 +163,7 @@ def _weights(given: list[str]) -> dict[str, Path]:
     for text in given:
         name, equals, file = text.partition("=")
         if not equals:
-            raise InputError(f"{text!r} names no network", where="--weights", hint="Write NETWORK=FILE.")
+            raise InputError(f"{text!r} does not name a network", where="--weights", hint="Write NETWORK=FILE.")
         found[name] = Path(file)
     return found
 
@@ -201,7 +201,7 @@ def _decibels(value: float | None) -> str:
 
 
 def _band(band: Interval | None, unit: str = "") -> Text:
-    """A value over its bounds: with an SI prefix before a unit, else plain."""
+    """A value above its bounds, with an SI prefix if there is a unit."""
     if band is None:
         return Text("-")
     if unit and not unit.startswith(" "):
@@ -220,13 +220,13 @@ FlowWeights = Annotated[Path | None, typer.Option("--weights", help="Weights for
 )
 def temporal_command(
     clip: Annotated[Path | None, typer.Option(help="A folder of frames; a moving camera by default.")] = None,
-    size: Annotated[str | None, typer.Option(help="Cut from the frames' centres.", metavar="WxH")] = None,
-    grain: Annotated[float, typer.Option(help="Standard deviation of the grain, of 255.", min=1.0)] = 15.0,
+    size: Annotated[str | None, typer.Option(help="Size cut from the centre of each frame.", metavar="WxH")] = None,
+    grain: Annotated[float, typer.Option(help="Standard deviation of the grain, on a scale of 255.", min=1.0)] = 15.0,
     flow: FlowNet = "flow_small",
     weights: FlowWeights = None,
     json_to: Json = None,
 ) -> None:
-    """Flicker of flow-guided against frame-by-frame restoration, against the claim of -80 %."""
+    """Flicker of flow-guided restoration compared with frame by frame, against the claim of -80 %."""
     from codesign.studies import temporal
     from codesign.studies.clips import flow_by, from_folder, moving_camera
 
@@ -253,15 +253,15 @@ def temporal_command(
 
 @app.command(name="stabilise", epilog="Example: [bold]python -m codesign study stabilise --shake 4[/]")
 def stabilise_command(
-    frames: Annotated[int, typer.Option(help="Of the clip.", min=8)] = 40,
-    size: Annotated[str, typer.Option(help="Of the camera.", metavar="WxH")] = "256x192",
-    shake: Annotated[float, typer.Option(help="Standard deviation of the camera, in pixels.", min=0.1)] = 4.0,
+    frames: Annotated[int, typer.Option(help="Frames of the clip.", min=8)] = 40,
+    size: Annotated[str, typer.Option(help="Frame size of the camera.", metavar="WxH")] = "256x192",
+    shake: Annotated[float, typer.Option(help="Standard deviation of the camera's shake, in pixels.", min=0.1)] = 4.0,
     flow: FlowNet = "flow_small",
     weights: FlowWeights = None,
     save: Annotated[Path | None, typer.Option(help="Folder for the stabilised frames.")] = None,
     json_to: Json = None,
 ) -> None:
-    """Jitter that dense flow leaves of a known shake, against the claim of -95 %."""
+    """Jitter left of a known shake after stabilisation by dense flow, against the claim of -95 %."""
     from codesign.pictures.images import save_image, to_pixels
     from codesign.studies import stabilise
     from codesign.studies.clips import flow_by
@@ -287,7 +287,7 @@ def stabilise_command(
         table.add_column(heading, justify="left" if heading == "camera path" else "right")
     table.add_row("shaken", f"{result.jitter_before:.3f}", "")
     table.add_row("stabilised", f"{result.jitter_after:.3f}", f"{result.change:+.1%}")
-    table.add_row("as it was meant", f"{result.jitter_even:.3f}", "")
+    table.add_row("intended path", f"{result.jitter_even:.3f}", "")
     out.print(table)
     _print_claim("-95 %", result.change, result.holds)
 

@@ -1,4 +1,4 @@
-"""Joules of one frame: events counted, times energy per event, plus leakage x time, DRAM, its interface, regulator.
+"""Joules of one frame: event counts times energy per event, plus leakage x time, DRAM, its interface, the regulator.
 
 Each component names the records and the counters it was computed from. Refresh and background power of the DRAM are in
 its energy per bit, so a nearly idle DRAM is charged too little.
@@ -29,10 +29,10 @@ DRAM_NAMES = {
     "dram_hbm2e": "HBM2E",
     "dram_hbm3": "HBM3",
 }
-"""Records that may stand for the accelerator's memory, with the names users know. Each has a ``phy_`` beside it."""
+"""Records of memories that the accelerator can have, with their common names. Each has a ``phy_`` record too."""
 
 DRAMS = tuple(DRAM_NAMES)
-"""The records alone; the first is the default."""
+"""The records of :data:`DRAM_NAMES`; the first is the default."""
 
 DRAM_COUNTERS = (
     "dram_command_read_bytes",
@@ -46,7 +46,7 @@ _Key = TypeVar("_Key")
 
 
 class Evidence(StrEnum):
-    """Where a figure comes from, strongest last.
+    """Origin of a figure, the strongest last.
 
     ``modelled``: the cycle model, or published constants. ``rtl-measured``: counted by the RTL in simulation.
     ``netlist-measured``: from a synthesised netlist. ``recorded-on-hardware``: measured on the device itself.
@@ -62,8 +62,8 @@ class Evidence(StrEnum):
 class Component:
     """A part of the account.
 
-    ``records`` are the constants and ``counters`` the events that it was computed from, those of the components that it
-    is a share of included. ``on_chip`` leaves out DRAM, its interface and the regulator.
+    ``records`` are the constants and ``counters`` the events that it was computed from; a share includes those of its
+    components. ``on_chip`` leaves out DRAM, its interface and the regulator.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Component:
 class EnergyAccount:
     """One frame's energy. ``system_j`` adds DRAM, its interface and regulator losses to the chip.
 
-    The joules are ``modelled`` whoever counted the events, because the constants are.
+    The joules are ``modelled`` whatever counted the events, because the constants are.
     """
 
     components: tuple[Component, ...]
@@ -89,7 +89,7 @@ class EnergyAccount:
     counters: Counters
     spec: AccelSpec
     volts: float | None = None
-    """Supply of the chip; None: every record at the supply it holds at."""
+    """Supply of the chip; None: every record at its own supply."""
 
     @property
     def dram_bits(self) -> int:
@@ -120,7 +120,7 @@ class EnergyAccount:
 
     @property
     def costly_dram_j(self) -> float:
-        """The system's central value were DRAM to take 20 pJ per bit (the record ``dram_sensitivity``)."""
+        """The system's central value if DRAM took 20 pJ per bit (the record ``dram_sensitivity``)."""
         dram_j = constant("dram_sensitivity", "J").value * self.dram_bits
         return (self.chip_j.value + dram_j) / ratio("regulator_efficiency").value
 
@@ -130,7 +130,7 @@ class EnergyAccount:
 
     @property
     def at_7nm_j(self) -> Interval:
-        """The system were its chip made at 7 nm, its DRAM as it is."""
+        """The system with its chip at 7 nm and its DRAM unchanged."""
         return self.at("7nm").system_j
 
     @property
@@ -152,9 +152,9 @@ def account(
 ) -> EnergyAccount:
     """The energy of the counted frame. ``seconds`` defaults to cycles over the specification's clock.
 
-    ``volts``: the chip's supply; dynamic energy and leakage go with its square from each record's own. ``celsius``: 85,
-    or 25. Raises :class:`InputError` for a node without records (nothing is scaled silently), an unknown DRAM, a memory
-    outside the table's sizes, and a frame that took no time.
+    ``volts``: the chip's supply; dynamic energy and leakage scale with its square from each record's own. ``celsius``:
+    85, or 25. Raises :class:`InputError` for a node without records (nothing is scaled silently), an unknown DRAM, a
+    memory outside the table's sizes, and a frame of zero cycles.
     """
     at = Operation(node, volts, operand_bits, celsius)
     _known_dram(dram)
@@ -178,9 +178,9 @@ def account(
 def layer_components(
     layer: LayerCounters, spec: AccelSpec, *, node: str = "28nm", volts: float | None = None
 ) -> tuple[Component, ...]:
-    """What switches on the chip for one layer, its control and clock included; no leakage, no DRAM.
+    """Dynamic energy on the chip for one layer, with its control and clock; no leakage, no DRAM.
 
-    What the engines that load and store tensors read and write belongs to no layer. Raises as :func:`account`.
+    Accesses of the engines that load and store tensors belong to no layer. Raises as :func:`account`.
     """
     nothing = dict.fromkeys((field.name for field in fields(Counters)), 0)
     counters = Counters(
@@ -205,8 +205,8 @@ def layer_energy(layer: LayerCounters, spec: AccelSpec, *, node: str = "28nm") -
 def by_layer(bill: EnergyAccount, layers: Sequence[LayerCounters]) -> dict[str, Interval]:
     """The whole system's joules by layer's name, in order; they add up to ``bill.system_j``.
 
-    Leakage goes by busy cycles. The last entry, ``load and store``, has the memory, its interface, the engines that
-    move tensors, and the leakage of cycles in which the array stood still; every entry bears its regulator loss.
+    Leakage is divided by busy cycles. The last entry, ``load and store``, has the memory, its interface, the engines
+    that move tensors, and the leakage of cycles in which the array was idle; every entry includes its regulator loss.
     """
     leakage_j = next(part.joules for part in bill.components if part.name == "leakage")
     loss = Interval.exact(1.0) + _regulator_loss()
@@ -228,8 +228,8 @@ def event_rates(
 ) -> dict[str, Interval]:
     """The account as a linear form: system joules per count of each counter, leakage per cycle at the clock.
 
-    ``sum(rates[name] * getattr(counters, name))`` is ``account(counters, spec, ...).system_j``: what a search over many
-    frames or machines evaluates at once. Raises as :func:`account`.
+    ``sum(rates[name] * getattr(counters, name))`` is ``account(counters, spec, ...).system_j``; a search over many
+    frames or machines evaluates it for all at once. Raises as :func:`account`.
     """
     at = Operation(node, volts)
     _known_dram(dram)
@@ -244,7 +244,7 @@ def event_rates(
 
 
 def leakage(spec: AccelSpec, at: Operation) -> tuple[Interval, tuple[str, ...]]:
-    """Watts that flow whatever happens, and the records."""
+    """Leakage in watts, and its records."""
     sram, logic, cell = f"leakage_sram_{at.node}", f"leakage_logic_{at.node}", f"gate_area_{at.node}"
     memory_w = constant(sram, "W") * (8.0 * sum(spec.on_chip_bytes().values())) * at.scale(find_record(sram).voltage)
     logic_w = cell_area_mm2(spec, at.node) * constant(logic, "W/mm**2") * at.scale(find_record(logic).voltage)
@@ -254,11 +254,11 @@ def leakage(spec: AccelSpec, at: Operation) -> tuple[Interval, tuple[str, ...]]:
 
 
 def _switching(counters: Counters, costs: tuple[Cost, ...]) -> list[Component]:
-    """Components of all that switches, in the order of their costs."""
+    """Dynamic components, in the order of their costs."""
     parts: dict[str, Component] = {}
     for cost in (*costs, *share_costs(costs)):
         count = getattr(counters, cost.counter)
-        used = cost.records if count else ()  # of what did not happen nothing follows
+        used = cost.records if count else ()  # events that did not happen cite no records
         one = Component(
             cost.component, cost.joules * float(count), used, True, (cost.counter,), cost.engine, cost.level
         )
@@ -298,10 +298,10 @@ def _phy(dram: str) -> str:
 
 def _known_dram(dram: str) -> None:
     if dram not in DRAMS:
-        raise InputError(f"unknown DRAM {dram!r}", where="energy", hint=f"Known: {', '.join(DRAMS)}.")
+        raise InputError(f"unknown DRAM {dram!r}", where="energy", hint=f"Choose one of {', '.join(DRAMS)}.")
 
 
 def _regulator_loss() -> Interval:
-    """Drawn minus delivered, per delivered: 1 / efficiency - 1, so the best efficiency gives the low bound."""
+    """Regulator loss per joule delivered: 1 / efficiency - 1; the best efficiency gives the low bound."""
     efficiency = ratio("regulator_efficiency")
     return Interval(1.0 / efficiency.value - 1.0, 1.0 / efficiency.high - 1.0, 1.0 / efficiency.low - 1.0)

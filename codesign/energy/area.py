@@ -19,7 +19,7 @@ GATES = (
     "flip_flops_per_requantise_lane",
     "flip_flop_gates",
 )
-"""Records that gate equivalents of a specification follow from."""
+"""Records from which a specification's gate equivalents are computed."""
 
 NORMALISER_GATES = (
     "gates_of_normaliser",
@@ -27,15 +27,15 @@ NORMALISER_GATES = (
     "flip_flops_of_normaliser",
     "flip_flops_per_statistics_lane",
 )
-"""And those of what normalises, where a specification keeps statistics."""
+"""Further records for a specification with a normaliser."""
 
 ARRAY_AREA = ("gates_of_mac", "placement_density")
-"""Records, beside the node's gate area, that the array's extent follows from."""
+"""Records for the array's extent, beside the node's gate area."""
 
 
 @dataclass(frozen=True)
 class Gates:
-    """What a specification's logic takes, memories apart."""
+    """Logic of a specification, without memories."""
 
     combinational: Interval
     """Gate equivalents (NAND2 of least drive)."""
@@ -43,7 +43,7 @@ class Gates:
 
     @property
     def equivalents(self) -> Interval:
-        """All of it in gate equivalents."""
+        """Gates and flip-flops in gate equivalents."""
         return self.combinational + self.flip_flops * _ratio("flip_flop_gates")
 
 
@@ -64,12 +64,12 @@ class SiliconArea:
 
 
 def gate_records(spec: AccelSpec) -> tuple[str, ...]:
-    """The records that ``spec``'s gates follow from."""
+    """The records from which ``spec``'s gates are computed."""
     return (*GATES, *(NORMALISER_GATES if Unit.NORMALISER in spec.units else ()))
 
 
 def estimated_gates(spec: AccelSpec) -> Gates:
-    """Gates by the numbers of the specification: lines through what Yosys counted in the presets' RTL."""
+    """Gates estimated from the specification's numbers: straight lines fitted to Yosys' counts of the presets' RTL."""
     lanes = spec.requantise_lanes
     combinational = (
         _ratio("gates_fixed")
@@ -86,13 +86,13 @@ def estimated_gates(spec: AccelSpec) -> Gates:
 
 
 def counted_gates(modules: Sequence[tuple[float, int]]) -> Gates:
-    """Gates as counted: ``(gate equivalents, flip-flops)`` of every module. Mapping to cells may save a fifth."""
+    """Gates from counts: ``(gate equivalents, flip-flops)`` of every module. Mapping to cells may save a fifth."""
     gates = sum(gates for gates, _ in modules)
     return Gates(Interval(gates, 0.8 * gates, gates), Interval.exact(float(sum(bits for _, bits in modules))))
 
 
 def named_register_bits(spec: AccelSpec) -> int:
-    """Bits of the registers that the specification names: psums, window, and the operands of one cycle."""
+    """Bits of the registers known from the specification: psums, window, and the operands of one cycle."""
     operands = spec.pixel_lanes * spec.ci_lanes * spec.lane_groups + spec.weight_word_bytes
     return 8 * (sum(spec.register_bytes().values()) + operands)
 
@@ -100,7 +100,7 @@ def named_register_bits(spec: AccelSpec) -> int:
 def silicon_area(spec: AccelSpec, node: str, gates: Gates | None = None) -> SiliconArea:
     """Area at ``node``; ``gates`` as counted, else estimated. Raises :class:`InputError` for a node without records."""
     if node not in nodes():
-        raise InputError(f"no area records at {node}", where="area", hint=f"Nodes: {', '.join(nodes())}.")
+        raise InputError(f"no area records at {node}", where="area", hint=f"Choose one of {', '.join(nodes())}.")
     found = gates or estimated_gates(spec)
     cell, bit = f"gate_area_{node}", f"sram_area_{node}"
     logic = found.equivalents * constant(cell, "mm**2") / _ratio("placement_density")
@@ -110,12 +110,12 @@ def silicon_area(spec: AccelSpec, node: str, gates: Gates | None = None) -> Sili
 
 
 def cell_area_mm2(spec: AccelSpec, node: str) -> Interval:
-    """Area of the logic's cells alone: what leaks."""
+    """Area of the logic's cells alone, which leaks."""
     return estimated_gates(spec).equivalents * constant(f"gate_area_{node}", "mm**2")
 
 
 def array_side_mm(spec: AccelSpec, node: str) -> Interval:
-    """Side of the square that the array fills: what an operand's wire spans."""
+    """Side of the square that the array fills: the length of an operand's wire."""
     area = _ratio("gates_of_mac") * spec.macs_per_cycle * constant(f"gate_area_{node}", "mm**2")
     area = area / _ratio("placement_density")
     return Interval(math.sqrt(area.value), math.sqrt(area.low), math.sqrt(area.high))

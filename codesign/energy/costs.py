@@ -1,8 +1,8 @@
-"""What one event of Scanline costs: joules per count of every counter, by component, and the records they come from.
+"""Energy of one event of Scanline: joules per count of every counter, by component, with the records used.
 
-No number that is not a record enters, but sizes from the specification. Dynamic energy goes with the supply squared,
-from the supply that its record holds at. What is not counted apart (parameters, look-up tables, commands, fills) lies
-within the share of control.
+Every number is a record or a size from the specification. Dynamic energy scales with the supply squared, from the
+supply of its record. Events without a counter of their own (parameters, activation tables, commands, fills) are within
+the share of control.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from codesign.hw.errors import InputError
 from codesign.hw.spec import STEP_BYTES, AccelSpec
 
 WEIGHT_MACRO_BYTES = 8
-"""Width of the macros that the weight memory is built of, side by side: as wide as the SRAM records' small ports."""
+"""Width of the weight memory's macros, placed side by side: that of the SRAM records' small ports."""
 
 SAMPLE_PRODUCTS_PER_CYCLE = 1.5
-"""Of a channel: a bilinear sample is three interpolations, and takes two reads of the scratchpad."""
+"""Interpolations and scratchpad reads per channel of a bilinear sample."""
 
 CLOCK_AND_CONTROL = {"control": "control_share", "clock tree": "clock_tree_share"}
-"""Components that are shares of everything that switches, and their records."""
+"""Components that are shares of all dynamic energy, and their records."""
 
 
 class Engine(StrEnum):
-    """Which part of the machine spends it."""
+    """The part of the machine that spends the energy."""
 
     COMPUTE = "compute"
     LOAD = "load"
@@ -37,7 +37,7 @@ class Engine(StrEnum):
 
 
 class Level(StrEnum):
-    """Where in the hierarchy of memories, or in none."""
+    """Level of the memory hierarchy, or none."""
 
     LOGIC = "logic"
     REGISTERS = "registers"
@@ -61,9 +61,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class Operation:
-    """What an account is made for: node, supply, operand width, temperature.
+    """Conditions of an account: node, supply, operand width, temperature.
 
-    ``volts`` None: every record at its own supply. ``celsius``: 85, silicon at work, or 25, as publications have it.
+    ``volts`` None: every record at its own supply. ``celsius``: 85 for silicon at work, or 25 as in publications.
     """
 
     node: str = "28nm"
@@ -73,16 +73,18 @@ class Operation:
 
     def __post_init__(self) -> None:
         if self.node not in nodes():
-            raise InputError(f"no energy records at {self.node}", where="energy", hint=f"Nodes: {', '.join(nodes())}.")
+            raise InputError(
+                f"no energy records at {self.node}", where="energy", hint=f"Choose one of {', '.join(nodes())}."
+            )
         if self.operand_bits not in (8, 16):
-            raise InputError(f"operands of {self.operand_bits} bits", where="energy", hint="8 or 16.")
+            raise InputError(f"operands of {self.operand_bits} bits", where="energy", hint="Choose 8 or 16.")
         if self.celsius not in (25, 85):
-            raise InputError(f"silicon at {self.celsius} C", where="energy", hint="25 or 85.")
+            raise InputError(f"silicon at {self.celsius} C", where="energy", hint="Choose 25 or 85.")
         if self.volts is not None and not 0.3 <= self.volts <= 5.0:
-            raise InputError(f"a supply of {self.volts} V", where="energy", hint="0.3 to 5 V.")
+            raise InputError(f"a supply of {self.volts} V", where="energy", hint="Choose 0.3 to 5 V.")
 
     def scale(self, record_volts: float) -> float:
-        """Of dynamic energy, from the record's supply to this one."""
+        """Factor of dynamic energy from the record's supply to this one."""
         return 1.0 if self.volts is None else (self.volts / record_volts) ** 2
 
     def joules(self, name: str, unit: str = "J") -> Interval:
@@ -96,12 +98,12 @@ class Operation:
 
 
 def ratio(name: str) -> Interval:
-    """A record without dimension."""
+    """A dimensionless record."""
     return constant(name, "dimensionless")
 
 
 def dynamic_costs(spec: AccelSpec, at: Operation) -> tuple[Cost, ...]:
-    """Everything that switches on the chip with events, but control and clock. Raises :class:`InputError`."""
+    """Costs of all events on the chip, without control and clock. Raises :class:`InputError`."""
     node = at.node
     bit, requantise = f"register_bit_{node}", f"requantise_{node}"
     width = f"int{at.operand_bits}"
@@ -120,12 +122,12 @@ def dynamic_costs(spec: AccelSpec, at: Operation) -> tuple[Cost, ...]:
         return Cost(component, counter, joules, (bit, toggle), engine, Level.REGISTERS)
 
     def queue(counter: str, engine: Engine) -> Cost:
-        # Written once, read once; what passes is as lively as activations are.
+        # Written once and read once, with the activity of activations.
         return registers(f"{engine} queue", counter, 2 * 8, "toggle_activations", engine)
 
     operands = 8 * spec.pixel_lanes * spec.ci_lanes * spec.lane_groups
     psums = 32 * spec.pixel_lanes * spec.co_lanes
-    # An operand crosses the outputs of its lane group, a weight all pixels: the array's side, or a part of it.
+    # An operand is wired to the outputs of its lane group, a weight to all pixels: the array's side, or a part of it.
     crossing = operands / spec.lane_groups + 8.0 * spec.weight_word_bytes
     wires = at.joules("wire_bit_mm", "J/mm") * array_side_mm(spec, node) * crossing
     compute, load, store, shared = Engine.COMPUTE, Engine.LOAD, Engine.STORE, Engine.SHARED
@@ -212,7 +214,7 @@ def dynamic_costs(spec: AccelSpec, at: Operation) -> tuple[Cost, ...]:
 
 
 def share_costs(costs: tuple[Cost, ...]) -> tuple[Cost, ...]:
-    """Control and clock tree of each of ``costs``: the same events, a share of the same joules."""
+    """Costs of control and clock tree: for each of ``costs`` the same events and a share of its joules."""
     return tuple(
         Cost(component, cost.counter, cost.joules * ratio(share), (share, *cost.records), Engine.SHARED, Level.ALL)
         for component, share in CLOCK_AND_CONTROL.items()

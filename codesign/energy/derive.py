@@ -19,18 +19,19 @@ RULES: dict[Rule, str] = {
     "product": "product of powers",
     "both": "geometric mean of sources that disagree, from the least bound to the greatest",
 }
-"""What each rule does, in words; bounds go with bounds."""
+"""Each rule in words; bounds are computed from bounds."""
 
 
 class Derivation(BaseModel):
-    """How a constant follows from others. ``of`` has weights in a sum, exponents in a product; a list has ones."""
+    """Derivation of a constant from others. ``of`` gives weights in a sum, exponents in a product; a list means
+    ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: Rule
     of: dict[str, float] | list[str] = Field(min_length=1)
     spread: float = Field(default=1.0, ge=1.0, allow_inf_nan=False)
-    """Bounds are widened by this factor on either side: what the rule itself is uncertain by."""
+    """Factor by which the bounds are widened on either side: the uncertainty of the rule itself."""
 
     @property
     def parents(self) -> dict[str, float]:
@@ -46,7 +47,7 @@ class Derivation(BaseModel):
 
 
 class Point(BaseModel):
-    """A constant with where it holds: what rules compute with."""
+    """A constant with its node and voltage: an operand of the rules."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -56,11 +57,11 @@ class Point(BaseModel):
 
 
 def feature_nm(node: str) -> float:
-    """``28nm`` as 28. Raises :class:`ValueError` for a node that is no size."""
+    """``28nm`` as 28. Raises :class:`ValueError` for a node that is not a size."""
     try:
         return float(node.removesuffix("nm"))
     except ValueError:
-        raise ValueError(f"{node!r} is no process node") from None
+        raise ValueError(f"{node!r} is not a process node") from None
 
 
 def derive(how: Derivation, parents: Sequence[Point], node: str, voltage: float) -> Interval:
@@ -80,7 +81,7 @@ def derive(how: Derivation, parents: Sequence[Point], node: str, voltage: float)
 
 
 def log_between(one: Interval, other: Interval, share: float) -> Interval:
-    """``share`` of the way from one to the other, bound by bound, in the logarithm."""
+    """Interpolation by ``share`` between two intervals, bound by bound, in the logarithm."""
 
     def at(x: float, y: float) -> float:
         return math.exp(math.log(x) * (1.0 - share) + math.log(y) * share)

@@ -1,6 +1,6 @@
-"""A frame on a GPU: recorded on hardware when there is a record, else a roofline labelled as modelled.
+"""A frame on a GPU: a recorded measurement where there is one, else a roofline labelled as modelled.
 
-The roofline flatters the GPU on purpose, so that what is claimed against it stands: no launch overhead, a batch that
+The roofline flatters the GPU on purpose, so that a claim against it is safe: no launch overhead, a batch that
 fills the machine, dense FP16 peaks, and (but for the high bound of energy) feature maps that never leave the chip.
 """
 
@@ -21,12 +21,12 @@ from codesign.hw.errors import InputError
 
 VALUE_BYTES: dict[Precision, int] = {"FP16": 2, "INT8": 1}
 MINIMUM_SECONDS = 10.0
-"""Shortest loop worth recording: the driver's energy counter moves about ten times a second."""
+"""Shortest loop worth recording, in seconds: the driver updates its energy counter about ten times a second."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one layer reads and writes, in values: its inputs and outputs, and its weights."""
+    """Values that one layer reads and writes: inputs and outputs, and weights."""
 
     feature_values: int
     weight_values: int
@@ -41,14 +41,14 @@ class Workload:
     output_size: str
     macs: int
     compulsory_values: int
-    """Values that any machine moves: inputs, outputs and weights."""
+    """Values that every machine must move: inputs, outputs and weights."""
     layers: tuple[Layer, ...] = ()
 
     def moved_bytes(self, l2_bytes: int, precision: Precision = "FP16") -> Interval:
-        """Bytes to and from the board's memory.
+        """Bytes moved to and from the board's memory.
 
-        Low and central: the compulsory ones, once each. High: layer by layer, where a layer whose feature maps exceed
-        ``l2_bytes`` reads and writes them in memory.
+        Low bound and value: the compulsory ones, once each. High bound: layer by layer, where a layer whose feature
+        maps exceed ``l2_bytes`` reads and writes them in memory.
         """
         size = VALUE_BYTES[precision]
         least = float(size * self.compulsory_values)
@@ -58,7 +58,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class GpuFigures:
-    """One frame on a GPU: the board's energy with idle, and without."""
+    """One frame on a GPU, with the board's energy including and excluding idle power."""
 
     device: Device
     seconds: Interval
@@ -75,8 +75,8 @@ class GpuFigures:
 class Recorded(BaseModel):
     """A measurement on a real GPU with its whole provenance: one JSON file (see ``docs/energy.md``).
 
-    Bands are the median and the extremes of repeated loops. Energy is the board's, idle included, by the driver's
-    energy counter, and per frame: a batch's, divided by its frames.
+    Bands are the median and the extremes of repeated loops. Energy is the board's, idle included, from the driver's
+    energy counter; that of a batch is divided by its frames.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,7 +87,7 @@ class Recorded(BaseModel):
     device: Text
     """Key of the device table, such as ``H200``."""
     device_name: Text
-    """As the driver reports it."""
+    """Device name reported by the driver."""
     precision: Text
     batch: int = Field(gt=0, strict=True)
     ms_per_frame: Band
@@ -101,9 +101,9 @@ class Recorded(BaseModel):
     driver: Text
     cuda: Text
     software: Text
-    """What ran, with versions: ``torch 2.13.0, torch.compile max-autotune, channels-last, CUDA graphs``."""
+    """Software that ran, with versions: ``torch 2.13.0, torch.compile max-autotune, channels-last, CUDA graphs``."""
     method: Text
-    """How time and energy were taken."""
+    """Method by which time and energy were measured."""
     command: Text
     """The command that reproduces it."""
     date: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
@@ -127,14 +127,14 @@ def load_recorded(path: Path) -> Recorded:
         what = " ".join(filter(None, (place, problem["msg"])))
     except (OSError, ValueError) as error:
         what = str(error)
-    raise InputError(f"is not a GPU measurement ({what})", where=str(path), hint="docs/energy.md has the fields.")
+    raise InputError(f"is not a GPU measurement ({what})", where=str(path), hint="See docs/energy.md for the fields.")
 
 
 def find_device(name: str) -> Device:
     """A GPU of the table. Raises :class:`InputError` for an unknown one."""
     table = devices()
     if name not in table:
-        raise InputError(f"unknown GPU {name!r}", where="--gpu", hint=f"Known: {', '.join(table)}.")
+        raise InputError(f"unknown GPU {name!r}", where="--gpu", hint=f"Choose one of {', '.join(table)}.")
     return table[name]
 
 
@@ -166,7 +166,7 @@ def on_gpu(
         seconds=seconds,
         joules=joules,
         joules_above_idle=_above_idle(joules, record.idle_w * seconds.value),
-        # Power's extremes are not recorded apart; the loops' energies and times lie close together.
+        # The extremes of power are not recorded; the loops' energies and times are close together.
         watts=Interval.exact(joules.value / seconds.value),
         precision=record.precision,
         evidence=Evidence.HARDWARE,
@@ -182,10 +182,10 @@ def _above_idle(joules: Interval, idle_j: float) -> Interval:
 
 
 def roofline(workload: Workload, device: Device, precision: Precision = "FP16") -> GpuFigures:
-    """Time: the longer of computing at peak and moving the compulsory bytes, over the share of it software reaches.
+    """Roofline. Time: the longer of computing at peak and moving the compulsory bytes, over the share software reaches.
 
-    Energy: operations and bits at their energies, plus idle power x time. Bounds go together: the fastest run is the
-    one with the least energy.
+    Energy: operations and bits at their energies, plus idle power x time. Bounds correspond: the fastest run has the
+    least energy.
     """
     share = constant("gpu_peak_share", "dimensionless")
     moved = workload.moved_bytes(device.l2_bytes, precision)

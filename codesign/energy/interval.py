@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the bounds it lies in; quantities here are finite and never negative.
+    """A value between two bounds, all finite and not negative.
 
-    Arithmetic takes bound with bound, as if all errors pointed the same way: wider than statistics would give, and
-    never too narrow. Raises :class:`ValueError` where ``0 <= low <= value <= high`` does not hold.
+    Arithmetic combines bound with bound, as if all errors had the same sign: the result is wider than statistics would
+    give, and never too narrow. Raises :class:`ValueError` where ``0 <= low <= value <= high`` does not hold.
     """
 
     value: float
@@ -62,7 +62,7 @@ def engineering(value: float) -> str:
         (1e-9, "n"),
         (1e-12, "p"),
     ):
-        # 999.9 would be printed as 1000: the next prefix takes over where rounding does.
+        # 999.9 would be printed as 1000: the next prefix begins where rounding reaches it.
         if abs(value) >= 0.9995 * factor:
             scaled = value / factor
             digits = 0 if abs(scaled) >= 99.95 else 1 if abs(scaled) >= 9.995 else 2
@@ -79,7 +79,7 @@ def total(parts: Iterable[Interval]) -> Interval:
 
 
 def span(interval: Interval, unit: str) -> str:
-    """The bounds as text, the prefix once where both share it: ``50.4 to 170 µJ``, ``425 mW to 1.4 W``."""
+    """The bounds as text, with a common prefix written once: ``50.4 to 170 µJ``, ``425 mW to 1.4 W``."""
     low, high = engineering(interval.low), engineering(interval.high)
     if unit and low.split(" ")[1] == high.split(" ")[1]:
         return f"{low.split(' ')[0]} to {high}{unit}"

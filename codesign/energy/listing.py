@@ -1,4 +1,4 @@
-"""Constants as a reader asks for them: chosen by node and text, with where each comes from."""
+"""Constants selected by node and text, with their sources."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from codesign.hw.errors import InputError
 
 
 def chosen(text: str = "", node: str = "") -> dict[str, Record]:
-    """Records whose name, meaning or source contains every word of ``text``, at ``node`` or at any.
+    """Records whose name, meaning or source contains every word of ``text``, at ``node`` or at any node.
 
-    Raises :class:`InputError` for a node without records and where nothing is left.
+    Raises :class:`InputError` for a node without records and for a text that no record contains.
     """
     if node and node not in nodes():
-        raise InputError(f"no records at {node!r}", where="--node", hint=f"Nodes: {', '.join(nodes())}.")
+        raise InputError(f"no records at {node!r}", where="--node", hint=f"Choose one of {', '.join(nodes())}.")
     words = text.lower().split()
     found = {
         name: record
@@ -22,12 +22,12 @@ def chosen(text: str = "", node: str = "") -> dict[str, Record]:
         and all(word in f"{name} {record.what} {record.provenance} {record.confidence}".lower() for word in words)
     }
     if not found:
-        raise InputError(f"no record speaks of {text!r}", where="constants", hint="Leave the text out to see all.")
+        raise InputError(f"no record contains {text!r}", where="constants", hint="Leave the text out to list all.")
     return found
 
 
 def figure(record: Record) -> str:
-    """``0.227 (0.132 to 0.653) pJ``; one figure where the bounds are the value."""
+    """``0.227 (0.132 to 0.653) pJ``; a single figure for an exact value."""
     interval: Interval = record.interval
     unit = "" if record.unit == "dimensionless" else f" {record.unit.replace('**', '')}"
     if interval.is_exact:

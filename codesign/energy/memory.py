@@ -14,7 +14,7 @@ from codesign.hw.errors import InputError
 
 @dataclass(frozen=True)
 class MacroEnergy:
-    """Energy per byte read from one SRAM macro, the supply it holds at, and the names of the records used."""
+    """Energy per byte read from one SRAM macro, its supply, and the names of the records used."""
 
     joules: Interval
     voltage: float
@@ -25,7 +25,7 @@ class MacroEnergy:
 def macro_energy(capacity_bytes: int, node: str) -> MacroEnergy:
     """A macro between the recorded sizes: linear in the logarithms of capacity and energy, bound by bound.
 
-    A macro smaller than the smallest record is charged like that record: too much rather than too little. Raises
+    A macro smaller than the smallest record is charged like that record, which is rather too much. Raises
     :class:`InputError` for a node without records and for a macro larger than the largest record.
     """
     points = sorted(
@@ -34,7 +34,7 @@ def macro_energy(capacity_bytes: int, node: str) -> MacroEnergy:
         if record.capacity_bytes is not None and record.node == node
     )
     if not points:
-        raise InputError(f"no SRAM records at {node}", where="energy", hint=f"Nodes: {', '.join(nodes())}.")
+        raise InputError(f"no SRAM records at {node}", where="energy", hint=f"Choose one of {', '.join(nodes())}.")
     largest = points[-1][0]
     if capacity_bytes > largest:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Constants with provenance: a number without unit, bounds and source is not a constant."""
+"""Constants with provenance: each has a unit, bounds and a source."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 
 
 class Band(BaseModel):
-    """A value with its bounds, as tables write it."""
+    """A value with its bounds, as written in the tables."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,7 +51,7 @@ class Band(BaseModel):
 
 
 class Record(Band):
-    """One constant as it stands in the tables, or as computed from others there."""
+    """One constant from the tables, given or computed from others."""
 
     what: Text
     unit: Text
@@ -62,21 +62,21 @@ class Record(Band):
     source: Text
     confidence: Literal["measured", "published", "interpolated", "derived", "prior"]
     capacity_bytes: int | None = Field(default=None, gt=0, strict=True)
-    """Of a memory: the size the figure holds for."""
+    """Size of the memory that the figure is for."""
     derived: Derivation | None = None
-    """How value and bounds follow from other records."""
+    """Derivation of value and bounds from other records."""
 
     @model_validator(mode="after")
     def _known_unit(self) -> Record:
         try:
             _UNITS.Unit(self.unit)
-        except Exception as error:  # pint raises several unrelated types for text that is no unit
+        except Exception as error:  # pint raises several unrelated types for text that is not a unit
             raise ValueError(f"unknown unit {self.unit!r}") from error
         return self
 
     @property
     def provenance(self) -> str:
-        """Source, and the rule it was computed by."""
+        """Source, and the rule of a derived constant."""
         return self.source if self.derived is None else f"{self.source} ({self.derived})"
 
     def to(self, unit: str) -> Interval:
@@ -98,9 +98,9 @@ class Device(BaseModel):
 
     name: Text
     peak_fp16_tflops: Positive
-    """Dense (no sparsity), products summed in FP32."""
+    """Peak of dense FP16 products summed in FP32."""
     peak_int8_tops: Positive
-    """Dense, products summed in INT32."""
+    """Peak of dense INT8 products summed in INT32."""
     bandwidth_gb_s: Positive
     l2_bytes: int = Field(gt=0, strict=True)
     idle_w: Band
@@ -151,7 +151,7 @@ def load_records(*paths: Path) -> dict[str, Record]:
     """Read tables of constants that may refer to each other.
 
     An entry with ``nodes`` in place of ``node`` and ``voltage`` stands for one constant per node, at the node's
-    ``supply`` record; ``{node}`` in its name, source and parents is replaced. An entry with ``derived`` has no value:
+    ``supply`` record; ``{node}`` in its name, source and parents is replaced. An entry with ``derived`` has no value;
     it is computed. Raises :class:`InputError`, naming the entry, for anything incomplete, double or circular.
     """
     entries: dict[str, tuple[Raw, Path]] = {}
@@ -159,7 +159,7 @@ def load_records(*paths: Path) -> dict[str, Record]:
         for key, entry in _table(path).items():
             for name, one in _expanded(key, entry, path):
                 if name in entries:
-                    raise InputError(f"{name} is there twice", where=str(path))
+                    raise InputError(f"{name} is defined twice", where=str(path))
                 entries[name] = one, path
     found: dict[str, Record] = {}
     for name in entries:
@@ -195,7 +195,7 @@ def _resolve(
     if name in found:
         return found[name]
     if name in asked:
-        raise InputError(f"{name} follows from itself", where=" from ".join((*asked, name)))
+        raise InputError(f"{name} is derived from itself", where=" from ".join((*asked, name)))
     if name not in entries:
         raise InputError(f"{asked[-1]} names no energy record: {name!r}", where=str(entries[asked[-1]][1]))
     entry, path = entries[name]
@@ -205,7 +205,7 @@ def _resolve(
     if "derived" in entry:
         if {"value", "low", "high"} & set(entry):
             raise InputError(f"{name} is derived and has a value of its own", where=str(path))
-        # Everything but the figures is checked first, so that a missing field is named as in any entry.
+        # All fields but the figures are checked first, so that a missing field is named as in any entry.
         blank = _validated(Record, name, entry | {"value": 0.0, "low": 0.0, "high": 0.0}, path)
         assert blank.derived is not None
         parents = [_resolve(parent, entries, found, asked) for parent in blank.derived.parents]
@@ -238,13 +238,13 @@ def _derived(name: str, blank: Record, how: Derivation, parents: list[Record], p
 
 @cache
 def records() -> Mapping[str, Record]:
-    """The constants that ship."""
+    """The shipped constants."""
     return load_records(*sorted((_HERE / "constants").glob("*.toml")))
 
 
 @cache
 def devices() -> Mapping[str, Device]:
-    """The GPUs that ship. Raises :class:`InputError` for one that names no record."""
+    """The shipped GPUs. Raises :class:`InputError` for one that names no record."""
     path = _HERE / "devices.toml"
     table = {name: _validated(Device, name, entry, path) for name, entry in _table(path).items()}
     for name, device in table.items():
@@ -269,7 +269,7 @@ def constant(name: str, unit: str) -> Interval:
 
 
 def lineage(name: str) -> tuple[str, ...]:
-    """``name`` and every record that it follows from, parents after children. Raises as :func:`find_record`."""
+    """``name`` and every record that it is derived from, parents after children. Raises as :func:`find_record`."""
     seen = [name]
     for one in seen:
         how = find_record(one).derived
@@ -279,6 +279,6 @@ def lineage(name: str) -> tuple[str, ...]:
 
 @cache
 def nodes() -> tuple[str, ...]:
-    """Process nodes that the accelerator can be accounted at: those with a MAC record, smallest first."""
+    """Process nodes with a MAC record, at which the accelerator can be accounted; smallest first."""
     found = {record.node for name, record in records().items() if name == f"mac_int8_{record.node}"}
     return tuple(sorted(found, key=feature_nm))

@@ -1,4 +1,4 @@
-"""What restored images are judged by."""
+"""Quality measures of restored images."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _SHAPES = ((64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3
 _STRIDES, _PADDINGS, _POOLED = (4, 1, 1, 1, 1), (2, 2, 1, 1, 1), (False, True, True, False, False)
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 LEAST = 63
-"""Pixels a side, for AlexNet's last layer to see three."""
+"""Smallest side in pixels; AlexNet's last layer then sees three."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,13 @@ class Lpips:
         return Lpips(found)
 
     def __call__(self, image: Reals, truth: Reals) -> float:
-        """Of ``[H, W, 3]`` in [0, 1]. Raises :class:`InputError` for shapes that differ and images too small."""
+        """The distance of two images ``[H, W, 3]`` in [0, 1]. Raises :class:`InputError` for shapes that differ and
+        images too small."""
         if image.shape != truth.shape or image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < LEAST:
             raise InputError(
                 f"cannot compare {image.shape} with {truth.shape}",
                 where="lpips",
-                hint=f"Two RGB images of one size, of at least {LEAST} pixels a side.",
+                hint=f"Give two RGB images of one size, at least {LEAST} pixels a side.",
             )
         with torch.no_grad():
             ours, theirs = self._features(image), self._features(truth)
@@ -72,7 +73,7 @@ class Lpips:
         return total
 
     def _features(self, image: Reals) -> list[torch.Tensor]:
-        """After each rectified layer, of unit length at every pixel."""
+        """Features after each ReLU, normalised to unit length at every pixel."""
         x = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)[None], np.float32)) * 2.0 - 1.0
         x = (x - torch.tensor(_SHIFT).view(1, 3, 1, 1)) / torch.tensor(_SCALE).view(1, 3, 1, 1)
         found = []

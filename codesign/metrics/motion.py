@@ -1,4 +1,4 @@
-"""What flow, video and stabilisation are judged by: end-point error, warping error, residual jitter."""
+"""Measures of flow, video and stabilisation: end-point error, warping error, residual jitter."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ OUTLIER_PIXELS, OUTLIER_SHARE = 3.0, 0.05
 
 @dataclass(frozen=True)
 class FlowError:
-    """How far a flow is from the truth, over the pixels that count."""
+    """Errors of a flow over the pixels with a known true flow."""
 
     epe_pixels: float
     """Mean end-point error."""
     outliers: float
-    """Share of vectors that are wrong by more than 3 pixels and by more than 5 % of their length (KITTI's Fl)."""
+    """Share of vectors wrong by more than 3 pixels and by more than 5 % of their length (KITTI's Fl)."""
     pixels: int
 
 
@@ -47,9 +47,9 @@ def end_point_error(flow: Flow, truth: Flow, valid: NDArray[np.bool_] | None = N
 
 
 def sampled(image: NDArray[np.floating], flow: Flow) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """``image [H, W, ...]`` at every pixel's place plus its flow, bilinear; and where that is inside, ``[H, W]``.
+    """``image [H, W, ...]`` at every pixel's place plus its flow, bilinear; and whether it lies inside, ``[H, W]``.
 
-    Outside, the nearest border pixel's value.
+    Places outside take the nearest border pixel's value.
     """
     height, width = image.shape[:2]
     y, x = np.mgrid[:height, :width]
@@ -80,10 +80,11 @@ def visible(forward: Flow, backward: Flow) -> NDArray[np.bool_]:
 def warping_error(
     frame: NDArray[np.floating], following: NDArray[np.floating], flow: Flow, seen: NDArray[np.bool_]
 ) -> float:
-    """Mean square difference of ``frame`` and the ``following`` one brought back along ``flow``, where ``seen``.
+    """Mean square difference of ``frame`` and the ``following`` frame warped back along ``flow``, over the pixels
+    ``seen``.
 
     Frames ``[H, W]`` or ``[H, W, C]`` in [0, 1]; the measure of temporal consistency of Lai et al. (ECCV 2018). Raises
-    :class:`InputError` where nothing is seen in both.
+    :class:`InputError` if no pixel is seen in both.
     """
     back, inside = sampled(following, flow)
     counted = inside & seen
@@ -93,10 +94,10 @@ def warping_error(
 
 
 def jitter(path: NDArray[np.floating] | Sequence[Sequence[float]]) -> float:
-    """How unsteady a camera path is: root mean square of its second differences, in pixels a frame squared.
+    """Jitter of a camera path: root mean square of its second differences, in pixels per frame squared.
 
-    ``path [frames, 2]``: where the picture is in each frame, in pixels. A camera that stands or moves evenly has none.
-    Raises :class:`InputError` for fewer than three frames.
+    ``path [frames, 2]``: position of the picture in each frame, in pixels. A camera that stands still or moves evenly
+    has 0. Raises :class:`InputError` for fewer than three frames.
     """
     places = np.asarray(path, np.float64)
     if places.ndim != 2 or places.shape[0] < 3:

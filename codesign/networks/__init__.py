@@ -44,17 +44,17 @@ class Network:
 
     @property
     def images(self) -> int:
-        """How many images it takes."""
+        """Number of input images."""
         return max(1, self.channels // 3)
 
     @property
     def results(self) -> int:
-        """How many frames it makes at a time: a clip's network makes all of them."""
+        """Number of frames made at a time; a clip network makes all frames of the clip."""
         return self.images if self.task in ("upscale", "denoise") else 1
 
     @property
     def trained(self) -> bool:
-        """Whether weights that this project trained (or fixed kernels) come with it."""
+        """Whether it has weights trained by this project, or fixed kernels."""
         return self.family == "bicubic" or _shipped(self.name) is not None
 
 
@@ -114,7 +114,7 @@ _DEFAULT_SCALES = {
 
 
 CLIP = 3
-"""Frames that a video network of the catalogue takes at a time."""
+"""Frames that the catalogue's video networks take at a time."""
 
 _SINGLE = (
     Network(
@@ -199,7 +199,7 @@ def count_macs(module: nn.Module, width: int, height: int, channels: int | None 
     """Multiply-accumulates of one input: every convolution's taps at every output, border taps included.
 
     A transposed convolution counts its kernel at every input position; products of two matrices count (RAFT's
-    correlation of all pairs); local cost volumes, as all that is computed element by element, do not. ``width`` and
+    correlation of all pairs); local cost volumes and element-wise operators do not. ``width`` and
     ``height`` are the input's, in pixels; ``channels`` are its planes, by default those of the first convolution.
     Nothing is computed and ``module`` is left as it was. Raises :class:`InputError` for a frame without pixels or a
     module without convolutions.
@@ -208,7 +208,7 @@ def count_macs(module: nn.Module, width: int, height: int, channels: int | None 
     twin = copy.deepcopy(module).to("meta")
     layers = [layer for layer in twin.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
     if not layers:
-        raise InputError("has no convolution to count", where=type(module).__name__)
+        raise InputError("has no convolution, so no multiply-accumulates to count", where=type(module).__name__)
     total = 0
 
     def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -262,7 +262,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise InputError("holds no state dictionary", where=str(path), hint="Save module.state_dict().")
+        raise InputError("does not hold a state dictionary", where=str(path), hint="Save module.state_dict().")
     return {str(name): value.float() for name, value in state.items()}
 
 

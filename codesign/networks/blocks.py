@@ -1,4 +1,4 @@
-"""A block inside a network, fed as the network feeds it."""
+"""A block inside a network, with the input that the network gives it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class _FoundError(Exception):
-    """Ends a network's evaluation when the block's input is known."""
+    """Raised to end a network's evaluation once the block's input is known."""
 
 
 def block_input(network: nn.Module, block: nn.Module, frame: NDArray[np.float32]) -> NDArray[np.float32]:

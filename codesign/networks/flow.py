@@ -34,7 +34,7 @@ class SpyNet(nn.Module):
     """Flow from the first image to the second, coarse to fine over six levels (Ranjan and Black, CVPR 2017).
 
     Input: two RGB images in [0, 1] as 6 channels. Output: ``[N, 2, H, W]``, pixels right and down. Five halvings need
-    sides that are multiples of 32: others are resized to the next ones and the flow is scaled back.
+    sides that are multiples of 32; others are resized to the next ones and the flow is scaled back.
     """
 
     mean: torch.Tensor

@@ -1,4 +1,4 @@
-"""What networks of moving pictures share: warp, cost volumes, and frames brought to the sizes a pyramid needs."""
+"""Parts shared by flow and video networks: warp, cost volumes, and resizing to the sizes that a pyramid needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Estimate = Callable[[torch.Tensor], torch.Tensor]
 def warp(image: torch.Tensor, flow: torch.Tensor, padding: str = "border") -> torch.Tensor:
     """``image[N, C, H, W]`` sampled bilinearly at every pixel's place plus its ``flow[N, 2, H, W]``, right and down.
 
-    ``padding``: what lies beyond the border, its own values (``border``) or ``zeros``.
+    ``padding``: beyond the border lie its own values (``border``) or ``zeros``.
     """
     _, _, height, width = image.shape
     y, x = torch.meshgrid(
@@ -32,8 +32,8 @@ def warp(image: torch.Tensor, flow: torch.Tensor, padding: str = "border") -> to
 def correlate(first: torch.Tensor, second: torch.Tensor, reach: int) -> torch.Tensor:
     """Local cost volume ``[N, (2 reach + 1)^2, H, W]``: means over channels of ``first(x, y) second(x + dx, y + dy)``.
 
-    Rows of displacements first, as PWC-Net has them: channel ``(dy + reach) (2 reach + 1) + dx + reach``. Zeros lie
-    beyond the border.
+    The row of the displacement varies slowest, as in PWC-Net: channel ``(dy + reach) (2 reach + 1) + dx + reach``.
+    Zeros lie beyond the border.
     """
     _, _, height, width = first.shape
     around = F.pad(second, (reach, reach, reach, reach))
@@ -71,7 +71,7 @@ def look_up(pyramid: list[torch.Tensor], place: torch.Tensor, radius: int) -> to
     found = []
     for level, volume in enumerate(pyramid):
         rows, columns = volume.shape[2:]
-        # Pixel centres, and not corners, at half-integers: defined for a level of one pixel too.
+        # Pixel centres, not corners, at half-integers, so that a level of one pixel is defined too.
         across = (2.0 * (x * 0.5**level + dx) + 1.0) / columns - 1.0
         down = (2.0 * (y * 0.5**level + dy) + 1.0) / rows - 1.0
         grid = torch.stack((across, down), dim=3)
@@ -99,7 +99,7 @@ def resized(x: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def estimated_resized(pair: torch.Tensor, multiple: int, estimate: Estimate) -> torch.Tensor:
-    """The flow of a pair whose sides ``estimate`` wants to be multiples of ``multiple``.
+    """The flow of a pair of any size by ``estimate``, which needs sides that are multiples of ``multiple``.
 
     Other sides are resized to the next multiples, and the flow is resized and scaled back, as the published
     evaluations of coarse-to-fine networks do.

@@ -1,4 +1,4 @@
-"""Weights as others published them, renamed to this project's layers."""
+"""Published weights, renamed to this project's layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ State = dict[str, torch.Tensor]
 def translate(family: str, state: Mapping[str, torch.Tensor]) -> State:
     """``state`` under this project's names; unchanged where it already has them or no layout is known.
 
-    What a file lacks is left out, so that the caller sees which layer misses it.
+    Tensors that the file lacks are left out, so that the caller can name them.
     """
     if family == "fsrcnn_subpixel1" and any(re.fullmatch(r"f[1-8]", name) for name in state):
         return _fsrcnn(state)

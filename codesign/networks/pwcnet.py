@@ -10,16 +10,16 @@ from torch import nn
 from codesign.networks.motion import correlate, estimated_resized, resized, warp
 
 FEATURES = (3, 16, 32, 64, 96, 128, 196)
-"""Of the images and of the pyramid's levels, each half as large as the one before."""
+"""Channels of the images and of the pyramid's levels; each level is half as large as the one before."""
 
 DECODER = (128, 128, 96, 64, 32)
 CONTEXT = ((128, 1), (128, 2), (128, 4), (96, 8), (64, 16), (32, 1), (2, 1))
-"""Channels and dilation."""
+"""Channels and dilation of the context network's layers."""
 
 REACH = 4
 COARSEST, FINEST = 6, 2
 UNIT = 20.0
-"""The networks of a level speak of twentieths of a flow, as they were trained."""
+"""Factor from the output of a level's network to a flow in pixels, as in training."""
 
 
 class Decoder(nn.Module):
@@ -52,7 +52,8 @@ class Decoder(nn.Module):
 class PwcNet(nn.Module):
     """Flow from the first image to the second. Input: two RGB images in [0, 1] as 6 channels; output ``[N, 2, H, W]``.
 
-    Flow is estimated at a quarter of the size and enlarged. Sides that are no multiples of 64 are resized to the next.
+    Flow is estimated at a quarter of the size and enlarged. Sides that are not multiples of 64 are resized to the next
+    multiple.
     """
 
     def __init__(self, reach: int = REACH) -> None:

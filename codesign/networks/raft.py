@@ -1,4 +1,4 @@
-"""RAFT: all pairs correlated once, looked up by a recurrent unit (Teed and Deng, ECCV 2020); and its small form."""
+"""RAFT and RAFT-small: all pairs correlated once, read by a recurrent unit (Teed and Deng, ECCV 2020)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ ITERATIONS = 12
 STRIDE = 8
 LEVELS = 4
 LEAST = STRIDE << (LEVELS - 1)
-"""Pixels a side, so that the coarsest level of the pyramid has one."""
+"""Smallest side in pixels; the coarsest level of the pyramid then has one pixel."""
 
 Norm = Callable[[int], nn.Module]
 
 
 class InstanceNorm(nn.Module):
-    """Every channel of a frame to mean 0 and variance 1 (Ulyanov et al., 2016), without scale and shift."""
+    """Instance normalisation: every channel of a frame to mean 0 and variance 1 (Ulyanov et al., 2016), without scale
+    and shift."""
 
     def __init__(self, channels: int, epsilon: float = 1e-5) -> None:
         super().__init__()
@@ -103,18 +104,18 @@ class ConvGru(nn.Module):
 
 @dataclass(frozen=True)
 class Form:
-    """What differs between RAFT and RAFT-small."""
+    """Sizes in which RAFT and RAFT-small differ."""
 
     slim: bool
-    widths: tuple[int, int, int]  # of the encoders
-    features: int  # correlated
+    widths: tuple[int, int, int]  # channels of the encoders
+    features: int  # channels that are correlated
     hidden: int
     context: int
     radius: int
-    costs: tuple[int, ...]  # channels of the convolutions on what was looked up
-    flows: tuple[int, int]  # of those on the flow
-    motion: int  # of both together, without the flow itself
-    kernels: tuple[tuple[int, int], ...]  # of the recurrent units
+    costs: tuple[int, ...]  # channels of the convolutions on the windows
+    flows: tuple[int, int]  # channels of those on the flow
+    motion: int  # channels of both together, without the flow itself
+    kernels: tuple[tuple[int, int], ...]  # channels of the recurrent units
     head: int
     mask: bool  # convex up-sampling
 
@@ -128,7 +129,7 @@ RAFT_SMALL = Form(True, (32, 64, 96), 128, 96, 64, 3, (96,), (64, 32), 80, ((3, 
 
 
 class Motion(nn.Module):
-    """What was looked up, and the flow: the features that the recurrent unit is fed."""
+    """Windows of the volumes and the flow as features for the recurrent unit."""
 
     def __init__(self, form: Form) -> None:
         super().__init__()
@@ -152,7 +153,7 @@ class Raft(nn.Module):
 
     Input: two RGB images in [0, 1] as 6 channels; output ``[1, 2, H, W]``, pixels right and down. The border is
     repeated outwards to sides of multiples of 8, 64 at least. The mask of the convex up-sampling is computed once, at
-    the end; published counts have it in every iteration.
+    the end; published counts include it in every iteration.
     """
 
     def __init__(self, form: Form = RAFT, iterations: int = ITERATIONS) -> None:

@@ -1,4 +1,4 @@
-"""Networks that remember: a module whose states go from frame to frame, and how a network of pairs becomes one."""
+"""Recurrent networks: modules with states carried from frame to frame, and networks of image pairs made recurrent."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ StateShapes = list[tuple[int, int, int]]
 
 @runtime_checkable
 class Recurrent(Protocol):
-    """A module that takes, after the frame, ``states`` and returns, after its result, as many for the next frame."""
+    """A module that takes a frame and ``states``, and returns its result and as many states for the next frame."""
 
     def state_shapes(self, width: int, height: int) -> StateShapes:
-        """(C, H, W) of each state for frames of that size. The first frame finds zeros."""
+        """(C, H, W) of each state for frames of that size. States are zero before the first frame."""
         ...
 
 
 class Following(nn.Module):
-    """A network of two images run on a clip: its first image is the frame before, which needs to be seen only once."""
+    """A network of two images run on a clip: its first image is the frame before, kept as a state."""
 
     def __init__(self, pairs: nn.Module) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from torch import nn
 from codesign.networks.motion import grown, resized, warp
 
 BLOCKS = ((240, 4), (150, 2), (90, 1))
-"""Channels, and how much smaller than the frame a block sees it."""
+"""Channels of each block, and the factor by which it sees the frame smaller."""
 
 CONTEXT = 16
 MULTIPLE = 32
@@ -22,7 +22,7 @@ def activated(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """A change of both flows and of the mask, at an eighth of what the block sees, enlarged by two."""
+    """A change of both flows and of the mask, at an eighth of the block's input, enlarged by two."""
 
     def __init__(self, inputs: int, channels: int) -> None:
         super().__init__()
@@ -90,8 +90,8 @@ class Fusion(nn.Module):
 class Rife(nn.Module):
     """The frame half way between two. Input: two RGB images in [0, 1] as 6 channels; output ``[N, 3, H, W]`` in [0, 1].
 
-    The block that teaches the others while they are trained is left out. Borders are repeated outwards to multiples of
-    32, and cut off again.
+    The block that teaches the others in training is left out. Borders are repeated outwards to multiples of 32, and
+    cut off again.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Weights for networks that nobody trained here: the same on every machine, and lively enough to test a machine with.
+"""Seeded weights for untrained networks: the same on every machine, and varied enough to test a machine with.
 
-Random kernels alone would not do. Through a deep stack their features fade, blow up or lose all trace of where in the
-picture they are, and then a fault in the hardware hides behind flat numbers. So one pass over a synthetic picture sets
+Random kernels alone would not do: through a deep stack their features fade, blow up or no longer depend on the place
+in the picture, and then a fault in the hardware hides behind flat numbers. So one pass over a synthetic picture sets
 every layer's scale and offset (Mishkin and Matas, "All you need is a good init", ICLR 2016), and a network that has no
 skip around it carries the picture through its first channels, so that its output is the picture with texture added.
 """
@@ -28,14 +28,14 @@ SPREAD = 0.25
 """Standard deviation of a layer's result before its activation."""
 
 TEXTURE = 0.04
-"""Standard deviation of what the network adds to the picture."""
+"""Standard deviation of the texture that the network adds to the picture."""
 
 _GRID = 256.0  # scales and offsets are rounded to this, so that the last bit of a machine's sums cannot show
 
 Conv = nn.Conv2d | nn.ConvTranspose2d
 
 _SIZES: dict[type[nn.Module], int] = {SpyNet: 256, NafNet: 128, PwcNet: 128, Raft: 128, Rife: 128}
-"""Of the picture, where a pyramid's coarsest level must have a spread to calibrate."""
+"""Side of the picture for networks whose pyramid's coarsest level needs several pixels to calibrate."""
 
 
 def picture(channels: int, size: int = 32) -> NDArray[np.float64]:
@@ -88,7 +88,8 @@ def seed(module: nn.Module, name: str, channels: int) -> None:
 
 
 def _flow_heads(module: nn.Module) -> list[nn.Module]:
-    """What makes flows, in networks that sum them over levels or iterations: large ones would leave the frame."""
+    """Layers that make flows, in networks that sum them over levels or iterations: large flows would leave the
+    frame."""
     if isinstance(module, PwcNet):
         decoders = [decoder for decoder in module.decoders if isinstance(decoder, Decoder)]
         ups = [decoder.up_flow for decoder in decoders if decoder.up_flow is not None]
@@ -101,11 +102,11 @@ def _flow_heads(module: nn.Module) -> list[nn.Module]:
 
 
 class _Calibrator:
-    """A forward hook that rescales a layer so that what it returns has the wanted spread, channel by channel.
+    """A forward hook that rescales a layer so that its result has the wanted spread, channel by channel.
 
-    The first ``carried`` channels are left alone; a layer that is used again is as it was set the first time. One that
-    is first fed zeros, as RAFT's first flow is, stays as it was drawn, which keeps the size of what it is fed: there is
-    no spread to go by, and large gains on a flow saturate the gates behind it and make the iterations chaotic.
+    The first ``carried`` channels are left alone; a layer that is used again keeps its first setting. A layer whose
+    first input is zero, such as RAFT's first flow, stays as it was drawn, which keeps the size of its input: there is
+    no spread to measure, and large gains on a flow saturate the gates behind it and make the iterations chaotic.
     """
 
     def __init__(
@@ -142,7 +143,7 @@ class _Calibrator:
 
 
 def _carry(module: nn.Module, channels: int) -> dict[nn.Module, int]:
-    """Let the first features of a network without a skip be the picture; how many each layer so carries."""
+    """Let the first features of a network without a skip be the picture; returns how many each layer carries."""
     carried: dict[nn.Module, int] = {}
     if isinstance(module, Edsr):
         _pass(module.head, channels)
@@ -176,7 +177,7 @@ def _carry(module: nn.Module, channels: int) -> dict[nn.Module, int]:
     elif isinstance(module, QuickSrNet):
         chain = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d) and layer is not module.last]
     for layer in chain:
-        # Halved before the first tanh, where it is nearly straight; _show doubles it.
+        # Halved before the first tanh, which is nearly linear there; _show doubles it.
         _pass(layer, channels, gain=0.5 if isinstance(module, Espcn) and layer is chain[0] else 1.0)
         carried[layer] = channels
     return carried

@@ -31,7 +31,7 @@ class Sesr(nn.Module):
         return result
 
     def start(self) -> None:
-        """Weights to train from: the body near identity, the output near the input's nearest neighbours.
+        """Set weights to train from: the body near identity, the output near the input's nearest neighbours.
 
         The identity taps are the short skips of the paper's linear blocks, which collapse into the kernels.
         """

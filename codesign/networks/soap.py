@@ -1,6 +1,6 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al., ICLR 2025).
 
-A kernel is the matrix of its outputs by its inputs and taps. Its gradients' covariances on both sides say which
+A kernel is the matrix of its outputs by its inputs and taps. The covariances of its gradient on both sides show which
 directions move together; Adam runs on the gradient turned into their eigenvectors. For networks of a few thousand
 weights that costs next to nothing beside the convolutions, and a step is worth about two of Adam's.
 """
@@ -14,7 +14,7 @@ import torch
 
 
 class Soap(torch.optim.Optimizer):
-    """For small networks on one device; weights of fewer than two dimensions get plain Adam.
+    """SOAP for small networks on one device; weights of fewer than two dimensions get plain Adam.
 
     ``memory``: decay of the averages of the gradient, its square and its covariances. ``refresh``: steps between
     updates of the eigenvectors, each one round of the power method.
@@ -71,6 +71,6 @@ class Soap(torch.optim.Optimizer):
 
 
 def _eigenvectors(covariance: torch.Tensor) -> torch.Tensor:
-    """Columns, largest eigenvalue first."""
+    """Eigenvectors as columns, largest eigenvalue first."""
     vectors: torch.Tensor = torch.linalg.eigh(covariance)[1]
     return vectors.flip(1)

@@ -3,11 +3,11 @@
 ``DIR`` holds ``bsds/train/*.jpg`` and ``bsds/val/*.jpg`` (BSDS500; Arbelaez et al., TPAMI 2011) and, to be measured on,
 ``set5/*.png``. The low-resolution patches are made as the evaluation makes its input. The loss is L1, then the mean
 over patches of the squared error in dB, as quality is averaged over images; the step falls along a cosine; the weights
-kept are an exponential average. Patches are large: of one of 48 pixels a side, the network sees most through the zeros
-beyond its border, which photographs have little of, and it learns too much about them.
+kept are an exponential average. Patches are large: most pixels of a patch of 48 a side are influenced by the zeros
+beyond its border, which are rare in photographs, and the network learns too much about them.
 
 The paper trains wide linear blocks with Adam and collapses them. Here the collapsed kernels are trained themselves,
-with SOAP: Set5 stood at 36.76 dB after 1000 steps, where Adam on linear blocks stood after 2000.
+with SOAP: Set5 reached 36.76 dB after 1000 steps; Adam on linear blocks needed 2000.
 
 The shipped weights grew in stages, each started from the one before; which step to keep was chosen on Set5:
 
@@ -23,10 +23,6 @@ The shipped weights grew in stages, each started from the one before; which step
 
 from __future__ import annotations
 
-import copy
-import math
-import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +34,23 @@ import typer
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from codesign.hw.errors import CodesignError, InputError
+from codesign.hw.errors import InputError
 from codesign.hw.files import replaced
 from codesign.metrics import degrade, set5
 from codesign.networks import load
 from codesign.networks.sesr import Sesr
 from codesign.networks.soap import Soap
+from codesign.networks.training_run import (
+    Checkpointing,
+    Minutes,
+    Out,
+    Resume,
+    Start,
+    Steps,
+    Threads,
+    TrainingRun,
+    command,
+)
 from codesign.pictures.images import Reals, crop_to_multiple, load_image, luma, resize, to_real
 
 SCALE = 2
@@ -52,7 +59,7 @@ LAYERS = 5
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run does; the same recipe gives the same weights on the same machine."""
+    """The settings of a run; the same recipe gives the same weights on the same machine."""
 
     steps: int = 16_000
     batch: int = 3
@@ -61,7 +68,7 @@ class Recipe:
     final_rate: float = 1e-5
     warm_up: int = 200
     decibels_from: float = 0.4  # share of the training after which the loss is in dB
-    shrinks: tuple[float, ...] = (1.0, 0.95)  # of the photographs
+    shrinks: tuple[float, ...] = (1.0, 0.95)  # factors by which the photographs are shrunk
     average: float = 0.999
     seed: int = 7
     report: int = 500  # steps between progress lines, and between checkpoints
@@ -126,14 +133,13 @@ def train(
     recipe: Recipe,
     *,
     start: Sesr | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
+    kept: Checkpointing = Checkpointing(),
     data: Path | None = None,
 ) -> Sesr:
     """Train and return the network, from random weights or those of ``start``.
 
-    ``checkpoint`` is written at every report, and continued from with ``resume``. With ``data``, the folder of
-    ``set5/*.png``, progress includes the quality on it. Raises :class:`InputError` for an unreadable checkpoint.
+    The checkpoint of ``kept`` is written at every report. With ``data``, the folder of ``set5/*.png``, progress
+    includes the quality on it. Raises :class:`InputError` for an unreadable checkpoint.
     """
     torch.manual_seed(recipe.seed)
     model = Sesr(LAYERS, SCALE)
@@ -142,61 +148,21 @@ def train(
     else:
         model.load_state_dict(start.state_dict())
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(model)
-    optimiser = Soap(model.parameters(), lr=recipe.rate)
-    first, spent = 0, 0.0
-    if checkpoint is not None and resume:
-        try:
-            state = torch.load(checkpoint, weights_only=True)
-            model.load_state_dict(state["model"])
-            average.load_state_dict(state["average"])
-            optimiser.load_state_dict(state["optimiser"])
-            first, spent = int(state["step"]), float(state["seconds"])
-        except FileNotFoundError as error:
-            raise InputError("no such checkpoint", where=str(checkpoint), hint="Start without --resume.") from error
-        except Exception as error:  # readers of foreign files raise anything
-            raise InputError("is not a checkpoint of this network", where=str(checkpoint)) from error
-    began = time.monotonic() - spent
-    for step, (low, high) in enumerate(batches(pairs, recipe, first), start=first):
-        seconds = time.monotonic() - began
-        phase = step / recipe.steps
-        if recipe.minutes is not None:
-            phase = max(phase, seconds / (60.0 * recipe.minutes))
-            if phase >= 1.0:
-                break
-        rate = recipe.final_rate + (recipe.rate - recipe.final_rate) * 0.5 * (1.0 + math.cos(math.pi * phase))
-        for group in optimiser.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / recipe.warm_up)
+    run = TrainingRun(recipe, model, Soap(model.parameters(), lr=recipe.rate), kept)
+    for step, (low, high) in enumerate(batches(pairs, recipe, run.first), start=run.first):
+        phase = run.phase(step)
+        if phase >= 1.0:
+            break
         output = model(low)
         loss = decibels(output, high) if phase >= recipe.decibels_from else F.l1_loss(output, high)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        keep = min(recipe.average, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for mean, value in zip(average.parameters(), model.parameters(), strict=True):
-                mean.lerp_(value, 1.0 - keep)
+        run.learn(step, phase, loss)
         if (step + 1) % recipe.report == 0:
-            _report(step + 1, recipe, phase, loss.item(), seconds, average, data)
-            if checkpoint is not None:
-                with replaced(checkpoint) as temporary:
-                    torch.save(
-                        {
-                            "model": model.state_dict(),
-                            "average": average.state_dict(),
-                            "optimiser": optimiser.state_dict(),
-                            "step": step + 1,
-                            "seconds": seconds,
-                        },
-                        temporary,
-                    )
-    average.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return average.eval()
-
-
-def _report(step: int, recipe: Recipe, phase: float, loss: float, seconds: float, net: Sesr, data: Path | None) -> None:
-    quality = f", Set5 Y-PSNR {quality_on_set5(net, data):.3f} dB" if data is not None else ""
-    print(f"step {step}/{recipe.steps} ({phase:.0%}), loss {loss:.5f}, {seconds:.0f} s{quality}", flush=True)
+            quality = f", Set5 Y-PSNR {quality_on_set5(run.average, data):.3f} dB" if data is not None else ""
+            progress = f"step {step + 1}/{recipe.steps} ({phase:.0%}), loss {loss.item():.5f}"
+            print(f"{progress}, {run.seconds:.0f} s{quality}", flush=True)
+            run.save(step + 1)
+    run.average.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return run.average.eval()
 
 
 def quality_on_set5(net: torch.nn.Module, data: Path, scale: int = SCALE) -> float:
@@ -217,27 +183,22 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     data: Annotated[Path, typer.Option(help="Folder with bsds/ and, to be measured on, set5/.")],
-    out: Annotated[Path, typer.Option(help="The .npz to write.")],
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = Recipe.steps,
-    minutes: Annotated[float | None, typer.Option(min=0.0, help="Finish within this time instead.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Weights to start from instead of random ones.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint beside --out.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    out: Out,
+    steps: Steps = Recipe.steps,
+    minutes: Minutes = None,
+    start: Start = None,
+    resume: Resume = False,
+    threads: Threads = 1,
 ) -> None:
     """Train SESR-M5 x2 and write its weights."""
-    torch.set_num_threads(threads)
     measured = data if (data / "set5").is_dir() else None
-    checkpoint = out.with_suffix(".checkpoint")
-    try:
+    with command(threads):
         recipe = Recipe(steps=steps, minutes=minutes)
         first = None if start is None else load(f"sesr_m{LAYERS}_x{SCALE}", start)
         assert first is None or isinstance(first, Sesr)
-        pairs = load_pairs(data, recipe.shrinks)
-        net = train(pairs, recipe, start=first, checkpoint=checkpoint, resume=resume, data=measured)
+        kept = Checkpointing(out.with_suffix(".checkpoint"), resume)
+        net = train(load_pairs(data, recipe.shrinks), recipe, start=first, kept=kept, data=measured)
         save_weights(net, out)
-    except CodesignError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(2) from error
     if measured is not None:
         print(f"Set5 x{SCALE}: {quality_on_set5(net, measured):.3f} dB")
 

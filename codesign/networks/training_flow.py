@@ -1,11 +1,10 @@
 """Trains ``flow_small`` on synthetic motion: ``python -m codesign.networks.training_flow --data DIR --out FILE``.
 
 Every pair is made from two photographs: a background and a patch of another shape in front of it, each moving by a
-random similarity and a smooth deformation of its own, so that the true flow, occlusions included, is known (as in
-FlyingChairs; Dosovitskiy et al., ICCV 2015). Photographs are ``DIR/bsds/train/*.jpg`` (BSDS500; Arbelaez et al., TPAMI
-2011), or without ``--data`` the four that scikit-image carries. ``DIR/bsds/val`` makes the pairs that progress is
-measured on. The loss is the end-point error over all levels; the step falls along a cosine; the weights kept are an
-exponential average.
+random similarity and a smooth deformation, so that the true flow, occlusions included, is known (as in FlyingChairs;
+Dosovitskiy et al., ICCV 2015). Photographs are ``DIR/bsds/train/*.jpg`` (BSDS500; Arbelaez et al., TPAMI 2011), or
+without ``--data`` the four in scikit-image. Progress is measured on pairs made from ``DIR/bsds/val``. The loss is the
+end-point error over all levels; the step falls along a cosine; the weights kept are an exponential average.
 
 The shipped weights grew in two stages, one core each, minutes by the clock: 32 minutes with the defaults, then 23 with
 ``--start FIRST --side 224 --batch 4 --rate 1e-3 --reach 4 90 90``, which taught it long motion: its end-point error on
@@ -14,11 +13,7 @@ scikit-image's stereo pair fell from 35 to 7.9 pixels.
 
 from __future__ import annotations
 
-import copy
-import math
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,28 +23,39 @@ import torch
 import torch.nn.functional as F
 import typer
 
-from codesign.hw.errors import CodesignError, InputError
 from codesign.hw.files import replaced
 from codesign.networks import load
 from codesign.networks.flow_small import REACH, FlowSmall, Level, enlarged
+from codesign.networks.training_run import (
+    Checkpointing,
+    Minutes,
+    Out,
+    Resume,
+    Start,
+    Steps,
+    Threads,
+    TrainingRun,
+    command,
+)
 from codesign.pictures.images import image_files, load_image
 
 LEVEL_WEIGHTS = (0.1, 0.1, 0.15, 0.25, 0.4)
-"""Of the levels' errors in pixels of the frame, coarsest first, and of the frame's own."""
+"""Weights in the loss of the errors of each level, coarsest first, and of the whole frame; in pixels of the frame."""
 
 
 MATCHING, SHARPNESS = 0.3, 10.0
+"""Weight of :func:`mismatch` in the loss, and the factor of the costs in its softmax."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run does; the same recipe gives the same weights on the same machine, but for ``minutes``."""
+    """The settings of a run; the same recipe gives the same weights on the same machine, but for ``minutes``."""
 
     steps: int = 4000
     minutes: float | None = None  # if set, training ends then at the latest, and the schedule follows the clock
     batch: int = 8
     side: int = 128  # pixels of a pair
-    reach: float = 60.0  # of the motion, in pixels
+    reach: float = 60.0  # largest motion, in pixels
     least_reach: float = 1.0
     first_reach: float = 12.0
     doubling: int = 1000  # steps in which the reach doubles
@@ -70,7 +76,7 @@ class Motion:
 
 
 def photographs(folder: Path | None) -> list[torch.Tensor]:
-    """``float32[1, 3, H, W]`` each. Raises :class:`InputError` for a folder without images."""
+    """Photographs as ``float32[1, 3, H, W]`` each. Raises :class:`InputError` for a folder without images."""
     if folder is None:
         from skimage import data
 
@@ -117,8 +123,8 @@ def _grey(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 
 
 def make_pair(images: Sequence[torch.Tensor], rng: np.random.Generator, side: int, least: float, most: float) -> Motion:
-    """One pair. The second image is a cut of a photograph, the first the photograph seen where its flow leads,
-    by about ``least`` to ``most`` pixels."""
+    """One pair. The second image is cut from a photograph, the first is sampled from it along the flow, by about
+    ``least`` to ``most`` pixels."""
     base = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy")).float()[None]
     shape = _smooth(rng, side, int(rng.integers(2, 5)), 1)
     level = float(rng.normal(1.0, 0.5))
@@ -166,9 +172,9 @@ def error(estimate: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def mismatch(level: Level, truth: torch.Tensor) -> torch.Tensor:
-    """Cross entropy of a cost volume and the displacement that is left, where that is within reach.
+    """Cross entropy of a cost volume and the remaining displacement, where that is within reach.
 
-    Without it, features that match are found by chance only: thousands of steps pass before the error falls.
+    Without it, matching features are found only by chance, and thousands of steps pass before the error falls.
     """
     coarse = F.avg_pool2d(truth, truth.shape[3] // level.flow.shape[3]) * (level.flow.shape[3] / truth.shape[3])
     left = torch.round(coarse - level.before.detach())
@@ -184,95 +190,39 @@ def train(
     *,
     start: FlowSmall | None = None,
     held_out: Motion | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
+    kept: Checkpointing = Checkpointing(),
 ) -> FlowSmall:
     """Train and return the network, from random weights or those of ``start``.
 
-    ``checkpoint`` is written at every report, and continued from with ``resume``.
-
-    Raises :class:`InputError` for an unreadable checkpoint.
+    The checkpoint of ``kept`` is written at every report. Raises :class:`InputError` for an unreadable checkpoint.
     """
     torch.manual_seed(recipe.seed)
     model = FlowSmall()
     model.start()
     if start is not None:
         model.load_state_dict(start.state_dict())
-    average = copy.deepcopy(model)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=1e-4)
-    first, spent = 0, 0.0
-    if checkpoint is not None and resume:
-        first, spent = _resumed(checkpoint, model, average, optimiser)
-    began = time.monotonic() - spent
-    for step in _steps(recipe, first, began):
-        phase = _phase(recipe, step, began)
-        rate = recipe.final_rate + (recipe.rate - recipe.final_rate) * 0.5 * (1.0 + math.cos(math.pi * phase))
-        for group in optimiser.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / recipe.warm_up)
+    run = TrainingRun(recipe, model, optimiser, kept)
+    for step in range(run.first, recipe.steps):
+        phase = run.phase(step)
+        if phase >= 1.0:
+            break
         motion = batch(images, recipe, step)
         found = model.levels(motion.pairs)
         errors = [error(flow, motion.flow) for flow in (*(level.flow for level in found), enlarged(found[-1].flow))]
         loss = torch.stack([weight * one for weight, one in zip(LEVEL_WEIGHTS, errors, strict=True)]).sum()
         loss = loss + MATCHING * torch.stack([mismatch(level, motion.flow) for level in found]).sum()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimiser.step()
-        keep = min(recipe.average, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for mean, value in zip(average.parameters(), model.parameters(), strict=True):
-                mean.lerp_(value, 1.0 - keep)
+        run.learn(step, phase, loss, clip_norm=5.0)
         if (step + 1) % recipe.report == 0:
-            seconds = time.monotonic() - began
-            told = "" if held_out is None else f", held-out EPE {held_out_error(average, held_out):.3f} px"
-            print(f"step {step + 1} ({phase:.0%}), EPE {errors[-1].item():.3f} px, {seconds:.0f} s{told}", flush=True)
-            if checkpoint is not None:
-                with replaced(checkpoint) as temporary:
-                    torch.save(
-                        {
-                            "model": model.state_dict(),
-                            "average": average.state_dict(),
-                            "optimiser": optimiser.state_dict(),
-                            "step": step + 1,
-                            "seconds": seconds,
-                        },
-                        temporary,
-                    )
-    return average.eval()
-
-
-def _resumed(
-    checkpoint: Path, model: FlowSmall, average: FlowSmall, optimiser: torch.optim.Optimizer
-) -> tuple[int, float]:
-    """Fills all three; the next step and the seconds spent."""
-    try:
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        return int(state["step"]), float(state["seconds"])
-    except FileNotFoundError as missing:
-        raise InputError("no such checkpoint", where=str(checkpoint), hint="Start without --resume.") from missing
-    except Exception as broken:  # readers of foreign files raise anything
-        raise InputError("is not a checkpoint of this network", where=str(checkpoint)) from broken
-
-
-def _phase(recipe: Recipe, step: int, began: float) -> float:
-    phase = step / recipe.steps
-    if recipe.minutes is not None:
-        phase = max(phase, (time.monotonic() - began) / (60.0 * recipe.minutes))
-    return min(phase, 1.0)
-
-
-def _steps(recipe: Recipe, first: int, began: float) -> Iterator[int]:
-    for step in range(first, recipe.steps):
-        if _phase(recipe, step, began) >= 1.0:
-            return
-        yield step
+            told = "" if held_out is None else f", held-out EPE {held_out_error(run.average, held_out):.3f} px"
+            progress = f"step {step + 1} ({phase:.0%}), EPE {errors[-1].item():.3f} px"
+            print(f"{progress}, {run.seconds:.0f} s{told}", flush=True)
+            run.save(step + 1)
+    return run.average.eval()
 
 
 def held_out_error(net: torch.nn.Module, motion: Motion) -> float:
-    """Mean end-point error in pixels."""
+    """Mean end-point error of ``net`` in pixels."""
     with torch.no_grad():
         return float(torch.sqrt(((net(motion.pairs) - motion.flow) ** 2).sum(1)).mean())
 
@@ -289,51 +239,36 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def main(
-    out: Annotated[Path, typer.Option(help="The .npz to write.")],
+    out: Out,
     data: Annotated[Path | None, typer.Option(help="Folder with bsds/train and bsds/val.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = Recipe.steps,
-    minutes: Annotated[float | None, typer.Option(min=0.0, help="Finish within this time instead.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Weights to start from instead of random ones.")] = None,
+    steps: Steps = Recipe.steps,
+    minutes: Minutes = None,
+    start: Start = None,
     side: Annotated[int, typer.Option(min=64, help="Pixels of a pair, a multiple of 32.")] = Recipe.side,
     count: Annotated[int, typer.Option("--batch", min=1, help="Pairs of a step.")] = Recipe.batch,
-    rate: Annotated[float, typer.Option(help="Of the optimiser, at first.")] = Recipe.rate,
+    rate: Annotated[float, typer.Option(help="The optimiser's first learning rate.")] = Recipe.rate,
     reach: Annotated[tuple[float, float, float], typer.Option(help="Motion in pixels: least, at first, at last.")] = (
         Recipe.least_reach,
         Recipe.first_reach,
         Recipe.reach,
     ),
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint beside --out.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    resume: Resume = False,
+    threads: Threads = 1,
 ) -> None:
     """Train flow_small and write its weights."""
-    torch.set_num_threads(threads)
-    recipe = Recipe(
-        steps=steps,
-        minutes=minutes,
-        side=side,
-        batch=count,
-        rate=rate,
-        least_reach=reach[0],
-        first_reach=reach[1],
-        reach=reach[2],
-    )
-    try:
+    least, at_first, at_last = reach
+    recipe = Recipe(steps, minutes, count, side, at_last, least, at_first, rate=rate)
+    with command(threads):
         images = photographs(None if data is None else data / "bsds" / "train")
         unseen = None
         if data is not None:
             shape = replace(recipe, seed=1, first_reach=recipe.reach)
             unseen = batch(photographs(data / "bsds" / "val"), shape, 0, 24)
-        first = None
-        if start is not None:
-            loaded = load("flow_small", start)
-            assert isinstance(loaded, FlowSmall)
-            first = loaded
-        checkpoint = out.with_suffix(".checkpoint")
-        net = train(images, recipe, start=first, held_out=unseen, checkpoint=checkpoint, resume=resume)
+        first = None if start is None else load("flow_small", start)
+        assert first is None or isinstance(first, FlowSmall)
+        kept = Checkpointing(out.with_suffix(".checkpoint"), resume)
+        net = train(images, recipe, start=first, held_out=unseen, kept=kept)
         save_weights(net, out)
-    except CodesignError as failure:
-        print(failure, file=sys.stderr)
-        raise typer.Exit(2) from failure
     if unseen is not None:
         print(f"held-out EPE {held_out_error(net, unseen):.3f} px, of mean {float(unseen.flow.norm(dim=1).mean()):.2f}")
 

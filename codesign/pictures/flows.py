@@ -1,4 +1,4 @@
-"""Flow in files and pictures. A flow is ``float32[2, H, W]``: pixels right and down."""
+"""Optical flow as files and pictures. A flow is ``float32[2, H, W]``: pixels right and down."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNKNOWN = 1e9
 
 
 def load_flow(path: str | Path) -> Flow:
-    """Read Middlebury's ``.flo``; unknown vectors are NaN. Raises :class:`InputError` for what is no such file."""
+    """Read Middlebury's ``.flo``; unknown vectors are NaN. Raises :class:`InputError` for any other file."""
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError as error:
@@ -27,7 +27,7 @@ def load_flow(path: str | Path) -> Flow:
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
     if len(raw) < 12 or np.frombuffer(raw, "<f4", 1)[0] != _MAGIC:
-        raise InputError("is no Middlebury .flo file", where=str(path))
+        raise InputError("is not a Middlebury .flo file", where=str(path))
     width, height = (int(x) for x in np.frombuffer(raw, "<i4", 2, 4))
     check_size(width, height, where=str(path))
     if len(raw) != 12 + 8 * width * height:
@@ -48,7 +48,8 @@ def save_flow(flow: Flow, path: str | Path) -> None:
 
 
 def flow_picture(flow: NDArray[np.floating]) -> Pixels:
-    """Direction as hue, length as saturation, the longest vector full: ``[2, H, W]`` to ``uint8[H, W, 3]``."""
+    """Direction as hue, length as saturation (the longest vector is fully saturated): ``[2, H, W]`` to ``uint8[H, W,
+    3]``."""
     from matplotlib.colors import hsv_to_rgb
 
     length = np.hypot(flow[0], flow[1])

@@ -1,7 +1,7 @@
-"""Images in and out, colour, and the bicubic resize that super-resolution is judged with.
+"""Image files, colour conversion, and the bicubic resize used in super-resolution benchmarks.
 
-Pixels are ``uint8[H, W, 3]`` RGB at the door and ``float64`` in [0, 1] inside. Luma is BT.601 studio range over 255, as
-MATLAB's ``rgb2ycbcr`` has it: 16/255 to 235/255.
+Pixels are ``uint8[H, W, 3]`` RGB in files and ``float64`` in [0, 1] inside. Luma is BT.601 studio range over 255, as in
+MATLAB's ``rgb2ycbcr``: 16/255 to 235/255.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def load_image(path: str | Path) -> Pixels:
 
 
 def image_files(folder: str | Path) -> list[Path]:
-    """The images in ``folder`` and below it, in the order of their names.
+    """The images in ``folder`` and below it, ordered by name.
 
     Raises :class:`InputError` for a missing folder or one without images.
     """
@@ -62,18 +62,18 @@ def image_files(folder: str | Path) -> list[Path]:
         raise InputError(f"cannot be read ({error.strerror})", where=str(folder)) from error
     if not found:
         raise InputError(
-            "is no folder with images in it", where=str(folder), hint="Give a folder of PNG or JPEG files."
+            "is not a folder with images in it", where=str(folder), hint="Give a folder of PNG or JPEG files."
         )
     return found
 
 
 def save_image(pixels: Pixels, path: str | Path) -> None:
-    """Write ``uint8[H, W]`` or ``uint8[H, W, 3]``, whole or not at all; the name's ending picks the format.
+    """Write ``uint8[H, W]`` or ``uint8[H, W, 3]``, whole or not at all; the suffix picks the format.
 
-    Raises :class:`InputError` for a folder that cannot be written, a full disk or an unknown ending.
+    Raises :class:`InputError` for a folder that cannot be written, a full disk or an unknown suffix.
     """
     if Path(path).suffix.lower() not in Image.registered_extensions():
-        raise InputError("is no image format that can be written", where=str(path), hint="End the name in .png.")
+        raise InputError("is not an image format that can be written", where=str(path), hint="End the name in .png.")
     with replaced(path) as temporary:
         Image.fromarray(pixels).save(temporary)
 
@@ -88,7 +88,7 @@ def check_size(width: int, height: int, *, where: str = "size") -> None:
         raise InputError(
             f"a frame of {width}x{height} is too large",
             where=where,
-            hint=f"At most {MAX_SIDE} a side and {MAX_PIXELS} pixels.",
+            hint=f"Use at most {MAX_SIDE} a side and {MAX_PIXELS} pixels.",
         )
 
 
@@ -126,7 +126,8 @@ def _cubic(x: Reals) -> Reals:
 
 
 def _taps(size: int, target: int) -> tuple[NDArray[np.int64], Reals]:
-    """Sources and weights of one axis, ``[taps, target]`` both: antialiased when it shrinks, mirrored at the border."""
+    """Source indices and weights of one axis, both ``[taps, target]``: antialiased when shrinking, mirrored at
+    borders."""
     scale = target / size
     stretch = min(scale, 1.0)
     count = math.ceil(4.0 / stretch) + 2
@@ -178,7 +179,7 @@ def fit(image: NDArray[Any], width: int, height: int) -> NDArray[Any]:
 
 
 def reference_photograph() -> Pixels:
-    """A photograph that scikit-image carries (an astronaut, 512x512, NASA), ``uint8[512, 512, 3]``."""
+    """A photograph shipped with scikit-image (an astronaut, 512x512, NASA), ``uint8[512, 512, 3]``."""
     from skimage import data
 
     return np.asarray(data.astronaut(), np.uint8)

@@ -1,4 +1,4 @@
-"""The page's charts. Each is named for what it shows; the page adds its evidence and the command that reproduces it."""
+"""The page's charts, each named after its content; the page adds the evidence and the command that reproduces it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from codesign.workflows.compare import Comparison
 _CAUSES = (*COLOURS, "#999999", "#F0E442")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross")
 _GRID = "rgba(128,128,128,.25)"
-_BOUNDS = "#8a94a0"  # seen on white and on near-black
+_BOUNDS = "#8a94a0"  # legible on white and on near-black
 _BAR_PIXELS, _FEWEST_BARS, _MOST_BARS = 22, 8, 160
 
 
@@ -38,7 +38,7 @@ def speed_against_energy(comparison: Comparison) -> go.Figure:
             hovertemplate=f"{row.target}<br>%{{x:.3s}}J, {row.energy_evidence}"
             f"<br>%{{y:.3s}} frames/s, {row.evidence}<extra></extra>",
         )
-    # One label a decade: the digits between crowd a narrow screen.
+    # One label per decade: more crowd a narrow screen.
     figure.update_xaxes(type="log", title="energy per frame", tickformat="~s", ticksuffix="J", dtick=1)
     figure.update_yaxes(type="log", title="frames per second", tickformat="~s", dtick=1)
     return _styled(figure, 420)
@@ -72,7 +72,7 @@ def energy_breakdown(comparison: Comparison) -> go.Figure:
 
 
 def cycles_by_cause(comparison: Comparison) -> go.Figure:
-    """The compute engine's cycles: busy, or waiting for what."""
+    """The compute engine's cycles: busy, or stalled by cause."""
     stalls: dict[str, int] = comparison.simulation["stalls"]
     total = max(1, sum(stalls.values()))
     figure = go.Figure()
@@ -92,7 +92,7 @@ def cycles_by_cause(comparison: Comparison) -> go.Figure:
 
 
 def rooflines(comparison: Comparison) -> go.Figure | None:
-    """MACs a second over MACs per byte: what each target could do, and what this network gets."""
+    """MACs per second over MACs per byte: each target's limit, and the rate that this network reaches."""
     lines = comparison.rooflines
     if not lines:
         return None
@@ -129,7 +129,7 @@ def rooflines(comparison: Comparison) -> go.Figure | None:
 
 
 def layer_timeline(comparison: Comparison) -> go.Figure | None:
-    """When the array worked on each layer; layers of a cascade take turns row by row."""
+    """Time spans in which the array worked on each layer; layers of a cascade take turns row by row."""
     layers = comparison.layers[:_MOST_BARS]
     if not layers:
         return None
@@ -152,7 +152,8 @@ def layer_timeline(comparison: Comparison) -> go.Figure | None:
 
 
 def layer_utilization(comparison: Comparison) -> go.Figure | None:
-    """The share of the array's multipliers that do the user's MACs while it works on a layer."""
+    """Utilisation by layer: the share of the array's multipliers that do the user's MACs while it works on the
+    layer."""
     layers = comparison.layers[:_MOST_BARS]
     if not layers:
         return None
@@ -199,7 +200,7 @@ def quality_against_energy(comparison: Comparison) -> go.Figure | None:
 
 
 def _unique(index: int, name: str) -> str:
-    """A category of its own: layers of several regions may share a name."""
+    """A unique category for each layer: layers of several regions may share a name."""
     return f"{index + 1}  {name if len(name) <= 28 else f'{name[:12]}…{name[-14:]}'}"
 
 

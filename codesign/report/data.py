@@ -1,4 +1,4 @@
-"""A comparison for machines. ``docs/report.md`` documents the fields; :data:`SCHEMA` changes when one of them does."""
+"""A comparison as JSON. ``docs/report.md`` documents the fields; :data:`SCHEMA` changes when one of them does."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from codesign.energy.interval import Interval
 from codesign.energy.records import records
 from codesign.report.figures import figures
+from codesign.report.rows import Row, component_row, layer_row
 from codesign.workflows.compare import Comparison, TargetRow
 
 SCHEMA = "codesign.comparison/2"
@@ -37,31 +38,12 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             "system_j": comparison.account.system_j.to_json(),
             "system_j_with_dram_at_20_pj_per_bit": comparison.account.costly_dram_j,
             "components": [
-                {
-                    "component": part.name,
-                    "joules": part.joules.to_json(),
-                    "on_chip": part.on_chip,
-                    "engine": part.engine.value,
-                    "level": part.level.value,
-                    "counters": list(part.counters),
-                    "records": list(part.records),
-                }
+                _values(component_row(part)) | {"counters": list(part.counters), "records": list(part.records)}
                 for part in comparison.account.components
             ],
         },
         "layers": [
-            {
-                "layer": layer.name,
-                "macs": layer.macs,
-                "busy_cycles": layer.busy_cycles,
-                "begin_cycle": layer.begin_cycle,
-                "end_cycle": layer.end_cycle,
-                "utilization": layer.utilization,
-                "joules": layer.joules.to_json(),
-                "evidence": layer.evidence.value,
-                "events": dataclasses.asdict(layer.events),
-            }
-            for layer in comparison.layers
+            _values(layer_row(layer)) | {"events": dataclasses.asdict(layer.events)} for layer in comparison.layers
         ],
         "rooflines": [
             {
@@ -82,6 +64,10 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "records": {name: record.model_dump(exclude_none=True) for name, record in records().items() if name in used},
         "simulation": comparison.simulation,
     }
+
+
+def _values(row: Row) -> dict[str, Any]:
+    return {name: value.to_json() if isinstance(value, Interval) else value for name, value in row.items()}
 
 
 def _interval(interval: Interval | None) -> dict[str, float] | None:

@@ -1,7 +1,7 @@
-"""Every figure of a report with what it was computed from: counters, records, a measurement's file, the specification.
+"""Every figure of a report with its inputs: counters, records, a measurement's file, the specification.
 
-A report shows nothing else, and ``report.json`` carries all inputs: whoever has the file and this package's tables can
-compute each figure again (``tests/codesign/test_report.py`` does, for figures drawn at random).
+A report shows no other figures, and ``report.json`` contains all inputs: with the file and this package's tables each
+figure can be computed again (``tests/codesign/test_report.py`` does, for figures drawn at random).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from codesign.energy.records import records
 from codesign.workflows.compare import Comparison, LayerFigures, Roofline, TargetRow
 
 _SHARE = "gpu_peak_share"
-"""The record that decides a modelled GPU's time; the others decide its energy."""
+"""The record that determines a modelled GPU's time; the others determine its energy."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. ``records`` and ``counters`` name its inputs; ``files`` those measured elsewhere."""
+    """One figure. ``records`` and ``counters`` name its inputs; ``files`` are measurements."""
 
     value: Interval
     unit: str
@@ -44,7 +44,7 @@ class Figure:
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
-    """By path: ``targets/0/energy``, ``energy/DRAM``, ``layers/3/energy``, ``rooflines/1/reached``..."""
+    """Figures by path: ``targets/0/energy``, ``energy/DRAM``, ``layers/3/energy``, ``rooflines/1/reached``..."""
     found: dict[str, Figure] = {}
     for index, row in enumerate(comparison.rows):
         found |= {f"targets/{index}/{name}": figure for name, figure in _target(comparison, row).items()}
@@ -114,7 +114,7 @@ def _of(how: str, parts: Sequence[Component]) -> _From:
 
 
 def _sources(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Records, and files of measurements."""
+    """Split ``names`` into records and files of measurements."""
     return tuple(n for n in names if n in records()), tuple(n for n in names if n not in records())
 
 
@@ -140,7 +140,7 @@ def _layer(comparison: Comparison, layer: LayerFigures) -> dict[str, Figure]:
 
 
 def _roofline(line: Roofline, row: TargetRow, time: Figure) -> dict[str, Figure]:
-    """``time`` is the target's for a frame."""
+    """``time``: the target's time for a frame."""
     moved = () if row.kind == "gpu" else DRAM_COUNTERS
     return {
         "reached": Figure(

@@ -31,7 +31,7 @@ class _Chart:
     draw: Callable[[Comparison], go.Figure | None]
     says: str
     paths: str
-    """Beginning of the paths of the figures that it shows."""
+    """Prefix of the paths of the figures shown."""
 
 
 _CHARTS = (
@@ -104,7 +104,7 @@ def _covered(row: TargetRow) -> str:
 
 
 def _figure(path: str, figure: Figure, beside: str = "") -> str:
-    """A value, its bounds, what belongs to it, and its evidence; ``data-figure`` leads to what it was computed from."""
+    """A value with bounds, remark and evidence; ``data-figure`` refers to its inputs."""
     band = "" if figure.value.is_exact else f"<small>{span(figure.value, figure.unit)}</small>"
     extra = f"<small>{beside}</small>" if beside else ""
     text = f"{figure.value.value:.2f} dB" if figure.unit == "dB" else f"{engineering(figure.value.value)}{figure.unit}"
@@ -141,7 +141,7 @@ def _above_idle(row: TargetRow) -> str:
 
 
 def _chart(comparison: Comparison, chart: _Chart, shown: dict[str, Figure]) -> str:
-    """The chart with what it says, its evidence and the command; nothing where there is nothing to draw."""
+    """The chart with caption, evidence and command; empty if there is nothing to draw."""
     drawn = chart.draw(comparison)
     if drawn is None:
         return ""
@@ -209,7 +209,7 @@ def _caption(comparison: Comparison, name: str) -> str:
 
 
 def _traces(shown: dict[str, Figure]) -> str:
-    """Every figure, also those that only charts show, with what it was computed from."""
+    """Every figure with its inputs, including those shown only in charts."""
     rows = "".join(
         f"<tr><td><code>{html.escape(path)}</code></td><td>{engineering(figure.value.value)}{figure.unit}</td>"
         f"<td>{html.escape(figure.how)} {_tag(figure.evidence)}</td>"
@@ -223,7 +223,7 @@ def _traces(shown: dict[str, Figure]) -> str:
 
 
 def _sources(shown: dict[str, Figure]) -> str:
-    """Every constant that a figure on this page was computed from."""
+    """Every constant used by a figure on this page."""
     used = sorted({name for figure in shown.values() for name in figure.records})
     rows = "".join(
         f"<tr><td><code>{name}</code></td><td>{record.value:g} ({record.low:g} to {record.high:g}) "

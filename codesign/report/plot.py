@@ -1,4 +1,4 @@
-"""The comparison as pictures for papers, PNG or SVG by their file's name."""
+"""The comparison as plots for papers, PNG or SVG by the file's suffix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from codesign.energy.interval import Interval
 from codesign.hw.files import replaced
 from codesign.workflows.compare import Comparison
 
-# Okabe and Ito: told apart by colour-blind readers; the shapes tell them apart in print.
+# Okabe and Ito's colours, distinct for colour-blind readers; the shapes are distinct in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SHAPES = "osD^vP"
 
@@ -25,8 +25,8 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#888888",
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "codesign",  # the same file for the same figures
+    "svg.fonttype": "none",  # keep text as text
+    "svg.hashsalt": "codesign",  # the same figures give the same file
 }
 
 
@@ -36,7 +36,7 @@ def draw(comparison: Comparison, path: Path) -> None:
         figure = Figure(figsize=(7.2, 5.2), dpi=160, layout="constrained")
         axes = figure.add_subplot()
         axes.set(xscale="log", yscale="log", xlabel="energy per frame, whole system", ylabel="frames per second")
-        axes.set_autoscale_on(False)  # limits are set below: a single exact point has none of its own
+        axes.set_autoscale_on(False)  # limits are set below, since a single exact point has no extent
         for index, row in enumerate(comparison.rows):
             joules, fps = row.j_per_frame, row.fps
             if joules is None:
@@ -74,7 +74,7 @@ def draw(comparison: Comparison, path: Path) -> None:
 
 
 def draw_rooflines(comparison: Comparison, path: Path) -> None:
-    """What each target could do at most, and where this network lies under that."""
+    """Rooflines: each target's limit, and this network's point below it."""
     lines = comparison.rooflines
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 4.6), dpi=160, layout="constrained")
@@ -112,7 +112,7 @@ def draw_rooflines(comparison: Comparison, path: Path) -> None:
 
 
 def draw_energy(comparison: Comparison, path: Path) -> None:
-    """Where Scanline's joules go, by component, with bounds."""
+    """Scanline's joules by component, with bounds."""
     parts = comparison.account.components[::-1]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 0.9 + 0.27 * len(parts)), dpi=160, layout="constrained")
@@ -137,7 +137,7 @@ def draw_energy(comparison: Comparison, path: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """PNG or SVG by the file's name, whole or not at all."""
+    """Write PNG or SVG by the file's suffix, whole or not at all."""
     form = path.suffix.removeprefix(".")
     with replaced(path) as temporary:
         figure.savefig(temporary, format=form, metadata={"Date": None} if form == "svg" else None)
@@ -151,13 +151,13 @@ def _limits(shown: list[Interval]) -> tuple[float, float]:
 
 
 def _equal_power(axes: Axes) -> None:
-    """Diagonals frames/s = W / (J per frame) for whole decades of power, named where they leave the frame."""
+    """Diagonals frames/s = W / (J per frame) for whole decades of power, labelled where they leave the frame."""
     (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
     name = EngFormatter(unit="W")
     for decade in range(math.ceil(math.log10(x0 * y0)), math.floor(math.log10(x1 * y1)) + 1):
         watts = 10.0**decade
         axes.plot([x0, x1], [watts / x0, watts / x1], color="#bbbbbb", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        # A name belongs on the line: at the top edge, or at the left one for lines that start below it.
+        # The label is on the line: at the top edge, or at the left edge for lines that start below the top.
         x = max(x0, watts / y1)
         if math.log(x1 / x) > 0.1 * math.log(x1 / x0) and math.log(watts / x / y0) > 0.1 * math.log(y1 / y0):
             axes.annotate(

@@ -1,4 +1,4 @@
-"""The comparison in a terminal: it fits 80 columns, and every figure has its evidence under it."""
+"""The comparison as a terminal table of at most 80 columns; every figure has its evidence below it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from codesign.workflows.compare import Comparison, TargetRow
 
 
 def terminal_table(comparison: Comparison) -> RenderableType:
-    """One row a target, the verdict and what to know beside it."""
+    """One row per target, then the verdict and remarks."""
     table = Table(
         title=f"{comparison.network}, {comparison.input_size} to {comparison.output_size}",
         box=box.SIMPLE_HEAD,

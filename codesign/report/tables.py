@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
-
 from codesign.energy.interval import Interval
+from codesign.report.rows import Row, component_row, layer_row
 from codesign.workflows.compare import Comparison
+from codesign.workflows.csv_text import csv_text
 
 
 def targets_csv(comparison: Comparison) -> str:
     """A row per target."""
-    return _text(
+    return csv_text(
         [
             {
                 "target": row.target,
@@ -33,49 +31,23 @@ def targets_csv(comparison: Comparison) -> str:
 
 def energy_csv(comparison: Comparison) -> str:
     """A row per component of Scanline's account."""
-    return _text(
-        [
-            {
-                "component": part.name,
-                **_columns("joules", part.joules),
-                "on_chip": part.on_chip,
-                "engine": part.engine.value,
-                "level": part.level.value,
-                "records": " ".join(part.records),
-            }
-            for part in comparison.account.components
-        ]
-    )
+    parts = comparison.account.components
+    return csv_text([_flat(component_row(part)) | {"records": " ".join(part.records)} for part in parts])
 
 
 def layers_csv(comparison: Comparison) -> str:
     """A row per layer on Scanline."""
-    return _text(
-        [
-            {
-                "layer": layer.name,
-                "macs": layer.macs,
-                "busy_cycles": layer.busy_cycles,
-                "begin_cycle": layer.begin_cycle,
-                "end_cycle": layer.end_cycle,
-                "utilization": layer.utilization,
-                **_columns("joules", layer.joules),
-                "evidence": layer.evidence.value,
-            }
-            for layer in comparison.layers
-        ]
-    )
+    return csv_text([_flat(layer_row(layer)) for layer in comparison.layers])
+
+
+def _flat(row: Row) -> Row:
+    """``row`` with a column each for an interval's value and bounds."""
+    flat: Row = {}
+    for name, value in row.items():
+        flat |= _columns(name, value) if isinstance(value, Interval) else {name: value}
+    return flat
 
 
 def _columns(name: str, interval: Interval | None) -> dict[str, float | None]:
     parts = (None, None, None) if interval is None else (interval.value, interval.low, interval.high)
     return dict(zip((name, f"{name}_low", f"{name}_high"), parts, strict=True))
-
-
-def _text(rows: Sequence[dict[str, object]]) -> str:
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()

@@ -1,4 +1,4 @@
-"""The clips that studies of motion run on: a folder of frames, or a camera that moves over a photograph."""
+"""Clips for studies of motion: a folder of frames, or a camera that moves over a photograph."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from codesign.pictures import images
 from codesign.pictures.images import Reals
 
 FlowOf = Callable[[Reals, Reals], NDArray[np.float32]]
-"""From one image ``[H, W, 3]`` to another: ``float32[2, H, W]``."""
+"""The flow ``float32[2, H, W]`` from one image ``[H, W, 3]`` to another."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames ``float64[H, W, 3]`` in [0, 1]; ``path [frames, 2]``: where the camera is, in pixels, if known."""
+    """Frames ``float64[H, W, 3]`` in [0, 1]; ``path [frames, 2]``: the camera's position in pixels, if known."""
 
     source: str
     frames: list[Reals] = field(repr=False)
@@ -39,12 +39,12 @@ def from_folder(folder: Path, size: tuple[int, int] | None) -> Clip:
     if size is not None:
         frames = [images.fit(frame, *size) for frame in frames]
     if len(frames) < 3 or len({frame.shape for frame in frames}) > 1:
-        raise InputError("is no clip of three frames or more of one size", where=str(folder), hint="Give --size.")
+        raise InputError("is not a clip of three or more frames of one size", where=str(folder), hint="Give --size.")
     return Clip(str(folder), frames)
 
 
 def over_photograph(size: tuple[int, int], path: NDArray[np.float64]) -> Clip:
-    """The reference photograph seen along ``path``, which leads from its middle: ``[frames, 2]`` pixels right, down.
+    """The reference photograph seen along ``path``, relative to its centre: ``[frames, 2]`` pixels right, down.
 
     Raises :class:`InputError` where the camera would leave the photograph.
     """
@@ -59,7 +59,7 @@ def over_photograph(size: tuple[int, int], path: NDArray[np.float64]) -> Clip:
 
 
 def moving_camera(size: tuple[int, int]) -> Clip:
-    """Eight frames of the reference photograph, in a slow pan that sways."""
+    """Eight frames of the reference photograph, in a slow swaying pan."""
     frames = np.arange(8.0)
     return over_photograph(size, np.stack([2.3 * frames, 6.0 * np.sin(frames / 3.0)], 1))
 
@@ -75,7 +75,7 @@ def view(picture: Reals, size: tuple[int, int], at: tuple[float, float]) -> Real
 
 
 def flow_by(name: str, weights: Path | None) -> FlowOf:
-    """A flow network as a function. Raises :class:`InputError` for one that makes no flow or has seeded weights."""
+    """A flow network as a function. Raises :class:`InputError` for a network of another task or with seeded weights."""
     network = networks.get(name)
     if network.task != "flow":
         raise InputError("makes no flow", where=name, hint="flow_small has trained weights; spynet takes --weights.")

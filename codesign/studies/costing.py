@@ -1,4 +1,4 @@
-"""What one frame of a reference network takes on a machine, without weights worth having and without running it.
+"""Cycles, bytes and energy of one frame of a reference network on a machine, without trained weights and without a run.
 
 Cycles, bytes and joules do not depend on the weights' values, so the network is built as torch initialises it and
 calibrated on one crop. All figures are the cycle model's (``modelled``).
@@ -27,11 +27,11 @@ from codesign.workflows.frames import calibration_frames
 from codesign.workflows.watch import Say, silent
 
 CROP = (48, 48)
-"""Of the one image that a network is calibrated on."""
+"""Size of the single image that a network is calibrated on."""
 
 WHOLE_FRAME_PIXELS = 600_000
-"""A network whose graph depends on the frame's size is calibrated on whole frames, and so compiled at no more pixels;
-what a larger one takes is multiplied by MACs."""
+"""Largest frame at which a network is compiled whose graph depends on the frame's size, since it is calibrated on whole
+frames; the figures of larger frames are scaled by MACs."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Costing:
     """MACs that the machine does not run; their time and energy are not in the counters."""
     workload: Workload = field(repr=False)
     modelled_size: tuple[int, int]
-    """Of the frame that was compiled; if it is smaller, the figures were multiplied by the MACs' ratio."""
+    """Size of the frame that was compiled; if it is smaller, the figures were scaled by the ratio of MACs."""
 
     @property
     def seconds(self) -> float:
@@ -55,19 +55,20 @@ class Costing:
 
 
 def size_in(network: networks.Network, resolution: tuple[int, int]) -> tuple[int, int]:
-    """The input of which ``network`` makes frames of ``resolution`` (width, height). Raises :class:`InputError`."""
+    """The input size from which ``network`` makes frames of ``resolution`` (width, height). Raises
+    :class:`InputError`."""
     if any(side % network.scale for side in resolution):
         raise InputError(
-            f"{resolution[0]}x{resolution[1]} is not {network.scale} times anything",
+            f"{resolution[0]}x{resolution[1]} is not divisible by the scale {network.scale}",
             where=network.name,
-            hint=f"Choose a width and height that {network.scale} divides.",
+            hint=f"Choose a width and height divisible by {network.scale}.",
         )
     return resolution[0] // network.scale, resolution[1] // network.scale
 
 
 def cost(name: str, input_size: tuple[int, int], spec: AccelSpec, say: Say = silent) -> Costing:
     """Compile and predict one frame. Raises :class:`InputError` for an unknown network and
-    :class:`UnsupportedError` for one of which nothing runs on the machine.
+    :class:`UnsupportedError` for one that runs entirely on the host.
     """
     network = networks.get(name)
     torch.manual_seed(0)
@@ -119,5 +120,5 @@ def cost(name: str, input_size: tuple[int, int], spec: AccelSpec, say: Say = sil
 
 
 def prefixed(say: Say, name: str) -> Say:
-    """Progress of one network among several."""
+    """Progress reports of one network among several."""
     return lambda text: say(f"{name}: {text}")

@@ -1,8 +1,8 @@
-"""What an hour of film costs on each target: device-hours, kilowatt-hours, money; and which claims about it hold.
+"""The cost of an hour of film on each target: device-hours, kilowatt-hours, money; and whether claims about it hold.
 
 Two claims are judged, network by network: that an hour of 4K film takes more than ``CLAIMED_HOURS`` GPU-hours, and that
-custom silicon needs ``CLAIMED_RATIO`` times less energy than a GPU. A claim *holds* when even the band's unfavourable
-end satisfies it, *fails* when even the favourable end does not, and is *open* between.
+custom silicon needs ``CLAIMED_RATIO`` times less energy than a GPU. A claim *holds* if even the band's unfavourable end
+satisfies it, *fails* if even the favourable end does not, and is *open* otherwise.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from codesign.workflows.recorded import RESULTS
 from codesign.workflows.watch import Say, silent
 
 NETWORKS = ("sesr_m5_x2", "srvgg16_x4", "edsr_baseline_x4", "dncnn17", "spynet", "rrdbnet_x4")
-"""Studied by default: of every task, from light to heavy."""
+"""Networks studied by default, of every task, from light to heavy."""
 
 CLAIMED_HOURS = 500.0
-"""GPU-hours per hour of 4K film, as is said of restoration; where the claim comes from nobody states the network."""
+"""GPU-hours per hour of 4K film, as claimed for restoration; the claim does not name a network."""
 
 CLAIMED_RATIO = 5.0
-"""Energy of general-purpose cards over custom silicon, as is said of it."""
+"""Claimed ratio of the energy of general-purpose cards to that of custom silicon."""
 
 DIFFUSION_STEP_MACS, DIFFUSION_LATENT, DIFFUSION_STEPS = 566e9, 128, 50
-"""A step of the UNet of a x4 diffusion up-scaler (473 M parameters) on a latent of 128x128, counted on a re-built
-definition; 50 steps are what samplers are run with. Only its MACs are known here, and so only a GPU's roofline."""
+"""MACs of one UNet step of a x4 diffusion up-scaler (473 M parameters) on a latent of 128x128, counted on a rebuilt
+definition; samplers usually run 50 steps. Only its MACs are known here, and so only a GPU's roofline."""
 
 Judgement = Literal["holds", "fails", "open"]
 
@@ -48,7 +48,7 @@ class Bill:
 
     @property
     def device_hours(self) -> Interval:
-        """Hours that one device is busy for."""
+        """Hours for which one device is busy."""
         return self.row.ms_per_frame * (self.frames / 3.6e6)
 
     @property
@@ -57,27 +57,27 @@ class Bill:
 
     @property
     def chip_kwh(self) -> Interval | None:
-        """Without DRAM and regulator; None where that is not known."""
+        """Energy without DRAM and regulator; None where that is not known."""
         return None if self.row.chip_j_per_frame is None else self.row.chip_j_per_frame * (self.frames / 3.6e6)
 
 
 @dataclass(frozen=True)
 class Against:
-    """Scanline beside one GPU: how many times less energy a frame takes."""
+    """Energy of a frame on one GPU over that on Scanline."""
 
     device: str
     as_is: Interval
-    """Each at its own node and voltage, the whole system."""
+    """Ratio of the whole systems, each at its own node and voltage."""
     iso_node: Interval
-    """Scanline's chip accounted at the records' node nearest to the GPU's, DRAM as it is."""
+    """Ratio with Scanline's chip at the recorded node nearest to the GPU's, DRAM unchanged."""
     iso_node_at: str
     chip_only: Interval
-    """Above the GPU's idle power, against Scanline's die alone."""
+    """Ratio of the GPU's energy above idle to that of Scanline's die alone."""
     claim: Judgement
-    """Of ``as_is``, that it is at least CLAIMED_RATIO."""
+    """Verdict on the claim that ``as_is`` is at least CLAIMED_RATIO."""
     claim_iso_node: Judgement
     holds_below_share: float
-    """The as-is claim holds (central values) while the GPU reaches at most this share of its roofline."""
+    """Largest share of its roofline that the GPU may reach for the as-is claim to hold (central values)."""
     evidence: Evidence
 
 
@@ -86,10 +86,10 @@ class NetworkHour:
     """An hour of film through one network."""
 
     costing: Costing
-    bills: tuple[Bill, ...]  # Scanline first
+    bills: tuple[Bill, ...]  # Scanline is first
     against: tuple[Against, ...]
     hours_claim: dict[str, Judgement]
-    """By GPU, that the hour takes at least CLAIMED_HOURS."""
+    """Verdict by GPU on the claim that the hour takes at least CLAIMED_HOURS."""
     account: EnergyAccount = field(repr=False)
 
 
@@ -136,7 +136,7 @@ def film_hour(
     :class:`InputError` for unknown networks and GPUs, a resolution that a network cannot make, and impossible prices.
     """
     if fps <= 0.0 or fps > 1000.0:
-        raise InputError(f"{fps:g} frames a second", where="--fps", hint="24, 25, 30, 60...")
+        raise InputError(f"{fps:g} frames a second", where="--fps", hint="Choose for example 24, 25, 30 or 60.")
     if price_kwh < 0.0 or (price_device_hour or 0.0) < 0.0:
         raise InputError("a price is negative", where="--price-kwh")
     for gpu in gpus:
@@ -207,7 +207,7 @@ def _against(costing: Costing, bill: EnergyAccount, row: TargetRow, gpu: str) ->
 
 
 def nearest_node(node: str) -> str:
-    """The process with records that is nearest to ``node``, by the ratio of their names."""
+    """The recorded process node nearest to ``node``, by the ratio of their sizes."""
     wanted = float(node.removesuffix("nm"))
     ratios = {
         one: max(float(one.removesuffix("nm")) / wanted, wanted / float(one.removesuffix("nm"))) for one in nodes()
@@ -216,9 +216,9 @@ def nearest_node(node: str) -> str:
 
 
 def _share_at(costing: Costing, gpu: str, joules: float) -> float:
-    """The share of its roofline at which a frame takes the GPU ``joules``: the rest of them is idle power x time.
+    """The share of its roofline at which a frame costs the GPU ``joules``, of which a part is idle power x time.
 
-    At most 1: where computing and moving alone take more, every share does.
+    At most 1: if computing and moving alone cost more, every share costs more.
     """
     figures = roofline(costing.workload, find_device(gpu))
     share = constant("gpu_peak_share", "dimensionless").value
@@ -240,7 +240,7 @@ def diffusion_macs(resolution: tuple[int, int]) -> float:
 
 
 def macs_of_claim(gpu: str, fps: float) -> Interval:
-    """MACs a frame that take CLAIMED_HOURS on ``gpu``: at the central share of its peak, the lowest, the highest."""
+    """MACs per frame with which ``gpu`` takes CLAIMED_HOURS, at the central, lowest and highest share of its peak."""
     seconds = CLAIMED_HOURS / fps
     peak = find_device(gpu).peak_fp16_tflops * 1e12 / 2.0
     return constant("gpu_peak_share", "dimensionless") * (peak * seconds)
@@ -272,7 +272,7 @@ def _verdicts(study: FilmHour) -> Iterator[str]:
 
 
 def _range(rows: Mapping[str, Against], name: str) -> str:
-    """Central ratios, from the least to the greatest."""
+    """Range of the central ratios as text."""
     values = [getattr(row, name).value for row in rows.values()]
     return f"{min(values):.1f} to {max(values):.1f} times"
 

@@ -1,7 +1,8 @@
-"""INT8 against FP16, network by network: how much faster, how much less energy, and what of the picture is lost.
+"""INT8 compared with FP16, network by network: speed, energy and picture quality.
 
-Speed and energy are one GPU's in both precisions, measured where there are records, else by the roofline; and
-Scanline's, which has INT8 alone. Quality is measured: the quantised network's own output on the reference photograph.
+Speed and energy are those of one GPU in both precisions, measured where there are records, else by the roofline; and
+those of Scanline, which has INT8 alone. Quality is measured: the quantised network's own output on the reference
+photograph.
 """
 
 from __future__ import annotations
@@ -30,24 +31,24 @@ from codesign.workflows.sources import find
 from codesign.workflows.watch import Say, silent
 
 NETWORKS = ("sesr_m5_x2", "quicksrnet_m_x3", "edsr_f32b5_x2", "srvgg16_x4", "dncnn17")
-"""Studied by default: what the integer referee evaluates whole, in seconds."""
+"""Networks studied by default: those that the integer referee evaluates as a whole, in seconds."""
 
 QUALITY_SIZE = (128, 128)
-"""Of the photograph's centre that quality is measured on, at the network's input."""
+"""Input size at which quality is measured, cut from the centre of the photograph."""
 
 CLAIMED_SPEEDUP = (3.0, 4.0)
-"""What is said of INT8 over FP16."""
+"""Claimed speed of INT8 over FP16."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What quantisation changes in one picture. PSNRs against the truth are None without trained weights."""
+    """Loss by quantisation on one picture. PSNRs against the truth are None without trained weights."""
 
     fp32_db: float | None
     fp16_db: float | None
     int8_db: float | None
     int8_over_fp32_db: float
-    """PSNR of the INT8 output against the FP32 one: how near, whatever the weights are worth."""
+    """PSNR of the INT8 output against the FP32 output, meaningful for any weights."""
     fp16_over_fp32_db: float
 
     @property
@@ -72,14 +73,15 @@ class Int8Row:
 
     @property
     def speedup(self) -> Interval:
-        """FP16's time over INT8's. Modelled, both reach the same share of their rooflines, and the ratio is exact."""
+        """FP16's time over INT8's. If both are modelled, they reach the same share of their rooflines: the ratio is
+        exact."""
         if self.fp16.evidence is Evidence.MODEL and self.int8.evidence is Evidence.MODEL:
             return Interval.exact(self.fp16.seconds.value / self.int8.seconds.value)
         return self.fp16.seconds / self.int8.seconds
 
     @property
     def energy_ratio(self) -> Interval:
-        """FP16's joules over INT8's on the GPU, bound with bound: what both share varies together."""
+        """FP16's joules over INT8's on the GPU, bound by bound, since common inputs vary together."""
         ratios = sorted(
             (
                 self.fp16.joules.low / self.int8.joules.low,
@@ -97,7 +99,7 @@ class Int8Row:
 
 @dataclass(frozen=True)
 class Int8Study:
-    """``size``: of the input frame whose time and energy are compared."""
+    """A study of several networks. ``size``: of the input frame whose time and energy are compared."""
 
     size: tuple[int, int]
     gpu: str
@@ -106,7 +108,7 @@ class Int8Study:
 
     @property
     def verdict(self) -> str:
-        """Whether three to four times holds, and what it costs in quality."""
+        """Whether the claim of three to four times holds, and the loss of quality."""
         speeds = [row.speedup.value for row in self.rows]
         joules = [row.energy_ratio.value for row in self.rows]
         low, high = CLAIMED_SPEEDUP
@@ -142,7 +144,7 @@ def int8_study(
     """Study ``names`` (NETWORKS when empty) at ``size`` of the input; ``weights`` by network's name.
 
     Raises :class:`codesign.hw.errors.InputError` for unknown networks and GPUs,
-    :class:`codesign.hw.errors.UnsupportedError` for a network that has no integer meaning as a whole.
+    :class:`codesign.hw.errors.UnsupportedError` for a network that the referee cannot evaluate as a whole.
     """
     recorded = sorted((results / "gpu").glob("*.json"))
     rows = []
@@ -163,7 +165,7 @@ def int8_study(
 
 
 def measure_loss(compiled: Compiled) -> Loss:
-    """The frame through FP32, FP16 (weights and activations rounded, sums in FP32) and the quantised graph.
+    """Losses of one frame in FP16 (weights and activations rounded, sums in FP32) and in the quantised graph.
 
     Raises :class:`codesign.hw.errors.UnsupportedError` for a graph that the referee cannot evaluate in integers.
     """
@@ -203,7 +205,7 @@ def run_half(compiled: Compiled) -> NDArray[np.float32]:
 
 
 def nearness_db(values: NDArray[np.float32], of: NDArray[np.float32]) -> float:
-    """PSNR of ``values`` with ``of`` as the truth, its own range as the peak; infinite where they are equal."""
+    """PSNR of ``values`` with ``of`` as the truth and its range as the peak; infinite if they are equal."""
     error = float(np.mean((values.astype(np.float64) - of) ** 2))
     peak = float(of.max() - of.min())
     return float("inf") if error == 0.0 else 10.0 * float(np.log10(peak**2 / error))

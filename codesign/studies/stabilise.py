@@ -1,9 +1,9 @@
 """Does dense flow stabilise a shaken clip? Claimed: 95 % less jitter.
 
-A known shake, new in every frame, is added to a camera's even path, so that how much of it remains is known too. The
-stabiliser sees the shaken frames alone: the median of the dense flow between neighbours is how the camera moved, their
-sum its path, a smoothed path where it should have been, and each frame is moved there. Judged by the jitter, the root
-mean square of second differences in pixels, of the true path before and after.
+A known shake, new in every frame, is added to a camera's even path, so that the remaining shake is known too. The
+stabiliser sees only the shaken frames: the median of the dense flow between neighbours is the camera's motion, the sum
+of the motions is its path, and each frame is moved to the smoothed path. The measure is the jitter of the true path
+before and after: the root mean square of its second differences, in pixels.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Stabilised:
     flow: str
     jitter_before: float
     jitter_after: float
-    jitter_even: float  # of the path without the shake
-    step_error_pixels: float  # of the estimated motion between frames, root mean square
+    jitter_even: float  # jitter of the path without the shake
+    step_error_pixels: float  # root mean square error of the estimated motion between frames
 
     @property
     def change(self) -> float:
-        """Of the jitter; -0.95 is claimed."""
+        """Relative change of the jitter; -0.95 is claimed."""
         return self.jitter_after / self.jitter_before - 1.0
 
     @property
@@ -57,7 +57,8 @@ class Stabilised:
 
 
 def shaken(size: tuple[int, int], frames: int, shake: float, seed: int = 3) -> tuple[Clip, NDArray[np.float64]]:
-    """A camera that pans over the photograph along an arc, and shakes by ``shake`` pixels; and its even path."""
+    """A clip by a camera that pans over the photograph along an arc and shakes by ``shake`` pixels; and its even
+    path."""
     rng = np.random.default_rng(seed)
     phase = np.linspace(-1.0, 1.0, frames)
     even = np.stack([40.0 * phase, 25.0 * phase**2 - 12.0], 1)
@@ -67,7 +68,7 @@ def shaken(size: tuple[int, int], frames: int, shake: float, seed: int = 3) -> t
 def stabilise(
     clip: Clip, even: NDArray[np.float64], shake: float, flow: FlowOf, flow_name: str, *, say: Say = silent
 ) -> tuple[Stabilised, list[Reals]]:
-    """Stabilise a clip whose true path is known; what came of it, and the frames."""
+    """Stabilise a clip whose true path is known; returns the result and the frames."""
     assert clip.path is not None
     steps = [np.zeros(2)]
     for index in range(1, len(clip.frames)):
@@ -98,7 +99,7 @@ def stabilise(
 
 
 def smoothed(path: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``path [frames, 2]`` without what is faster than a few frames; its ends go on as they were going."""
+    """``path [frames, 2]`` smoothed over a few frames; beyond its ends it is extrapolated linearly."""
     from scipy.ndimage import gaussian_filter1d
 
     count = len(path)

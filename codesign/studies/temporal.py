@@ -1,10 +1,11 @@
 """Does flow between frames take the flicker out of restoration? Claimed: 80 % less warping error than frame by frame.
 
-A clip is degraded as old film is: half the size, and grain that is new in every frame. Frame by frame, the up-scaler
-restores each alone, and the grain flickers. Flow-guided, the restored frame before is brought along the flow, and what
-still fits is averaged in, recursively: grain averages out, the scene stays. Flow is estimated on what the restorer has,
-the restored frames; the judge's flow comes from the clean frames. Judged: mean square difference of a frame and the
-next one brought back, where both see the same (Lai et al., ECCV 2018); and PSNR, since blurring too would calm a clip.
+A clip is degraded like old film: half the size, and grain that is new in every frame. Frame by frame, the up-scaler
+restores each frame alone, and the grain flickers. Flow-guided, the restored frame before is warped along the flow and
+averaged in where it fits, recursively: grain averages out, the scene stays. This flow is estimated on the restored
+frames; the flow of the measure comes from the clean frames. The measures are the mean square difference of a frame and
+the next one warped back, where both see the same scene (Lai et al., ECCV 2018), and PSNR, since blurring would lower
+the former too.
 """
 
 from __future__ import annotations
@@ -29,17 +30,18 @@ SCALE = 2
 UPSCALER = "sesr_m5_x2"
 
 MOST_KEPT = 0.85
-"""Of what is brought along from before, where it fits: an average over about seven frames."""
+"""Largest weight of the warped frame before: an average over about seven frames."""
 
 
 @dataclass(frozen=True)
 class Temporal:
-    """Warping errors are means over the clip, of luma in [0, 1], squared. ``truth`` has what no restorer can avoid."""
+    """Warping errors are means over the clip, of luma in [0, 1], squared. ``truth`` is the error of the clean clip,
+    which no restorer can avoid."""
 
     source: str
     frames: int
     size: tuple[int, int]
-    grain: float  # standard deviation, of 255
+    grain: float  # standard deviation, on a scale of 255
     flow: str
     per_frame_error: float
     guided_error: float
@@ -49,12 +51,12 @@ class Temporal:
 
     @property
     def change(self) -> float:
-        """Of the warping error by guidance; -0.8 is claimed."""
+        """Relative change of the warping error by guidance; -0.8 is claimed."""
         return self.guided_error / self.per_frame_error - 1.0
 
     @property
     def change_of_flicker(self) -> float:
-        """The same, of what exceeds the clean clip's own."""
+        """Relative change of the warping error above the clean clip's."""
         return (self.guided_error - self.truth_error) / (self.per_frame_error - self.truth_error) - 1.0
 
     @property
@@ -74,7 +76,7 @@ class Temporal:
 def temporal(
     clip: Clip, flow: FlowOf, flow_name: str, *, grain: float = 15.0, seed: int = 1, say: Say = silent
 ) -> Temporal:
-    """Restore ``clip`` both ways and judge them. ``grain``: standard deviation of the noise, of 255."""
+    """Restore ``clip`` both ways and measure them. ``grain``: standard deviation of the noise, on a scale of 255."""
     frames = [images.crop_to_multiple(frame, SCALE) for frame in clip.frames]
     truth = [images.luma(frame) for frame in frames]
     restorer = networks.load(UPSCALER)
@@ -115,17 +117,18 @@ def temporal(
 
 
 def _guided(now: Reals, before: Reals, flow: FlowOf, grain: float) -> Reals:
-    """``now`` averaged with the result before, brought here, where the two differ by no more than grain."""
+    """``now`` averaged with the warped result before, where the two differ by no more than grain."""
     here, there = (np.repeat(_calm(frame)[..., None], 3, axis=2) for frame in (now, before))
     moved, inside = sampled(before, flow(here, there))
-    # Grain, as the up-scaler leaves it, has about the degraded frame's strength; its mean over 5 x 5 pixels a fifth.
+    # Grain after the up-scaler is about as strong as in the degraded frame; its mean over 5 x 5 pixels is a fifth of
+    # that.
     gap = _mean5(now - moved) / max(grain / 255.0, 1e-3)
     kept: NDArray[np.float64] = MOST_KEPT * np.exp(-4.0 * gap**2) * inside
     return np.asarray(kept * moved + (1.0 - kept) * now)
 
 
 def _calm(frame: Reals) -> Reals:
-    """A frame for flow to be estimated on: less grain."""
+    """A frame with less grain, on which flow is estimated."""
     from scipy.ndimage import gaussian_filter
 
     return np.asarray(gaussian_filter(frame, 1.0))

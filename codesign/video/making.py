@@ -1,4 +1,4 @@
-"""What an output video was made of: everything that its frames depend on, written into it and compared on --resume."""
+"""The identity of an output video: everything its frames depend on, stored in its metadata, compared on --resume."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _WORDS = {
     "size": "another size",
     "release": "another release of this project or of the libraries that it computes with",
 }
-"""What is compared, in the order in which a difference is told."""
+"""The fields compared, in the order in which a difference is reported."""
 
 _LIBRARIES = ("torch", "numpy", "av", "apache-tvm")
 
 
 def making_of_run(path: Path, source: Source, *, target: Target, accel: str, size: tuple[int, int]) -> dict[str, Any]:
-    """What decides every frame of an output, as JSON takes it; contents by their SHA-256.
+    """Everything that decides the frames of an output, as JSON values; contents by their SHA-256.
 
     ``size``: (width, height) of the output. Raises :class:`InputError` for a source or a specification that cannot be
-    read. Reads the source once from end to end: seconds a gigabyte.
+    read. Reads the source once from end to end, which takes seconds per gigabyte.
     """
     try:
         with path.open("rb") as content:
@@ -52,7 +52,7 @@ def making_of_run(path: Path, source: Source, *, target: Target, accel: str, siz
 
 
 def difference(text: str | None, making: dict[str, Any]) -> str | None:
-    """What of ``making`` an interrupted output's mark ``text`` contradicts, in words; None if nothing does."""
+    """The first field of ``making`` that the stored ``text`` of an output contradicts, in words; None if none does."""
     try:
         kept = json.loads(text or "")
     except ValueError:
@@ -75,7 +75,7 @@ def _weights(source: Source) -> str:
 
 
 def _release() -> str:
-    """This project's version and the code that it stands for (an editable install changes without a new version)."""
+    """This project's version and a digest of its code (an editable install changes without a new version)."""
     code = hashlib.sha256()
     for room in ("codesign", "codesign.compile", "codesign.hw", "codesign.kernels", "codesign.sim"):
         found = util.find_spec(room)

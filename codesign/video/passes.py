@@ -1,4 +1,4 @@
-"""How a network goes through a video: which frames it takes at a time, and which it makes of them, shown when."""
+"""Passes of a network through a video: the frames taken at a time, the frames made from them, and their times."""
 
 from __future__ import annotations
 
@@ -24,35 +24,36 @@ class Pass(Protocol):
 
     @property
     def rate(self) -> Fraction:
-        """Frames a second of the output, on average."""
+        """Average frames per second of the output."""
         ...
 
     @property
     def time_base(self) -> Fraction:
-        """Seconds a unit of the output's times."""
+        """Unit of the output's times, in seconds."""
         ...
 
     @property
     def frames(self) -> int | None:
-        """Of the output, as far as the source's container estimates its own."""
+        """Number of frames of the output, if the source's container states its own."""
         ...
 
     def windows(self, done: int) -> Iterator[Window]:
-        """What the network takes at a time, of an output that has its first ``done`` frames (a multiple of a group)."""
+        """The inputs of the network, one call at a time, for an output that has its first ``done`` frames (whole
+        groups)."""
         ...
 
     def made(self, window: Window, run: Run) -> list[Restored]:
-        """The frames of the output that a window gives."""
+        """The frames of the output that a window yields."""
         ...
 
     def times(self, count: int) -> list[int]:
-        """Of the output's first ``count`` frames, decoding none."""
+        """Times of the output's first ``count`` frames; decodes none."""
         ...
 
 
 @dataclass(frozen=True)
 class EachFrame:
-    """Every frame restored: one after the other, or as many at a time as the network takes."""
+    """Restores every frame, one after the other, or as many at a time as the network takes."""
 
     video: Video
     network: Network
@@ -88,7 +89,7 @@ class EachFrame:
 
 @dataclass(frozen=True)
 class BetweenFrames:
-    """Every frame as it came, and after each but the last the one that the network makes of it and the next."""
+    """Passes every frame on, and inserts after each but the last a frame interpolated between it and the next."""
 
     video: Video
     network: Network
@@ -106,7 +107,7 @@ class BetweenFrames:
         return None if self.video.frames is None else max(1, 2 * self.video.frames - 1)
 
     def windows(self, done: int) -> Iterator[Window]:
-        """Two neighbours each; the last frame alone."""
+        """Pairs of neighbouring frames; then the last frame alone."""
         last: Decoded | None = None
         for one in frames(self.video, done // 2):
             if last is not None:

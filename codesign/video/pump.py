@@ -1,4 +1,4 @@
-"""A stream through three threads: a few items are read ahead of the work, a few wait after it to be written."""
+"""A pipeline of three threads: a few items are read ahead of the work, and a few wait to be written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 DEPTH = 4
-"""Items that wait before and after the work. Memory is theirs, whatever the stream's length."""
+"""Items that wait before and after the work. They bound the memory, whatever the stream's length."""
 
 _POLL_SECONDS = 0.1
 
@@ -21,10 +21,10 @@ class _End:
 
 
 def pump(source: Iterable[_T], work: Callable[[_T], _R], sink: Callable[[_R], None], *, depth: int = DEPTH) -> int:
-    """Hand every item of ``source`` through ``work`` to ``sink``, in order; how many came out.
+    """Hand every item of ``source`` through ``work`` to ``sink``, in order; returns the number of items.
 
     Source and sink run in threads of their own, work in the caller's. At most ``2 depth + 3`` items exist at a time.
-    What any of them raises is raised here after the others stopped; items before it are in the sink.
+    An exception of any of them is raised here once the others have stopped; the items before it are in the sink.
     """
     before: queue.Queue[Any] = queue.Queue(depth)
     after: queue.Queue[Any] = queue.Queue(depth)
@@ -73,7 +73,7 @@ def pump(source: Iterable[_T], work: Callable[[_T], _R], sink: Callable[[_R], No
             if item is _End or not put(after, work(item)):
                 break
     finally:
-        # The writer empties what waits for it, unless it failed; the reader gives up.
+        # The writer empties its queue, unless it failed; the reader gives up.
         if threads[1].is_alive():
             _leave(after, threads[1])
         stop.set()

@@ -1,4 +1,4 @@
-"""Restore a video: read, run the network on every frame, write, and go on where an earlier run was interrupted."""
+"""Restore a video: read, run the network on every frame, write; an interrupted run can be continued."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Tick = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Restoration:
-    """What became of a video."""
+    """The result of restoring a video."""
 
     frames: int
     resumed_frames: int  # of them, from an earlier run
@@ -51,33 +51,39 @@ def restore(
     say: Say = silent,
     tick: Tick = silent,
 ) -> Restoration:
-    """Every frame of ``path`` through the network into ``output``, audio copied, times kept.
+    """Run every frame of ``path`` through the network into ``output``; audio is copied, times are kept.
 
-    ``tick`` is told frames written and expected. An interruption (``KeyboardInterrupt``) leaves a playable file, from
-    which ``resume`` goes on. Raises :class:`InputError` for a source that cannot be taken (see
-    :func:`codesign.video.source.probe`), for a network that makes no frames, for an output that is there, or that
-    something else made.
+    ``tick`` is told frames written and expected. An interruption (``KeyboardInterrupt``) leaves a playable file, which
+    ``resume`` continues. Raises :class:`InputError` for an unsuitable source (see
+    :func:`codesign.video.source.probe`), for a network that makes no frames, and for an output that exists already or
+    was made by something else.
     """
     network = source.network
     if network is None or network.task == "flow":
         raise InputError(
-            "makes no frames", where=source.name, hint="Name one that up-scales, denoises or interpolates: `networks`."
+            "makes no frames",
+            where=source.name,
+            hint="Name one that up-scales, denoises or interpolates; `networks` lists them.",
         )
     if output.suffix.lower() not in SUFFIXES:
-        raise InputError("is no container that is written here", where=str(output), hint=f"{', '.join(SUFFIXES)}.")
+        raise InputError(
+            "is not a container format that can be written", where=str(output), hint=f"Use {', '.join(SUFFIXES)}."
+        )
     if output.exists() and path.exists() and output.samefile(path):
         raise InputError("is the source itself", where=str(output), hint="Give another name.")
     special = is_special(output)
     if special and resume:
-        raise InputError("is no regular file: nothing was kept in it", where=str(output), hint="Leave --resume out.")
+        raise InputError(
+            "is not a regular file, so there is nothing to resume", where=str(output), hint="Leave --resume out."
+        )
     if not special:
-        output = Path(os.path.realpath(output))  # where a link leads to
+        output = Path(os.path.realpath(output))  # the target of a link
     video = probe(path)
     way: Pass = (BetweenFrames if network.task == "interpolate" else EachFrame)(video, network)
     size = video.width * network.scale, video.height * network.scale
     making = making_of_run(path, source, target=target, accel=accel, size=size)
     kept = None if special else _earlier(output, making, resume=resume, overwrite=overwrite)
-    # Before the output is touched: a network that does not compile costs nothing.
+    # Compile before the output is touched: a network that does not compile costs nothing.
     with running(source, target, (video.width, video.height), accel=accel, say=say) as run:
         sink = Sink(output, video, size, Timing(way.time_base, way.rate), json.dumps(making), kept, way.times)
         if kept is not None:
@@ -104,7 +110,7 @@ def restore(
 
 
 def _earlier(output: Path, making: dict[str, Any], *, resume: bool, overwrite: bool) -> Path | None:
-    """An interrupted output, set aside to be continued. Raises :class:`InputError` for one that is in the way."""
+    """An interrupted output, renamed to be continued. Raises :class:`InputError` for an output that is in the way."""
     aside = output.with_name(f"{output.stem}.interrupted{output.suffix}")
     found = aside if aside.exists() else output if output.exists() else None
     if found is None or overwrite:
@@ -112,12 +118,12 @@ def _earlier(output: Path, making: dict[str, Any], *, resume: bool, overwrite: b
         return None
     if not resume:
         raise InputError(
-            "is there already", where=str(found), hint="--resume goes on with it, --overwrite begins again."
+            "exists already", where=str(found), hint="Continue it with --resume, or replace it with --overwrite."
         )
     if (other := difference(making_of(found), making)) is not None:
         raise InputError(
-            f"cannot be gone on with: it was made with {other}",
+            f"cannot be continued: it was made with {other}",
             where=str(found),
-            hint="Use what made it, or --overwrite.",
+            hint="Use the same inputs, or --overwrite.",
         )
     return found if found == aside else found.rename(aside)

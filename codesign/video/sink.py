@@ -1,7 +1,7 @@
-"""Frames into a video file that is playable at every moment, and from which an interrupted run goes on.
+"""Frames written to a video file that is playable at every moment and can be continued after an interruption.
 
-The output is its own checkpoint: MP4 is written in fragments, each a group of pictures (Matroska is so by nature), and
-says in its metadata what made it. To go on, its whole groups are copied and the rest is computed again.
+The output is its own checkpoint: MP4 is written in fragments, each a group of pictures (Matroska always is), and its
+metadata states what made it. To continue, its complete groups are copied and the rest is computed again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from codesign.video.source import Video
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
 GROUP = 24
-"""Frames of a group of pictures: what a killed process loses at most. Networks that take clips take divisors of it."""
+"""Frames of a group of pictures: the most that a killed process loses. A clip network's length divides it."""
 
 MARK = "comment"
 QUALITY = 16
@@ -30,26 +30,26 @@ QUALITY = 16
 
 @dataclass(frozen=True)
 class Restored:
-    """A frame to be written: planes ``float32[C, H, W]`` in [0, 1], or none for the source's frame as it came."""
+    """A frame to be written: planes ``float32[C, H, W]`` in [0, 1], or None for the source's frame unchanged."""
 
-    source: av.VideoFrame  # that it was made from; with one plane, the luma, it gives the chroma
+    source: av.VideoFrame  # the source frame; for a luma network it provides the chroma
     pts: int  # in units of ``Timing.time_base``
     planes: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class Timing:
-    """When the output's frames are shown: the unit of their times in seconds, and frames a second on average."""
+    """Unit of the output's times in seconds, and its average frames per second."""
 
     time_base: Fraction
     rate: Fraction
 
 
 class Sink:
-    """Writes restored frames and copies the source's audio beside them.
+    """Writes restored frames and copies the source's audio.
 
-    ``kept``: an interrupted output of the same making, whose whole groups come first, at the times that ``times`` says
-    of so many frames. After construction ``done`` says how many they are.
+    ``kept``: an interrupted output of the same making, whose complete groups are copied first; ``times`` gives the
+    times of that many frames. After construction ``done`` is their number.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Sink:
         self.stream: Any = self.container.add_stream(
             "libx264",
             rate=timing.rate,
-            # No frames out of order: the last whole group then ends where it seems to.
+            # No reordered frames, so that the last complete group ends at its last packet.
             options={"crf": str(QUALITY), "preset": "medium", "bf": "0", "sc_threshold": "0", "forced-idr": "1"},
         )
         context = self.stream.codec_context
@@ -88,7 +88,7 @@ class Sink:
         if kept is not None:
             self.container.start_encoding()
             packets = list(whole_groups(kept))
-            # Containers move all times where audio begins before zero: the source's own are taken again.
+            # Containers shift all times if audio begins before zero: the source's own times are restored.
             for packet, pts in zip(packets, times(len(packets)), strict=False):
                 packet.time_base, packet.pts, packet.dts = timing.time_base, pts, pts
                 self._interleave(float(pts * timing.time_base))
@@ -106,7 +106,7 @@ class Sink:
         self.done += 1
 
     def close(self, *, whole: bool) -> None:
-        """Finish the file. ``whole``: all frames are there, and the rest of the audio follows."""
+        """Finish the file. ``whole``: all frames are written, so the rest of the audio follows."""
         try:
             self._mux(self.stream.encode(None))
             if whole:
@@ -133,7 +133,7 @@ class Sink:
             frame = restored.source.reformat(
                 width, height, self.format, interpolation=Interpolation.BICUBIC, dst_color_range=1
             )
-            if frame is restored.source:  # of which the decoder predicts the next
+            if frame is restored.source:  # the decoder predicts the next one from this
                 frame = _copied(frame)
             top = 1023 if deep else 255
             _fill(frame.planes[0], np.floor(planes[0] * top + 0.5).astype("<u2" if deep else np.uint8).view(np.uint8))
@@ -152,9 +152,9 @@ class Sink:
                 copies[stream.index] = self.container.add_stream_from_template(stream)
             except (ValueError, av.error.FFmpegError) as error:
                 raise InputError(
-                    f"its audio ({stream.codec_context.name}) does not go into {Path(self.container.name).suffix}",
+                    f"its audio ({stream.codec_context.name}) cannot be stored in {Path(self.container.name).suffix}",
                     where=str(self.video.path),
-                    hint="Name the output .mkv, which takes any.",
+                    hint="Name the output .mkv, which takes any audio.",
                 ) from error
         return self._packets(source, streams, copies)
 
@@ -177,7 +177,7 @@ class Sink:
 
 
 def _fill(plane: av.video.plane.VideoPlane, pixels: NDArray[np.uint8]) -> None:
-    """Write ``pixels [rows, bytes]``; a plane's rows are longer than the picture's, and it may have more."""
+    """Write ``pixels [rows, bytes]`` to a plane, whose rows are padded and which may have more rows."""
     rows = np.zeros((plane.buffer_size // plane.line_size, plane.line_size), np.uint8)
     rows[: pixels.shape[0], : pixels.shape[1]] = pixels
     plane.update(rows.tobytes())
@@ -200,7 +200,7 @@ def whole_groups(path: Path) -> Iterator[Any]:
     """The video packets of an interrupted output before its last key frame, whose group may be cut short."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        # Containers store lengths where the encoder's packets, which will follow these, have start codes.
+        # Containers store lengths; the encoder's packets, which follow these, have start codes.
         respell = av.bitstream.BitStreamFilterContext("h264_mp4toannexb", stream)
         group: list[Any] = []
         try:
@@ -210,12 +210,12 @@ def whole_groups(path: Path) -> Iterator[Any]:
                     group = []
                 if packet.dts is not None:
                     group += respell.filter(packet)
-        except av.error.FFmpegError:  # cut within a packet
+        except av.error.FFmpegError:  # cut off within a packet
             return
 
 
 def making_of(path: Path) -> str | None:
-    """What an output says made it; None for any other file."""
+    """The making stored in an output; None for any other file."""
     try:
         with av.open(str(path)) as container:
             tags = {name.lower(): value for name, value in container.metadata.items()}

@@ -1,4 +1,4 @@
-"""Frames out of a video file, and what is known of it."""
+"""Frames and properties of a video file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from codesign.hw.errors import InputError
 from codesign.pictures.images import check_size
 
 _HDR = {16: "PQ", 18: "HLG"}
-"""Transfer characteristics of ITU-T H.273 that these networks were not made for."""
+"""Transfer characteristics (ITU-T H.273) of HDR video, which these networks were not trained for."""
 
 _TURNS: dict[int, tuple[tuple[str, str], ...]] = {
     0: (),
@@ -25,7 +25,7 @@ _TURNS: dict[int, tuple[tuple[str, str], ...]] = {
     180: (("hflip", ""), ("vflip", "")),
     270: (("transpose", "clock"),),
 }
-"""libavfilter's filters for degrees against the clock."""
+"""libavfilter's filters by anticlockwise degrees."""
 
 _BT709, _BT2020 = 1, (9, 10)
 HD_ROWS = 720
@@ -33,18 +33,18 @@ HD_ROWS = 720
 
 @dataclass(frozen=True)
 class Video:
-    """What a file says of its first video stream."""
+    """Properties of a file's first video stream."""
 
     path: Path
     width: int
     height: int
-    time_base: Fraction  # seconds a unit of a frame's time
-    rate: Fraction  # frames a second, on average
-    frames: int | None  # as the container estimates
+    time_base: Fraction  # unit of a frame's time, in seconds
+    rate: Fraction  # average frames per second
+    frames: int | None  # estimated by the container
     ten_bit: bool
-    bt709: bool  # its colours; else BT.601
-    audio: int  # streams
-    rotation: int = 0  # degrees against the clock that its frames are turned by, to be upright: a multiple of 90
+    bt709: bool  # colour matrix; else BT.601
+    audio: int  # number of streams
+    rotation: int = 0  # anticlockwise degrees, a multiple of 90, by which frames must be turned to be upright
 
     @property
     def colorspace(self) -> Colorspace:
@@ -53,14 +53,14 @@ class Video:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A frame as it came, and its time in units of ``Video.time_base``."""
+    """A decoded frame and its time in units of ``Video.time_base``."""
 
     frame: av.VideoFrame
     pts: int
 
 
 def probe(path: Path) -> Video:
-    """Read what a file says of itself, and its first frame.
+    """Read a file's properties and its first frame.
 
     Raises :class:`InputError` for a missing or broken file, and for video that is interlaced, turned by odd angles or
     HDR: these must be converted first.
@@ -104,10 +104,11 @@ def probe(path: Path) -> Video:
 
 
 def frames(video: Video, skip: int = 0) -> Iterator[Decoded]:
-    """The frames after the first ``skip``, upright, in the order they are shown, with times that grow.
+    """The frames after the first ``skip``, upright, in display order, with increasing times.
 
-    A frame without a time gets one of an average rate's. Raises :class:`InputError` where the file turns out to be
-    interlaced, to change size, or to be broken at its beginning; what follows damage later is left out, as players do.
+    A frame without a time gets one from the average rate. Raises :class:`InputError` where the file turns out to be
+    interlaced, to change size, or to be broken at its beginning; frames after a later damage are left out, as players
+    do.
     """
     step = max(1, round(1 / (video.rate * video.time_base)))
     last = None
@@ -134,7 +135,7 @@ def frames(video: Video, skip: int = 0) -> Iterator[Decoded]:
 
 
 def times(video: Video, count: int) -> list[int]:
-    """Of the first ``count`` frames, as :func:`frames` tells them, without decoding any."""
+    """Times of the first ``count`` frames, equal to those of :func:`frames`, without decoding any."""
     with _opened(video.path) as container:
         packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
     known = sorted(packet.pts for packet in packets if packet.pts is not None)
@@ -151,7 +152,7 @@ def rgb(decoded: Decoded, video: Video) -> NDArray[np.float32]:
 
 
 def luma(decoded: Decoded, video: Video) -> NDArray[np.float32]:
-    """``float32[1, H, W]``: studio-range luma over its largest code, as :mod:`codesign.pictures.images` has it."""
+    """``float32[1, H, W]``: studio-range luma divided by 255, as in :mod:`codesign.pictures.images`."""
     wanted = "yuv420p10le" if video.ten_bit else "yuv420p"
     frame = decoded.frame.reformat(format=wanted, dst_color_range=ColorRange.MPEG)
     return plane(frame, video.ten_bit)[None].astype(np.float32) / np.float32(1023 if video.ten_bit else 255)
@@ -168,20 +169,20 @@ def plane(frame: av.VideoFrame, ten_bit: bool) -> NDArray[np.generic]:
 def _check(frame: av.VideoFrame, path: Path) -> None:
     if frame.interlaced_frame:
         raise InputError(
-            "is interlaced: a frame of it is two moments",
+            "is interlaced: each frame shows two moments",
             where=str(path),
             hint="Deinterlace it first, for example with ffmpeg -i IN -vf bwdif OUT.",
         )
     if frame.rotation % 90:
         raise InputError(
-            f"is turned by {frame.rotation} degrees by its metadata",
+            f"is rotated by {frame.rotation} degrees in its metadata",
             where=str(path),
-            hint="Turn its pixels first: ffmpeg -i IN OUT does.",
+            hint="Rotate its pixels first, for example with ffmpeg -i IN OUT.",
         )
 
 
 def _turning(stream: av.VideoStream, rotation: int) -> Callable[[av.VideoFrame], av.VideoFrame]:
-    """What turns the stream's frames upright: phones store them as the sensor lies."""
+    """A function that turns the stream's frames upright: phones store them as the sensor is oriented."""
     filters = _TURNS[rotation % 360]
     if not filters:
         return lambda frame: frame
@@ -205,4 +206,4 @@ def _opened(path: Path) -> av.container.InputContainer:
         raise InputError("no such video", where=str(path), hint="Check the path.") from error
     except (av.error.FFmpegError, OSError) as error:
         reason = error.strerror or type(error).__name__
-        raise InputError(f"is no video that can be read ({reason})", where=str(path)) from error
+        raise InputError(f"is not a readable video ({reason})", where=str(path)) from error

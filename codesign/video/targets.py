@@ -28,20 +28,20 @@ TARGETS: tuple[Target, ...] = ("cpu", "cuda", "scanline-model")
 def check_target(text: str) -> Target:
     """``text`` as a target. Raises :class:`InputError` for an unknown one."""
     if text not in TARGETS:
-        raise InputError(f"unknown target {text!r}", where="--target", hint=f"One of {', '.join(TARGETS)}.")
+        raise InputError(f"unknown target {text!r}", where="--target", hint=f"Choose one of {', '.join(TARGETS)}.")
     return text
 
 
 Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""``float32[C, H, W]`` in [0, 1] to the same, at the network's scale."""
+"""A restoration of planes ``float32[C, H, W]`` in [0, 1], at the network's scale."""
 
 
 @contextlib.contextmanager
 def running(source: Source, target: Target, size: tuple[int, int], *, accel: str = "base", say: Say) -> Iterator[Run]:
-    """``source`` for frames of ``size`` (width, height).
+    """Prepare ``source`` for frames of ``size`` (width, height); yields a function that runs it.
 
     ``cpu``: FP32 by torch. ``scanline-model``: the machine's golden model, whose bits are the RTL's. ``cuda``: the
-    compiled module in FP16. Raises :class:`InputError` for a model file on the CPU and for a GPU that is not there.
+    compiled module in FP16. Raises :class:`InputError` for a model file on the CPU and for a missing GPU.
     """
     if target == "cpu":
         if source.module is None:

@@ -1,8 +1,8 @@
-"""The energy model held against a standard-cell library: units and blocks mapped, run on a photograph, block by block.
+"""The energy model compared with a standard-cell library: units and blocks are mapped and run on a photograph.
 
-Units (a multiplier, adders, a register) are run on random operands: what the records of the account are for. Blocks of
-the machine are run on what the RTL's own simulation fed them while it restored a photograph, and must give the RTL's
-outputs in every cycle. Zero-delay, wires by their number of pins, no clock tree and no clock gating: see
+Units (a multiplier, adders, a register) are run on random operands, as in the account's records. Blocks of the
+machine are run on their inputs recorded in the RTL simulation of a photograph, and must give the RTL's outputs in every
+cycle. Zero-delay, wires by their number of pins, no clock tree and no clock gating: see
 ``docs/energy.md``.
 """
 
@@ -40,7 +40,7 @@ from codesign.workflows.watch import Say, Watch, silent
 SCHEMA = "codesign.calibration/1"
 NETWORK, SIZE = "sesr_m5_x2", (48, 32)
 WINDOW, SETTLED = 6000, 3500
-"""Cycles of the run that blocks see, and how many of them only bring their state about."""
+"""Cycles of the run for which blocks are simulated, and the first of them, which only settle their state."""
 
 RESET_CYCLES = 4
 UNIT_CYCLES = 4000
@@ -52,7 +52,7 @@ class _Unit:
     """Name of the account's record, without its node."""
     ports: str
     body: str
-    bits: int  # of an operand
+    bits: int  # bits of an operand
     clock: str | None = None
 
 
@@ -85,10 +85,10 @@ class UnitRow:
     record: str
     netlist_pj: float
     scaled_pj: float
-    """Published figures brought to the node by capacitance and supply."""
+    """Published figures scaled to the node by capacitance and supply."""
     gate_equivalents: float
     clock_pj: float
-    """Of all its clock pins, per cycle."""
+    """Energy of all its clock pins, per cycle."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class Calibration:
     units: tuple[UnitRow, ...]
     blocks: tuple[BlockRow, ...]
     gates: Mapping[str, float]
-    """Gate equivalents of every block, mapped."""
+    """Gate equivalents of every mapped block."""
     selection_over_multiply: float
-    """Energy of selecting one operand byte on a photograph, over that of an int8 multiplication on random operands."""
+    """Energy of selecting one operand byte on a photograph over that of an int8 multiplication on random operands."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -141,7 +141,7 @@ class Calibration:
 def calibrate(liberty: Path, node: str, *, spec: AccelSpec = TINY, say: Say = silent) -> Calibration:
     """Measure units and blocks on the cells of ``liberty``, and compare them with the account at ``node``.
 
-    Raises :class:`codesign.hw.errors.InputError` for a file that is no library or a node without records, and
+    Raises :class:`codesign.hw.errors.InputError` for a file that is not a library, for a node without records, and
     :class:`SimulationError` when a mapped block does not compute what the RTL does.
     """
     library = read_liberty(liberty)
@@ -225,10 +225,10 @@ class _Run:
     netlist: Netlist
     energy: BlockEnergy
     seen: Mapping[str, Words]
-    """What the RTL's ports showed in the counted cycles."""
+    """Values on the RTL's ports in the counted cycles."""
 
     def per_cycle(self, *owners: str) -> float:
-        """Picojoules."""
+        """Energy of the given registers' logic, in picojoules per cycle."""
         return sum(self.energy.by_owner.get(owner, 0.0) for owner in owners) / self.energy.cycles * 1e12
 
     def rest(self, *owners: str) -> float:

@@ -1,4 +1,5 @@
-"""A recurrent network on a clip: compiled once, then frame after frame in one machine, whose memory keeps states."""
+"""A recurrent network on a clip: compiled once, then run frame after frame in one machine, whose memory keeps
+states."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ class CompiledClip:
 
 
 def moving_photograph(size: Size, count: int, photograph: Pixels | None = None) -> list[Reals]:
-    """A photograph that moves by ``PAIR_SHIFT`` a frame, ``float32[1, 3, H, W]`` each."""
+    """Frames ``float32[1, 3, H, W]`` of a photograph that moves by ``PAIR_SHIFT`` per frame."""
     photograph = images.reference_photograph() if photograph is None else photograph
     (width, height), (right, down) = size, PAIR_SHIFT
     whole = images.fit(photograph, width + right * (count - 1), height + down * (count - 1))
@@ -71,19 +72,19 @@ def compile_clip(
     quantisation: Quantisation = Quantisation(),
     say: Say = silent,
 ) -> CompiledClip:
-    """Compile a recurrent torch module, or a network of two images for clips, of which it keeps the frame before.
+    """Compile a recurrent torch module, or a network of two images, for which the frame before is kept as a state.
 
-    ``calibration``: consecutive frames; by default a photograph that moves. Raises :class:`InputError` for any other
-    network, :class:`UnsupportedError` for one that the machine cannot run whole.
+    ``calibration``: consecutive frames; by default a moving photograph. Raises :class:`InputError` for any other
+    network, :class:`UnsupportedError` for one with operators on the host.
     """
     module = source.module
     if source.network is not None and source.network.channels == PAIR_CHANNELS:
         module = None if module is None else Following(module).eval()
     if not isinstance(module, torch.nn.Module) or not isinstance(module, Recurrent):
         raise InputError(
-            "keeps nothing from frame to frame",
+            "keeps no state from frame to frame",
             where=source.name,
-            hint="Networks of two images do, and torch modules with a method state_shapes.",
+            hint="Give a network of two images, or a torch module with a method state_shapes.",
         )
     width, height = size
     model = load_model(module, width=width, height=height, channels=3, states=module.state_shapes(width, height))
@@ -141,7 +142,7 @@ def simulate_clip(
     """Run consecutive ``frames`` (``float32[1, 3, H, W]``), yielding each as it is done.
 
     On ``rtl`` every output and every state is compared with the golden model's, which keeps its states in a memory of
-    its own, and with the integer evaluation of the quantised graph, which is handed them.
+    its own, and with the integer evaluation of the quantised graph, which is given them.
     """
     clip, network = compiled.program, compiled.network
     program = clip.program
@@ -186,7 +187,7 @@ def simulate_clip(
 
 
 def codes_of(slot: TensorSlot, frame: Reals) -> NDArray[np.int8]:
-    """A frame as the machine has it: ``int8[H, W, C]``."""
+    """A frame in the machine's codes: ``int8[H, W, C]``."""
     codes = np.clip(np.rint(frame / np.float32(slot.scale)) + slot.zero_point, -128, 127).astype(np.int8)
     return np.ascontiguousarray(codes[0].transpose(1, 2, 0))
 

@@ -26,7 +26,7 @@ from codesign.workflows.simulate import Simulation
 
 @dataclass(frozen=True)
 class TargetRow:
-    """One target's figures for one frame, and where each comes from.
+    """One target's figures for one frame, with the evidence of each.
 
     ``chip_j_per_frame`` leaves out DRAM and regulator; ``j_above_idle`` leaves out a GPU's idle power. Both are None
     where the figure does not exist; an FPGA has no energy at all. ``records`` names energy records, or the file of a
@@ -42,7 +42,7 @@ class TargetRow:
     watts: Interval | None
     precision: str
     quality_db: float | None
-    evidence: Evidence  # of the time
+    evidence: Evidence  # evidence of the time
     energy_evidence: Evidence
     quality_evidence: Evidence
     boundary: str
@@ -56,7 +56,7 @@ class TargetRow:
 
     @property
     def evidence_by_figure(self) -> dict[str, Evidence | None]:
-        """The class of every figure by its name."""
+        """Evidence of every figure by name."""
         return {
             "fps": self.evidence,
             "ms_per_frame": self.evidence,
@@ -68,32 +68,32 @@ class TargetRow:
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """A layer on Scanline. Spans of a cascade's layers overlap: they take turns on the array."""
+    """A layer on Scanline. The spans of a cascade's layers overlap, since they take turns on the array."""
 
     name: str
     macs: int
-    """The user's, not the array's."""
+    """MACs of the user's operators; the array may issue more."""
     busy_cycles: int
     begin_cycle: int
     end_cycle: int
     utilization: float
-    """Of the array in the cycles that it works on this layer: the user's MACs over those it could do."""
+    """The user's MACs over the most that the array could do in its cycles on this layer."""
     joules: Interval
-    """Dynamic, on the chip, with its share of control and clock; no DRAM, no leakage."""
+    """Dynamic energy on the chip, with a share of control and clock; no DRAM, no leakage."""
     evidence: Evidence
     events: LayerCounters = field(repr=False)
-    """What the joules were computed from; its cycles are the region's own."""
+    """Event counts from which the joules are computed; cycles count from the region's start."""
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """A target's peak and bandwidth, and where this network lies under them."""
+    """A target's peak and bandwidth, and this network's position below them."""
 
     target: str
     peak_macs_per_s: float
     bytes_per_s: float
     macs_per_byte: float
-    """Of this network: its MACs over the bytes that the target moves."""
+    """This network's MACs over the bytes that the target moves."""
     reached_macs_per_s: Interval
     evidence: Evidence
     records: tuple[str, ...]
@@ -101,7 +101,7 @@ class Roofline:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything the table, the JSON and the report show; the first row is Scanline's."""
+    """The contents of the table, the JSON and the report; the first row is Scanline's."""
 
     network: str
     input_size: str
@@ -115,28 +115,29 @@ class Comparison:
     layers: tuple[LayerFigures, ...] = ()
     rooflines: tuple[Roofline, ...] = ()
     workload: Workload | None = field(default=None, repr=False)
-    """What the GPUs' rooflines were computed from."""
+    """Input of the GPUs' rooflines."""
 
     @property
     def best_other(self) -> TargetRow | None:
-        """The target beside Scanline that takes the least energy."""
+        """The target other than Scanline with the least energy."""
         return min((row for row in self.rows[1:] if row.j_per_frame), key=lambda row: _joules(row).value, default=None)
 
     @property
     def ratio(self) -> Interval | None:
-        """Joules of the best other target over Scanline's, each as it is."""
+        """Joules of the best other target over Scanline's, each at its own node."""
         best = self.best_other
         return None if best is None else _joules(best) / _joules(self.rows[0])
 
     @property
     def ratio_at_7nm(self) -> Interval | None:
-        """The same with Scanline's chip estimated at 7 nm, nearer to the GPUs' own nodes."""
+        """The ratio with Scanline's chip estimated at 7 nm, nearer to the GPUs' nodes."""
         best = self.best_other
         return None if best is None else _joules(best) / self.account.at_7nm_j
 
     @property
     def verdict(self) -> str:
-        """Joules against joules, as they are, with the band; what the band does not show is not claimed."""
+        """The ratio of joules in a sentence, with its band; only a ratio shown by the whole band is claimed without
+        doubt."""
         chip, best, ratio = self.rows[0], self.best_other, self.ratio
         mine = f"{engineering(_joules(chip).value)}J"
         if best is None or ratio is None:
@@ -153,7 +154,7 @@ class Comparison:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader must know beside the verdict."""
+        """Remarks that a reader needs beside the verdict."""
         chip, at_7nm = self.rows[0], self.ratio_at_7nm
         texts = ["Ratios compare each target at its own node and voltage."]
         if at_7nm is not None:
@@ -195,7 +196,7 @@ def compare_targets(
     """Compare a simulated frame with ``gpus``; returns the comparison and pictures ``uint8[H, W, 3]`` by name.
 
     ``results``: folder of measurements, GPUs' in ``gpu`` and FPGAs' in ``fpga``; ``dram``: the record of Scanline's
-    memory. The same machine on an FPGA has a row when it was placed and routed there. Raises :class:`InputError` for an
+    memory. The same machine on an FPGA has a row if it was placed and routed there. Raises :class:`InputError` for an
     unknown GPU or DRAM and for a broken measurement.
     """
     frame = result.compiled.frame
@@ -237,7 +238,7 @@ def compare_targets(
 
 
 def layer_figures(result: Simulation, memory: Memory) -> tuple[LayerFigures, ...]:
-    """Every layer of the accelerator's regions, one region after another, as the cycle model sees them."""
+    """Figures by the cycle model of every layer of the accelerator's regions, one region after another."""
     figures: list[LayerFigures] = []
     offset = 0
     for region in result.compiled.network.regions:
@@ -265,7 +266,8 @@ def layer_figures(result: Simulation, memory: Memory) -> tuple[LayerFigures, ...
 
 
 def rooflines(result: Simulation, work: Workload, rows: Sequence[TargetRow]) -> tuple[Roofline, ...]:
-    """The machines' limits, and what each reached; of a GPU that was not measured, its compulsory bytes are taken."""
+    """The machines' limits, and the rate each reaches; for a GPU without a measurement the compulsory bytes are
+    used."""
     spec, counters = result.spec, result.counters
     lines = []
     for row in rows:
@@ -284,7 +286,7 @@ def rooflines(result: Simulation, work: Workload, rows: Sequence[TargetRow]) -> 
 
 
 def host_work(mac_share: float, chroma_seconds: float) -> str:
-    """What of the frame the host did: neither its time nor its energy is in Scanline's figures."""
+    """Note on the host's part of the frame, whose time and energy are not in Scanline's figures."""
     texts = []
     if mac_share > 0.0:
         texts.append(f"{mac_share:.1%} of the MACs")
@@ -304,7 +306,7 @@ def scanline_row(
 ) -> TargetRow:
     """Scanline as an ASIC: cycles over the specification's clock, energy as accounted in ``bill``.
 
-    ``evidence`` is the cycles'; ``apart`` is added to the notes.
+    ``evidence``: that of the cycles; ``apart`` is added to the notes.
     """
     return TargetRow(
         target=f"Scanline {spec.name} ({bill.node.removesuffix('nm')} nm, {spec.clock_hz / 1e9:g} GHz)",
@@ -346,7 +348,8 @@ def fpga_row(chip: TargetRow, counters: Counters, spec: AccelSpec, fit: FpgaFit)
 def gpu_row(work: Workload, device: str, *, quality_db: float | None, recorded: Sequence[Path] = ()) -> TargetRow:
     """A GPU's row: the best fitting measurement, else a roofline labelled as modelled.
 
-    ``quality_db`` is the network's in FP32, for want of the device's own. Raises as :func:`codesign.energy.gpu.on_gpu`.
+    ``quality_db``: the network's in FP32, used if the measurement has none. Raises as
+    :func:`codesign.energy.gpu.on_gpu`.
     """
     figures = on_gpu(work, device, recorded)
     measured = figures.evidence is Evidence.HARDWARE
@@ -371,7 +374,7 @@ def gpu_row(work: Workload, device: str, *, quality_db: float | None, recorded: 
 
 
 def workload(result: Simulation) -> Workload:
-    """What a GPU would have to compute and move for the same frame."""
+    """The work of a GPU for the same frame."""
     return Workload(
         network=result.network,
         input_size=result.input_size,
@@ -383,7 +386,8 @@ def workload(result: Simulation) -> Workload:
 
 
 def gpu_layers(network: CompiledNetwork) -> tuple[Layer, ...]:
-    """The convolutions of the offloaded regions, each with its activation and residual add: what GPU software fuses."""
+    """The convolutions of the offloaded regions, each with its activation and residual add, as GPU software fuses
+    them."""
     layers = []
     for region in network.regions:
         tensors = region.graph.tensors

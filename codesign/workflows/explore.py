@@ -1,16 +1,14 @@
 """Design space exploration: one network on many machines, each with its own best plan, time, energy and size.
 
-Machines are columns of numbers. Those that differ only in scratchpad, clock and DRAM are a *family*: what a family has
-in common (how layers map onto the array, which cascades there are, what they ask of the engines) is worked out once,
+Machines are columns of numbers. Those that differ only in scratchpad, clock and DRAM are a *family*: the
+properties a family shares (mapping of layers to the array, possible cascades, load of the engines) are computed once,
 and the rest is arithmetic on arrays. The cycles are the planner's estimate, within ``ESTIMATE_BOUND`` of the cycle
 model (``tests/codesign/test_explore.py``).
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,22 +25,23 @@ from codesign.compile.scanline.plan.planner import Geometry
 from codesign.energy.account import Evidence, event_rates
 from codesign.hw.errors import InputError, SpecError, UnsupportedError
 from codesign.hw.spec import AccelSpec
+from codesign.workflows.csv_text import csv_text
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 ESTIMATE_BOUND = 0.03
-"""Share by which a machine's cycles here may differ from the cycle model's."""
+"""Largest relative difference of a machine's cycles here from the cycle model's."""
 
 FREE = ("scratchpad_bytes", "clock_hz", "dram_bytes_per_cycle")
-"""What machines of a family may differ in."""
+"""Fields in which machines of a family may differ."""
 
 _FIELDS = {field.name: field.type for field in dataclasses.fields(AccelSpec) if field.name != "name"}
 
 
 @dataclass(frozen=True)
 class Machines:
-    """Machines like ``like``, but for the columns: fields of the specification, and ``dram_bytes_per_cycle``."""
+    """Variants of ``like`` given by columns: fields of the specification, and ``dram_bytes_per_cycle``."""
 
     like: AccelSpec
     columns: Mapping[str, NDArray[np.generic]]
@@ -51,10 +50,12 @@ class Machines:
         for name in self.columns:
             if name not in _FIELDS and name != "dram_bytes_per_cycle":
                 raise InputError(
-                    f"unknown field {name!r}", where="--vary", hint=f"Fields: {', '.join((*_FIELDS, FREE[-1]))}."
+                    f"unknown field {name!r}", where="--vary", hint=f"Choose one of {', '.join((*_FIELDS, FREE[-1]))}."
                 )
         if len({len(column) for column in self.columns.values()}) > 1:
-            raise InputError("columns of different lengths", where="machines", hint="One value per machine each.")
+            raise InputError(
+                "columns of different lengths", where="machines", hint="Give each column one value per machine."
+            )
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 1
@@ -86,7 +87,7 @@ def _typed(name: str, values: Floats) -> NDArray[np.generic]:
 
 @dataclass(frozen=True)
 class Exploration:
-    """What was found, one value per machine. Where no plan fits, ``cycles`` is infinite."""
+    """Figures of all machines, one value each. Where no plan fits, ``cycles`` is infinite."""
 
     network: str
     macs: int
@@ -109,21 +110,21 @@ class Exploration:
         raise InputError(f"no plan fits machine {index}", where=self.network)
 
     def pareto(self) -> Ints:
-        """Machines that no other beats in time, energy and memory on chip at once, fastest first."""
+        """Indices of the machines that no other beats in time, energy and on-chip memory at once, fastest first."""
         feasible = np.flatnonzero(np.isfinite(self.cycles))
         goals = np.stack([self.seconds, self.system_j, self.on_chip_bytes.astype(np.float64)], axis=1)[feasible]
-        return feasible[undominated(goals)]
+        return feasible[pareto_front(goals)]
 
 
 @dataclass(frozen=True)
 class Family:
-    """Machines that differ in nothing but what is FREE."""
+    """Machines that differ only in the fields of FREE."""
 
     spec: AccelSpec
-    where: Ints  # their places
+    where: Ints  # their indices
     candidates: tuple[Candidates, ...]
     choices: tuple[Choice, ...]
-    best: Ints  # of the candidates, for each machine
+    best: Ints  # index of the best candidate for each machine
 
     def plan(self, index: int, machines: Machines) -> Plan:
         at = int(np.flatnonzero(self.where == index)[0])
@@ -191,7 +192,7 @@ def explore(graph: LayerGraph, machines: Machines, *, keep: Plan | None = None) 
 
 
 def _families(machines: Machines) -> Iterator[tuple[AccelSpec, Ints]]:
-    """Each family's common specification, with the largest of its scratchpads, and its places."""
+    """Each family's common specification, with the largest of its scratchpads, and its machines' indices."""
     shared = [name for name in machines.columns if name not in FREE]
     scratchpad = machines.column("scratchpad_bytes").astype(np.int64)
     if shared:
@@ -230,15 +231,15 @@ _COUNTED = {
     "write_words": ("scratchpad_write_words",),
     "values": ("requantised_values",),
 }
-"""Counters of the energy account that each estimated event stands for, beside MACs. Weights and writes are charged as
-loads are: what they cost beside DRAM is little."""
+"""Counters of the energy account represented by each estimated event, beside MACs. Weights and writes are charged as
+loads: apart from DRAM they cost little."""
 
 
 def _joules(
     spec: AccelSpec, scratchpad: NDArray[np.generic], events: dict[str, Floats], seconds: Floats
 ) -> dict[str, Floats]:
     """The system's energy by bound, from the account's rates per event; of the free fields only the scratchpad's size
-    changes them."""
+    changes the rates."""
     found = {bound: np.empty(len(seconds)) for bound in ("value", "low", "high")}
     sizes, of = np.unique(scratchpad.astype(np.int64), return_inverse=True)
     for number, size in enumerate(sizes.tolist()):
@@ -255,7 +256,7 @@ def _joules(
 
 
 def _on_chip_bytes(machines: Machines, families: Sequence[Family]) -> Ints:
-    """Every RAM and buffer; 0 for machines that have no plan."""
+    """Bytes of all RAMs and buffers; 0 for machines without a plan."""
     found = np.zeros(len(machines), np.int64)
     for family in families:
         rest = sum(family.spec.on_chip_bytes().values()) - family.spec.scratchpad_bytes
@@ -263,10 +264,10 @@ def _on_chip_bytes(machines: Machines, families: Sequence[Family]) -> Ints:
     return found
 
 
-def undominated(goals: Floats) -> Ints:
-    """Rows of ``goals`` (less is better in every column) that no other row beats or equals, by the first column.
+def pareto_front(goals: Floats) -> Ints:
+    """Indices of the rows of ``goals`` (less is better) that no other row beats in every column, by the first column.
 
-    Of equal rows the first stays.
+    Of equal rows the first is kept.
     """
     order = np.lexsort(goals.T[::-1])
     kept: list[int] = []
@@ -298,7 +299,7 @@ def parse_choices(texts: Sequence[str]) -> dict[str, list[float]]:
                 found[name.strip()] = [_number(value) for value in values.split(",")]
         except ValueError:
             raise InputError(
-                f"{text!r} is no range", where="--vary", hint="Write FIELD=A,B,C or FIELD=LOW:HIGH:COUNT."
+                f"{text!r} is not a range", where="--vary", hint="Write FIELD=A,B,C or FIELD=LOW:HIGH:COUNT."
             ) from None
     return found
 
@@ -312,7 +313,7 @@ def _number(text: str) -> float:
 
 
 def to_json(found: Exploration) -> dict[str, Any]:
-    """The undominated machines with their figures."""
+    """The machines of the Pareto front with their figures."""
     return {
         "network": found.network,
         "macs": found.macs,
@@ -326,13 +327,7 @@ def to_json(found: Exploration) -> dict[str, Any]:
 
 def to_csv(found: Exploration) -> str:
     """Every machine that has a plan, one a line."""
-    rows = [_row(found, index) for index in np.flatnonzero(np.isfinite(found.cycles)).tolist()]
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return text.getvalue()
+    return csv_text([_row(found, index) for index in np.flatnonzero(np.isfinite(found.cycles)).tolist()])
 
 
 def _row(found: Exploration, index: int) -> dict[str, float]:

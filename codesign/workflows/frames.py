@@ -1,4 +1,4 @@
-"""What a network is fed and judged by: a ground-truth image, an input as it is, or the reference photograph."""
+"""Inputs of networks and their quality: from a ground-truth image, a given input, or the reference photograph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from codesign.pictures.flows import flow_picture
 from codesign.pictures.images import Pixels, Reals
 
 PAIR_CHANNELS = 6
-"""The input of flow and interpolation: two RGB images."""
+"""Input channels of flow and interpolation: two RGB images."""
 
 PAIR_SHIFT = (3, 2)
 """Pixels (right, down) that a photograph moves from one image to the next of a pair or clip made from it."""
@@ -25,7 +25,7 @@ PAIR_SHIFT = (3, 2)
 
 @dataclass(frozen=True)
 class Frame:
-    """A network's input and what its output is compared with.
+    """A network's input, and the truth that its output is compared with.
 
     ``tensor``: float32[1, C, H, W] in [0, 1]; ``rgb``: the low-resolution RGB image; ``truth``: the RGB ground truth or
     None.
@@ -78,7 +78,7 @@ def make_frame(channels: int, scale: int, choice: FrameChoice = FrameChoice()) -
     size, image, given = choice.size, choice.image, choice.given
     if channels != 1 and (channels < 1 or channels % 3):
         raise InputError(
-            f"a network of {channels} input channels takes no image",
+            f"a network of {channels} input channels does not take images",
             where="input",
             hint="1 channel takes luma, 3 take RGB, 6 and more take two and more RGB images.",
         )
@@ -112,7 +112,7 @@ def _frame(rgb: Reals, truth: Reals | None, channels: int, scale: int, source: s
 
 @dataclass(frozen=True)
 class Judged:
-    """An output as an image, its PSNR against the truth, and the time the chroma took on the host."""
+    """An output as an image, its PSNR against the truth, and the host's time for the chroma."""
 
     pixels: Pixels = field(repr=False)  # uint8[H, W, 3]
     psnr_db: float | None
@@ -131,8 +131,8 @@ def judge(frame: Frame, output: NDArray[np.float32]) -> Judged:
     if real.shape[0] == 2:
         return Judged(flow_picture(real), None, 0.0)
     if frame.tensor.shape[1] > PAIR_CHANNELS and real.shape[0] == frame.tensor.shape[1]:
-        real = real[:3]  # of a clip, the first frame is shown
-    if real.shape[0] != (1 if luma_only else 3):  # no image: its first channel is shown, and nothing compared
+        real = real[:3]  # the first frame of a clip is shown
+    if real.shape[0] != (1 if luma_only else 3):  # not an image: its first channel is shown, and nothing is compared
         return Judged(np.repeat(images.to_pixels(real[0])[..., None], 3, axis=2), None, 0.0)
     if luma_only:
         chroma = images.resize(images.rgb_to_ycbcr(frame.rgb)[..., 1:], real.shape[2], real.shape[1])
@@ -149,7 +149,7 @@ def judge(frame: Frame, output: NDArray[np.float32]) -> Judged:
 
 
 def bicubic_baseline(frame: Frame) -> Judged:
-    """The frame up-scaled bicubically with mirrored borders: what every network must beat."""
+    """The frame up-scaled bicubically with mirrored borders, as a baseline."""
     height, width = frame.height * frame.scale, frame.width * frame.scale
     planes = [images.resize(plane.astype(np.float64), width, height) for plane in frame.tensor[0]]
     return judge(frame, np.stack(planes)[None].astype(np.float32))
@@ -159,13 +159,13 @@ CROP = 48
 """Side of a calibration crop, in pixels of the input: small, so that deep networks calibrate in seconds."""
 
 CALIBRATION_PHOTOGRAPHS, TRAINING_PHOTOGRAPHS = 16, 200
-"""At most so many of a folder's images are used, spread evenly over it."""
+"""Largest number of a folder's images used for each, spread evenly over it."""
 
 
 def photographs(channels: int, scale: int, *, folder: Path | None = None, limit: int) -> list[NDArray[np.float32]]:
-    """Images down-sampled like inputs, float32[1, C, H, W] in [0, 1]: those of ``folder``, or scikit-image's four.
+    """Photographs down-sampled like inputs, float32[1, C, H, W] in [0, 1]: those of ``folder``, or scikit-image's four.
 
-    Raises :class:`InputError` for a folder that is missing or holds no image, or a broken image in it.
+    Raises :class:`InputError` for a folder that is missing, empty of images, or holds a broken one.
     """
     if folder is None:
         from skimage import data
@@ -200,5 +200,5 @@ def calibration_crops(
 def calibration_frames(
     channels: int, scale: int, folder: Path | None = None, size: tuple[int, int] = (CROP, CROP)
 ) -> list[NDArray[np.float32]]:
-    """The crops that quantisation is calibrated on, of ``size`` (width, height)."""
+    """Crops of ``size`` (width, height) for calibration."""
     return calibration_crops(photographs(channels, scale, folder=folder, limit=CALIBRATION_PHOTOGRAPHS), size)

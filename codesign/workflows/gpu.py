@@ -1,4 +1,4 @@
-"""The CUDA side of the command line: a network compiled for a GPU, with what its kernels occupy."""
+"""A network compiled for a GPU, with the registers and memory of its kernels; and the kernels worth tuning."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CompiledCuda:
     module: CudaModule = field(repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """What `compile --json` writes: one entry per launch of this project's kernels."""
+        """The data of `compile --json`: one entry per launch of this project's kernels."""
         plan = self.module.plan
         report = {kernel.name: kernel for kernel in self.module.kernels}
         launches, others = [], []
@@ -76,7 +76,7 @@ class CompiledCuda:
 def check_precision(text: str) -> Precision:
     """``text`` as a precision. Raises :class:`InputError` for any but fp16 and int8."""
     if text not in ("fp16", "int8"):
-        raise InputError(f"unknown precision {text!r}", where="--precision", hint="fp16 or int8.")
+        raise InputError(f"unknown precision {text!r}", where="--precision", hint="Choose fp16 or int8.")
     return cast(Precision, text)
 
 
@@ -133,7 +133,7 @@ def whole(network: CompiledNetwork) -> LayerGraph:
 
 @dataclass(frozen=True)
 class TuningTasks:
-    """What is worth measuring of a network: stacks and wide convolutions of this project's, operators left to TVM."""
+    """Kernels of a network to measure: this project's stacks and wide convolutions, and operators left to TVM."""
 
     stacks: list[Task]
     gemms: list[GemmTask]
@@ -141,7 +141,7 @@ class TuningTasks:
 
 
 def tuning_tasks(source: Source, size: Size, *, arch: str, precision: Precision, slack: float = 1.5) -> TuningTasks:
-    """Kernels on some way through the network modelled within ``slack`` of the best, and every operator of TVM's."""
+    """Kernels of every plan modelled within ``slack`` times the best, and every operator left to TVM."""
     check_architecture(arch)
     if precision == "int8":
         graph = from_layers(integer_layers(source, size))

@@ -23,12 +23,12 @@ class Ppa:
     area: SiliconArea
     bill: EnergyAccount
     evidence: Evidence
-    """Of the gates: counted in the netlist, or estimated from the specification's numbers."""
+    """Evidence of the gates: counted in the netlist, or estimated from the specification's numbers."""
     fits: tuple[FpgaFit, ...]
 
     @property
     def tops(self) -> float:
-        """Peak, a MAC being two operations."""
+        """Peak tera-operations per second; a MAC is two operations."""
         return 2e-12 * self.spec.macs_per_cycle * self.spec.clock_hz
 
     @property
@@ -81,7 +81,7 @@ def ppa(spec: AccelSpec, node: str, fpga: Path, *, count: bool = False, say: Say
 
 
 def _busy_second(spec: AccelSpec) -> Counters:
-    """Events of a second in which the array computes a 3x3 layer of 64 channels without a pause."""
+    """Event counts of one second in which the array computes a 3x3 layer of 64 channels without a pause."""
     cycles = round(spec.clock_hz)
     macs = cycles * spec.macs_per_cycle
     values = round(macs / (9 * 64))

@@ -1,4 +1,4 @@
-"""How long pieces of work report, and what is recorded of a simulation."""
+"""Progress reports of long work, and recordings of a simulation."""
 
 from __future__ import annotations
 

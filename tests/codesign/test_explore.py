@@ -20,7 +20,7 @@ from codesign.hw.errors import InputError
 from codesign.hw.spec import BASE, EDGE, AccelSpec
 from codesign.hw.timing import model as timing
 from codesign.workflows.compile import compile_source
-from codesign.workflows.explore import ESTIMATE_BOUND, Machines, explore, parse_choices, product, undominated
+from codesign.workflows.explore import ESTIMATE_BOUND, Machines, explore, pareto_front, parse_choices, product
 from codesign.workflows.frames import FrameChoice
 from codesign.workflows.sources import find
 
@@ -129,7 +129,7 @@ def test_impossible_machines_have_no_cycles() -> None:
 @given(st.lists(st.tuples(*[st.integers(0, 5)] * 3), min_size=1, max_size=40))
 def test_the_front_is_what_nothing_beats(rows: list[tuple[int, ...]]) -> None:
     goals = np.array(rows, np.float64)
-    kept = undominated(goals).tolist()
+    kept = pareto_front(goals).tolist()
     for row in goals:
         beaten = np.any(np.all(goals <= row, axis=1) & np.any(goals < row, axis=1))
         assert beaten == (not any(np.array_equal(goals[k], row) for k in kept))

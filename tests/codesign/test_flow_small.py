@@ -25,6 +25,7 @@ from codesign.networks.training_flow import (
     save_weights,
     train,
 )
+from codesign.networks.training_run import Checkpointing
 from codesign.pictures import images
 
 
@@ -80,10 +81,10 @@ def test_errors_by_hand() -> None:
 def test_training_learns_goes_on_and_saves(tmp_path: Path) -> None:
     images_, recipe = photographs(None), Recipe(steps=3, batch=1, side=64, report=1, warm_up=1, first_reach=4.0)
     checkpoint = tmp_path / "a.checkpoint"
-    whole = train(images_, recipe, checkpoint=tmp_path / "whole.checkpoint")
-    train(images_, Recipe(**{**vars(recipe), "steps": 2}), checkpoint=checkpoint)
+    whole = train(images_, recipe, kept=Checkpointing(tmp_path / "whole.checkpoint"))
+    train(images_, Recipe(**{**vars(recipe), "steps": 2}), kept=Checkpointing(checkpoint))
     assert checkpoint.exists()
-    net = train(images_, recipe, checkpoint=checkpoint, resume=True)
+    net = train(images_, recipe, kept=Checkpointing(checkpoint, resume=True))
     assert set(net.state_dict()) == set(whole.state_dict())
     save_weights(net, tmp_path / "a.npz")
     again = networks.load("flow_small", tmp_path / "a.npz")
@@ -92,7 +93,7 @@ def test_training_learns_goes_on_and_saves(tmp_path: Path) -> None:
     (tmp_path / "broken").write_bytes(b"no checkpoint")
     for path in (tmp_path / "absent", tmp_path / "broken"):
         with pytest.raises(InputError):
-            train(images_, recipe, checkpoint=path, resume=True)
+            train(images_, recipe, kept=Checkpointing(path, resume=True))
 
 
 def test_a_step_lowers_the_loss() -> None:

@@ -16,6 +16,7 @@ from codesign import networks
 from codesign.hw.errors import InputError
 from codesign.networks import training
 from codesign.networks.soap import Soap
+from codesign.networks.training_run import Checkpointing
 from codesign.pictures import images
 
 TINY = training.Recipe(steps=40, batch=1, patch=8, warm_up=10, report=10)
@@ -114,10 +115,10 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(
 
     monkeypatch.setattr(training, "batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        training.train(pairs, TINY, checkpoint=checkpoint)
+        training.train(pairs, TINY, kept=Checkpointing(checkpoint))
     monkeypatch.setattr(training, "batches", batches)
     assert torch.load(checkpoint, weights_only=True)["step"] == 20
-    resumed = training.train(pairs, TINY, checkpoint=checkpoint, resume=True)
+    resumed = training.train(pairs, TINY, kept=Checkpointing(checkpoint, resume=True))
     for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -126,9 +127,9 @@ def test_checkpoints_of_something_else_are_refused(folder: Path) -> None:
     pairs = training.load_pairs(folder)
     (folder / "a.checkpoint").write_bytes(b"nothing")
     with pytest.raises(InputError, match="not a checkpoint"):
-        training.train(pairs, TINY, checkpoint=folder / "a.checkpoint", resume=True)
+        training.train(pairs, TINY, kept=Checkpointing(folder / "a.checkpoint", resume=True))
     with pytest.raises(InputError, match="--resume"):
-        training.train(pairs, TINY, checkpoint=folder / "b.checkpoint", resume=True)
+        training.train(pairs, TINY, kept=Checkpointing(folder / "b.checkpoint", resume=True))
 
 
 def test_the_loss_is_in_decibels() -> None:
