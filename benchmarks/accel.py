@@ -138,9 +138,9 @@ def mapping_bound(network: CompiledNetwork) -> float:
     tensors = region.plan.graph.tensors
     steps = (
         sum(
-            len(conv.mapping.steps) * tensors[conv.layer.output].height * tensors[conv.layer.output].width
+            len(planned.mapping.steps) * tensors[planned.layer.output].height * tensors[planned.layer.output].width
             for cascade in region.plan.cascades
-            for conv in cascade.convs
+            for planned in cascade.layers
         )
         / spec.pixel_lanes
     )
@@ -164,7 +164,7 @@ def measure(workload: Workload, accel: str, predict_only: bool) -> dict[str, Any
         "host_mac_share": network.host_mac_share,
         "mapping_bound": mapping_bound(network),
         "cascades": [
-            {"layers": len(cascade.convs), "strips": len(cascade.strips), "halo": cost.halo, "limit": cost.limit}
+            {"layers": len(cascade.layers), "strips": len(cascade.strips), "halo": cost.halo, "limit": cost.limit}
             for cascade, cost in zip(region.plan.cascades, region.plan.costs, strict=True)
         ],
         "compulsory_bytes": network.compulsory_bytes,

@@ -29,8 +29,10 @@ from codesign import networks
 from codesign.compile.driver import Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.quantise.quantise import quantised_io
-from codesign.compile.scanline.layers import Conv, LayerGraph, Shuffle, Tensor
+from codesign.compile.scanline.kernels.convolution import Convolution
+from codesign.compile.scanline.layers import Layer, LayerGraph, SecondOperand, Shuffle, computed
 from codesign.compile.scanline.plan.mapping import Mapping, map_conv
+from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import numerics
 from codesign.hw.files import write_text
 from codesign.hw.spec import BASE, AccelSpec
@@ -92,56 +94,56 @@ def tensors(graph: LayerGraph, inputs: dict[str, Int8]) -> dict[str, Int8]:
     """Every tensor of the graph, ``int8[H, W, C]``, by sums over taps in float64 (exact: psums are int32)."""
     values = dict(inputs)
     for layer in graph.layers:
-        source, output = graph.tensors[layer.source], graph.tensors[layer.output]
+        output = graph.tensors[layer.output]
         if isinstance(layer, Shuffle):
-            f = layer.factor
+            f, source = layer.factor, graph.tensors[layer.source]
             split = values[layer.source].reshape(source.height, source.width, output.channels, f, f)
             values[layer.output] = split.transpose(0, 3, 1, 4, 2).reshape(output.height, output.width, output.channels)
             continue
+        kernel, epilogue, source = convolution(layer), layer.epilogue, graph.tensors[layer.sources[0]]
         frame = padded(layer, source, output, values).astype(np.float64) - source.zero_point
-        rows, columns, s = *layer.weights.shape[:2], layer.stride
-        psum = np.tile(layer.bias.astype(np.float64), (output.height, output.width, 1))
+        rows, columns, s = *kernel.weights.shape[:2], kernel.stride
+        psum = np.tile(epilogue.bias.astype(np.float64), (output.height, output.width, 1))
         for y in range(rows):
             for x in range(columns):
                 taps = frame[y : y + output.height * s : s, x : x + output.width * s : s]
-                psum += taps @ layer.weights[y, x].astype(np.float64)
+                psum += taps @ kernel.weights[y, x].astype(np.float64)
         q = numerics.requantise(
             psum.astype(np.int64),
-            multiplier=layer.multiplier,
-            negative_multiplier=layer.negative_multiplier,
-            shift=layer.shift,
-            zero_point=layer.zero_point,
-            qmin=layer.qmin,
-            qmax=layer.qmax,
+            multiplier=epilogue.multiplier,
+            negative_multiplier=epilogue.negative_multiplier,
+            shift=epilogue.shift,
+            zero_point=epilogue.zero_point,
+            qmin=epilogue.qmin,
+            qmax=epilogue.qmax,
         )
-        if layer.table is not None:
-            q = numerics.look_up(q, layer.table)
-        if (add := layer.add) is not None:
-            q = numerics.add_requantised(
-                q,
-                values[add.other],
-                zero_point=layer.zero_point,
-                other_zero_point=graph.tensors[add.other].zero_point,
-                multiplier=add.multiplier,
-                other_multiplier=add.other_multiplier,
-                shift=add.shift,
-                output_zero_point=add.zero_point,
-                qmin=add.qmin,
-                qmax=add.qmax,
-            )
-        # A wide layer that was split fills its channels of the output.
+        if epilogue.table is not None:
+            q = numerics.look_up(q, epilogue.table)
+        match epilogue.second:
+            case SecondOperand(tensor=name, rule=numerics.AddRule() as rule):
+                q = numerics.add_requantised(q, values[name], rule)
+            case SecondOperand(tensor=name, rule=numerics.MultiplyRule() as rule):
+                q = numerics.multiply_requantised(q, values[name], rule)
+        # A layer that was split fills its channels of the output.
         whole = values.setdefault(layer.output, np.zeros((output.height, output.width, output.channels), np.int8))
         whole[..., layer.first_channel : layer.first_channel + layer.channels] = q
     return values
 
 
-def padded(layer: Conv, source: Tensor, output: Tensor, values: dict[str, Int8]) -> Int8:
+def convolution(layer: Layer) -> Convolution:
+    """The kernel of ``layer``; these networks have no other."""
+    assert isinstance(layer.kernel, Convolution), layer.name
+    return layer.kernel
+
+
+def padded(layer: Layer, source: Tensor, output: Tensor, values: dict[str, Int8]) -> Int8:
     """The layer's input in a border of zero points wide enough for every tap and every idle pixel lane."""
-    read = np.concatenate([values[name] for name in layer.convolved], axis=2)
-    rows, columns, s = *layer.weights.shape[:2], layer.stride
+    kernel = convolution(layer)
+    read = np.concatenate([values[name] for name in layer.sources], axis=2)
+    rows, columns, s = *kernel.weights.shape[:2], kernel.stride
     shape = (output.height * s + rows + source.height, (output.width + 64) * s + columns + source.width, read.shape[2])
     frame = np.full(shape, source.zero_point, np.int8)
-    frame[layer.pad_top : layer.pad_top + source.height, layer.pad_left : layer.pad_left + source.width] = read
+    frame[kernel.pad_top : kernel.pad_top + source.height, kernel.pad_left : kernel.pad_left + source.width] = read
     return frame
 
 
@@ -174,10 +176,10 @@ def changed_share(values: NDArray[Any]) -> float:
 
 
 def layer_activity(
-    spec: AccelSpec, layer: Conv, frame: Int8, output: Tensor, against: dict[str, Unit]
+    spec: AccelSpec, kernel: Convolution, frame: Int8, output: Tensor, against: dict[str, Unit]
 ) -> dict[str, float]:
     """The figures of one layer; sums are followed in the order in which the RTL adds the lanes' products."""
-    mapping = map_conv(spec, layer.weights, stride=layer.stride)
+    mapping = map_conv(spec, kernel.weights, stride=kernel.stride)
     rng = np.random.default_rng(1)
     sums: dict[str, list[float]] = {name: [] for name in FIGURES}
     run = min(RUN, -(-output.width // spec.pixel_lanes))
@@ -186,7 +188,7 @@ def layer_activity(
         begin = int(rng.integers(0, -(-output.width // spec.pixel_lanes) - run + 1))
         fed = np.concatenate(
             [
-                operands(spec, mapping, frame, layer.stride, int(y), (begin + index) * spec.pixel_lanes)
+                operands(spec, mapping, frame, kernel.stride, int(y), (begin + index) * spec.pixel_lanes)
                 for index in range(run)
             ]
         )
@@ -252,12 +254,11 @@ def network_activity(name: str, weights: Path | None, spec: AccelSpec, against: 
     for frame in frames:
         codes = np.clip(np.rint(frame / np.float32(entry.scale)) + entry.zero_point, -128, 127).astype(np.int8)
         values = tensors(graph, {graph.inputs[0]: np.ascontiguousarray(codes[0].transpose(1, 2, 0))})
-        for layer in graph.layers:
-            if not isinstance(layer, Conv):
-                continue
-            source, output = graph.tensors[layer.source], graph.tensors[layer.output]
-            figures = layer_activity(spec, layer, padded(layer, source, output, values), output, against)
-            steps = len(map_conv(spec, layer.weights, stride=layer.stride).steps) * output.height * output.width
+        for layer in computed(graph.layers):
+            kernel = convolution(layer)
+            source, output = graph.tensors[layer.sources[0]], graph.tensors[layer.output]
+            figures = layer_activity(spec, kernel, padded(layer, source, output, values), output, against)
+            steps = len(map_conv(spec, kernel.weights, stride=kernel.stride).steps) * output.height * output.width
             layers.append({"layer": layer.name, "steps": steps, **figures})
             weight += steps
             for key, value in figures.items():

@@ -27,7 +27,12 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from codesign.compile.driver import Quantisation, compile_network
-from codesign.compile.scanline.layers import Conv
+from codesign.compile.scanline.kernels.all_pairs import AllPairs
+from codesign.compile.scanline.kernels.convolution import Convolution
+from codesign.compile.scanline.kernels.correlation import Correlation
+from codesign.compile.scanline.kernels.normalise import Normalise
+from codesign.compile.scanline.kernels.window import Window
+from codesign.compile.scanline.layers import Layer, computed
 from codesign.compile.scanline.module import LoadedModule
 from codesign.energy.account import account
 from codesign.hw.counters import Counters
@@ -110,15 +115,19 @@ def compiled(workload: Workload, size: Size, data: Path | None) -> Compiled:
     return Compiled(source, network, frame, time.perf_counter() - began)
 
 
-def kind(layer: Conv) -> str:
-    """What a layer is to a reader of the result."""
-    if layer.sampled:
-        return "warp" if layer.warp is not None else "look-up" if layer.windows is not None else "resize"
-    if layer.correlates or layer.weights_from is not None:
-        return "correlation"
-    if layer.norm is not None:
-        return "normalisation"
-    return "convolution" if layer.macs else "copy, sum, scale, pool"
+def kind(layer: Layer) -> str:
+    """A layer's kind for readers of the result."""
+    match layer.kernel:
+        case Correlation() | AllPairs():
+            return "correlation"
+        case Normalise():
+            return "normalisation"
+        case Window():
+            return "look-up"
+        case Convolution():
+            return "convolution" if layer.macs else "copy, sum, scale, pool"
+        case kernel:
+            return kernel.label
 
 
 def by_kind(what: Compiled, timeline: Path | None) -> dict[str, dict[str, Any]]:
@@ -126,12 +135,11 @@ def by_kind(what: Compiled, timeline: Path | None) -> dict[str, dict[str, Any]]:
     kinds: dict[str, str] = {}
     found: dict[str, dict[str, Any]] = {}
     for region in what.network.regions:
-        for layer in region.plan.graph.layers:
-            if isinstance(layer, Conv):
-                kinds[layer.name] = kind(layer)
-                entry = found.setdefault(kind(layer), {"layers": 0, "macs": 0, "busy_cycles": 0})
-                entry["layers"] += 1
-                entry["macs"] += layer.macs
+        for layer in computed(region.plan.graph.layers):
+            kinds[layer.name] = kind(layer)
+            entry = found.setdefault(kind(layer), {"layers": 0, "macs": 0, "busy_cycles": 0})
+            entry["layers"] += 1
+            entry["macs"] += layer.macs
         _, layers = timing.profile(region.program, timing.Memory.of(SPEC, BYTES_PER_CYCLE, LATENCY))
         for counted in layers:
             found[kinds[counted.name]]["busy_cycles"] += counted.busy_cycles

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -29,6 +30,16 @@ MAX_SHIFT = 62
 
 IntArray = NDArray[np.int64]
 AnyInts = NDArray[Any]
+
+
+def ceil_div(value: int, divisor: int) -> int:
+    """``value / divisor`` rounded up, of integers."""
+    return -(-value // divisor)
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The least multiple of ``multiple`` that is not below ``value``."""
+    return ceil_div(value, multiple) * multiple
 
 
 def round_shift(product: IntArray, shift: AnyInts | int) -> IntArray:
@@ -79,46 +90,52 @@ def look_up(q: NDArray[np.int8], table: NDArray[np.int8]) -> NDArray[np.int8]:
     return np.asarray(table[q.astype(np.int64) + 128], dtype=np.int8)
 
 
-def add_requantised(
-    q: NDArray[np.int8],
-    other: NDArray[np.int8],
-    *,
-    zero_point: int,
-    other_zero_point: int,
-    multiplier: int,
-    other_multiplier: int,
-    shift: int,
-    output_zero_point: int,
-    qmin: int = INT8_MIN,
-    qmax: int = INT8_MAX,
-) -> NDArray[np.int8]:
-    """The second operand: two int8 tensors of unlike scales, summed and rounded once.
+@dataclass(frozen=True)
+class AddRule:
+    """How a second operand is added: ``clip(round(((q - z) m + (other - z') m') / 2**shift) + z_out)``.
 
-    ``clip(round((q - z) m + (other - z') m') / 2**shift) + z_out)``, multipliers from :func:`quantise_pair`.
+    Both multipliers are on one shift, as :func:`quantise_pair` makes them.
     """
-    left = (q.astype(np.int64) - zero_point) * multiplier
-    right = (other.astype(np.int64) - other_zero_point) * other_multiplier
-    return np.clip(round_shift(left + right, shift) + output_zero_point, qmin, qmax).astype(np.int8)
+
+    value_zero_point: int  # z, of the requantised value (table included)
+    other_zero_point: int  # z', of the second operand
+    multiplier: int
+    other_multiplier: int
+    shift: int
+    zero_point: int  # z_out, of the result
+    qmin: int = INT8_MIN
+    qmax: int = INT8_MAX
 
 
-def multiply_requantised(
-    q: NDArray[np.int8],
-    other: NDArray[np.int8],
-    *,
-    zero_point: int,
-    other_zero_point: int,
-    multiplier: int,
-    shift: int,
-    output_zero_point: int,
-    qmin: int = INT8_MIN,
-    qmax: int = INT8_MAX,
-) -> NDArray[np.int8]:
-    """The second operand as a factor: the product of two int8 tensors, rounded once.
+@dataclass(frozen=True)
+class MultiplyRule:
+    """How a second operand is multiplied with: ``clip(round((q - z) (other - z') m / 2**shift) + z_out)``.
 
-    ``clip(round((q - z) (other - z') m / 2**shift) + z_out)``, the multiplier from :func:`product_parameters`.
+    Multiplier and shift are those of :func:`product_parameters`.
     """
-    product = (q.astype(np.int64) - zero_point) * (other.astype(np.int64) - other_zero_point)
-    return np.clip(round_shift(product * multiplier, shift) + output_zero_point, qmin, qmax).astype(np.int8)
+
+    value_zero_point: int
+    other_zero_point: int
+    multiplier: int
+    shift: int
+    zero_point: int
+    qmin: int = INT8_MIN
+    qmax: int = INT8_MAX
+
+
+def add_requantised(q: NDArray[np.int8], other: NDArray[np.int8], rule: AddRule) -> NDArray[np.int8]:
+    """Two int8 tensors of different scales, added and rounded once."""
+    left = (q.astype(np.int64) - rule.value_zero_point) * rule.multiplier
+    right = (other.astype(np.int64) - rule.other_zero_point) * rule.other_multiplier
+    total = round_shift(left + right, rule.shift) + rule.zero_point
+    return np.clip(total, rule.qmin, rule.qmax).astype(np.int8)
+
+
+def multiply_requantised(q: NDArray[np.int8], other: NDArray[np.int8], rule: MultiplyRule) -> NDArray[np.int8]:
+    """Two int8 tensors, multiplied and rounded once."""
+    product = (q.astype(np.int64) - rule.value_zero_point) * (other.astype(np.int64) - rule.other_zero_point)
+    scaled = round_shift(product * rule.multiplier, rule.shift) + rule.zero_point
+    return np.clip(scaled, rule.qmin, rule.qmax).astype(np.int8)
 
 
 FLOW_FRACTION_BITS = 8
@@ -142,6 +159,21 @@ def from_byte_planes(planes: NDArray[np.int8]) -> NDArray[np.int16]:
     """The inverse of :func:`byte_planes`."""
     high, low = np.split(planes.astype(np.int64), 2, axis=-1)
     return np.asarray(256 * high + low, np.int16)
+
+
+def weight_planes(weights: AnyInts) -> tuple[NDArray[np.int8], ...]:
+    """Weights byte by byte, the high bytes first, both signed: one array of int8 weights, two of int16 weights."""
+    if weights.dtype == np.int8:
+        return (weights.astype(np.int8, copy=False),)
+    whole = weights.astype(np.int64)
+    high = (whole + 128) >> 8
+    return high.astype(np.int8), (whole - 256 * high).astype(np.int8)
+
+
+def psum_reach(weights: AnyInts) -> IntArray:
+    """The largest magnitude, ``int64[Cout]``, of any sum over taps of ``weights [KY, KX, Cin, Cout]``."""
+    planes = [np.abs(plane.astype(np.int64)).sum(axis=(0, 1, 2)) for plane in weight_planes(weights)]
+    return np.asarray(128 * (planes[0] if len(planes) == 1 else 256 * planes[0] + planes[1]))
 
 
 def sample_places(flow: NDArray[np.int16], fraction_bits: int) -> tuple[IntArray, NDArray[np.int64]]:
@@ -171,7 +203,7 @@ def corner_step(before: int, after: int) -> int:
 
     Rounded up. ``after`` is at least twice ``before``, so that a step has 31 bits.
     """
-    return -(-(before - 1 << STEP_BITS) // (after - 1))
+    return ceil_div(before - 1 << STEP_BITS, after - 1)
 
 
 def corner_places(pixels: AnyInts, step: int) -> tuple[IntArray, IntArray]:

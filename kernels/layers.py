@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.hw.numerics import AddRule
+
 Precision = Literal["fp16", "int8"]
 Activation = Literal["linear", "relu", "prelu", "tanh", "sigmoid"]
 Format = Literal["planar", "chunked"]
@@ -37,20 +39,6 @@ class Requantise:
     low: int
     high: int
     table: NDArray[np.int8] | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class AddRule:
-    """Second operand of an int8 layer, by ``numerics.add_requantised``."""
-
-    zero_point: int
-    other_zero_point: int
-    multiplier: int
-    other_multiplier: int
-    shift: int
-    output_zero_point: int
-    low: int
-    high: int
 
 
 @dataclass(frozen=True, eq=False)

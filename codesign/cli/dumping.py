@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from codesign.compile.driver import CompiledNetwork
 from codesign.compile.ir.graph import Graph
 from codesign.compile.ir.passes import text_of, watching
-from codesign.compile.scanline.layers import Conv, LayerGraph
+from codesign.compile.scanline.layers import Layer, LayerGraph, SecondOperand, Shuffle
 from codesign.compile.scanline.plan.cascade import Plan
 from codesign.hw.errors import InputError
+from codesign.hw.numerics import AddRule, MultiplyRule
 
 LATER = ("partitioned", "layers", "plan")
 """Stages whose result is not a graph of operators."""
@@ -65,51 +66,36 @@ def _placements(network: CompiledNetwork) -> str:
 
 
 def _layers(graph: LayerGraph) -> str:
-    return "\n".join(
-        f"{layer.output} = {_kind(layer)}({', '.join(_sources(layer))}): {_shape(graph, layer)}"
-        for layer in graph.layers
-    )
+    return "\n".join(_line(graph, layer) for layer in graph.layers)
 
 
 def _plan(plan: Plan) -> str:
     lines = []
     for number, cascade in enumerate(plan.cascades, start=1):
         lines.append(f"cascade {number}: {len(cascade.strips)} strips")
-        for conv in cascade.convs:
-            layer = conv.layer
-            lines.append(
-                f"  {layer.output} = {_kind(layer)}({', '.join(_sources(layer))}): "
-                f"{_shape(plan.graph, layer)}, {len(conv.mapping.steps)} steps a set of pixels"
-            )
+        for planned in cascade.layers:
+            steps = len(planned.mapping.steps)
+            lines.append(f"  {_line(plan.graph, planned.layer)}, {steps} steps a set of pixels")
     return "\n".join(lines)
 
 
-def _kind(layer: object) -> str:
-    if not isinstance(layer, Conv):
-        return type(layer).__name__.lower()
-    if layer.warp is not None:
-        return "warp"
-    if layer.windows is not None:
-        return "window"
-    if layer.resize is not None:
-        return "resize"
-    if layer.correlates or layer.weights_from is not None:
-        return "correlation"
-    rows, columns = layer.weights.shape[:2]
-    return f"conv{rows}x{columns}" + ("/norm" if layer.norm is not None else "")
+def _line(graph: LayerGraph, layer: Layer | Shuffle) -> str:
+    kind = layer.kernel.label if isinstance(layer, Layer) else f"shuffle x{layer.factor}"
+    operands = [*layer.sources, *(_details(layer) if isinstance(layer, Layer) else ())]
+    tensor = graph.tensors[layer.output]
+    shape = f"int{tensor.bits}[{tensor.height}, {tensor.width}, {tensor.values}]"
+    return f"{layer.output} = {kind}({', '.join(operands)}): {shape}, {tensor.scale:.6g} x (q {-tensor.zero_point:+d})"
 
 
-def _sources(layer: object) -> list[str]:
-    found = [getattr(layer, "source", ""), *getattr(layer, "more", ())]
-    if first := getattr(layer, "first_channel", 0):
-        found.append(f"from channel {first}")
-    add = getattr(layer, "add", None)
-    found += [f"{'times' if add.product else 'plus'} {add.other}"] if add is not None else []
-    found += ["table"] if getattr(layer, "table", None) is not None else []
-    return [name for name in found if name]
-
-
-def _shape(graph: LayerGraph, layer: object) -> str:
-    tensor = graph.tensors[layer.output]  # type: ignore[attr-defined]
-    bits, channels = (16, tensor.channels // 2) if tensor.wide else (8, tensor.channels)
-    return f"int{bits}[{tensor.height}, {tensor.width}, {channels}], {tensor.scale:.6g} x (q {-tensor.zero_point:+d})"
+def _details(layer: Layer) -> list[str]:
+    """What else a layer does, in words."""
+    found = [f"at {layer.kernel.flow}"] if layer.kernel.flow is not None else []
+    found += [f"of {name}" for name in layer.kernel.whole]
+    found += [f"from channel {layer.first_channel}"] if layer.first_channel else []
+    found += ["table"] if layer.epilogue.table is not None else []
+    match layer.epilogue.second:
+        case SecondOperand(tensor=name, rule=AddRule()):
+            found.append(f"plus {name}")
+        case SecondOperand(tensor=name, rule=MultiplyRule()):
+            found.append(f"times {name}")
+    return found

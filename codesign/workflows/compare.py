@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from codesign.compile.driver import CompiledNetwork
-from codesign.compile.scanline.layers import Conv, sources
+from codesign.compile.scanline.layers import computed
 from codesign.energy.account import DRAM_NAMES, DRAMS, EnergyAccount, Evidence, account, layer_energy
 from codesign.energy.gpu import Layer, Workload, find_device, on_gpu
 from codesign.energy.interval import Interval, engineering
@@ -243,9 +243,8 @@ def layer_figures(result: Simulation, memory: Memory) -> tuple[LayerFigures, ...
     offset = 0
     for region in result.compiled.network.regions:
         macs: dict[str, int] = {}
-        for layer in region.plan.graph.layers:
-            if isinstance(layer, Conv):
-                macs[layer.name] = macs.get(layer.name, 0) + layer.macs
+        for layer in computed(region.plan.graph.layers):
+            macs[layer.name] = macs.get(layer.name, 0) + layer.macs
         counters, layers = profile(region.program, memory)
         figures += [
             LayerFigures(
@@ -391,11 +390,10 @@ def gpu_layers(network: CompiledNetwork) -> tuple[Layer, ...]:
     layers = []
     for region in network.regions:
         tensors = region.graph.tensors
-        for layer in region.graph.layers:
-            if isinstance(layer, Conv):
-                touched = [tensors[name] for name in sources(layer)]
-                values = sum(t.height * t.width * t.channels for t in touched)
-                out = tensors[layer.output]
-                values += out.height * out.width * layer.channels
-                layers.append(Layer(values, layer.weights.size))
+        for layer in computed(region.graph.layers):
+            touched = [tensors[name] for name in layer.streamed]
+            values = sum(t.height * t.width * t.channels for t in touched)
+            out = tensors[layer.output]
+            values += out.height * out.width * layer.channels
+            layers.append(Layer(values, layer.kernel.weight_bytes))
     return tuple(layers)

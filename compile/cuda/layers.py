@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from codesign.compile.ir.graph import Node
 from codesign.compile.scanline import layers as machine
+from codesign.compile.scanline.kernels import convolution as machine_convolution
 from codesign.hw.errors import UnsupportedError
+from codesign.hw.numerics import MultiplyRule
 from codesign.kernels.correlation import AllPairs
 from codesign.kernels.frame_kernel import FrameKernel
-from codesign.kernels.layers import AddRule, Conv, Precision, Requantise
+from codesign.kernels.layers import Conv, Precision, Requantise
 
 
 @dataclass(frozen=True)
@@ -142,48 +144,52 @@ def from_layers(graph: machine.LayerGraph) -> GpuGraph:
     tensors = {
         name: Tensor(name, t.channels, t.height, t.width, t.scale, t.zero_point) for name, t in graph.tensors.items()
     }
-    operations: list[Operation] = []
-    for layer in graph.layers:
-        if isinstance(layer, machine.Shuffle):
-            operations.append(Shuffle(layer.source, layer.output, layer.factor))
-            continue
-        rule = Requantise(
-            layer.multiplier, layer.negative_multiplier, layer.shift, layer.zero_point, layer.qmin, layer.qmax,
-            layer.table,
-        )  # fmt: skip
-        if not layer.plain or layer.edge or layer.weights.dtype != np.int8 or layer.planes is not None:
-            raise UnsupportedError(
-                "resizes, warps, cost volumes, normalisations and 16-bit activations have no INT8 kernel",
-                where=layer.name,
-                hint="Compile the network in FP16.",
-            )
-        add = layer.add
-        if add is not None and add.product:
-            raise UnsupportedError(
-                "a product of two tensors has no INT8 kernel", where=layer.name, hint="Compile the network in FP16."
-            )
-        add_rule = None
-        if add is not None:
-            add_rule = AddRule(
-                add.value_zero_point, tensors[add.other].zero_point, add.multiplier, add.other_multiplier, add.shift,
-                add.zero_point, add.qmin, add.qmax,
-            )  # fmt: skip
-        conv = Conv(
-            layer.name, layer.source, layer.output, layer.weights, _folded_bias(layer, tensors),
-            add=add.other if add else None,
-            add_channels=(0,) * layer.channels if add is not None and add.broadcast else None,
-            requantise=rule, add_rule=add_rule, padding=tensors[layer.output].zero_point,
-        )  # fmt: skip
-        operations.append(Convolution(conv, layer.stride, 1, (layer.pad_top, layer.pad_left), layer.more))
+    operations: list[Operation] = [
+        Shuffle(layer.source, layer.output, layer.factor)
+        if isinstance(layer, machine.Shuffle)
+        else _convolution(layer, tensors)
+        for layer in graph.layers
+    ]
     return GpuGraph("int8", tensors, tuple(operations), source, result)
 
 
-def _folded_bias(layer: machine.Conv, tensors: Mapping[str, Tensor]) -> NDArray[np.int64]:
-    """The bias, less what the sources' zero points add to every psum."""
-    bias = layer.bias.astype(np.int64)
-    first = 0
-    for name in layer.convolved:
-        last = first + tensors[name].channels
-        bias = bias - tensors[name].zero_point * layer.weights[:, :, first:last].astype(np.int64).sum((0, 1, 2))
-        first = last
-    return bias
+def _convolution(layer: machine.Layer, tensors: Mapping[str, Tensor]) -> Convolution:
+    kernel, epilogue = layer.kernel, layer.epilogue
+    if (
+        not isinstance(kernel, machine_convolution.Convolution)
+        or kernel.edge
+        or kernel.weights.dtype != np.int8
+        or epilogue.planes is not None
+    ):
+        raise UnsupportedError(
+            "resizes, warps, cost volumes, normalisations and 16-bit activations have no INT8 kernel",
+            where=layer.name,
+            hint="Compile the network in FP16.",
+        )
+    rule = epilogue.second.rule if epilogue.second is not None else None
+    if isinstance(rule, MultiplyRule):
+        raise UnsupportedError(
+            "a product of two tensors has no INT8 kernel", where=layer.name, hint="Compile the network in FP16."
+        )
+    broadcast = epilogue.second is not None and epilogue.second.broadcast
+    conv = Conv(
+        layer.name,
+        layer.sources[0],
+        layer.output,
+        kernel.weights,
+        kernel.folded_bias(epilogue.bias, tensors[layer.seen].zero_point),
+        add=layer.operand,
+        add_channels=(0,) * layer.channels if broadcast else None,
+        requantise=Requantise(
+            epilogue.multiplier,
+            epilogue.negative_multiplier,
+            epilogue.shift,
+            epilogue.zero_point,
+            epilogue.qmin,
+            epilogue.qmax,
+            epilogue.table,
+        ),
+        add_rule=rule,
+        padding=tensors[layer.output].zero_point,
+    )
+    return Convolution(conv, kernel.stride, 1, (kernel.pad_top, kernel.pad_left), layer.sources[1:])

@@ -13,9 +13,8 @@ from codesign.compile.ir.graph import STATE, Array, Editor, Graph, Node
 from codesign.compile.quantise.calibration import QuantParams
 from codesign.compile.quantise.units import AT_A_FLOW, Kind, Unit
 from codesign.compile.quantise.widths import reads_all, widenable
-from codesign.compile.scanline.layers import psum_reach, weight_planes
 from codesign.hw.errors import UnsupportedError
-from codesign.hw.numerics import INT16_MAX, INT32_MAX
+from codesign.hw.numerics import INT16_MAX, INT32_MAX, psum_reach, weight_planes
 
 MAX_BIAS = 2**22
 """Largest integer bias with 8 bits: below it the float32 constant names the integer without doubt."""

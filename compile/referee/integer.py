@@ -276,19 +276,10 @@ def _quantised(value: Any, scale: float, zero_point: int) -> Tensor:
         first, second = value.first, value.second
         m, other, shift = numerics.add_parameters(first.scale, second.scale, scale, subtract=value.subtract)
 
+        rule = numerics.AddRule(first.zero_point, second.zero_point, m, other, shift, zero_point, qmin, qmax)
+
         def summed(left: AnyInts, right: AnyInts) -> Codes:
-            return numerics.add_requantised(
-                left,
-                right,
-                zero_point=first.zero_point,
-                other_zero_point=second.zero_point,
-                multiplier=m,
-                other_multiplier=other,
-                shift=shift,
-                output_zero_point=zero_point,
-                qmin=qmin,
-                qmax=qmax,
-            )
+            return numerics.add_requantised(left, right, rule)
 
         return Tensor(_by_rows(summed, first.codes, second.codes), scale, zero_point)
     if isinstance(value, Normal):

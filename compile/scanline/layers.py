@@ -1,203 +1,149 @@
-"""What lowering produces and the planner consumes: layers as the machine runs them, on int8 tensors."""
+"""Layers as the machine runs them, between lowering and the planner: a kernel makes psums, an epilogue makes codes."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codesign.hw.normalise import UNIT_CARRIES, Normalisation
-
-Int8 = NDArray[np.int8]
-Int16 = NDArray[np.int16]
-Int64 = NDArray[np.int64]
-Weights = Int8 | Int16
+from codesign.compile.scanline.kernels.kernel import Int8, Int64, Kernel
+from codesign.compile.scanline.tensors import Tensor
+from codesign.hw.numerics import INT8_MAX, INT8_MIN, AddRule, MultiplyRule
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """An int8 feature map; real = scale x (q - zero_point).
+class SecondOperand:
+    """A tensor that is added to the requantised result or multiplied with it, pixel by pixel."""
 
-    A ``wide`` one is int16 in byte planes (``numerics.byte_planes``): its channels are those of both, high bytes first.
-    """
-
-    name: str
-    height: int
-    width: int
-    channels: int
-    scale: float
-    zero_point: int
-    wide: bool = False
-    as_weights: bool = False
-    """It lies in memory as a layer's weights: by group of channels, pixel by pixel, the last word filled up."""
+    tensor: str
+    broadcast: bool  # the tensor has one channel, for all of the result's
+    rule: AddRule | MultiplyRule
 
 
-@dataclass(frozen=True)
-class Add:
-    """The second operand of a layer: ``other`` is added to the requantised result (``numerics.add_requantised``).
+@dataclass(frozen=True, eq=False)
+class Epilogue:
+    """Everything done to psums, in this order: bias, requantisation, clip, table, second operand."""
 
-    Or, as a ``product``, multiplied with it (``numerics.multiply_requantised``, by ``other_multiplier``).
-    """
-
-    other: str
-    broadcast: bool  # other has one channel, for all of the result's
-    value_zero_point: int  # of the result, look-up included
-    multiplier: int
-    other_multiplier: int
-    shift: int
-    zero_point: int  # of what is stored
-    qmin: int
-    qmax: int
-    product: bool = False
-
-
-@dataclass(frozen=True)
-class Warp:
-    """A layer that samples its source at the second operand's flow, in ``2**-fraction_bits`` pixels.
-
-    Its weights weigh nothing: their rows and columns are the window of the source that is on chip.
-    """
-
-    fraction_bits: int
-
-
-@dataclass(frozen=True)
-class Windows:
-    """A layer that looks up a window of a map of every pixel's own, around its place plus the source's flow.
-
-    The flow is in ``2**-fraction_bits`` pixels of the frame; maps have ``2**level`` times fewer pixels than the frame.
-    Channels are the ``2 radius + 1`` rows and columns, columns slower. Weights weigh nothing.
-    """
-
-    radius: int
-    level: int
-    fraction_bits: int
-    map_height: int
-    map_width: int
-
-    @property
-    def map_bytes(self) -> int:
-        return self.map_height * self.map_width
-
-
-@dataclass(frozen=True)
-class Resize:
-    """A layer that samples its source at steps that make it ``factor`` times as large, corners on corners.
-
-    Its weights weigh nothing either; three rows and columns around a pixel's own place in the source are needed.
-    """
-
-    factor: int
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A convolution with everything the machine does to its psums. Padding reads the source's zero point.
-
-    Weights of 16 bits are two of 8 to the array: it sums with their high bytes, counts that 256-fold, and sums with
-    their low ones. The channels of a wide source are bytes, too: a weight ``w`` is ``256 w`` for the high one.
-    """
-
-    name: str  # of the operator in the user's model
-    source: str
-    output: str
-    weights: Weights = field(repr=False)  # [kernel rows, kernel columns, Cin, Cout]
     bias: Int64 = field(repr=False)  # [Cout], before the source's zero point is folded in
-    stride: int
-    pad_top: int
-    pad_left: int
     multiplier: Int64 = field(repr=False)  # [Cout]
     negative_multiplier: Int64 = field(repr=False)
     shift: Int64 = field(repr=False)
     zero_point: int  # of the requantised result
-    qmin: int
-    qmax: int
-    table: Int8 | None = field(repr=False)  # int8[256], applied after requantisation
-    add: Add | None
-    macs: int  # of the user's operator
-    first_channel: int = 0  # of the output tensor that this layer computes (wide layers are split)
-    more: tuple[str, ...] = ()  # further sources, whose channels follow the first one's: a concatenation
-    edge: bool = False  # padding reads the nearest pixel instead
-    planes: Int64 | None = field(default=None, repr=False)  # isa.Plane by output channel; None: whole
-    warp: Warp | None = None
-    correlates: bool = False  # products of two sources at all displacements of the window, instead of weights
-    norm: Normalisation | None = None
-    """The source is normalised: its sums decide bias, multipliers and shift. Weights: ``normalise.UNIT_WEIGHT``."""
-    resize: Resize | None = None
+    qmin: int = INT8_MIN
+    qmax: int = INT8_MAX
+    table: Int8 | None = field(default=None, repr=False)  # int8[256]
+    second: SecondOperand | None = None
+    planes: Int64 | None = field(
+        default=None, repr=False
+    )  # isa.Plane by channel: its byte of 16-bit values; None: 8 bits
 
-    windows: Windows | None = None
-    volume: str | None = None  # where there are windows, the tensor whose channels are every pixel's map
-    weights_from: str | None = None  # the tensor whose pixels are the weights, one for each output channel
+    def pick(self, channels: Int64 | Sequence[int] | slice) -> Epilogue:
+        """The epilogue of the channels ``channels``, in that order."""
+        return dataclasses.replace(
+            self,
+            bias=self.bias[channels],
+            multiplier=self.multiplier[channels],
+            negative_multiplier=self.negative_multiplier[channels],
+            shift=self.shift[channels],
+            planes=None if self.planes is None else self.planes[channels],
+        )
 
-    @property
-    def weighs(self) -> bool:
-        """Whether its weights are what it multiplies with; else only their shape means something."""
-        return not self.sampled and not self.correlates and self.weights_from is None
+    def place(self, places: Int64, channels: int) -> Epilogue:
+        """The epilogue of ``channels``, among which the present ones are at ``places``; others are rounded to zero."""
 
-    @property
-    def sampled(self) -> bool:
-        """Whether it is computed beside the array, of samples."""
-        return self.warp is not None or self.resize is not None or self.windows is not None
+        def placed(values: Int64) -> Int64:
+            found = np.zeros(channels, np.int64)
+            found[places] = values
+            return found
 
-    @property
-    def sees(self) -> str:
-        """The tensor whose values are convolved or sampled."""
-        return self.source if self.volume is None else self.volume
+        return dataclasses.replace(
+            self,
+            bias=placed(self.bias),
+            multiplier=placed(self.multiplier),
+            negative_multiplier=placed(self.negative_multiplier),
+            shift=placed(self.shift),
+        )
 
-    @property
-    def enlarges(self) -> int:
-        """Rows and columns of the output by each of the sources', where the stride does not make them fewer."""
-        return 1 if self.resize is None else self.resize.factor
 
-    def needs_from(self, place: int) -> int:
-        """The first row or column of the sources, padding not taken off, that row or column ``place`` may need."""
-        return place * self.stride // self.enlarges
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A tensor computed row by row from others. Zero points of the sources are equal."""
 
-    @property
-    def plain(self) -> bool:
-        """Whether it is a convolution, whose sources' channels may lie anywhere and in any order."""
-        return self.weighs and self.norm is None
-
-    @property
-    def carries(self) -> int:
-        """How often the whole sum counts 256-fold in the end."""
-        return UNIT_CARRIES if self.norm is not None else 0
+    name: str  # of the operator in the user's model
+    sources: tuple[str, ...]  # the kernel reads their channels one source after another
+    output: str
+    kernel: Kernel
+    epilogue: Epilogue
+    macs: int = 0  # of the user's operator
+    first_channel: int = 0  # of the output tensor: layers that were split compute a slice of it
 
     @property
     def channels(self) -> int:
-        """Output channels this layer computes."""
-        return int(self.weights.shape[3])
+        """Output channels that this layer computes."""
+        return self.kernel.channels
 
     @property
-    def convolved(self) -> tuple[str, ...]:
-        """The tensors whose channels the weights are for, in order."""
-        return (self.source, *self.more)
+    def operand(self) -> str | None:
+        """The tensor that is read at each output pixel's own place, besides the sources."""
+        return self.epilogue.second.tensor if self.epilogue.second is not None else self.kernel.flow
 
+    @property
+    def follows_order(self) -> str | None:
+        """The second operand, where its channels lie in the order of the result's."""
+        second = self.epilogue.second
+        return None if second is None or second.broadcast else second.tensor
 
-def weight_planes(weights: Weights) -> tuple[Int8, ...]:
-    """Weights byte by byte, the high ones first; both signed."""
-    if weights.dtype == np.int8:
-        return (weights.astype(np.int8, copy=False),)
-    whole = weights.astype(np.int64)
-    high = (whole + 128) >> 8
-    return high.astype(np.int8), (whole - 256 * high).astype(np.int8)
+    @property
+    def streamed(self) -> tuple[str, ...]:
+        """The tensors that it reads row by row."""
+        return self.sources if self.operand is None else (*self.sources, self.operand)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """All tensors that it needs."""
+        return (*self.streamed, *self.kernel.whole)
 
-def psum_reach(weights: Weights) -> Int64:
-    """The largest magnitude, per output channel, of a sum over any of the taps of ``weights`` in any order."""
-    planes = [np.abs(plane.astype(np.int64)).sum(axis=(0, 1, 2)) for plane in weight_planes(weights)]
-    return np.asarray(128 * (planes[0] if len(planes) == 1 else 256 * planes[0] + planes[1]))
+    @property
+    def seen(self) -> str:
+        """The tensor whose values are summed up or sampled."""
+        return self.kernel.seen(self.sources)
+
+    def pick(self, channels: Int64 | Sequence[int]) -> Layer:
+        """This layer with the output channels ``channels``, in that order."""
+        return dataclasses.replace(self, kernel=self.kernel.pick(channels), epilogue=self.epilogue.pick(channels))
+
+    def with_second(self, second: SecondOperand | None) -> Layer:
+        return dataclasses.replace(self, epilogue=dataclasses.replace(self.epilogue, second=second))
+
+    def with_table(self, table: Int8 | None) -> Layer:
+        return dataclasses.replace(self, epilogue=dataclasses.replace(self.epilogue, table=table))
 
 
 @dataclass(frozen=True)
 class Shuffle:
-    """Depth to space by ``factor``: channel ``c f^2 + i f + j`` becomes pixel ``(f y + i, f x + j)`` of channel c."""
+    """Depth to space by ``factor``: channel ``c f^2 + i f + j`` becomes pixel ``(f y + i, f x + j)`` of channel c.
+
+    Nothing is computed: the store engine spreads the channels on their way to memory.
+    """
 
     name: str
     source: str
     output: str
     factor: int
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    @property
+    def streamed(self) -> tuple[str, ...]:
+        return (self.source,)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.source,)
 
 
 @dataclass(frozen=True)
@@ -209,33 +155,29 @@ class Concat:
     output: str
 
 
-Layer = Conv | Shuffle
-"""What is planned: concatenations have become further sources of the layers that read them."""
-
-
 @dataclass(frozen=True)
 class LayerGraph:
-    """Layers in execution order over named tensors."""
+    """Layers and shuffles in execution order over named tensors; a concatenation is several sources of its readers."""
 
     name: str
     tensors: dict[str, Tensor]
-    layers: tuple[Layer, ...]
+    layers: tuple[Layer | Shuffle, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
     @property
     def macs(self) -> int:
-        return sum(layer.macs for layer in self.layers if isinstance(layer, Conv))
+        return sum(layer.macs for layer in computed(self.layers))
+
+    def is_slice(self, layer: Layer) -> bool:
+        """Whether ``layer`` computes some of its output's channels alone."""
+        return layer.channels != self.tensors[layer.output].channels
+
+    def source_channels(self, layer: Layer) -> tuple[int, ...]:
+        """Channels by source."""
+        return tuple(self.tensors[name].channels for name in layer.sources)
 
 
-def sources(layer: Layer) -> tuple[str, ...]:
-    """The tensors a layer reads row by row."""
-    if isinstance(layer, Shuffle):
-        return (layer.source,)
-    return (*layer.convolved, layer.add.other) if layer.add is not None else layer.convolved
-
-
-def reads(layer: Layer) -> tuple[str, ...]:
-    """All tensors a layer needs."""
-    whole = (layer.weights_from, layer.volume) if isinstance(layer, Conv) else ()
-    return (*sources(layer), *(name for name in whole if name is not None))
+def computed(layers: Sequence[Layer | Shuffle]) -> list[Layer]:
+    """Those that the machine computes: all but shuffles."""
+    return [layer for layer in layers if isinstance(layer, Layer)]

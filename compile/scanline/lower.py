@@ -19,21 +19,15 @@ from tvm import relax
 
 from codesign.compile.canonical.resample import average_weights, bilinear_weights, corner_factor, resize_factor
 from codesign.compile.canonical.transposed import subpixel_weights
-from codesign.compile.scanline.layers import (
-    Add,
-    Concat,
-    Conv,
-    Int64,
-    LayerGraph,
-    Resize,
-    Shuffle,
-    Tensor,
-    Warp,
-    Weights,
-    Windows,
-    reads,
-    weight_planes,
-)
+from codesign.compile.scanline.kernels.all_pairs import AllPairs
+from codesign.compile.scanline.kernels.convolution import Convolution, Weights, identity
+from codesign.compile.scanline.kernels.correlation import Correlation
+from codesign.compile.scanline.kernels.kernel import Int64
+from codesign.compile.scanline.kernels.normalise import Normalise
+from codesign.compile.scanline.kernels.resize import Resize
+from codesign.compile.scanline.kernels.warp import Warp
+from codesign.compile.scanline.kernels.window import Window
+from codesign.compile.scanline.layers import Concat, Epilogue, Layer, LayerGraph, SecondOperand, Shuffle
 from codesign.compile.scanline.pending import (
     Open,
     PendingConcat,
@@ -52,7 +46,8 @@ from codesign.compile.scanline.pending import (
     Weight,
 )
 from codesign.compile.scanline.rewrite.concat import fold_concats
-from codesign.compile.scanline.rewrite.ordering import copy_layer
+from codesign.compile.scanline.rewrite.copies import copy_layer
+from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import normalise, numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Plane
@@ -87,7 +82,7 @@ class _Builder:
         self.name = name
         self.inputs: dict[str, tuple[int, int, int]] = {}
         self.tensors: dict[str, Tensor] = {}
-        self.layers: list[Conv | Shuffle | Concat] = []
+        self.layers: list[Layer | Shuffle | Concat] = []
         self._readers: dict[str, int] = {}  # of a tensor; being a result counts as several
 
     # Following the function
@@ -168,9 +163,9 @@ class _Builder:
             return Weight(source, np.asarray(scale, np.float64).reshape(-1), int(call.attrs.axis))
         if source not in self.tensors:  # a parameter: its first reader tells what its codes mean
             channels, height, width = self.inputs[source]
-            wide = str(call.args[0].ty.dtype.dtype) == "int16"
-            channels *= 1 + wide
-            self.tensors[source] = Tensor(source, height, width, channels, float(scale), int(zero_point), wide)
+            bits = _bits(call.args[0])
+            channels *= bits // 8
+            self.tensors[source] = Tensor(source, height, width, channels, float(scale), int(zero_point), bits)
         return Open(source)
 
     def _conv(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> PendingConv | PendingMoved:
@@ -183,11 +178,16 @@ class _Builder:
         dense = _dilated(dense, step_y, step_x)
         _, outputs, height, width = shape_of(var)
         kernel = weight.codes.shape
+        padding = int(call.attrs.padding[0]), int(call.attrs.padding[1])
         return PendingConv(
-            name=str(var.name), source=operands[0].tensor, weights=dense, scales=weight.scales,
-            stride=int(call.attrs.strides[0]), pad_top=int(call.attrs.padding[0]), pad_left=int(call.attrs.padding[1]),
-            height=height, width=width, macs=height * width * outputs * kernel[1] * kernel[2] * kernel[3],
-        )  # fmt: skip
+            name=str(var.name),
+            sources=(operands[0].tensor,),
+            kernel=Convolution(dense.copy(order="C"), int(call.attrs.strides[0]), *padding),
+            scales=weight.scales,
+            height=height,
+            width=width,
+            macs=height * width * outputs * kernel[1] * kernel[2] * kernel[3],
+        )
 
     def _transposed(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> PendingConv:
         weight: Weight = operands[1]
@@ -196,11 +196,15 @@ class _Builder:
         dense, (top, left) = subpixel_weights(weight.codes, factor, padding)
         _, _, height, width = shape_of(call.args[0])
         return PendingConv(
-            name=str(var.name), source=operands[0].tensor,
-            weights=dense, scales=np.repeat(np.broadcast_to(weight.scales, outputs), factor * factor), stride=1,
-            pad_top=top, pad_left=left, height=height, width=width,
-            macs=height * width * inputs * outputs * rows * columns, shuffle=factor,
-        )  # fmt: skip
+            name=str(var.name),
+            sources=(operands[0].tensor,),
+            kernel=Convolution(dense, pad_top=top, pad_left=left),
+            scales=np.repeat(np.broadcast_to(weight.scales, outputs), factor * factor),
+            height=height,
+            width=width,
+            macs=height * width * inputs * outputs * rows * columns,
+            shuffle=factor,
+        )
 
     def _averaged(self, call: relax.Call, var: relax.Var, value: Open) -> PendingConv:
         rows, columns = (int(extent) for extent in call.attrs.pool_size)
@@ -213,10 +217,13 @@ class _Builder:
         """The mean of every window."""
         _, channels, height, width = shape_of(var)
         return PendingConv(
-            name=str(var.name), source=value.tensor, weights=average_weights(channels, rows, columns),
-            scales=np.full(channels, 1.0 / (rows * columns)), stride=stride, pad_top=top, pad_left=left,
-            height=height, width=width, macs=0,
-        )  # fmt: skip
+            name=str(var.name),
+            sources=(value.tensor,),
+            kernel=Convolution(average_weights(channels, rows, columns), stride, top, left),
+            scales=np.full(channels, 1.0 / (rows * columns)),
+            height=height,
+            width=width,
+        )
 
     def _resized(self, call: relax.Call, var: relax.Var, value: Open) -> PendingConv:
         tensor, (rows, columns) = self.tensors[value.tensor], shape_of(var)[2:]
@@ -227,22 +234,28 @@ class _Builder:
         factor = resize_factor(*frames, *how)
         if factor == -2:
             return self._mean(var, value, 2, 2, 2)
-        weights = bilinear_weights(tensor.channels // (1 + tensor.wide), factor)
+        weights = bilinear_weights(tensor.values, factor)
         return PendingConv(
-            name=str(var.name), source=tensor.name, weights=weights, edge=True,
-            scales=np.full(weights.shape[3], 1.0 / (4 * factor**2)), stride=1, pad_top=1, pad_left=1,
-            height=tensor.height, width=tensor.width, macs=0, shuffle=factor,
-        )  # fmt: skip
+            name=str(var.name),
+            sources=(tensor.name,),
+            kernel=Convolution(weights, pad_top=1, pad_left=1, edge=True),
+            scales=np.full(weights.shape[3], 1.0 / (4 * factor**2)),
+            height=tensor.height,
+            width=tensor.width,
+            shuffle=factor,
+        )
 
     def _stepped(self, var: relax.Var, tensor: Tensor, factor: int) -> PendingConv:
         """A resize whose corners lie on corners."""
-        channels = tensor.channels // (1 + tensor.wide)
         _, _, height, width = shape_of(var)
         return PendingConv(
-            name=str(var.name), source=tensor.name, weights=np.zeros((3, 3, channels, channels), np.int8), edge=True,
-            scales=np.full(channels, 1.0 / numerics.SAMPLE_UNITS), stride=1, pad_top=1, pad_left=1, height=height,
-            width=width, macs=0, resize=Resize(factor),
-        )  # fmt: skip
+            name=str(var.name),
+            sources=(tensor.name,),
+            kernel=Resize(factor, tensor.values),
+            scales=np.full(tensor.values, 1.0 / numerics.SAMPLE_UNITS),
+            height=height,
+            width=width,
+        )
 
     def _sampled(self, call: relax.Call, var: relax.Var, value: Open | PendingMaps, grid: PendingGrid) -> PendingConv:
         """A warp, of whose source the planner chooses what is on chip; or windows of maps."""
@@ -254,22 +267,26 @@ class _Builder:
             side = shape_of(var)[2]
             level = round(math.log2(2.0 / (value.width * grid.scale)))
             return PendingConv(
-                name=str(var.name), source=flow.name, weights=np.broadcast_to(np.int8(0), (1, 1, 4, side * side)),
-                scales=np.full(side * side, 1.0 / numerics.SAMPLE_UNITS), stride=1, pad_top=0, pad_left=0,
-                height=flow.height, width=flow.width, macs=0, volume=tensor.name,
-                windows=Windows(side // 2, level, bits, value.height, value.width),
-            )  # fmt: skip
+                name=str(var.name),
+                sources=(flow.name,),
+                kernel=Window(tensor.name, value.height, value.width, side // 2, level, bits),
+                scales=np.full(side * side, 1.0 / numerics.SAMPLE_UNITS),
+                height=flow.height,
+                width=flow.width,
+            )
+        edge = str(call.attrs.padding_mode) == "border"
         return PendingConv(
-            name=str(var.name), source=tensor.name, weights=np.zeros((2, 2, tensor.channels, tensor.channels), np.int8),
-            scales=np.full(tensor.channels, 1.0 / numerics.SAMPLE_UNITS), stride=1, pad_top=0, pad_left=0,
-            height=tensor.height, width=tensor.width, macs=0, edge=str(call.attrs.padding_mode) == "border",
-            warp=Warp(bits), flow=flow.name,
-        )  # fmt: skip
+            name=str(var.name),
+            sources=(tensor.name,),
+            kernel=Warp(flow.name, bits, tensor.channels, edge),
+            scales=np.full(tensor.channels, 1.0 / numerics.SAMPLE_UNITS),
+            height=tensor.height,
+            width=tensor.width,
+        )
 
     def _correlated(self, name: str, gathered: PendingGather, moved: PendingMoved) -> PendingConv:
         """A local cost volume; its mean over the channels is the scale's business."""
         first, second = self.tensors[gathered.source], self.tensors[moved.source]
-        side = 2 * moved.reach + 1
         if first.zero_point or second.zero_point:
             raise UnsupportedError("correlates tensors with a zero point", where=name)
         if first.name == second.name:
@@ -277,12 +294,15 @@ class _Builder:
             self.tensors[copy.name] = copy
             self._close_conv(self._identity(copy.name, Open(second.name)), copy)
             second = copy
+        kernel = Correlation(moved.reach)
         return PendingConv(
-            name=name, source=first.name, more=(second.name,), correlates=True,
-            weights=np.broadcast_to(np.int8(0), (side, side, 2 * first.channels, side * side)),
-            scales=np.full(side * side, second.scale / first.channels), stride=1, pad_top=moved.reach,
-            pad_left=moved.reach, height=first.height, width=first.width, macs=0,
-        )  # fmt: skip
+            name=name,
+            sources=(first.name, second.name),
+            kernel=kernel,
+            scales=np.full(kernel.channels, second.scale / first.channels),
+            height=first.height,
+            width=first.width,
+        )
 
     def _paired(self, name: str, columns: PendingPixels, rows: PendingPixels) -> PendingConv:
         """Products of all pixels: the rows' are the weights, and lie in memory as such."""
@@ -294,23 +314,28 @@ class _Builder:
         self._close_conv(self._identity(words.name, Open(second.name)), words)
         pixels = second.height * second.width
         return PendingConv(
-            name=name, source=first.name, weights_from=words.name,
-            weights=np.broadcast_to(np.int8(0), (1, 1, first.channels, pixels)),
-            scales=np.full(pixels, second.scale), stride=1, pad_top=0, pad_left=0, height=first.height,
-            width=first.width, macs=first.height * first.width * first.channels * pixels,
-        )  # fmt: skip
+            name=name,
+            sources=(first.name,),
+            kernel=AllPairs(words.name, pixels),
+            scales=np.full(pixels, second.scale),
+            height=first.height,
+            width=first.width,
+            macs=first.height * first.width * first.channels * pixels,
+        )
 
     def _identity(self, name: str, value: Any) -> PendingConv:
         """A tensor as a one-by-one layer, so that what follows may round it anew."""
         if isinstance(value, PendingConv):
             return value
         tensor = self.tensors[value.tensor]
-        channels = tensor.channels // (1 + tensor.wide)
         return PendingConv(
-            name=name, source=tensor.name, weights=np.eye(channels, dtype=np.int8)[None, None],
-            scales=np.ones(channels), stride=1, pad_top=0, pad_left=0, height=tensor.height, width=tensor.width,
-            macs=0,
-        )  # fmt: skip
+            name=name,
+            sources=(tensor.name,),
+            kernel=identity(tensor.values),
+            scales=np.ones(tensor.values),
+            height=tensor.height,
+            width=tensor.width,
+        )
 
     def _add(self, name: str, operands: list[Any], *, subtract: bool) -> PendingConv | PendingPair | PendingGrid:
         first, second = operands
@@ -351,7 +376,7 @@ class _Builder:
 
     def _gather(self, name: str, value: Open, pick: Callable[[Int64], Int64]) -> PendingGather:
         tensor = self.tensors[value.tensor]
-        planes = np.split(np.arange(tensor.channels, dtype=np.int64), 1 + tensor.wide)
+        planes = np.split(np.arange(tensor.channels, dtype=np.int64), tensor.planes)
         picked = np.concatenate([pick(plane) for plane in planes])
         return PendingGather(name, value.tensor, tuple(int(channel) for channel in picked))
 
@@ -371,8 +396,8 @@ class _Builder:
     def _close(self, value: Any, scale: float, zero_point: int, call: relax.Call, var: relax.Var) -> str:
         _, channels, height, width = shape_of(call)
         name = self.fresh(value.name if hasattr(value, "name") else str(var.name))
-        wide = str(call.ty.dtype.dtype) == "int16"
-        target = Tensor(name, height, width, channels * (1 + wide), scale, zero_point, wide)
+        bits = _bits(call)
+        target = Tensor(name, height, width, channels * (bits // 8), scale, zero_point, bits)
         if isinstance(value, Open):
             value = self._identity(name, value)
         self._readers.setdefault(name, 0)
@@ -391,19 +416,8 @@ class _Builder:
         elif isinstance(value, PendingUnshuffle):
             self._close_unshuffle(value, target)
         elif isinstance(value, PendingGather):
-            source = self.tensors[value.source]
-            copy = copy_layer(value.name, source, target)
-            picked = list(value.channels)
-            self.layers.append(
-                replace(
-                    copy,
-                    weights=copy.weights[..., picked],
-                    bias=copy.bias[picked],
-                    multiplier=copy.multiplier[picked],
-                    negative_multiplier=copy.negative_multiplier[picked],
-                    shift=copy.shift[picked],
-                )
-            )
+            copy = copy_layer(value.name, self.tensors[value.source], target)
+            self.layers.append(copy.pick(list(value.channels)))
         else:
             raise UnsupportedError("quantises what no layer produces", where=f"quantize '{name}'")
         self.tensors[name] = target
@@ -428,20 +442,20 @@ class _Builder:
             for i in range(2):
                 for j in range(2):
                     weights[i, j, np.arange(source.channels), (c * done + half * i + a) * done + half * j + b] = 1
-            self.layers.append(replace(copy, source=source.name, output=made.name, weights=weights, stride=2))
+            self.layers.append(replace(copy, sources=(source.name,), kernel=Convolution(weights, stride=2)))
             source = made
 
     def _rescaled(self, name: str, target: Tensor) -> str:
         """``name`` with the scale and zero point of ``target``: itself, or a copy that is rounded anew."""
         tensor = self.tensors[name]
         # To a tensor of 16 bits one of 8 is its high bytes.
-        unit = 256 if target.wide and not tensor.wide else 1
+        unit = 256 if (target.bits, tensor.bits) == (16, 8) else 1
         if (tensor.scale, tensor.zero_point) == (unit * target.scale, target.zero_point):
             return name
         copy = replace(
             target,
             name=self.fresh(f"{name}.rescaled"),
-            channels=tensor.channels // (1 + tensor.wide) * (1 + target.wide),
+            channels=tensor.values * target.planes,
         )
         self.tensors[copy.name] = copy
         self._close_conv(self._identity(copy.name, Open(name)), copy)
@@ -455,69 +469,35 @@ class _Builder:
         return candidate
 
     def _unit(self, pending: PendingConv) -> float:
-        """What a unit of the psum is worth, but for its weight's scale."""
-        source = self.tensors[pending.volume or pending.source]
-        return source.scale * (256.0 if source.wide and pending.weights.dtype == np.int16 else 1.0)
+        """The worth of a unit of the psum, but for its weight's scale."""
+        source = self.tensors[pending.kernel.seen(pending.sources)]
+        return source.scale * pending.kernel.psum_unit(source.bits)
 
     def _close_conv(self, pending: PendingConv, target: Tensor) -> None:
-        scale = self._unit(pending)
-        weights: Weights = pending.weights
-        if pending.resize is not None:
-            weights = np.repeat(weights, 1 + self.tensors[pending.source].wide, 2).astype(np.int8)
-        elif self.tensors[pending.source].wide and pending.warp is None and pending.windows is None:
-            shares = np.split(weights.astype(np.int16), 1 + len(pending.more), 2)
-            whole = weights.dtype == np.int16  # then the unit is 256, and low bytes meet high ones alone
-            pairs = [(share, weight_planes(share)[0]) if whole else (256 * share, share) for share in shares]
-            weights = np.concatenate([bytes_ for pair in pairs for bytes_ in pair], 2).astype(np.int16)
-        outputs = weights.shape[3]
+        kernel, outputs = pending.kernel, pending.kernel.channels
         scales = np.broadcast_to(pending.scales, outputs)
         try:
-            multiplier, negative, shift = numerics.requantise_parameters(scale, scales, target.scale, pending.slope)
+            multiplier, negative, shift = numerics.requantise_parameters(
+                self._unit(pending), scales, target.scale, pending.slope
+            )
         except ValueError as error:
             raise UnsupportedError(str(error), where=pending.name) from error
         qmin, qmax = numerics.clip_bounds(pending.low, pending.high, target.scale, target.zero_point)
         bias = np.zeros(outputs, np.int64) if pending.bias is None else pending.bias
-        planes: Int64 | None = None
-        if target.wide:
+        epilogue = Epilogue(bias, multiplier, negative, shift, target.zero_point, qmin, qmax)
+        if self.tensors[pending.sources[0]].bits == 16:
+            kernel = kernel.on_byte_planes(len(pending.sources))
+        if target.bits == 16:
+            kernel, epilogue = kernel.in_byte_planes(), epilogue.pick([*range(outputs), *range(outputs)])
             planes = np.repeat(np.array([Plane.HIGH, Plane.LOW], np.int64), outputs)
-            weights, outputs = np.concatenate([weights, weights], 3), 2 * outputs
-            bias, multiplier, negative, shift = (np.tile(values, 2) for values in (bias, multiplier, negative, shift))
+            epilogue, outputs = replace(epilogue, planes=planes), 2 * outputs
         made = target
         if pending.shuffle > 1:
             made = replace(
                 target, name=f"{target.name}.subpixel", height=pending.height, width=pending.width, channels=outputs
             )
             self.tensors[made.name] = made
-        self.layers.append(
-            Conv(
-                name=pending.name,
-                source=pending.source,
-                output=made.name,
-                weights=weights if weights.strides == (0,) * 4 else weights.copy(order="C"),
-                bias=bias,
-                stride=pending.stride,
-                pad_top=pending.pad_top,
-                pad_left=pending.pad_left,
-                multiplier=multiplier,
-                negative_multiplier=negative,
-                shift=shift,
-                zero_point=target.zero_point,
-                qmin=qmin,
-                qmax=qmax,
-                table=None,
-                add=None if pending.warp is None else _flow(pending.flow),
-                macs=pending.macs,
-                edge=pending.edge,
-                warp=pending.warp,
-                resize=pending.resize,
-                planes=planes,
-                more=pending.more,
-                correlates=pending.correlates,
-                weights_from=pending.weights_from,
-                windows=pending.windows,
-                volume=pending.volume,
-            )
-        )
+        self.layers.append(Layer(pending.name, pending.sources, made.name, kernel, epilogue, pending.macs))
         if pending.shuffle > 1:
             self.layers.append(Shuffle(f"{pending.name}.shuffle", made.name, target.name, pending.shuffle))
 
@@ -526,56 +506,56 @@ class _Builder:
         first, second = (self.tensors[name] for name in pending.operands)
         unit = min(first.scale, second.scale)
         factors = np.array([first.scale / unit, second.scale / unit * (-1 if pending.how == "subtract" else 1)])
-        if not (first.wide and second.wide) or pending.how == "multiply" or np.abs(factors).max() > 127:
+        if {first.bits, second.bits} != {16} or pending.how == "multiply" or np.abs(factors).max() > 127:
             raise UnsupportedError("joins tensors of 8 and 16 bits, or of scales far apart", where=pending.name)
-        eye = np.eye(first.channels // 2)[None, None]
+        eye = np.eye(first.values)[None, None]
+        weights = np.concatenate([eye * factor for factor in factors], 2).astype(np.int8)
         total = PendingConv(
-            name=pending.name, source=first.name, more=(second.name,),
-            weights=np.concatenate([eye * factor for factor in factors], 2).astype(np.int8),
-            scales=np.full(first.channels // 2, unit / first.scale), stride=1, pad_top=0, pad_left=0,
-            height=first.height, width=first.width, macs=0, low=pending.low, high=pending.high,
-        )  # fmt: skip
+            name=pending.name,
+            sources=(first.name, second.name),
+            kernel=Convolution(weights),
+            scales=np.full(first.values, unit / first.scale),
+            height=first.height,
+            width=first.width,
+            low=pending.low,
+            high=pending.high,
+        )
         self._close_conv(total, target)
 
     def _close_pair(self, pending: PendingPair, target: Tensor) -> None:
         tensors = [self.tensors[name] for name in pending.operands]
-        if any(tensor.wide for tensor in (*tensors, target)):
+        if any(tensor.bits == 16 for tensor in (*tensors, target)):
             self._close_wide_sum(pending, target)
             return
         # The pair belongs to the layer that makes one operand; that operand must have all channels.
         order = [i for i in (0, 1) if tensors[i].channels == target.channels]
-        chosen = next((i for i in order if pending.operands[i] in self._lone_convs()), order[0])
+        joinable = {name: layer for name, layer in self._unjoined().items() if layer.kernel.takes_operand}
+        chosen = next((i for i in order if pending.operands[i] in joinable), order[0])
         mine, other = tensors[chosen], tensors[1 - chosen]
         layer = copy_layer(pending.name, mine, replace(mine, name=target.name))
-        if mine.name in self._lone_convs() and mine.name != other.name:
-            made = self._lone_convs()[mine.name]
+        if mine.name in joinable and mine.name != other.name:
+            made = joinable[mine.name]
             self.layers = [one for one in self.layers if one is not made]
             layer = replace(made, output=target.name)
-        qmin, qmax = numerics.clip_bounds(pending.low, pending.high, target.scale, target.zero_point)
+        rule = self._pair_rule(pending, chosen, target)
+        self.layers.append(layer.with_second(SecondOperand(other.name, other.channels == 1, rule)))
+
+    def _pair_rule(self, pending: PendingPair, chosen: int, target: Tensor) -> numerics.AddRule | numerics.MultiplyRule:
+        """How the other operand joins operand ``chosen``."""
+        mine, other = (self.tensors[pending.operands[which]] for which in (chosen, 1 - chosen))
+        bounds = numerics.clip_bounds(pending.low, pending.high, target.scale, target.zero_point)
+        ends = target.zero_point, *bounds
         try:
             if pending.how == "multiply":
-                factors = (0, *numerics.product_parameters(mine.scale, other.scale, target.scale))
-            else:
-                signs = (1, -1 if pending.how == "subtract" else 1)
-                factors = numerics.quantise_pair(
-                    signs[chosen] * mine.scale / target.scale, signs[1 - chosen] * other.scale / target.scale
-                )
+                product = numerics.product_parameters(mine.scale, other.scale, target.scale)
+                return numerics.MultiplyRule(mine.zero_point, other.zero_point, *product, *ends)
+            signs = (1, -1 if pending.how == "subtract" else 1)
+            factors = numerics.quantise_pair(
+                signs[chosen] * mine.scale / target.scale, signs[1 - chosen] * other.scale / target.scale
+            )
         except ValueError as error:
             raise UnsupportedError(str(error), where=pending.name) from error
-        multiplier, other_multiplier, shift = factors
-        add = Add(
-            other=other.name,
-            product=pending.how == "multiply",
-            broadcast=other.channels == 1,
-            value_zero_point=mine.zero_point,
-            multiplier=multiplier,
-            other_multiplier=other_multiplier,
-            shift=shift,
-            zero_point=target.zero_point,
-            qmin=qmin,
-            qmax=qmax,
-        )
-        self.layers.append(replace(layer, add=add))
+        return numerics.AddRule(mine.zero_point, other.zero_point, *factors, *ends)
 
     def _close_norm(self, pending: PendingNorm, target: Tensor) -> None:
         """An identity whose requantisation the machine computes of its source's sums."""
@@ -583,42 +563,37 @@ class _Builder:
         try:
             constants = normalise.normalisation(
                 source.height * source.width, pending.epsilon, source.scale, target.scale
-            )  # fmt: skip
+            )
         except ValueError as error:
             raise UnsupportedError(str(error), where=pending.name) from error
         qmin, qmax = numerics.clip_bounds(pending.low, pending.high, target.scale, target.zero_point)
-        copy, none = copy_layer(pending.name, source, target), np.zeros(source.channels, np.int64)
-        self.layers.append(
-            replace(copy, weights=normalise.UNIT_WEIGHT * copy.weights, multiplier=none, negative_multiplier=none,
-                    shift=none, qmin=qmin, qmax=qmax, norm=constants)
-        )  # fmt: skip
+        none = np.zeros(source.channels, np.int64)
+        epilogue = Epilogue(none, none, none, none, target.zero_point, qmin, qmax)
+        kernel = Normalise(constants, source.channels)
+        self.layers.append(Layer(pending.name, (source.name,), target.name, kernel, epilogue))
 
     def _close_table(self, pending: PendingTable, target: Tensor) -> None:
         source = self.tensors[pending.source]
         table = numerics.lut_table(pending.function, source.scale, source.zero_point, target.scale, target.zero_point)
-        convs = self._plain_convs()
-        if source.name in convs:
-            layer = convs[source.name]
+        unjoined = self._unjoined()
+        if source.name in unjoined and unjoined[source.name].epilogue.table is None:
+            layer = unjoined[source.name]
             self.layers = [one for one in self.layers if one is not layer]
         else:
             layer = copy_layer(pending.name, source, replace(source, name=target.name))
-        self.layers.append(replace(layer, output=target.name, table=table))
+        self.layers.append(replace(layer, output=target.name).with_table(table))
 
-    def _lone_convs(self) -> dict[str, Conv]:
-        """Layers that may still take a second operand: read once, by whoever asks."""
+    def _unjoined(self) -> dict[str, Layer]:
+        """Layers with one reader and no second operand: that reader can be folded into them."""
         return {
             layer.output: layer
             for layer in self.layers
-            if isinstance(layer, Conv) and layer.add is None and self._readers.get(layer.output, 0) == 1
+            if isinstance(layer, Layer) and layer.operand is None and self._readers.get(layer.output, 0) == 1
         }
-
-    def _plain_convs(self) -> dict[str, Conv]:
-        """Layers that may still take a table, which comes before the second operand."""
-        return {name: layer for name, layer in self._lone_convs().items() if layer.table is None}
 
     def graph(self, results: tuple[str, ...]) -> LayerGraph:
         layers, tensors = fold_concats(self.layers, self.tensors, results)
-        used = {name for layer in layers for name in (*reads(layer), layer.output)} | set(results)
+        used = {name for layer in layers for name in (*layer.reads, layer.output)} | set(results)
         return LayerGraph(
             name=self.name,
             tensors={name: tensor for name, tensor in tensors.items() if name in used},
@@ -628,12 +603,9 @@ class _Builder:
         )
 
 
-def _flow(tensor: str) -> Add:
-    """A warp's second operand, which is not added."""
-    return Add(
-        tensor, broadcast=False, value_zero_point=0, multiplier=0, other_multiplier=0, shift=0, zero_point=0, qmin=0,
-        qmax=0,
-    )  # fmt: skip
+def _bits(expression: Any) -> int:
+    """Bits of a quantised tensor's values."""
+    return 16 if str(expression.ty.dtype.dtype) == "int16" else 8
 
 
 def _readers(function: relax.Function) -> dict[Any, int]:

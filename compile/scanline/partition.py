@@ -225,10 +225,26 @@ def _patterns(tables: tuple[str, ...]) -> list[tuple[str, DFPattern]]:
     ]
 
 
-_WIDE = {"relax.add", "relax.subtract", "relax.multiply", "relax.nn.conv2d", "relax.nn.conv2d_transpose",
-         "relax.nn.avg_pool2d", _RESIZED, "relax.nn.relu", "relax.nn.leakyrelu", "relax.nn.prelu",
-         "relax.strided_slice", "relax.repeat", "relax.tile", "relax.reshape", "relax.permute_dims",
-         "relax.nn.pixel_shuffle", "relax.concat", *_QUANTISATION}  # fmt: skip
+_WIDE = {
+    "relax.add",
+    "relax.subtract",
+    "relax.multiply",
+    "relax.nn.conv2d",
+    "relax.nn.conv2d_transpose",
+    "relax.nn.avg_pool2d",
+    _RESIZED,
+    "relax.nn.relu",
+    "relax.nn.leakyrelu",
+    "relax.nn.prelu",
+    "relax.strided_slice",
+    "relax.repeat",
+    "relax.tile",
+    "relax.reshape",
+    "relax.permute_dims",
+    "relax.nn.pixel_shuffle",
+    "relax.concat",
+    *_QUANTISATION,
+}
 """What computes with 16-bit activations and weights."""
 
 

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.scanline.layers import Int64, Resize, Warp, Weights, Windows
+from codesign.compile.scanline.kernels.convolution import Weights
+from codesign.compile.scanline.kernels.kernel import Int64, Kernel
 
 Reals = NDArray[np.float64]
 
@@ -35,24 +36,12 @@ class PendingConv:
     """A layer before its rounding: its psum is worth ``input scale x scales[c]``."""
 
     name: str
-    source: str
-    weights: Weights  # [KY, KX, Cin, Cout], of whole values where the source has 16 bits
+    sources: tuple[str, ...]
+    kernel: Kernel  # over whole values, where sources or result have 16 bits
     scales: Reals  # [Cout]
-    stride: int
-    pad_top: int
-    pad_left: int
     height: int
     width: int
-    macs: int
-    edge: bool = False  # padding reads the nearest pixel
-    warp: Warp | None = None
-    flow: str = ""  # where there is a warp
-    windows: Windows | None = None
-    volume: str | None = None  # where there are windows
-    resize: Resize | None = None
-    more: tuple[str, ...] = ()  # further sources, whose weights follow
-    correlates: bool = False
-    weights_from: str | None = None
+    macs: int = 0
     shuffle: int = 1  # output pixels per side of each psum pixel: a transposed convolution in sub-pixel form
     bias: Int64 | None = None
     slope: Reals | float = 1.0

@@ -271,17 +271,13 @@ class _Machine:
             other[low - offset : high - offset] = held[low:high]
         channel = cmd["add_channel"]
         other = other[:, channel : channel + 1] if cmd["add_broadcast"] else other[:, :outputs]
+        zero_points = cmd["add_value_zero_point"], buffer.zero_point
+        bounds = cmd["add_zero_point"], cmd["add_qmin"], cmd["add_qmax"]
         if cmd["add_product"]:
-            return numerics.multiply_requantised(
-                result, other, zero_point=cmd["add_value_zero_point"], other_zero_point=buffer.zero_point,
-                multiplier=cmd["add_other_multiplier"], shift=cmd["add_shift"],
-                output_zero_point=cmd["add_zero_point"], qmin=cmd["add_qmin"], qmax=cmd["add_qmax"],
-            )  # fmt: skip
-        return numerics.add_requantised(
-            result, other, zero_point=cmd["add_value_zero_point"], other_zero_point=buffer.zero_point,
-            multiplier=cmd["add_multiplier"], other_multiplier=cmd["add_other_multiplier"], shift=cmd["add_shift"],
-            output_zero_point=cmd["add_zero_point"], qmin=cmd["add_qmin"], qmax=cmd["add_qmax"],
-        )  # fmt: skip
+            product = numerics.MultiplyRule(*zero_points, cmd["add_other_multiplier"], cmd["add_shift"], *bounds)
+            return numerics.multiply_requantised(result, other, product)
+        factors = cmd["add_multiplier"], cmd["add_other_multiplier"], cmd["add_shift"]
+        return numerics.add_requantised(result, other, numerics.AddRule(*zero_points, *factors, *bounds))
 
     def _store(self, cmd: Command, row: int) -> None:
         buffer = self.tokens.buffer(cmd["buffer"])

@@ -80,8 +80,8 @@ def test_a_kept_plan_stays(explored) -> None:
     machines = product(BASE, {"scratchpad_bytes": [16 * 1024, BASE.scratchpad_bytes], "clock_hz": [5e8, 1e9]})
     found = explore(graph, machines, keep=plan)
     kept = found.plan(3).cascades
-    assert [(one.first, one.end, one.eager, one.strips) for one in kept] == [
-        (one.first, one.end, one.eager, one.strips) for one in plan.cascades
+    assert [(one.first, one.end, one.order, one.strips) for one in kept] == [
+        (one.first, one.end, one.order, one.strips) for one in plan.cascades
     ]
     assert found.cycles[3] == pytest.approx(sum(cost.cycles for cost in plan.costs), rel=1e-12)
     assert found.seconds[2] == pytest.approx(2 * found.seconds[3])

@@ -48,16 +48,8 @@ def test_requantise(psum: int, positive: int, negative: int, shift: int, zero_po
 
 @given(int8, int8, int8, int8, multipliers, multipliers, shifts, int8)
 def test_add(q: int, other: int, z: int, other_z: int, m: int, other_m: int, shift: int, out_z: int) -> None:
-    found = numerics.add_requantised(
-        np.array([q], np.int8),
-        np.array([other], np.int8),
-        zero_point=z,
-        other_zero_point=other_z,
-        multiplier=m,
-        other_multiplier=other_m,
-        shift=shift,
-        output_zero_point=out_z,
-    )
+    rule = numerics.AddRule(z, other_z, m, other_m, shift, out_z)
+    found = numerics.add_requantised(np.array([q], np.int8), np.array([other], np.int8), rule)
     exact = Fraction((q - z) * m + (other - other_z) * other_m, 1 << shift)
     assert int(found[0]) == clipped(exact, out_z)
 
@@ -82,15 +74,8 @@ def test_sixteen_bits(psum: int, positive: int, negative: int, shift: int) -> No
 @given(int8, int8, int8, int8, multipliers, shifts, int8)
 @example(-128, -128, 127, 127, INT32_MAX, 0, 127)
 def test_multiply(q: int, other: int, z: int, other_z: int, m: int, shift: int, out_z: int) -> None:
-    found = numerics.multiply_requantised(
-        np.array([q], np.int8),
-        np.array([other], np.int8),
-        zero_point=z,
-        other_zero_point=other_z,
-        multiplier=m,
-        shift=shift,
-        output_zero_point=out_z,
-    )
+    rule = numerics.MultiplyRule(z, other_z, m, shift, out_z)
+    found = numerics.multiply_requantised(np.array([q], np.int8), np.array([other], np.int8), rule)
     assert int(found[0]) == clipped(Fraction((q - z) * (other - other_z) * m, 1 << shift), out_z)
 
 

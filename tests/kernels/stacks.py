@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.hw import numerics
-from codesign.kernels.layers import AddRule, Conv, Requantise
+from codesign.kernels.layers import Conv, Requantise
 from codesign.kernels.stack import Input, Output, Schedule, Stack, layout
 
 Rng = np.random.Generator
@@ -43,7 +43,7 @@ def random_stack(rng: Rng, precision: str, *, max_layers: int = 5) -> Stack:
         layer = replace(layer, add=add, add_channels=add_channels)
         out_zero = layer.requantise.zero_point if layer.requantise else 0
         if add is not None and layer.requantise is not None:
-            rule = AddRule(
+            rule = numerics.AddRule(
                 out_zero,
                 zeros[add],
                 int(rng.integers(2**29, 2**31)),
@@ -54,7 +54,7 @@ def random_stack(rng: Rng, precision: str, *, max_layers: int = 5) -> Stack:
                 int(rng.integers(0, 128)),
             )
             layer = replace(layer, add_rule=rule)
-            out_zero = rule.output_zero_point
+            out_zero = rule.zero_point
         layer = replace(layer, padding=out_zero)
         layers.append(layer)
         width[layer.output], zeros[layer.output], source = co, out_zero, layer.output
@@ -151,18 +151,7 @@ def expected(stack: Stack, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray
             q = numerics.look_up(q, rule.table)
         if layer.add_rule is not None and other is not None:
             add = layer.add_rule
-            q = numerics.add_requantised(
-                q,
-                other,
-                zero_point=add.zero_point,
-                other_zero_point=add.other_zero_point,
-                multiplier=add.multiplier,
-                other_multiplier=add.other_multiplier,
-                shift=add.shift,
-                output_zero_point=add.output_zero_point,
-                qmin=add.low,
-                qmax=add.high,
-            )
+            q = numerics.add_requantised(q, other, add)
         values[layer.output] = q
     return values
 

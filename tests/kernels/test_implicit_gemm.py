@@ -20,7 +20,7 @@ from codesign.kernels.implicit_gemm import (
     render,
     shared_bytes,
 )
-from codesign.kernels.layers import AddRule, Conv
+from codesign.kernels.layers import Conv
 from codesign.kernels.runtime.emulate import aligned, build_emulated, run_emulated
 from codesign.kernels.runtime.launch import Stored
 from codesign.kernels.runtime.nvrtc import compile_cuda_text
@@ -56,7 +56,7 @@ def random_wide(rng: Rng, precision: str) -> WideConv:
         channels = tuple(int(c) for c in rng.integers(0, co, co)) if rng.random() < 0.4 else None
         conv = replace(conv, add="other", add_channels=channels)
         if conv.requantise is not None:
-            rule = AddRule(
+            rule = numerics.AddRule(
                 conv.requantise.zero_point,
                 int(rng.integers(-128, 128)),
                 int(rng.integers(2**29, 2**31)),
@@ -120,18 +120,7 @@ def expected(wide: WideConv, parts: list[NDArray[Any]], other: NDArray[Any] | No
         q = numerics.look_up(q, rule.table)
     if conv.add_rule is not None and second is not None:
         add = conv.add_rule
-        q = numerics.add_requantised(
-            q,
-            second,
-            zero_point=add.zero_point,
-            other_zero_point=add.other_zero_point,
-            multiplier=add.multiplier,
-            other_multiplier=add.other_multiplier,
-            shift=add.shift,
-            output_zero_point=add.output_zero_point,
-            qmin=add.low,
-            qmax=add.high,
-        )
+        q = numerics.add_requantised(q, second, add)
     return q.transpose(2, 0, 1)
 
 

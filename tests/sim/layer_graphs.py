@@ -9,8 +9,17 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from codesign.compile.scanline.layers import Add, Conv, Layer, LayerGraph, Resize, Shuffle, Tensor, Warp, Windows
-from codesign.compile.scanline.rewrite.ordering import copy_layer
+from codesign.compile.scanline.kernels.all_pairs import AllPairs
+from codesign.compile.scanline.kernels.convolution import Convolution
+from codesign.compile.scanline.kernels.correlation import Correlation
+from codesign.compile.scanline.kernels.kernel import Int64
+from codesign.compile.scanline.kernels.normalise import Normalise
+from codesign.compile.scanline.kernels.resize import Resize
+from codesign.compile.scanline.kernels.warp import Warp
+from codesign.compile.scanline.kernels.window import Window
+from codesign.compile.scanline.layers import Epilogue, Layer, LayerGraph, SecondOperand, Shuffle
+from codesign.compile.scanline.rewrite.copies import copy_layer
+from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import normalise, numerics
 from codesign.hw.isa import Plane
 
@@ -110,7 +119,7 @@ def build(draw: GraphDraw) -> LayerGraph:
     """The graph of a draw; where a choice is impossible (nothing to add, too small for the kernel) it is left out."""
     rng = np.random.default_rng(draw.seed)
     tensors: dict[str, Tensor] = {}
-    layers: list[Layer] = []
+    layers: list[Layer | Shuffle] = []
     order: list[str] = []
     flows: list[str] = []
     read: set[str] = set()
@@ -144,7 +153,8 @@ def build(draw: GraphDraw) -> LayerGraph:
                 tensors[added.name] = added
                 flows.append(added.name)
             output = tensor(source.height, source.width, (2 * want.look_up + 1) ** 2)
-            layers.append(replace(made[2], output=output.name, zero_point=output.zero_point))
+            epilogue = replace(made[2].epilogue, zero_point=output.zero_point)
+            layers.append(replace(made[2], output=output.name, epilogue=epilogue))
             continue
         twin = next(
             (
@@ -162,11 +172,7 @@ def build(draw: GraphDraw) -> LayerGraph:
             output = tensor(source.height, source.width, side * side)
             plain = replace(want, activation="prelu", loud=False)
             made = _conv(rng, f"costs{index}", source, output, plain, 1, 0, None)
-            nothing = np.broadcast_to(np.int8(0), (side, side, 2 * source.channels, side * side))
-            reach = want.correlate
-            layers.append(
-                replace(made, weights=nothing, more=(twin.name,), correlates=True, pad_top=reach, pad_left=reach)
-            )
+            layers.append(replace(made, sources=(source.name, twin.name), kernel=Correlation(want.correlate)))
             read |= {source.name, twin.name}
             continue
         other = next(
@@ -188,8 +194,7 @@ def build(draw: GraphDraw) -> LayerGraph:
             output = tensor(source.height, source.width, other.height * other.width)
             plain = replace(want, activation="relu", loud=False)
             made = _conv(rng, f"pairs{index}", source, output, plain, 1, 0, None)
-            nothing = np.broadcast_to(np.int8(0), made.weights.shape)
-            layers.append(replace(made, weights=nothing, weights_from=words.name))
+            layers.append(replace(made, kernel=AllPairs(words.name, output.channels)))
             read |= {source.name, other.name}
             continue
         if want.norm:
@@ -200,7 +205,7 @@ def build(draw: GraphDraw) -> LayerGraph:
             continue
         if want.enlarge > 1 and want.enlarge**2 * source.height * source.width <= MOST_PIXELS:
             if want.flow:
-                source = Tensor(f"flow{index}", source.height, source.width, 4, 2.0 ** -(draw.seed % 9), 0, True)
+                source = Tensor(f"flow{index}", source.height, source.width, 4, 2.0 ** -(draw.seed % 9), 0, 16)
                 tensors[source.name] = source
                 flows.append(source.name)
             size = (source.height * want.enlarge, source.width * want.enlarge)
@@ -246,156 +251,71 @@ def build(draw: GraphDraw) -> LayerGraph:
     return LayerGraph("random", tensors, tuple(layers), (order[0], *flows), outputs)
 
 
-def _warp(
-    rng: np.random.Generator, name: str, source: Tensor, output: Tensor, flow: Tensor, bits: int, want: LayerDraw
-) -> Conv:
-    channels = source.channels
+def _sampling(rng: np.random.Generator, channels: int, zero_point: int, table: bool) -> Epilogue:
+    """The epilogue of a layer that samples."""
     multiplier, shift = numerics.quantise_multiplier(float(rng.uniform(0.3, 1.2)) / numerics.SAMPLE_UNITS)
     factors = (np.full(channels, value, np.int64) for value in (multiplier, multiplier, shift))
     bias = rng.integers(-10, 11, channels).astype(np.int64) * numerics.SAMPLE_UNITS
-    weights = np.zeros((2, 2, channels, channels), np.int8)
-    table = rng.integers(-128, 128, 256).astype(np.int8) if want.activation == "table" else None
-    add = Add(flow.name, False, 0, 0, 0, 0, 0, 0, 0)
-    return Conv(
-        name,
-        source.name,
-        output.name,
-        weights,
-        bias,
-        1,
-        0,
-        0,
-        *factors,
-        output.zero_point,
-        -128,
-        127,
-        table,
-        add,
-        0,
-        edge=want.edge,
-        warp=Warp(bits),
-    )
+    codes = rng.integers(-128, 128, 256).astype(np.int8) if table else None
+    return Epilogue(bias, *factors, zero_point, table=codes)
 
 
-def _look_up(rng: np.random.Generator, index: int, frame: Tensor, want: LayerDraw) -> tuple[Tensor, Tensor, Conv]:
-    """Maps for every pixel of ``frame``, a flow, and a layer that looks it up there."""
+def _warp(
+    rng: np.random.Generator, name: str, source: Tensor, output: Tensor, flow: Tensor, bits: int, want: LayerDraw
+) -> Layer:
+    epilogue = _sampling(rng, source.channels, output.zero_point, want.activation == "table")
+    return Layer(name, (source.name,), output.name, Warp(flow.name, bits, source.channels, want.edge), epilogue)
+
+
+def _look_up(rng: np.random.Generator, index: int, frame: Tensor, want: LayerDraw) -> tuple[Tensor, Tensor, Layer]:
+    """Maps for every pixel of ``frame``, a flow, and a layer that samples windows of the maps."""
     level = int(rng.integers(0, 4))
     while (frame.height >> level) * (frame.width >> level) * frame.height * frame.width > MOST_MAP_BYTES:
         level += 1
     height, width = (max(1, int(rng.integers(-2, 3)) + (side >> level)) for side in (frame.height, frame.width))
-    windows = Windows(want.look_up, level, int(rng.integers(0, 9)), height, width)
+    kernel = Window(f"maps{index}", height, width, want.look_up, level, int(rng.integers(0, 9)))
     size = (frame.height, frame.width)
-    volume = Tensor(f"maps{index}", *size, height * width, 0.1, int(rng.choice([*ZERO_POINTS, 17])))
-    flow = Tensor(f"flow{index}", *size, 4, 2.0**-windows.fraction_bits, 0)
-    channels = (2 * want.look_up + 1) ** 2
-    multiplier, shift = numerics.quantise_multiplier(float(rng.uniform(0.3, 1.2)) / numerics.SAMPLE_UNITS)
-    factors = (np.full(channels, value, np.int64) for value in (multiplier, multiplier, shift))
-    bias = rng.integers(-10, 11, channels).astype(np.int64) * numerics.SAMPLE_UNITS
-    table = rng.integers(-128, 128, 256).astype(np.int8) if want.activation == "table" else None
-    weights = np.broadcast_to(np.int8(0), (1, 1, 4, channels))
-    return (
-        volume,
-        flow,
-        Conv(
-            f"windows{index}",
-            flow.name,
-            "",
-            weights,
-            bias,
-            1,
-            0,
-            0,
-            *factors,
-            0,
-            -128,
-            127,
-            table,
-            None,
-            0,
-            windows=windows,
-            volume=volume.name,
-        ),
-    )
+    volume = Tensor(kernel.maps, *size, height * width, 0.1, int(rng.choice([*ZERO_POINTS, 17])))
+    flow = Tensor(f"flow{index}", *size, 4, 2.0**-kernel.fraction_bits, 0)
+    epilogue = _sampling(rng, kernel.channels, 0, want.activation == "table")
+    return volume, flow, Layer(f"windows{index}", (flow.name,), "", kernel, epilogue)
 
 
-def norm_layer(name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Conv:
+def norm_layer(name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Layer:
     """A layer that normalises ``source``, codes of a scale by ``want``."""
     constants = normalise.normalisation(source.height * source.width, 1e-5, (0.002, 0.1, 7.0)[want.kernel % 3], 4 / 127)
-    channels = source.channels
-    none = np.zeros(channels, np.int64)
-    weights = normalise.UNIT_WEIGHT * np.eye(channels, dtype=np.int8)[None, None]
+    none = np.zeros(source.channels, np.int64)
     low = output.zero_point if want.activation == "relu" else -128
-    return Conv(
-        name,
-        source.name,
-        output.name,
-        weights,
-        none,
-        1,
-        0,
-        0,
-        none,
-        none,
-        none,
-        output.zero_point,
-        low,
-        127,
-        None,
-        None,
-        0,
-        norm=constants,
-    )
+    epilogue = Epilogue(none, none, none, none, output.zero_point, low)
+    return Layer(name, (source.name,), output.name, Normalise(constants, source.channels), epilogue)
 
 
-def _resize(rng: np.random.Generator, name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Conv:
-    channels = source.channels
-    multiplier, shift = numerics.quantise_multiplier(float(rng.uniform(0.3, 1.2)) / numerics.SAMPLE_UNITS)
-    factors = (np.full(channels, value, np.int64) for value in (multiplier, multiplier, shift))
-    bias = rng.integers(-10, 11, channels).astype(np.int64) * numerics.SAMPLE_UNITS * (not source.wide)
-    weights = np.zeros((3, 3, channels, channels), np.int8)
-    planes = np.array([Plane.HIGH, Plane.HIGH, Plane.LOW, Plane.LOW], np.int64) if source.wide else None
-    return Conv(
-        name,
-        source.name,
-        output.name,
-        weights,
-        bias,
-        1,
-        1,
-        1,
-        *factors,
-        output.zero_point,
-        -128,
-        127,
-        None,
-        None,
-        0,
-        edge=True,
-        planes=planes,
-        resize=Resize(want.enlarge),
-    )
+def _resize(rng: np.random.Generator, name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Layer:
+    epilogue = _sampling(rng, source.channels, output.zero_point, table=False)
+    if source.bits == 16:
+        planes = np.array([Plane.HIGH, Plane.HIGH, Plane.LOW, Plane.LOW], np.int64)
+        epilogue = replace(epilogue, bias=0 * epilogue.bias, planes=planes)
+    return Layer(name, (source.name,), output.name, Resize(want.enlarge, source.channels), epilogue)
 
 
-def _steps(layer: Conv, source: Tensor, values: Int8) -> NDArray[np.int64]:
-    """What a resize sums up before its rounding: places to the nearest 1/256, halves up, by integer division."""
-    assert layer.resize is not None
+def _steps(kernel: Resize, source: Tensor, values: Int8) -> Int64:
+    """The sums of a resize before its rounding: places to the nearest 1/256, halves up, by integer division."""
     total = values.astype(np.int64) - source.zero_point
-    if source.wide:
+    if source.bits == 16:
         total = np.tile(256 * total[..., :2] + total[..., 2:], 2)
     for axis, before in enumerate((source.height, source.width)):
-        after = before * layer.resize.factor
+        after = before * kernel.factor
         place = (512 * np.arange(after) * (before - 1) + after - 1) // (2 * (after - 1))
         shares = np.zeros((after, before), np.int64)
         np.add.at(shares, (np.arange(after), place // 256), 256 - place % 256)
         np.add.at(shares, (np.arange(after), np.minimum(place // 256 + 1, before - 1)), place % 256)
         total = np.moveaxis(np.tensordot(shares, total, (1, axis)), 0, axis)
-    return total + layer.bias
+    return total
 
 
-def _samples(layer: Conv, source: Tensor, values: Int8, planes: Int8) -> NDArray[np.int64]:
-    """What a warp sums up before its rounding: four pixels, weighted by how near they lie, in 2^-16."""
-    assert layer.warp is not None
-    flow = np.ldexp(256.0 * planes[..., :2] + planes[..., 2:], -layer.warp.fraction_bits)
+def _samples(kernel: Warp, source: Tensor, values: Int8, planes: Int8) -> Int64:
+    """The sums of a warp before its rounding: four pixels, weighted by how near they lie, in 2^-16."""
+    flow = np.ldexp(256.0 * planes[..., :2] + planes[..., 2:], -kernel.fraction_bits)
     y, x = np.mgrid[: source.height, : source.width] + flow.transpose(2, 0, 1)[::-1]
     total = np.zeros(values.shape, np.float64)
     for rows, share_y in ((np.floor(y), 1 - y % 1), (np.floor(y) + 1, y % 1)):
@@ -404,15 +324,13 @@ def _samples(layer: Conv, source: Tensor, values: Int8, planes: Int8) -> NDArray
                 np.clip(rows, 0, source.height - 1).astype(int), np.clip(columns, 0, source.width - 1).astype(int)
             ].astype(np.float64)
             inside = (rows >= 0) & (rows < source.height) & (columns >= 0) & (columns < source.width)
-            seen = (inside | layer.edge)[..., None]
+            seen = (inside | kernel.edge)[..., None]
             total += np.where(seen, near - source.zero_point, 0.0) * (share_y * share_x)[..., None]
-    return (total * numerics.SAMPLE_UNITS).astype(np.int64) + layer.bias
+    return (total * numerics.SAMPLE_UNITS).astype(np.int64)
 
 
-def _looked_up(layer: Conv, volume: Tensor, values: Int8, planes: Int8) -> NDArray[np.int64]:
-    """What a look-up sums up before its rounding, sample by sample: columns of windows slower than rows."""
-    windows = layer.windows
-    assert windows is not None
+def _windows(windows: Window, volume: Tensor, values: Int8, planes: Int8) -> Int64:
+    """The sums of windows before their rounding, sample by sample: columns of windows slower than rows."""
     radius, unit = windows.radius, 256 << windows.level
     maps = values.astype(np.int64).reshape(volume.height, volume.width, windows.map_height, windows.map_width)
     maps = np.pad(maps - volume.zero_point, ((0, 0), (0, 0), (1, 1), (1, 1)))
@@ -434,16 +352,16 @@ def _looked_up(layer: Conv, volume: Tensor, values: Int8, planes: Int8) -> NDArr
                     places.append(np.clip(place // 256 + delta + far, -1, extent) + 1)
                 total += maps[down, across, places[0], places[1]] * share
             samples.append(total)
-    return np.stack(samples, axis=2) + layer.bias
+    return np.stack(samples, axis=2)
 
 
-def _products(layer: Conv, first: Int8, second: Int8) -> NDArray[np.int64]:
-    """What a correlation sums up before its rounding: over channels, first times second a displacement away."""
-    side, reach = layer.weights.shape[0], layer.pad_top
+def _products(reach: int, first: Int8, second: Int8) -> Int64:
+    """The sums of a correlation before its rounding: over channels, first times second a displacement away."""
+    side = 2 * reach + 1
     around = np.pad(second.astype(np.int64), ((reach, reach), (reach, reach), (0, 0)))
     rows, columns = first.shape[:2]
     sums = [np.sum(first * around[y : y + rows, x : x + columns], axis=2) for y in range(side) for x in range(side)]
-    return np.stack(sums, axis=2) + layer.bias
+    return np.stack(sums, axis=2)
 
 
 def _conv(
@@ -456,7 +374,7 @@ def _conv(
     pad: int,
     other: Tensor | None,
     more: Sequence[Tensor] = (),
-) -> Conv:
+) -> Layer:
     inputs = source.channels + sum(tensor.channels for tensor in more)
     shape = (kernel, kernel, inputs, output.channels)
     fan = kernel * kernel * inputs
@@ -476,41 +394,28 @@ def _conv(
     zero_point = output.zero_point
     if want.activation == "relu":
         low = zero_point
-    add = None
+    second = None
     if other is not None:
         reals = float(rng.uniform(0.2, 1.5)), float(rng.uniform(-1.5, 1.5))
         factors = numerics.quantise_pair(*(real * (2.0**-28 if want.faint else 1.0) for real in reals))
-        if want.product:
-            factors = (0, *numerics.quantise_multiplier(reals[1] * 2.0 ** (-40 if want.faint else -6)))
+        factor = numerics.quantise_multiplier(reals[1] * 2.0 ** (-40 if want.faint else -6))
         zero_point, value_zero_point = (int(value) for value in rng.integers(-128, 128, 2))
         if want.activation != "table":
             value_zero_point = zero_point
-        broadcast = other.channels == 1 and output.channels > 1
-        add = Add(other.name, broadcast, value_zero_point, *factors, output.zero_point, -128, 127, product=want.product)
+        ends = value_zero_point, other.zero_point
+        rule: numerics.AddRule | numerics.MultiplyRule = numerics.AddRule(*ends, *factors, output.zero_point)
+        if want.product:
+            rule = numerics.MultiplyRule(*ends, *factor, output.zero_point)
+        second = SecondOperand(other.name, other.channels == 1 and output.channels > 1, rule)
     table = rng.integers(-128, 128, 256).astype(np.int8) if want.activation == "table" else None
     bias = rng.integers(-3000 * kernel, 3000 * kernel + 1, output.channels).astype(np.int64)
-    macs = output.height * output.width * weights.size
-    return Conv(
+    return Layer(
         name,
-        source.name,
+        (source.name, *(tensor.name for tensor in more)),
         output.name,
-        weights,
-        bias,
-        want.stride,
-        pad,
-        pad,
-        multiplier,
-        negative,
-        shift,
-        zero_point,
-        low,
-        high,
-        table,
-        add,
-        macs,
-        0,
-        tuple(tensor.name for tensor in more),
-        want.edge,
+        Convolution(weights, want.stride, pad, pad, want.edge),
+        Epilogue(bias, multiplier, negative, shift, zero_point, low, high, table, second),
+        macs=output.height * output.width * weights.size,
     )
 
 
@@ -518,91 +423,99 @@ def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
     """Every tensor of ``graph``, by sums over taps in int64. ``inputs``: int8[H, W, C] by name."""
     values = dict(inputs)
     for layer in graph.layers:
-        source, output = graph.tensors[layer.source], graph.tensors[layer.output]
+        output = graph.tensors[layer.output]
         if isinstance(layer, Shuffle):
-            f = layer.factor
+            f, source = layer.factor, graph.tensors[layer.source]
             split = values[layer.source].reshape(source.height, source.width, output.channels, f, f)
             values[layer.output] = split.transpose(0, 3, 1, 4, 2).reshape(output.height, output.width, output.channels)
-            continue
-        if layer.resize is not None:
-            values[layer.output] = _requantised(layer, _steps(layer, source, values[layer.source]))
-            continue
-        if layer.warp is not None:
-            assert layer.add is not None
-            values[layer.output] = _requantised(
-                layer, _samples(layer, source, values[layer.source], values[layer.add.other])
+        elif isinstance(layer.kernel, Normalise):
+            codes = values[layer.sources[0]]
+            bias, multiplier, shift = normalise.frame_factors(*normalise.sums(codes), layer.kernel.constants)
+            epilogue = replace(
+                layer.epilogue, bias=bias, multiplier=multiplier, negative_multiplier=multiplier, shift=shift
             )
-            continue
-        if layer.volume is not None:
-            volume = graph.tensors[layer.volume]
-            psum = _looked_up(layer, volume, values[layer.volume], values[layer.source])
-            values[layer.output] = _requantised(layer, psum)
-            continue
-        if layer.correlates:
-            values[layer.output] = _requantised(layer, _products(layer, *(values[name] for name in layer.convolved)))
-            continue
-        if layer.weights_from is not None:
-            pixels = values[layer.weights_from].reshape(-1, source.channels).astype(np.int64)
-            values[layer.output] = _requantised(layer, values[layer.source] @ pixels.T + layer.bias)
-            continue
-        if layer.norm is not None:
-            bias, multiplier, shift = normalise.frame_factors(*normalise.sums(values[layer.source]), layer.norm)
-            layer = replace(layer, multiplier=multiplier, negative_multiplier=multiplier, shift=shift)
-            psum = (values[layer.source].astype(np.int64) << normalise.UNIT_BITS) + bias
-            values[layer.output] = _requantised(layer, psum)
-            continue
-        rows, columns = layer.weights.shape[:2]
-        s = layer.stride
-        read = np.concatenate([values[name] for name in layer.convolved], axis=2)
-        frame = np.zeros(
-            (output.height * s + rows + source.height, output.width * s + columns + source.width, read.shape[2]),
-            np.int64,
-        )
-        inside = read.astype(np.int64) - source.zero_point
-        frame[layer.pad_top : layer.pad_top + source.height, layer.pad_left : layer.pad_left + source.width] = inside
-        if layer.edge:
-            pads = tuple(
-                (pad, size - pad - extent)
-                for pad, size, extent in zip((layer.pad_top, layer.pad_left), frame.shape, inside.shape, strict=False)
-            )
-            frame = np.pad(inside, (*pads, (0, 0)), "edge")
-        psum = np.tile(layer.bias, (output.height, output.width, 1))
-        for y in range(rows):
-            for x_tap in range(columns):
-                taps = frame[y : y + output.height * s : s, x_tap : x_tap + output.width * s : s]
-                psum += taps @ layer.weights[y, x_tap].astype(np.int64)
-        assert np.abs(psum).max() < 2**31
-        q = _requantised(layer, psum)
-        if (add := layer.add) is not None:
-            mine = q.astype(np.int64) - add.value_zero_point
-            other = values[add.other].astype(np.int64) - graph.tensors[add.other].zero_point
-            joined = mine * add.multiplier + other * add.other_multiplier
-            if add.product:
-                joined = mine * other * add.other_multiplier
-            shifted = numerics.round_shift(joined, add.shift) + add.zero_point
-            q = np.clip(shifted, add.qmin, add.qmax).astype(np.int8)
-        values[layer.output] = q
+            values[layer.output] = _finished(graph, epilogue, codes.astype(np.int64) << normalise.UNIT_BITS, values)
+        else:
+            values[layer.output] = _finished(graph, layer.epilogue, _sums(graph, layer, values), values)
     return values
 
 
-def _requantised(layer: Conv, psum: NDArray[np.int64]) -> Int8:
-    if layer.planes is not None:
+def _sums(graph: LayerGraph, layer: Layer, values: Mapping[str, Int8]) -> Int64:
+    """The sums of a layer before bias and rounding, ``int64[H, W, C]``."""
+    source, read = graph.tensors[layer.sources[0]], [values[name] for name in layer.sources]
+    match layer.kernel:
+        case Resize() as kernel:
+            return _steps(kernel, source, read[0])
+        case Warp() as kernel:
+            return _samples(kernel, source, read[0], values[kernel.field])
+        case Window() as kernel:
+            return _windows(kernel, graph.tensors[kernel.maps], values[kernel.maps], read[0])
+        case Correlation(reach):
+            return _products(reach, read[0], read[1])
+        case AllPairs(name):
+            return read[0] @ values[name].reshape(-1, source.channels).astype(np.int64).T
+        case Convolution() as kernel:
+            return _taps(kernel, source, graph.tensors[layer.output], np.concatenate(read, axis=2))
+        case _:
+            raise NotImplementedError(layer.kernel.label)
+
+
+def _taps(kernel: Convolution, source: Tensor, output: Tensor, read: Int8) -> Int64:
+    """The sums of a convolution, tap by tap."""
+    rows, columns, _, channels = kernel.weights.shape
+    s = kernel.stride
+    frame = np.zeros(
+        (output.height * s + rows + source.height, output.width * s + columns + source.width, read.shape[2]),
+        np.int64,
+    )
+    inside = read.astype(np.int64) - source.zero_point
+    frame[kernel.pad_top : kernel.pad_top + source.height, kernel.pad_left : kernel.pad_left + source.width] = inside
+    if kernel.edge:
+        pads = tuple(
+            (pad, size - pad - extent)
+            for pad, size, extent in zip((kernel.pad_top, kernel.pad_left), frame.shape, inside.shape, strict=False)
+        )
+        frame = np.pad(inside, (*pads, (0, 0)), "edge")
+    sums = np.zeros((output.height, output.width, channels), np.int64)
+    for y in range(rows):
+        for x_tap in range(columns):
+            taps = frame[y : y + output.height * s : s, x_tap : x_tap + output.width * s : s]
+            sums += taps @ kernel.weights[y, x_tap].astype(np.int64)
+    return sums
+
+
+def _finished(graph: LayerGraph, epilogue: Epilogue, sums: Int64, values: Mapping[str, Int8]) -> Int8:
+    """Codes of sums: bias, rounding, table and second operand."""
+    psum = sums + epilogue.bias
+    assert np.abs(psum).max() < 2**31
+    if epilogue.planes is not None:
         two = {
-            "multiplier": layer.multiplier[:2],
-            "negative_multiplier": layer.multiplier[:2],
-            "shift": layer.shift[:2],
+            "multiplier": epilogue.multiplier[:2],
+            "negative_multiplier": epilogue.multiplier[:2],
+            "shift": epilogue.shift[:2],
         }
         return numerics.byte_planes(numerics.requantise_wide(psum[..., :2], **two))
     q = numerics.requantise(
         psum,
-        multiplier=layer.multiplier,
-        negative_multiplier=layer.negative_multiplier,
-        shift=layer.shift,
-        zero_point=layer.zero_point,
-        qmin=layer.qmin,
-        qmax=layer.qmax,
+        multiplier=epilogue.multiplier,
+        negative_multiplier=epilogue.negative_multiplier,
+        shift=epilogue.shift,
+        zero_point=epilogue.zero_point,
+        qmin=epilogue.qmin,
+        qmax=epilogue.qmax,
     )
-    return q if layer.table is None else numerics.look_up(q, layer.table)
+    q = q if epilogue.table is None else numerics.look_up(q, epilogue.table)
+    if (second := epilogue.second) is None:
+        return q
+    rule = second.rule
+    mine = q.astype(np.int64) - rule.value_zero_point
+    other = values[second.tensor].astype(np.int64) - graph.tensors[second.tensor].zero_point
+    if isinstance(rule, numerics.MultiplyRule):
+        joined = mine * other * rule.multiplier
+    else:
+        joined = mine * rule.multiplier + other * rule.other_multiplier
+    shifted = numerics.round_shift(joined, rule.shift) + rule.zero_point
+    return np.clip(shifted, rule.qmin, rule.qmax).astype(np.int8)
 
 
 def random_inputs(graph: LayerGraph, seed: int, *, pixels: float | None = None) -> dict[str, Int8]:

@@ -16,7 +16,7 @@ from layer_graphs import DENSE, SMALL, GraphDraw, LayerDraw, build, evaluate, gr
 from codesign.compile.scanline.emit import emit
 from codesign.compile.scanline.layers import LayerGraph
 from codesign.compile.scanline.plan.cascade import make_plan
-from codesign.compile.scanline.plan.planner import HaloMode
+from codesign.compile.scanline.plan.strips import HaloMode
 from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import ErrorCause

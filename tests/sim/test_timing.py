@@ -13,7 +13,7 @@ from layer_graphs import GraphDraw, LayerDraw, build, graph_draws, random_inputs
 from codesign.compile.scanline.emit import emit
 from codesign.compile.scanline.layers import LayerGraph
 from codesign.compile.scanline.plan.cascade import make_plan
-from codesign.compile.scanline.plan.planner import HaloMode
+from codesign.compile.scanline.plan.strips import HaloMode
 from codesign.hw import normalise
 from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError

@@ -1,26 +1,26 @@
 """Plans for many machines at once: machines alike but for scratchpad and DRAM share their candidates.
 
-The planner (``cascade.py``) weighs one machine. What a stretch of layers asks of the engines does not depend on the
-size of the scratchpad nor on the DRAM, so here it is worked out once per shape of machine; which cascades fit, what
-they cost and which sequence of them is cheapest is then decided for arrays of machines.
+The planner (``cascade.py``) weighs one machine. The demand of a cascade on the engines does not depend on the size of
+the scratchpad nor on the DRAM, so it is worked out once per shape of machine; which cascades fit, their cost and the
+cheapest sequence of them are then decided for arrays of machines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.compile.scanline.kernels.kernel import LATENCY_CYCLES
 from codesign.compile.scanline.layers import LayerGraph
 from codesign.compile.scanline.plan.cascade import Plan
-from codesign.compile.scanline.plan.cost import LATENCY_CYCLES, Demand, byte_cycles, demand, estimate
+from codesign.compile.scanline.plan.cost import Demand, byte_cycles, demand, estimate
 from codesign.compile.scanline.plan.mapping import Mappings
 from codesign.compile.scanline.plan.plan import Cascade
-from codesign.compile.scanline.plan.planner import MAX_STRIPS, STRIPS_TRIED, Geometry, Planner
-from codesign.compile.scanline.rewrite.ordering import order_channels
-from codesign.compile.scanline.rewrite.wide_layers import rewritings, split_wide_layers
+from codesign.compile.scanline.plan.planner import Geometry, Planner
+from codesign.compile.scanline.rewrite.split_layers import each_rewriting
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.spec import AccelSpec
 
@@ -35,7 +35,7 @@ _CHUNK = 4096  # machines priced together: their table of prices stays in the ca
 
 @dataclass(frozen=True)
 class Choice:
-    """Of every machine its cheapest plan. ``cycles`` is infinite where none fits."""
+    """The cheapest plan of each machine. ``cycles`` is infinite where none fits."""
 
     cycles: Floats
     price: Floats
@@ -75,10 +75,12 @@ class Candidates:
             price=np.concatenate([part.price for part in parts]),
             events={name: np.concatenate([part.events[name] for part in parts]) for name in EVENTS},
             cascades=np.concatenate(
-                [np.pad(part.cascades, ((0, 0), (0, most - part.cascades.shape[1])), constant_values=-1)
-                 for part in parts]
+                [
+                    np.pad(part.cascades, ((0, 0), (0, most - part.cascades.shape[1])), constant_values=-1)
+                    for part in parts
+                ]
             ),
-        )  # fmt: skip
+        )
 
     def _choose(self, scratchpad_bytes: Ints, bytes_per_cycle: Floats) -> Choice:
         """By dynamic programming over the layers, all machines in step."""
@@ -139,9 +141,12 @@ def _to_the_left(rows: Ints) -> Ints:
 
 
 def all_candidates(
-    spec: AccelSpec, graph: LayerGraph, least_scratchpad_bytes: int, most_scratchpad_bytes: int,
+    spec: AccelSpec,
+    graph: LayerGraph,
+    least_scratchpad_bytes: int,
+    most_scratchpad_bytes: int,
     geometry: Geometry | None = None,
-) -> list[Candidates]:  # fmt: skip
+) -> list[Candidates]:
     """Candidates for machines like ``spec`` with scratchpads in this range, for each way to write the network.
 
     ``geometry`` is shared by calls for other machines and the same network.
@@ -151,48 +156,14 @@ def all_candidates(
     word_bytes = spec.banks * spec.ci_lanes
     least, most = least_scratchpad_bytes // word_bytes, most_scratchpad_bytes // word_bytes
     mappings = Mappings(spec)
-    found: list[Candidates] = []
-    failure: UnsupportedError | None = None
-    for variant in rewritings(spec, graph):
-        try:
-            made = split_wide_layers(spec, order_channels(variant), mappings)
-        except UnsupportedError as error:
-            failure = error
-            continue
-        planner = Planner(spec, made, float(spec.bus_bytes), None, mappings, geometry)
-        cascades = [
-            cascade
-            for first in range(len(made.layers))
-            for end in range(first + 1, len(made.layers) + 1)
-            for cascade in _divisions(planner, first, end, least, most)
-        ]
-        if cascades:
-            found.append(Candidates(spec, made, cascades))
-    if not found and failure is not None:
-        raise failure
-    return found
 
+    def candidates(rewritten: LayerGraph) -> Candidates:
+        planner = Planner(spec, rewritten, float(spec.bus_bytes), None, mappings, geometry)
+        layers = len(rewritten.layers)
+        runs = ((first, end) for first in range(layers) for end in range(first + 1, layers + 1))
+        return Candidates(spec, rewritten, [one for run in runs for one in planner.candidates(*run, least, most)])
 
-def _divisions(planner: Planner, first: int, end: int, least: int, most: int) -> Iterator[Cascade]:
-    """Layers [first, end) in every number of strips that the planner would try for some scratchpad in the range."""
-    if planner.hopeless(first, end) and end - first > 1:
-        return
-    for keep in (False, True):
-        for eager in (False, True):
-            stretch = planner.stretch(first, end, eager=eager, keep=keep)
-            if isinstance(stretch, str):
-                continue
-            strips, tried = 1 if keep else 0, 0
-            while strips < MAX_STRIPS and tried < STRIPS_TRIED:
-                strips += 1
-                cascade = planner.divide(first, end, stretch, strips)
-                if cascade is None:
-                    break
-                if cascade.scratchpad_words > most:
-                    strips = max(strips, strips * cascade.scratchpad_words // most - 1)
-                    continue
-                tried += cascade.scratchpad_words <= least
-                yield cascade
+    return [found for found in each_rewriting(spec, graph, mappings, candidates) if found.cascades]
 
 
 def candidates_of(plan: Plan, spec: AccelSpec) -> Candidates:
@@ -204,14 +175,14 @@ def candidates_of(plan: Plan, spec: AccelSpec) -> Candidates:
     planner = Planner(spec, plan.graph, float(spec.bus_bytes), None, mappings)
     cascades = []
     for cascade in plan.cascades:
-        stretch = planner.stretch(cascade.first, cascade.end, eager=cascade.eager, keep=bool(cascade.kept))
-        divided = None if isinstance(stretch, str) else planner.divide(
-            cascade.first, cascade.end, stretch, len(cascade.strips)
-        )  # fmt: skip
+        undivided = planner.as_cascade(
+            cascade.first, cascade.end, cascade.order, "keep" if cascade.kept else "recompute"
+        )
+        impossible = isinstance(undivided, str)
+        divided = None if isinstance(undivided, str) else planner.into_strips(undivided, len(cascade.strips))
         if divided is None:
             raise UnsupportedError(
-                "the plan's cascade is impossible on this machine"
-                + (f": {stretch}" if isinstance(stretch, str) else ""),
+                "the plan's cascade is impossible on this machine" + (f": {undivided}" if impossible else ""),
                 where=plan.graph.layers[cascade.first].name,
                 hint="Search for cascades instead of keeping them.",
             )

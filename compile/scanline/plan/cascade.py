@@ -9,16 +9,16 @@ from codesign.compile.scanline.layers import LayerGraph
 from codesign.compile.scanline.plan.cost import Cost
 from codesign.compile.scanline.plan.mapping import Mappings
 from codesign.compile.scanline.plan.plan import Cascade
-from codesign.compile.scanline.plan.planner import HaloMode, Planner
-from codesign.compile.scanline.rewrite.ordering import order_channels
-from codesign.compile.scanline.rewrite.wide_layers import rewritings, split_wide_layers
+from codesign.compile.scanline.plan.planner import Planner
+from codesign.compile.scanline.plan.strips import HaloMode
+from codesign.compile.scanline.rewrite.split_layers import each_rewriting
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.spec import AccelSpec
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A network's layers (rewritten for the machine) cut into cascades, with what each is expected to cost."""
+    """A network's layers (rewritten for the machine) cut into cascades, each with its estimated cost."""
 
     spec: AccelSpec
     graph: LayerGraph
@@ -37,34 +37,23 @@ def make_plan(
 ) -> Plan:
     """The cheapest plan of ``graph`` on ``spec``, for a DRAM of ``bytes_per_cycle`` (by default the bus width).
 
-    ``halos``: do it that way, wherever there are strips; by default each cascade the way that costs it less. Layers
-    behind a pixel shuffle may run before it instead (:mod:`codesign.compile.scanline.rewrite.subpixel`), and slices of
-    a layer may be computed apart (:mod:`codesign.compile.scanline.rewrite.slices`): all ways are planned.
+    ``halos``: the mode of every cascade with strips; by default each has the one that costs it less. All ways to write
+    the graph (:func:`codesign.compile.scanline.rewrite.split_layers.each_rewriting`) are planned.
 
     Raises :class:`UnsupportedError` when a layer does not fit even in the narrowest strips.
     """
-    mappings = Mappings(spec)
-    plans: list[Plan] = []
-    failure: UnsupportedError | None = None
-    for candidate in rewritings(spec, graph):
-        try:
-            made = split_wide_layers(spec, order_channels(candidate), mappings)
-            plans.append(_plan_cascades(spec, made, bytes_per_cycle or spec.bus_bytes, halos, mappings))
-        except UnsupportedError as error:
-            failure = error
-    if not plans:
-        assert failure is not None
-        raise failure
+    mappings, rate = Mappings(spec), bytes_per_cycle or spec.bus_bytes
+    plans = each_rewriting(spec, graph, mappings, lambda one: _plan_cascades(spec, one, rate, halos, mappings))
     return min(plans, key=lambda plan: plan.price)
 
 
 def _plan_cascades(
     spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None, mappings: Mappings
 ) -> Plan:
-    """Cut ``graph`` (after :func:`split_wide_layers`) where that costs least.
+    """Cut ``graph`` (after :func:`split_layers`) where that costs least.
 
-    Every stretch of layers that fits in some number of strips is a candidate; the cheapest sequence of stretches is
-    found by dynamic programming over the layers.
+    Every run of layers that fits in some number of strips is a candidate; the cheapest sequence of runs is found by
+    dynamic programming over the layers.
     """
     planner = Planner(spec, graph, bytes_per_cycle, halos, mappings)
     count = len(graph.layers)
@@ -77,7 +66,7 @@ def _plan_cascades(
         for end in range(first + 1, count + 1):
             price = planner.price(first, end)
             if isinstance(price, str):
-                if planner.hopeless(first, end):
+                if planner.no_longer_fits(first, end):
                     break
                 continue
             if so_far + price < reached[end][0]:
@@ -85,7 +74,7 @@ def _plan_cascades(
         if all(math.isinf(price) for price, _ in reached[first + 1 :]):
             layer = graph.layers[first]
             raise UnsupportedError(
-                f"a row of {layer.source} does not fit the {spec.scratchpad_bytes // 1024} KiB scratchpad",
+                f"a row of {layer.sources[0]} does not fit the {spec.scratchpad_bytes // 1024} KiB scratchpad",
                 where=layer.name,
                 hint="Choose a larger accelerator or a smaller frame.",
             )

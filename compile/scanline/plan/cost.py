@@ -1,22 +1,18 @@
-"""What a cascade costs: the planner's estimate of cycles and DRAM bytes, coarse where it may be and cheap everywhere.
+"""The planner's estimate of a cascade's cycles and DRAM bytes, coarse where it may be and cheap everywhere.
 
-``hw/timing/model.py`` predicts a finished program exactly; this ranks thousands of candidates before there is one. What
-a cascade asks of the engines (:class:`Demand`) does not depend on the DRAM, so it is priced for many at once.
+``hw/timing/model.py`` predicts a finished program exactly; this ranks thousands of candidates before there is one. The
+demand of a cascade on the engines (:class:`Demand`) does not depend on the DRAM, so it is priced for many at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codesign.compile.scanline.layers import Conv, LayerGraph
-from codesign.compile.scanline.plan.plan import Cascade
-from codesign.hw import normalise
-from codesign.hw.isa import NORM_BYTES
+from codesign.compile.scanline.kernels.kernel import LATENCY_CYCLES
+from codesign.compile.scanline.layers import LayerGraph
+from codesign.compile.scanline.plan.plan import Cascade, RowOrder, Strip
+from codesign.hw.numerics import ceil_div, round_up
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BYTES, AccelSpec
-from codesign.hw.timing.window import Pace, Window, pace_of
-
-LATENCY_CYCLES = 100
-"""DRAM latency that the planner assumes: it only weighs the start of a strip."""
 
 DRAM_BYTE_MACS = 160
 """Multiply-accumulates that take as much energy as a byte from DRAM: 64 pJ (LPDDR4, 8 pJ per bit) over 0.4 pJ."""
@@ -30,7 +26,7 @@ ROW_CYCLES, EAGER_ROW_CYCLES = 1, 24
 
 @dataclass(frozen=True)
 class Demand:
-    """What one frame's pass through a cascade asks of each engine of a machine."""
+    """Work of each engine of a machine for one frame's pass through a cascade."""
 
     compute: float  # cycles
     busy: int  # of them, those in which the array issues a step
@@ -39,8 +35,8 @@ class Demand:
     dram_bytes: int
     weight_bytes: int
     waits: tuple[tuple[float, float], ...]
-    """Bytes and words of what is moved while the array waits: the first rows in, the last ones out, strip by strip;
-    and a normalisation's constants, with the cycles that it takes."""
+    """Bytes and words that are moved while the array waits: the first rows in, the last ones out, strip by strip; and
+    bytes and cycles that layers take before their first row."""
     halo: float  # share of the computing that strips do twice
     read_words: int  # of the scratchpad
     write_words: int
@@ -49,13 +45,13 @@ class Demand:
 
 
 def byte_cycles(spec: AccelSpec) -> float:
-    """What the planner pays for a byte from DRAM, in cycles of a full array."""
+    """The planner's price of a byte from DRAM, in cycles of a full array."""
     return ENERGY_WEIGHT * DRAM_BYTE_MACS / spec.macs_per_cycle
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cycles by what they are spent on; engines overlap, so a cascade takes the longest of the three, and its start."""
+    """Cycles of each engine; they overlap, so a cascade takes as long as the slowest, and its start."""
 
     compute: float
     dram: float
@@ -68,7 +64,7 @@ class Cost:
 
     @property
     def price(self) -> float:
-        """What the planner minimises: time and DRAM energy, in cycles of a full array."""
+        """The planner's goal, to be minimised: time and DRAM energy, in cycles of a full array."""
         return self.cycles + self.dram_bytes * self.byte_cycles
 
     @property
@@ -77,7 +73,7 @@ class Cost:
 
     @property
     def limit(self) -> str:
-        """What the cascade's speed is limited by."""
+        """The engine that limits the cascade's speed."""
         parts = {"compute": self.compute, "DRAM": self.dram, "load engine": self.load, "store engine": self.store}
         return max(parts, key=lambda name: parts[name])
 
@@ -100,88 +96,102 @@ def estimate(spec: AccelSpec, graph: LayerGraph, cascade: Cascade, bytes_per_cyc
 
 
 def demand(spec: AccelSpec, graph: LayerGraph, cascade: Cascade) -> Demand:
-    """What one frame's pass through ``cascade`` asks of the engines of ``spec``."""
-    compute = whole = 0.0
-    busy = read = write = load = store = commands = 0
-    moved = weights = _weight_bytes(spec, cascade)
-    waits: list[tuple[float, float]] = []
-    repeats = dict(cascade.loads)
-    row_cycles = EAGER_ROW_CYCLES if cascade.eager and len(cascade.convs) > 1 else ROW_CYCLES
-    for plan in cascade.convs:
-        if plan.layer.norm is not None:
-            records = plan.layer.channels * NORM_BYTES
-            moved += records
-            waits.append((records, plan.layer.channels * normalise.CYCLES))
+    """Work of the engines of ``spec`` for one frame's pass through ``cascade``."""
+    total = _Sum(spec, graph, cascade)
+    weights = _weight_bytes(spec, cascade)
+    total.moved += weights
+    for plan in cascade.layers:
+        setup = plan.layer.kernel.setup
+        total.moved += round(setup[0])
+        total.waits.append(setup)
     for strip in cascade.strips:
-        for plan in cascade.convs:
-            layer, mapping = plan.layer, plan.mapping
-            rows = graph.tensors[layer.output].height
-            width = strip.computed_width(layer.output)
-            groups = -(-width // spec.pixel_lanes)
-            compute += rows * (groups * plan.group_cycles + row_cycles)
-            whole += (
-                rows * graph.tensors[layer.output].width / spec.pixel_lanes * plan.group_cycles / len(cascade.strips)
-            )
-            busy += rows * groups * len(mapping.steps)
-            # A segment of every fill is as wide as the lanes and the reach of the window, but for the row's ends.
-            reach = spec.pixel_lanes if layer.stride == 2 else spec.segment_pixels
-            read += rows * len(mapping.fills) * mapping.passes * groups * reach
-            write += rows * width * mapping.output_words
-            if layer.add is not None:
-                read += rows * width * mapping.output_words
-            if layer.windows is not None:
-                moved += round(rows * width * look_up_pace(spec, graph, layer).beats) * spec.bus_bytes
-        for buffer in cascade.buffers:
-            if not buffer.loaded:
-                continue
-            tensor, width = graph.tensors[buffer.tensor], strip.width(buffer.tensor)
-            row_bytes = width if buffer.conversion.unfold else width * tensor.channels
-            moved += tensor.height * _up(row_bytes, spec.bus_bytes)
-            load += tensor.height * width * buffer.groups
-            rows = min(buffer.rows, tensor.height) * repeats[buffer.tensor]
-            waits.append((rows * row_bytes, rows * width * buffer.groups))
-        for kept in cascade.kept:
-            tensor, count = graph.tensors[kept.tensor], strip.halos.get(kept.tensor, 0)
-            first, end = strip.tails.get(kept.tensor, (0, 0))
-            groups = -(-kept.channels // spec.ci_lanes)
-            load += tensor.height * count * groups
-            store += tensor.height * (end - first) * groups
-            moved += tensor.height * (_up(count * kept.channels, spec.bus_bytes) if count else 0)
-            moved += tensor.height * (_up((end - first) * kept.channels, spec.bus_bytes) if end > first else 0)
-        for target in cascade.stores:
-            tensor = graph.tensors[target.target]
-            first, end = strip.stored[target.tensor]
-            row_bytes = (end - first) * target.factor * tensor.channels
-            moved += graph.tensors[target.tensor].height * target.factor * _up(row_bytes, spec.bus_bytes)
-            words = (end - first) * target.factor * (-(-target.factor * tensor.channels // spec.ci_lanes))
-            store += graph.tensors[target.tensor].height * words
-            waits.append((row_bytes * target.factor, words))
-        issued = len(cascade.buffers) + len(cascade.convs) + len(cascade.loads) + len(cascade.stores) + 4
-        moved += issued * COMMAND_BYTES
-        commands += issued + cascade.iterations * (issued - len(cascade.buffers))
+        total.compute_strip(strip)
+        total.load_strip(strip)
+        total.keep_halos(strip)
+        total.store_strip(strip)
+        total.issue()
     return Demand(
-        compute=compute,
-        busy=busy,
-        load=load,
-        store=store,
-        dram_bytes=moved,
+        compute=total.compute,
+        busy=total.busy,
+        load=total.load,
+        store=total.store,
+        dram_bytes=total.moved,
         weight_bytes=weights,
-        waits=tuple(waits),
-        halo=compute / whole - 1.0 if whole and len(cascade.strips) > 1 else 0.0,
-        read_words=read + store,
-        write_words=write + load,
-        values=write * spec.ci_lanes,
-        commands=commands,
+        waits=tuple(total.waits),
+        halo=total.compute / total.whole - 1.0 if total.whole and len(cascade.strips) > 1 else 0.0,
+        read_words=total.read + total.store,
+        write_words=total.write + total.load,
+        values=total.write * spec.ci_lanes,
+        commands=total.commands,
     )
 
 
-def look_up_pace(spec: AccelSpec, graph: LayerGraph, layer: Conv) -> Pace:
-    """What the windows of a layer that looks them up take."""
-    windows, frame = layer.windows, graph.tensors[layer.output]
-    assert windows is not None
-    maps = windows.map_height, windows.map_width
-    window = Window(windows.radius, windows.level, *maps, frame.height, frame.width)
-    return pace_of(spec, window, LATENCY_CYCLES)
+class _Sum:
+    """The demand of a cascade, added up strip by strip."""
+
+    def __init__(self, spec: AccelSpec, graph: LayerGraph, cascade: Cascade) -> None:
+        self.spec, self.graph, self.cascade = spec, graph, cascade
+        self.compute = self.whole = 0.0
+        self.busy = self.read = self.write = self.load = self.store = self.commands = self.moved = 0
+        self.waits: list[tuple[float, float]] = []
+
+    def compute_strip(self, strip: Strip) -> None:
+        spec, cascade = self.spec, self.cascade
+        waits = cascade.order is RowOrder.EAGER and len(cascade.layers) > 1
+        for plan in cascade.layers:
+            layer, mapping = plan.layer, plan.mapping
+            output = self.graph.tensors[layer.output]
+            rows, width = output.height, strip.computed_width(layer.output)
+            groups = ceil_div(width, spec.pixel_lanes)
+            self.compute += rows * (groups * plan.group_cycles + (EAGER_ROW_CYCLES if waits else ROW_CYCLES))
+            self.whole += rows * output.width / spec.pixel_lanes * plan.group_cycles / len(cascade.strips)
+            self.busy += rows * groups * len(mapping.steps)
+            # A segment of every fill is as wide as the lanes and the reach of the window, but for the row's ends.
+            reach = spec.pixel_lanes if layer.kernel.footprint.stride == 2 else spec.segment_pixels
+            self.read += rows * len(mapping.fills) * mapping.passes * groups * reach
+            self.write += rows * width * mapping.output_words
+            if layer.operand is not None:
+                self.read += rows * width * mapping.output_words
+            self.moved += round(rows * width * layer.kernel.beats_per_pixel(spec, output)) * spec.bus_bytes
+
+    def load_strip(self, strip: Strip) -> None:
+        repeats = dict(self.cascade.loads)
+        for buffer in self.cascade.buffers:
+            if not buffer.loaded:
+                continue
+            tensor, width = self.graph.tensors[buffer.tensor], strip.width(buffer.tensor)
+            row_bytes = width if buffer.conversion.unfold else width * tensor.channels
+            self.moved += tensor.height * round_up(row_bytes, self.spec.bus_bytes)
+            self.load += tensor.height * width * buffer.groups
+            rows = min(buffer.rows, tensor.height) * repeats[buffer.tensor]
+            self.waits.append((rows * row_bytes, rows * width * buffer.groups))
+
+    def keep_halos(self, strip: Strip) -> None:
+        for kept in self.cascade.kept:
+            height, count = self.graph.tensors[kept.tensor].height, strip.halos.get(kept.tensor, 0)
+            first, end = strip.tails.get(kept.tensor, (0, 0))
+            groups = ceil_div(kept.channels, self.spec.ci_lanes)
+            self.load += height * count * groups
+            self.store += height * (end - first) * groups
+            for columns in (count, end - first):
+                self.moved += height * round_up(columns * kept.channels, self.spec.bus_bytes)
+
+    def store_strip(self, strip: Strip) -> None:
+        for target in self.cascade.stores:
+            channels, height = self.graph.tensors[target.target].channels, self.graph.tensors[target.tensor].height
+            first, end = strip.stored[target.tensor]
+            row_bytes = (end - first) * target.factor * channels
+            words = (end - first) * target.factor * ceil_div(target.factor * channels, self.spec.ci_lanes)
+            self.moved += height * target.factor * round_up(row_bytes, self.spec.bus_bytes)
+            self.store += height * words
+            self.waits.append((row_bytes * target.factor, words))
+
+    def issue(self) -> None:
+        """Commands of a strip, and those that its loop repeats."""
+        cascade = self.cascade
+        issued = len(cascade.buffers) + len(cascade.layers) + len(cascade.loads) + len(cascade.stores) + 4
+        self.moved += issued * COMMAND_BYTES
+        self.commands += issued + cascade.iterations * (issued - len(cascade.buffers))
 
 
 def _weight_bytes(spec: AccelSpec, cascade: Cascade) -> int:
@@ -190,7 +200,3 @@ def _weight_bytes(spec: AccelSpec, cascade: Cascade) -> int:
         + cascade.fill_words * FILL_BYTES
         + cascade.parameter_words * spec.ci_lanes * PARAMETER_BYTES
     )
-
-
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

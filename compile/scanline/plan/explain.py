@@ -11,9 +11,7 @@ from codesign.compile.scanline.plan.plan import BufferPlan, Cascade, words_per_r
 
 def explain(plan: Plan) -> list[dict[str, Any]]:
     """One record per cascade; bytes are bytes, ``cycles`` the planner's estimate, ``halo`` a share of the computing."""
-    return [
-        _cascade(plan, *parts) for parts in zip(plan.cascades, plan.costs, plan.reasons, strict=True)
-    ]  # fmt: skip
+    return [_cascade(plan, *parts) for parts in zip(plan.cascades, plan.costs, plan.reasons, strict=True)]
 
 
 def _cascade(plan: Plan, cascade: Cascade, cost: Cost, reason: str) -> dict[str, Any]:
@@ -30,9 +28,9 @@ def _cascade(plan: Plan, cascade: Cascade, cost: Cost, reason: str) -> dict[str,
         return "computed, stored" if buffer.freed_by_store else "computed"
 
     return {
-        "layers": [conv.layer.name for conv in cascade.convs],
-        "order": "eager" if cascade.eager else "relaxed",
-        "rows_per_step": max(conv.repeat for conv in cascade.convs),
+        "layers": [one.layer.name for one in cascade.layers],
+        "order": cascade.order.value,
+        "rows_per_step": max(one.repeat for one in cascade.layers),
         "strips": [
             {
                 "stored": dict(strip.stored),
@@ -43,12 +41,20 @@ def _cascade(plan: Plan, cascade: Cascade, cost: Cost, reason: str) -> dict[str,
         "halo_mode": "none" if len(cascade.strips) == 1 else "keep" if cascade.kept else "recompute",
         "kept_bytes": sum(
             plan.graph.tensors[kept.tensor].height * count * kept.channels
-            for strip in cascade.strips for kept in cascade.kept if (count := strip.halos.get(kept.tensor))
+            for strip in cascade.strips
+            for kept in cascade.kept
+            if (count := strip.halos.get(kept.tensor))
         ),
         "halo": cost.halo,
         "buffers": [
-            {"tensor": buffer.tensor, "role": role(buffer), "rows": buffer.rows, "width": widest.width(buffer.tensor),
-             "channels": plan.graph.tensors[buffer.tensor].channels, "bytes": used(buffer)}
+            {
+                "tensor": buffer.tensor,
+                "role": role(buffer),
+                "rows": buffer.rows,
+                "width": widest.width(buffer.tensor),
+                "channels": plan.graph.tensors[buffer.tensor].channels,
+                "bytes": used(buffer),
+            }
             for buffer in cascade.buffers
         ],
         "scratchpad_bytes": cascade.scratchpad_words * spec.banks * spec.ci_lanes,
@@ -59,4 +65,4 @@ def _cascade(plan: Plan, cascade: Cascade, cost: Cost, reason: str) -> dict[str,
         "cycles": round(cost.cycles),
         "limited_by": cost.limit,
         "ends_because": reason,
-    }  # fmt: skip
+    }

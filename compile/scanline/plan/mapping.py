@@ -9,26 +9,27 @@ out of listing the units that carry weights and dealing them out in order; all-z
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.scanline.layers import Weights, weight_planes
-from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Fill, Selector, Step, encode_fill, encode_step
+from codesign.hw.numerics import ceil_div, weight_planes
 from codesign.hw.spec import AccelSpec
 from codesign.hw.timing.row import RowCommand, group_cycles
 
 Int8 = NDArray[np.int8]
+Weights = Int8 | NDArray[np.int16]
 
 
 @dataclass(frozen=True)
 class Mapping:
     """A layer on the array. ``words[i]`` is the weight word of ``steps[i]``: ``int8[co_lanes, ci_lanes]``.
 
-    There are no words where the weights are pixels.
+    There are no words where the weights are pixels of a tensor, and no steps where the array is not used.
     """
 
     words: Int8 = field(repr=False)
@@ -60,88 +61,29 @@ class Mappings:
 
     def __init__(self, spec: AccelSpec) -> None:
         self.spec = spec
-        self._made: dict[tuple[object, ...], Mapping] = {}
+        self._made: dict[Hashable, Mapping] = {}
         self._cycles: dict[tuple[int, bool], int] = {}
 
     def of(self, weights: Weights, stride: int, sources: tuple[int, ...], *, carries: int = 0) -> Mapping:
         """:func:`map_conv` of these."""
         key = (hashlib.sha256(weights.tobytes()).digest(), weights.shape, stride, sources, carries)
+        return self.kept(key, lambda: map_conv(self.spec, weights, stride=stride, sources=sources, carries=carries))
+
+    def kept(self, key: Hashable, make: Callable[[], Mapping]) -> Mapping:
+        """The mapping that ``make`` makes the first time that ``key`` is asked for."""
         if key not in self._made:
-            self._made[key] = map_conv(self.spec, weights, stride=stride, sources=sources, carries=carries)
+            self._made[key] = make()
         return self._made[key]
 
     def group_cycles(self, mapping: Mapping, *, add: bool) -> int:
         """Cycles of one pixel group of ``mapping`` (made here) in a long row; ``add``: there is a second operand."""
         key = (id(mapping), add)
         if key not in self._cycles:
-            if not mapping.steps:  # sampled: two reads a sample, and what a set of words and a flow take besides
-                sets = -(-mapping.output_words * self.spec.ci_lanes // self.spec.co_lanes)
-                return 2 * self.spec.pixel_lanes * mapping.output_words + 4 * sets + 2
             words_per_set = max(1, (self.spec.co_lanes >> mapping.lane_groups_log2) // self.spec.ci_lanes)
             fills = len(mapping.fills) * mapping.passes
             command = RowCommand(mapping.steps, fills, mapping.output_words, words_per_set, add)
             self._cycles[key] = group_cycles(self.spec, command)
         return self._cycles[key]
-
-
-def sampled(spec: AccelSpec, channels: int) -> Mapping:
-    """What a warp takes of the array: nothing."""
-    words = np.zeros((0, spec.co_lanes, spec.ci_lanes), np.int8)
-    return Mapping(words, (), (), 1, 0, -(-channels // spec.ci_lanes))
-
-
-def map_correlation(spec: AccelSpec, channels: int, reach: int) -> Mapping:
-    """Map products of two sources of ``channels`` at all displacements up to ``reach``, rows of them first.
-
-    The first source lies in the oldest slot. Lane ``o`` of a set of output channels sums displacement ``o`` of the
-    second, and every step one lane of each lane group, as all lanes of a group read the same pixels. Raises
-    :class:`UnsupportedError` where a set's displacements lie in more segments than the window holds.
-    """
-    side, columns = 2 * reach + 1, spec.window_reach + 1
-    per_group = spec.co_lanes // spec.lane_groups
-    words: list[Int8] = []
-    steps: list[Step] = []
-    fills: list[Fill] = []
-    for first, group in product(range(0, side * side, spec.co_lanes), range(-(-channels // spec.ci_lanes))):
-        taps = dict(enumerate(divmod(tap, side) for tap in range(first, min(first + spec.co_lanes, side * side))))
-        segments = list(dict.fromkeys((row, column // columns * columns) for row, column in taps.values()))
-        if len(segments) >= spec.window_slots:
-            raise UnsupportedError(f"displacements up to {reach} lie in more segments than the window has slots")
-        fills.append(Fill(reach, reach, group, 0))
-        fills += [Fill(row, column, group, 1) for row, column in segments]
-        held = min(spec.ci_lanes, channels - group * spec.ci_lanes)
-        rounds = min(per_group, len(taps))
-        for lane in range(rounds):
-            word = np.zeros((spec.co_lanes, spec.ci_lanes), np.int8)
-            selectors: list[Selector] = []
-            for output in range(lane, spec.co_lanes, per_group):
-                row, column = taps.get(output, taps[0])
-                slot = 1 + segments.index((row, column // columns * columns))
-                selectors += [Selector(slot, column % columns, part) for part in range(spec.channel_parts)]
-                word[output, :held] = output in taps
-            ends = lane == rounds - 1
-            last = ends and (group + 1) * spec.ci_lanes >= channels
-            words.append(word)
-            steps.append(Step(tuple(selectors), 1 + len(segments) if ends else 0, last))
-    return Mapping(np.stack(words), tuple(steps), tuple(fills), 1, 0, -(-side * side // spec.ci_lanes))
-
-
-def map_pixels(spec: AccelSpec, channels: int, outputs: int) -> Mapping:
-    """Map a 1x1 convolution of one source whose weights are the ``outputs`` pixels of a tensor of ``channels``.
-
-    Its words are not here but in memory, word ``b G + g`` for set ``b`` of outputs and group ``g`` of ``G``.
-    """
-    groups, sets = -(-channels // spec.ci_lanes), -(-outputs // spec.co_lanes)
-    resident = groups <= spec.window_slots
-    parts = [part for _ in range(spec.lane_groups) for part in range(spec.channel_parts)]
-    steps: list[Step] = []
-    for number, group in product(range(sets), range(groups)):
-        frees = not resident or number == sets - 1
-        slot = group if resident and not frees else 0
-        steps.append(Step(tuple(Selector(slot, 0, part) for part in parts), int(frees), group == groups - 1))
-    words = np.zeros((0, spec.co_lanes, spec.ci_lanes), np.int8)
-    fills = tuple(Fill(0, 0, group) for group in range(groups))
-    return Mapping(words, tuple(steps), fills, 1 if resident else sets, 0, -(-outputs // spec.ci_lanes))
 
 
 def map_conv(
@@ -160,9 +102,9 @@ def map_conv(
         groups_log2 += 1
     classes = 1 << groups_log2  # lane groups that take different taps
     per_cog = spec.co_lanes >> groups_log2
-    cogs = -(-outputs // per_cog)
+    cogs = ceil_div(outputs, per_cog)
 
-    parts = -(-inputs // spec.part_lanes)
+    parts = ceil_div(inputs, spec.part_lanes)
     padded = np.zeros((rows, columns, parts * spec.part_lanes, cogs * per_cog), weights.dtype)
     padded[:, :, :inputs, :outputs] = weights
     # By plane of bytes: [rows, columns, parts, lanes, cogs, outputs]
@@ -170,7 +112,7 @@ def map_conv(
     present = [np.any(block, axis=(3, 5)) for block in blocks]  # [rows, columns, parts, cogs]
     # At stride 2 a segment holds every second pixel, so each column is a segment of its own.
     reach = 1 if stride == 2 else spec.window_reach + 1
-    segments = len(list(product(range(rows), range(0, columns, reach), range(-(-inputs // spec.ci_lanes)))))
+    segments = len(list(product(range(rows), range(0, columns, reach), range(ceil_div(inputs, spec.ci_lanes)))))
     apart = segments > spec.window_slots  # then a segment for both planes is brought twice
 
     def segment(unit: _Unit) -> tuple[bool, int, int, int]:
@@ -240,7 +182,7 @@ def map_conv(
         fills=tuple(_fill(row, column, group, first_groups) for _, row, column, group in order),
         passes=passes,
         lane_groups_log2=groups_log2,
-        output_words=-(-outputs // spec.ci_lanes),
+        output_words=ceil_div(outputs, spec.ci_lanes),
     )
 
 
@@ -252,7 +194,7 @@ def _by_source(spec: AccelSpec, weights: Weights, sources: tuple[int, ...]) -> t
     for count in sources:
         share = weights[:, :, at : at + count]
         parts.append(np.pad(share, ((0, 0), (0, 0), (0, -count % spec.ci_lanes), (0, 0))))
-        groups.append(groups[-1] - (-count // spec.ci_lanes))
+        groups.append(groups[-1] + ceil_div(count, spec.ci_lanes))
         at += count
     return np.concatenate(parts, axis=2), tuple(groups[:-1])
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
-from codesign.compile.scanline.layers import Conv, LayerGraph, reads
+from codesign.compile.scanline.layers import Layer, LayerGraph
 from codesign.compile.scanline.plan.mapping import Mapping
+from codesign.hw.numerics import ceil_div
 from codesign.hw.spec import AccelSpec
+
+
+class RowOrder(Enum):
+    """The order of an iteration of a cascade's loop (:mod:`codesign.compile.scanline.plan.schedule`)."""
+
+    RELAXED = "relaxed"
+    EAGER = "eager"  # producers before consumers
 
 
 @dataclass(frozen=True)
@@ -26,22 +35,22 @@ class BufferPlan:
     groups: int
     loaded: bool
     freed_by_store: bool
-    freed_by_conv: bool
-    operand: bool  # some layer adds it
+    freed_by_layer: bool
+    operand: bool  # some layer reads it at each pixel's own place
     conversion: Conversion = Conversion()
 
 
 @dataclass(frozen=True)
-class ConvPlan:
+class LayerPlan:
     """A layer of a cascade with its mapping and its place in the schedule."""
 
-    layer: Conv
+    layer: Layer
     mapping: Mapping = field(repr=False)
     group_cycles: int  # of one pixel group in a long row
     delay: int  # iterations before its first row
     repeat: int  # rows per iteration
     frees: tuple[bool, ...]  # by source: its rows are free when this layer has read them
-    free_add: bool
+    free_operand: bool
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,8 @@ class Strip:
 
     columns: dict[str, tuple[int, int]]  # that its buffer has room for
     computed: dict[str, int]  # the first that this strip computes, of every tensor that it does compute
-    stored: dict[str, tuple[int, int]]  # of what leaves the chip
-    halos: dict[str, int]  # how many before the first computed one are loaded, where strips before computed them
+    stored: dict[str, tuple[int, int]]  # of tensors that leave the chip
+    halos: dict[str, int]  # columns before the first computed one that earlier strips computed and this one loads
     tails: dict[str, tuple[int, int]]  # that go to memory for the next strip
 
     def width(self, tensor: str) -> int:
@@ -93,11 +102,11 @@ class Cascade:
     end: int
     buffers: tuple[BufferPlan, ...]
     loads: tuple[tuple[str, int], ...]  # tensor, rows per iteration
-    convs: tuple[ConvPlan, ...]
+    layers: tuple[LayerPlan, ...]
     stores: tuple[StorePlan, ...]
     kept: tuple[KeptPlan, ...]  # empty: halos are recomputed
     iterations: int
-    eager: bool  # producers before consumers within an iteration
+    order: RowOrder
     strips: tuple[Strip, ...]
     weight_words: int
     fill_words: int
@@ -109,11 +118,11 @@ def consumers(graph: LayerGraph) -> dict[str, list[int]]:
     """For every tensor the indices of the layers that read it."""
     table: dict[str, list[int]] = {name: [] for name in graph.tensors}
     for index, layer in enumerate(graph.layers):
-        for name in reads(layer):
+        for name in layer.reads:
             table[name].append(index)
     return table
 
 
 def words_per_row(spec: AccelSpec, width: int) -> int:
     """Words that a row of one channel group takes in every bank."""
-    return -(-width // spec.banks)
+    return ceil_div(width, spec.banks)

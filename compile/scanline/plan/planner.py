@@ -1,30 +1,30 @@
-"""Stretches of a network's layers as cascades of one machine: whether they fit, in which strips, and at what price."""
+"""Consecutive layers of a network as cascades of one machine: whether they fit, in which strips, and at what price."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from itertools import product
 
-import numpy as np
-
-from codesign.compile.scanline.layers import Conv, Layer, LayerGraph, Shuffle, Weights, sources
-from codesign.compile.scanline.plan.cost import Cost, estimate, look_up_pace
-from codesign.compile.scanline.plan.mapping import Mapping, Mappings, map_correlation, map_pixels, sampled
+from codesign.compile.scanline.layers import Layer, LayerGraph, Shuffle, computed
+from codesign.compile.scanline.plan.cost import Cost, estimate
+from codesign.compile.scanline.plan.mapping import Mapping, Mappings
 from codesign.compile.scanline.plan.plan import (
     BufferPlan,
     Cascade,
     Conversion,
-    ConvPlan,
     KeptPlan,
+    LayerPlan,
+    RowOrder,
     StorePlan,
     Strip,
     consumers,
     words_per_row,
 )
-from codesign.compile.scanline.plan.schedule import OPERAND, Reading, RowSchedule, schedule_rows
-from codesign.compile.scanline.plan.strips import Leaving, divide_columns, kept_tensors
-from codesign.compile.scanline.rewrite.wide_layers import fits_memories, source_channels
+from codesign.compile.scanline.plan.schedule import OPERAND, Passage, Reading, RowSchedule, schedule_rows
+from codesign.compile.scanline.plan.strips import Divider, HaloMode, Leaving, kept_tensors
+from codesign.compile.scanline.rewrite.split_layers import fits_memories
+from codesign.hw.numerics import ceil_div
 from codesign.hw.spec import AccelSpec
 
 MAX_STRIPS, STRIPS_TRIED = 64, 3
@@ -32,19 +32,20 @@ MAX_STRIPS, STRIPS_TRIED = 64, 3
 MAX_LAYERS = 32
 """A cascade this long gains nothing from another layer, and its loop would not fit the command slots."""
 
-
-HaloMode = Literal["recompute", "keep"]
-"""Strips compute what two of them need twice, or the first keeps it in memory for the second."""
+ORDERS = (RowOrder.RELAXED, RowOrder.EAGER)
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class Undivided:
     """Layers [first, end) as one cascade, before it is divided into strips."""
 
-    convs: list[int]
+    first: int
+    end: int
+    layers: dict[int, Layer]  # by index, without shuffles
     loads: list[str]
     leaving: Leaving
-    kept: list[str] | None  # tensors whose halos are kept; None: halos are recomputed
+    halos: HaloMode
+    kept: list[str]  # tensors whose halos are kept
     conversions: dict[str, Conversion]
     mappings: dict[int, Mapping]
     rows: RowSchedule
@@ -59,37 +60,42 @@ class Geometry:
 
 
 class Planner:
-    """Prices stretches of one network's layers as cascades of one machine."""
+    """Prices runs of one network's layers as cascades of one machine."""
 
     def __init__(
-        self, spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None, mappings: Mappings,
+        self,
+        spec: AccelSpec,
+        graph: LayerGraph,
+        bytes_per_cycle: float,
+        halos: HaloMode | None,
+        mappings: Mappings,
         geometry: Geometry | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.spec, self.graph, self.bytes_per_cycle, self.halos = spec, graph, bytes_per_cycle, halos
         self._geometry = geometry or Geometry()
-        self._layers = hash(tuple((layer.name, sources(layer), layer.output) for layer in graph.layers))
+        self._names = hash(tuple((layer.name, layer.streamed, layer.output) for layer in graph.layers))
         self.consumers = consumers(graph)
         self._mappings = mappings
-        self._by_layer: dict[tuple[int, Conversion], Mapping] = {}
+        self._by_layer: dict[tuple[int, int], Mapping] = {}
         self._prices: dict[tuple[object, ...], float | str] = {}
 
     def price(self, first: int, end: int) -> float | str:
-        """Of the cheapest division into strips of layers [first, end), or why there is none.
+        """Price of the cheapest strip division of layers [first, end), or the reason there is none.
 
-        Networks repeat their blocks: stretches that are alike in all that decides are priced once.
+        Networks repeat their blocks: runs of layers that are alike in everything that decides are priced once.
         """
-        key = self._likeness(first, end)
+        key = self._cache_key(first, end)
         if key not in self._prices:
             found = self.best(first, end)
             self._prices[key] = found if isinstance(found, str) else found[1].price
         return self._prices[key]
 
-    def _likeness(self, first: int, end: int) -> tuple[object, ...]:
-        """Layers [first, end) without their names and numbers: shapes, connections, what of a mapping has a cost."""
+    def _cache_key(self, first: int, end: int) -> tuple[object, ...]:
+        """Layers [first, end) without their names and numbers: shapes, connections, costs of mappings."""
         graph, numbers = self.graph, dict[str, int]()
 
         def number(name: str) -> object:
-            """A tensor by the order of its appearance; the first time with what matters of it."""
+            """A tensor by the order of its appearance; the first time with everything that matters about it."""
             if name in numbers:
                 return numbers[name]
             numbers[name] = len(numbers)
@@ -99,32 +105,26 @@ class Planner:
 
         def parts(index: int) -> Iterator[object]:
             layer = graph.layers[index]
-            yield number(layer.source)
+            yield tuple(map(number, layer.reads))
             if isinstance(layer, Shuffle):
                 yield layer.factor
             else:
-                yield from map(number, layer.more)
-                yield layer.weights.shape, layer.stride, layer.pad_top, layer.pad_left, self._is_slice(layer)
-                yield layer.first_channel, None if layer.table is None else layer.table.tobytes()
-                yield layer.edge, layer.warp, layer.resize, layer.correlates, layer.weights.dtype.itemsize
-                yield layer.weights_from is None, layer.norm, layer.windows
-                if layer.volume is not None:
-                    yield number(layer.volume)
-                if layer.add is not None:
-                    yield number(layer.add.other), layer.add.broadcast
-                mapping = self.mapping(index, Conversion())
+                yield layer.kernel.cost_key, len(layer.sources), graph.is_slice(layer), layer.first_channel
+                yield None if layer.epilogue.table is None else layer.epilogue.table.tobytes()
+                yield layer.operand is None, layer.follows_order is None
+                mapping = self.mapping(index)
                 yield len(mapping.steps), len(mapping.fills), mapping.passes, mapping.output_words
-                if graph.tensors[layer.source].channels == 1:
+                if graph.tensors[layer.sources[0]].channels == 1:
                     yield index  # loaded unfolded, it may be mapped otherwise
             yield number(layer.output)
 
         return tuple(tuple(parts(index)) for index in range(first, end))
 
     def best(self, first: int, end: int) -> tuple[Cascade, Cost] | str:
-        """The cheapest division into strips of layers [first, end), or why there is none."""
-        found = [self._cheapest(first, end, eager=eager, keep=False) for eager in (False, True)]
+        """The cheapest division into strips of layers [first, end), or the reason there is none."""
+        found = [self._cheapest(first, end, order, "recompute") for order in ORDERS]
         if self.halos != "recompute" and not any(not isinstance(one, str) and len(one[0].strips) == 1 for one in found):
-            kept = [self._cheapest(first, end, eager=eager, keep=True) for eager in (False, True)]
+            kept = [self._cheapest(first, end, order, "keep") for order in ORDERS]
             if self.halos is None or not all(isinstance(one, str) for one in kept):
                 found = [*kept, *(found if self.halos is None else ())]
         fitting = [one for one in found if not isinstance(one, str)]
@@ -141,189 +141,166 @@ class Planner:
             return longer
         return f"with {self.graph.layers[end].name} it would cost more"
 
-    def _cheapest(self, first: int, end: int, *, eager: bool, keep: bool) -> tuple[Cascade, Cost] | str:
-        stretch = self.stretch(first, end, eager=eager, keep=keep)
-        if isinstance(stretch, str):
-            return stretch
+    def _cheapest(self, first: int, end: int, order: RowOrder, halos: HaloMode) -> tuple[Cascade, Cost] | str:
+        undivided = self.as_cascade(first, end, order, halos)
+        if isinstance(undivided, str):
+            return undivided
+        words = self.spec.bank_words
         best: tuple[Cascade, Cost] | None = None
-        tried = 0
-        strips = 1 if keep else 0
-        while strips < MAX_STRIPS and tried < STRIPS_TRIED:
-            strips += 1
-            cascade = self.divide(first, end, stretch, strips)
-            if cascade is None:
-                break
-            if cascade.scratchpad_words > self.spec.bank_words:
-                # Rows shrink less than strips multiply, so this many are needed at least.
-                strips = max(strips, strips * cascade.scratchpad_words // self.spec.bank_words - 1)
-                continue
-            tried += 1  # further strips only add halo; a few more may divide the width more evenly
+        for cascade in self.divisions(undivided, words, words):
             cost = estimate(self.spec, self.graph, cascade, self.bytes_per_cycle)
             if best is None or cost.price < best[1].price:
                 best = cascade, cost
         return best or f"the rows of {end - first} layers exceed the scratchpad, however narrow the strips"
 
-    def hopeless(self, first: int, end: int) -> bool:
-        """Whether no longer stretch from ``first`` can be a cascade when [first, end) is none."""
-        convs = [index for index in range(first, end) if isinstance(self.graph.layers[index], Conv)]
+    def candidates(self, first: int, end: int, least_words: int, most_words: int) -> Iterator[Cascade]:
+        """Layers [first, end) in every way that a planner would try for some scratchpad between these sizes."""
+        if self.no_longer_fits(first, end) and end - first > 1:
+            return
+        modes: tuple[HaloMode, ...] = ("recompute", "keep")
+        for halos, order in product(modes, ORDERS):
+            undivided = self.as_cascade(first, end, order, halos)
+            if not isinstance(undivided, str):
+                yield from self.divisions(undivided, least_words, most_words)
+
+    def divisions(self, undivided: Undivided, least_words: int, most_words: int) -> Iterator[Cascade]:
+        """``undivided`` in the numbers of strips worth trying for scratchpads of so many words a bank.
+
+        They fit the largest; of those that fit the smallest there are ``STRIPS_TRIED``: further strips only add halo, a
+        few more may divide the width more evenly.
+        """
+        strips, tried = 1 if undivided.halos == "keep" else 0, 0
+        while strips < MAX_STRIPS and tried < STRIPS_TRIED:
+            strips += 1
+            cascade = self.into_strips(undivided, strips)
+            if cascade is None:
+                return
+            if cascade.scratchpad_words > most_words:
+                # Rows shrink less than strips multiply, so this many are needed at least.
+                strips = max(strips, strips * cascade.scratchpad_words // most_words - 1)
+                continue
+            tried += cascade.scratchpad_words <= least_words
+            yield cascade
+
+    def no_longer_fits(self, first: int, end: int) -> bool:
+        """Whether no longer run of layers from ``first`` can be a cascade when [first, end) is none."""
+        layers = computed(self.graph.layers[first:end])
         return (
-            not fits_memories(self.spec, [self.mapping(index, Conversion()) for index in convs])
-            or any(
-                self._is_slice(layer) or layer.weights_from is not None
-                for index in convs
-                if isinstance(layer := self.graph.layers[index], Conv)
-            )
-            or self._normalises_its_own(first, end)
-            or self._looks_up_its_own(first, end)
-            or end - first > MAX_LAYERS
+            end - first > MAX_LAYERS
+            or any(self.graph.is_slice(layer) for layer in layers)
+            or self._refusal(layers, alone=False) is not None
+            or not fits_memories(self.spec, [self.mapping(index) for index in self._computed(first, end)])
         )
 
-    def mapping(self, index: int, conversion: Conversion) -> Mapping:
-        key = (index, conversion)
+    def mapping(self, index: int, unfold: int = 0) -> Mapping:
+        """The mapping of layer ``index``, whose source is loaded with ``unfold`` neighbours of a pixel as channels."""
+        key = (index, unfold)
         if key not in self._by_layer:
             layer = self.graph.layers[index]
-            assert isinstance(layer, Conv)
-            if layer.sampled:
-                return sampled(self.spec, layer.channels)
-            if layer.correlates:
-                channels, reach = self.graph.tensors[layer.source].channels, layer.weights.shape[0] // 2
-                self._by_layer[key] = map_correlation(self.spec, channels, reach)
-                return self._by_layer[key]
-            if layer.weights_from is not None:
-                self._by_layer[key] = map_pixels(self.spec, self.graph.tensors[layer.source].channels, layer.channels)
-                return self._by_layer[key]
-            weights = unfolded_weights(layer, conversion)
-            counts = source_channels(self.graph, layer)
-            self._by_layer[key] = self._mappings.of(weights, layer.stride, counts, carries=layer.carries)
+            assert isinstance(layer, Layer)
+            self._by_layer[key] = layer.kernel.map(self._mappings, self.graph.source_channels(layer), unfold)
         return self._by_layer[key]
 
-    def stretch(self, first: int, end: int, *, eager: bool, keep: bool) -> _Stretch | str:
-        """Layers [first, end) as one cascade, or why that is impossible however narrow its strips."""
-        graph, spec = self.graph, self.spec
-        inside = graph.layers[first:end]
-        convs = [index for index in range(first, end) if isinstance(graph.layers[index], Conv)]
-        made = {layer.output for layer in inside if isinstance(layer, Conv)}
+    def _computed(self, first: int, end: int) -> dict[int, Layer]:
+        return {index: one for index in range(first, end) if isinstance(one := self.graph.layers[index], Layer)}
+
+    def _refusal(self, layers: Sequence[Layer], alone: bool) -> str | None:
+        """Why one of ``layers`` cannot be in a cascade with the others."""
+        made = {layer.output for layer in layers}
+        refusals = (layer.kernel.refuses(layer.sources, made, alone) for layer in layers)
+        return next((refusal for refusal in refusals if refusal is not None), None)
+
+    def _mismatch(self, first: int, end: int) -> str | None:
+        """Why layers [first, end) cannot be one cascade of any machine."""
+        graph, inside = self.graph, self.graph.layers[first:end]
         shuffled = {layer.output for layer in inside if isinstance(layer, Shuffle)}
-        if any(name in shuffled for layer in inside for name in sources(layer)):
-            return "what a pixel shuffle has spread is read back from memory"
-        if any(isinstance(layer, Conv) and self._is_slice(layer) for layer in inside) and len(inside) > 1:
+        if any(name in shuffled for layer in inside for name in layer.streamed):
+            return "the result of a pixel shuffle is read back from memory"
+        layers = computed(inside)
+        if any(graph.is_slice(layer) for layer in layers) and len(inside) > 1:
             return "slices of a split layer meet in memory"
-        if any(isinstance(layer, Conv) and layer.weights_from is not None for layer in inside) and len(inside) > 1:
-            return "pixels that are weights are loaded by themselves"
-        if any(isinstance(layer, Conv) and layer.warp is not None and layer.source in made for layer in inside):
-            return "a warp gathers from memory what is not on chip"
-        if self._looks_up_its_own(first, end):
-            return "a look-up reads maps that are whole in memory"
-        if self._normalises_its_own(first, end):
-            return "a normalisation needs the sums of the whole frame"
+        if (refusal := self._refusal(layers, alone=len(inside) == 1)) is not None:
+            return refusal
         if len({max(graph.tensors[name].height for name in part) for part in _parts(inside)}) > 1:
-            return "layers of unlike sizes share no tensor, so their rows keep no step"
-        loads = list(dict.fromkeys(name for layer in inside for name in sources(layer) if name not in made))
-        # What leaves: shuffled tensors, and whatever a later layer or the user reads as it is.
+            return "layers of different sizes share no tensor, so their row rates cannot be matched"
+        return None
+
+    def _leaving(self, first: int, end: int) -> Leaving:
+        """Tensors that leave the chip: shuffled ones, and those that a later layer or the user reads as they are."""
         leaving: Leaving = []
-        for layer in inside:
+        for layer in self.graph.layers[first:end]:
+            outside = any(not first <= index < end for index in self.consumers[layer.output])
             if isinstance(layer, Shuffle):
                 leaving.append((layer.source, layer.output, layer.factor))
-            elif layer.output in graph.outputs or any(i >= end or i < first for i in self.consumers[layer.output]):
+            elif outside or layer.output in self.graph.outputs:
                 leaving.append((layer.output, layer.output, 1))
+        return leaving
+
+    def as_cascade(self, first: int, end: int, order: RowOrder, halos: HaloMode) -> Undivided | str:
+        """Layers [first, end) as one cascade, or the reason it is impossible however narrow its strips."""
+        if (mismatch := self._mismatch(first, end)) is not None:
+            return mismatch
+        graph, spec = self.graph, self.spec
+        layers, leaving = self._computed(first, end), self._leaving(first, end)
+        made = {layer.output for layer in layers.values()}
+        streamed = (name for layer in graph.layers[first:end] for name in layer.streamed)
+        loads = list(dict.fromkeys(name for name in streamed if name not in made))
         stored = [source for source, _, _ in leaving]
         if len(set(stored)) != len(stored):
             return "a tensor is stored in two ways"
         if len(loads) + len(made) > spec.buffers:
             return f"more than {spec.buffers} rolling buffers"
-        conversions = {name: self._conversion(name, convs, stored) for name in loads}
+        conversions = {name: self._conversion(name, list(layers.values()), stored) for name in loads}
         mappings = {
-            index: self.mapping(index, conversions.get(graph.layers[index].source, Conversion())) for index in convs
+            index: self.mapping(index, conversions.get(layer.sources[0], Conversion()).unfold)
+            for index, layer in layers.items()
         }
-        tables = {layer.table.tobytes() for layer in inside if isinstance(layer, Conv) and layer.table is not None}
+        tables = {layer.epilogue.table.tobytes() for layer in layers.values() if layer.epilogue.table is not None}
         if not fits_memories(spec, list(mappings.values())):
             return "the weights of more layers do not fit on chip together"
         if len(tables) > spec.look_up_tables:
-            return f"more than {spec.look_up_tables} look-up tables"
-        kept = kept_tensors(graph, convs) if keep else None
-        tails = [name for name in kept or () if name not in stored]
-        key = (self._layers, first, end, eager, keep)
-        if key not in self._geometry.schedules:
-            self._geometry.schedules[key] = schedule_rows(
-                graph, convs, loads, stored, tails, spare_rows=1, eager=eager
-            )  # fmt: skip
-        rows = self._geometry.schedules[key]
+            return f"more than {spec.look_up_tables} tables of activations"
+        kept = kept_tensors(list(layers.values())) if halos == "keep" else []
+        tails = [name for name in kept if name not in stored]
+        rows = self._schedule(Passage.of(graph, list(layers), loads, stored, tails), order)
         if rows is None:
             return "readers of one tensor overtake each other for too long"
-        commands = sum(rows.loads.values()) + sum(rows.conv_repeat.values()) + sum(rows.store_repeat.values())
-        commands += sum(rows.conv_repeat[index] for index in convs if graph.layers[index].output in (kept or ()))
+        commands = sum(rows.loads.values()) + sum(rows.layer_repeat.values()) + sum(rows.store_repeat.values())
+        commands += sum(rows.layer_repeat[index] for index, layer in layers.items() if layer.output in kept)
         if 4 + commands > spec.command_slots - 2:
             return f"the loop would exceed {spec.command_slots} commands"
-        return _Stretch(convs, loads, leaving, kept, conversions, mappings, rows)
+        return Undivided(first, end, layers, loads, leaving, halos, kept, conversions, mappings, rows)
 
-    def divide(self, first: int, end: int, stretch: _Stretch, strips: int) -> Cascade | None:
-        """``stretch`` in ``strips`` strips, or None when the frame is too narrow for so many.
+    def _schedule(self, passage: Passage, order: RowOrder) -> RowSchedule | None:
+        tensors = tuple(passage.loads), tuple(passage.stored), tuple(passage.tails)
+        key = (self._names, tuple(passage.layers), *tensors, order)
+        if key not in self._geometry.schedules:
+            self._geometry.schedules[key] = schedule_rows(passage, order)
+        return self._geometry.schedules[key]
+
+    def into_strips(self, undivided: Undivided, strips: int) -> Cascade | None:
+        """``undivided`` in ``strips`` strips, or None when the frame is too narrow for so many.
 
         Whether its buffers fit the scratchpad, the caller checks.
         """
-        graph, spec = self.graph, self.spec
-        convs, loads, rows = stretch.convs, stretch.loads, stretch.rows
-        leaving, conversions, mappings = stretch.leaving, stretch.conversions, stretch.mappings
-        made = {graph.layers[index].output for index in convs}
-        stored = {source for source, _, _ in leaving}
-        layers = [layer for index in convs if isinstance(layer := graph.layers[index], Conv)]
-        added = {layer.add.other for layer in layers if layer.add is not None}
-        kept = stretch.kept
-        lying = tuple((name, one.unfold, one.pad_left) for name, one in conversions.items())
-        key = (self._layers, first, end, strips, kept is not None, spec.pixel_lanes, spec.banks, lying)
-        if key not in self._geometry.strips:
-            self._geometry.strips[key] = divide_columns(
-                spec, graph, convs, leaving, conversions, strips, keep=kept is not None
-            )  # fmt: skip
-        plan = self._geometry.strips[key]
-        if plan is None or (kept is not None and any(name not in kept for strip in plan for name in strip.halos)):
+        plan = self._strips(undivided, strips)
+        if plan is None:
             return None
-        buffers = tuple(
-            BufferPlan(
-                tensor=name,
-                rows=rows.rows[name],
-                groups=self._groups(name, made, convs, conversions, mappings),
-                loaded=name in loads,
-                freed_by_store=name in stored,
-                freed_by_conv=rows.freeing[name] is not None,
-                operand=name in added,
-                conversion=conversions.get(name, Conversion()),
-            )
-            for name in (*loads, *(graph.layers[index].output for index in convs))
-        )
+        mappings, rows = undivided.mappings, undivided.rows
+        buffers = self._buffers(undivided)
         words = max(
-            sum(b.rows * b.groups * words_per_row(spec, strip.width(b.tensor)) for b in buffers) for strip in plan
+            sum(b.rows * b.groups * words_per_row(self.spec, strip.width(b.tensor)) for b in buffers) for strip in plan
         )
         return Cascade(
-            first=first,
-            end=end,
+            first=undivided.first,
+            end=undivided.end,
             buffers=buffers,
             loads=tuple(rows.loads.items()),
-            convs=tuple(self._conv_plan(index, mappings[index], rows) for index in convs),
-            stores=tuple(
-                StorePlan(
-                    tensor=source,
-                    target=target,
-                    factor=factor,
-                    first_channel=self._first_channel(source, convs),
-                    delay=rows.store_delay[source],
-                    repeat=rows.store_repeat[source],
-                )
-                for source, target, factor in leaving
-            ),
-            kept=tuple(
-                KeptPlan(
-                    tensor=layer.output,
-                    channels=layer.channels,
-                    delay=rows.conv_delay[index],
-                    store_delay=rows.store_delay[layer.output],
-                    repeat=rows.conv_repeat[index],
-                )
-                for index in convs
-                if isinstance(layer := graph.layers[index], Conv) and layer.output in (kept or ())
-            ),
+            layers=tuple(self._layer_plan(index, layer, undivided) for index, layer in undivided.layers.items()),
+            stores=_stores(undivided),
+            kept=_kept(undivided),
             iterations=rows.iterations,
-            eager=rows.eager,
+            order=rows.order,
             strips=plan,
             weight_words=sum(len(m.steps) for m in mappings.values()),
             fill_words=sum(len(m.fills) for m in mappings.values()),
@@ -331,97 +308,111 @@ class Planner:
             scratchpad_words=words,
         )
 
-    def _normalises_its_own(self, first: int, end: int) -> bool:
-        """Whether some layer of [first, end) normalises what another of them makes."""
-        layers = [layer for layer in self.graph.layers[first:end] if isinstance(layer, Conv)]
-        made = {layer.output for layer in layers}
-        return any(layer.norm is not None and layer.source in made for layer in layers)
+    def _strips(self, undivided: Undivided, count: int) -> tuple[Strip, ...] | None:
+        spec, conversions, halos = self.spec, undivided.conversions, undivided.halos
+        lying = tuple((name, one.unfold, one.pad_left) for name, one in conversions.items())
+        key = (self._names, undivided.first, undivided.end, count, halos, spec.pixel_lanes, spec.banks, lying)
+        if key not in self._geometry.strips:
+            layers = list(undivided.layers.values())
+            divider = Divider(spec, self.graph, layers, undivided.leaving, conversions, halos)
+            self._geometry.strips[key] = divider.strips(count)
+        plan = self._geometry.strips[key]
+        if plan is None or any(name not in undivided.kept for strip in plan for name in strip.halos):
+            return None
+        return plan
 
-    def _looks_up_its_own(self, first: int, end: int) -> bool:
-        """Whether some layer of [first, end) looks up what another of them makes."""
-        layers = [layer for layer in self.graph.layers[first:end] if isinstance(layer, Conv)]
-        return not {layer.output for layer in layers}.isdisjoint(layer.volume for layer in layers)
+    def _buffers(self, undivided: Undivided) -> tuple[BufferPlan, ...]:
+        layers, rows, conversions = undivided.layers, undivided.rows, undivided.conversions
+        stored = {source for source, _, _ in undivided.leaving}
+        operands = {layer.operand for layer in layers.values()}
+        groups = {name: self._loaded_groups(name, undivided) for name in undivided.loads}
+        groups |= {layer.output: undivided.mappings[index].output_words for index, layer in layers.items()}
+        return tuple(
+            BufferPlan(
+                tensor=name,
+                rows=rows.rows[name],
+                groups=groups[name],
+                loaded=name in undivided.loads,
+                freed_by_store=name in stored,
+                freed_by_layer=rows.freeing[name] is not None,
+                operand=name in operands,
+                conversion=conversions.get(name, Conversion()),
+            )
+            for name in groups
+        )
 
-    def _is_slice(self, layer: Conv) -> bool:
-        return layer.channels != self.graph.tensors[layer.output].channels
-
-    def _first_channel(self, tensor: str, convs: list[int]) -> int:
-        for index in convs:
-            layer = self.graph.layers[index]
-            if isinstance(layer, Conv) and layer.output == tensor:
-                return layer.first_channel
-        return 0
-
-    def _groups(
-        self,
-        name: str,
-        made: set[str],
-        convs: list[int],
-        conversions: dict[str, Conversion],
-        mappings: dict[int, Mapping],
-    ) -> int:
-        if name in made:
-            return next(mappings[i].output_words for i in convs if self.graph.layers[i].output == name)
-        if conversions[name].unfold:
+    def _loaded_groups(self, name: str, undivided: Undivided) -> int:
+        """Channel groups of a loaded tensor; of the second operand of a slice, its slice alone."""
+        if undivided.conversions[name].unfold:
             return 1
+        slices = [layer for layer in undivided.layers.values() if self.graph.is_slice(layer)]
         channels = self.graph.tensors[name].channels
-        slices = [layer for i in convs if isinstance(layer := self.graph.layers[i], Conv) and self._is_slice(layer)]
-        if slices and slices[0].add is not None and slices[0].add.other == name and slices[0].source != name:
+        if slices and slices[0].operand == name and slices[0].sources[0] != name:
             channels = slices[0].channels
-        return -(-channels // self.spec.ci_lanes)
+        return ceil_div(channels, self.spec.ci_lanes)
 
-    def _conversion(self, name: str, convs: list[int], stored: list[str]) -> Conversion:
+    def _conversion(self, name: str, layers: Sequence[Layer], stored: list[str]) -> Conversion:
         """A one-channel tensor read by one convolution is loaded with a pixel's neighbours as its channels."""
-        layers = [layer for i in convs if isinstance(layer := self.graph.layers[i], Conv)]
-        readers = [layer for layer in layers if name in layer.convolved]
-        if self.graph.tensors[name].channels != 1 or name in stored or len(readers) != 1 or readers[0].more:
+        readers = [layer for layer in layers if name in layer.sources]
+        tensor = self.graph.tensors[name]
+        if tensor.channels != 1 or name in stored or len(readers) != 1 or len(readers[0].sources) > 1:
             return Conversion()
-        layer = readers[0]
-        unfold = min(layer.weights.shape[1], self.spec.ci_lanes)
-        others = [other for other in layers if other.add is not None and other.add.other == name]
-        if any(other.add is not None and not other.add.broadcast for other in others):
+        if any(layer.follows_order == name for layer in layers):
             return Conversion()
-        same_width = self.graph.tensors[layer.output].width == self.graph.tensors[name].width
-        plain = layer.stride == 1 and not layer.edge and layer.weighs
-        if not plain or unfold < 2 or unfold <= layer.pad_left or not same_width:
+        unfold = readers[0].kernel.unfolding(self.spec)
+        if not unfold or self.graph.tensors[readers[0].output].width != tensor.width:
             return Conversion()
-        return Conversion(unfold=unfold, pad_left=layer.pad_left)
+        return Conversion(unfold=unfold, pad_left=readers[0].kernel.footprint.pad_left)
 
-    def _conv_plan(self, index: int, mapping: Mapping, rows: RowSchedule) -> ConvPlan:
-        layer = self.graph.layers[index]
-        assert isinstance(layer, Conv)
-        return ConvPlan(
+    def _layer_plan(self, index: int, layer: Layer, undivided: Undivided) -> LayerPlan:
+        mapping, rows = undivided.mappings[index], undivided.rows
+        output, operand = self.graph.tensors[layer.output], layer.operand
+        return LayerPlan(
             layer=layer,
             mapping=mapping,
-            group_cycles=(
-                self._mappings.group_cycles(mapping, add=layer.add is not None)
-                if layer.windows is None
-                else round(self.spec.pixel_lanes * look_up_pace(self.spec, self.graph, layer).cycles)
-            ),
-            delay=rows.conv_delay[index],
-            repeat=rows.conv_repeat[index],
-            frees=tuple(rows.freeing[name] == Reading(index, k) for k, name in enumerate(layer.convolved)),
-            free_add=layer.add is not None and rows.freeing[layer.add.other] == Reading(index, OPERAND),
+            group_cycles=layer.kernel.group_cycles(self._mappings, mapping, output, operand is not None),
+            delay=rows.layer_delay[index],
+            repeat=rows.layer_repeat[index],
+            frees=tuple(rows.freeing[name] == Reading(index, k) for k, name in enumerate(layer.sources)),
+            free_operand=operand is not None and rows.freeing[operand] == Reading(index, OPERAND),
         )
 
 
-def _parts(layers: Sequence[Layer]) -> list[set[str]]:
+def _stores(undivided: Undivided) -> tuple[StorePlan, ...]:
+    first_channels = {layer.output: layer.first_channel for layer in undivided.layers.values()}
+    return tuple(
+        StorePlan(
+            tensor=source,
+            target=target,
+            factor=factor,
+            first_channel=first_channels.get(source, 0),
+            delay=undivided.rows.store_delay[source],
+            repeat=undivided.rows.store_repeat[source],
+        )
+        for source, target, factor in undivided.leaving
+    )
+
+
+def _kept(undivided: Undivided) -> tuple[KeptPlan, ...]:
+    rows = undivided.rows
+    return tuple(
+        KeptPlan(
+            tensor=layer.output,
+            channels=layer.channels,
+            delay=rows.layer_delay[index],
+            store_delay=rows.store_delay[layer.output],
+            repeat=rows.layer_repeat[index],
+        )
+        for index, layer in undivided.layers.items()
+        if layer.output in undivided.kept
+    )
+
+
+def _parts(layers: Sequence[Layer | Shuffle]) -> list[set[str]]:
     """The tensors of ``layers``, apart where no layer reads from one part and writes into another."""
     parts: list[set[str]] = []
     for layer in layers:
-        joined = {*sources(layer), layer.output}
+        joined = {*layer.streamed, layer.output}
         apart = [part for part in parts if not part & joined]
         parts = [*apart, joined.union(*(part for part in parts if part & joined))]
     return parts
-
-
-def unfolded_weights(layer: Conv, conversion: Conversion) -> Weights:
-    """A layer's weights; where its source is loaded unfolded, the taps of a word become its channels."""
-    if not conversion.unfold:
-        return layer.weights
-    rows, columns, _, outputs = layer.weights.shape
-    unfolded = np.zeros((rows, columns, conversion.unfold, outputs), layer.weights.dtype)
-    for column in range(columns):
-        base, lane = divmod(column, conversion.unfold)
-        unfolded[:, base * conversion.unfold, lane] = layer.weights[:, column, 0]
-    return unfolded

@@ -1,19 +1,21 @@
 """Row schedules: when each command of a cascade's loop starts, and how many rows every buffer must hold.
 
-Two orders of a loop iteration. *Relaxed*: stores first, then convolutions from the last to the first, then loads; each
-works on rows of earlier iterations, so nothing waits for a pipeline to drain. *Eager*: the other way round, each works
-on the row that has just been made; a row waits for its predecessor's last value, but rows live half as long, which is
-what residuals and dense blocks need. An operator that produces ``repeat`` rows an iteration appears ``repeat`` times;
-one that starts ``delay`` iterations late is skipped until then.
+Two orders of a loop iteration. *Relaxed*: stores first, then layers from the last to the first, then loads; each works
+on rows of earlier iterations, so nothing waits for a pipeline to drain. *Eager*: the other way round, each works on the
+row that has just been made; a row waits for its predecessor's last value, but rows live half as long, which residuals
+and dense blocks need. A command that produces ``repeat`` rows an iteration appears ``repeat`` times; one that starts
+``delay`` iterations late is skipped until then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from codesign.compile.scanline.layers import Conv, LayerGraph, sources
+from codesign.compile.scanline.layers import Layer, LayerGraph
+from codesign.compile.scanline.plan.plan import RowOrder
+from codesign.hw.numerics import ceil_div
 
 MOST_PUT_OFF = 64
 """Layers whose readers overtake each other for longer than this have no schedule."""
@@ -21,9 +23,12 @@ MOST_PUT_OFF = 64
 SIMULATED_ROWS = 96
 """A schedule is periodic long before this many rows, so taller frames need no more of the walk."""
 
+SPARE_ROWS = 1
+"""Rows more than needed of a tensor that is loaded or stored: its engine need not wait for the last reader."""
+
 
 class Reading(NamedTuple):
-    """A layer's use of a tensor: as its ``which``-th source, or (``OPERAND``) as its second operand."""
+    """A layer's use of a tensor: as its ``which``-th source, or (``OPERAND``) at each pixel's own place."""
 
     layer: int
     which: int
@@ -32,210 +37,237 @@ class Reading(NamedTuple):
 OPERAND = -1
 
 
-def readings(index: int, layer: Conv) -> dict[Reading, str]:
-    """The tensors that a layer reads."""
-    found = {Reading(index, which): name for which, name in enumerate(layer.convolved)}
-    if layer.add is not None:
-        found[Reading(index, OPERAND)] = layer.add.other
+def readings(index: int, layer: Layer) -> dict[Reading, str]:
+    """The tensors that a layer reads row by row."""
+    found = {Reading(index, which): name for which, name in enumerate(layer.sources)}
+    if layer.operand is not None:
+        found[Reading(index, OPERAND)] = layer.operand
     return found
 
 
 @dataclass(frozen=True)
 class RowSchedule:
-    """Delays and repeats by name: tensors for loads and stores, layer indices for convolutions."""
+    """Delays and repeats by name: tensors for loads and stores, indices of the graph's layers."""
 
     loads: dict[str, int]  # tensor -> rows per iteration
-    conv_delay: dict[int, int]
-    conv_repeat: dict[int, int]
+    layer_delay: dict[int, int]
+    layer_repeat: dict[int, int]
     store_delay: dict[str, int]
     store_repeat: dict[str, int]
     iterations: int
     rows: dict[str, int]  # tensor -> rows of its buffer
     freeing: dict[str, Reading | None]  # tensor -> the reading that frees it
-    eager: bool
+    order: RowOrder
 
 
-def kernel_rows(layer: Conv) -> int:
-    return int(layer.weights.shape[0])
+@dataclass(frozen=True)
+class Passage:
+    """Layers to be scheduled together, by their indices in execution order, and the tensors that come and go."""
+
+    layers: dict[int, Layer]
+    heights: dict[str, int]  # rows of every tensor: those loaded, then those computed
+    loads: Sequence[str]
+    stored: Sequence[str]
+    tails: Sequence[str]  # a few columns of them are stored, too few to need a spare row
+
+    @staticmethod
+    def of(
+        graph: LayerGraph, indices: Sequence[int], loads: Sequence[str], stored: Sequence[str], tails: Sequence[str]
+    ) -> Passage:
+        layers = {index: one for index in indices if isinstance(one := graph.layers[index], Layer)}
+        names = [*loads, *(layer.output for layer in layers.values())]
+        return Passage(layers, {name: graph.tensors[name].height for name in names}, loads, stored, tails)
+
+    @property
+    def leaving(self) -> list[str]:
+        return [*self.stored, *self.tails]
 
 
-def schedule_rows(
-    graph: LayerGraph, convs: list[int], loads: list[str], stored: list[str], tails: Sequence[str] = (), *,
-    spare_rows: int, eager: bool = False,
-) -> RowSchedule | None:  # fmt: skip
-    """Schedule the layers ``convs`` (indices in execution order); ``loads`` come from and ``stored`` go to memory.
-
-    So do a few columns of ``tails``: too little to need a spare row for the store engine to catch up with.
-    """
-    leaving = [*stored, *tails]
-    layers: dict[int, Conv] = {index: layer for index in convs if isinstance(layer := graph.layers[index], Conv)}
-
-    # Rows per iteration: one for the shortest tensor; a stride doubles it upstream, a resize multiplies it downstream.
-    rate: dict[str, int] = dict.fromkeys([*loads, *(layers[index].output for index in convs)], 1)
-    settled: dict[str, int] = {}
-    while settled != rate:
-        settled = dict(rate)
-        for index in reversed(convs):
-            layer = layers[index]
-            for name in sources(layer):
-                wanted = rate[layer.output]
-                if name in layer.convolved:
-                    wanted = -(-wanted * layer.stride // layer.enlarges)
-                rate[name] = max(rate[name], min(wanted, graph.tensors[name].height))
-        for index in convs:  # side branches follow their operands
-            layer = layers[index]
-            wanted = max(-(-rate[name] // layer.stride) * layer.enlarges for name in layer.convolved)
-            if layer.add is not None:
-                wanted = max(wanted, rate[layer.add.other])
-            rate[layer.output] = max(rate[layer.output], min(wanted, graph.tensors[layer.output].height))
-
-    # A row is there once its producer has run: in an earlier iteration, or eagerly in this one.
-    later = 0 if eager else 1
-    start: dict[str, int] = dict.fromkeys(loads, 0)
-    delays: dict[int, int] = {}
-
-    def earliest(source: str, last_row: Callable[[int], int], repeat: int) -> int:
-        height = graph.tensors[source].height
-        return max(
-            start[source] + later + max(0, min(last_row(y), height - 1)) // rate[source] - y // repeat
-            for y in range(max(repeat, 8))
-        )
-
-    # One consumer of a tensor frees its rows for all, so one of them must lag behind all others at every moment. Where
+def schedule_rows(passage: Passage, order: RowOrder) -> RowSchedule | None:
+    """The schedule of ``passage``, or None when readers of one tensor overtake each other for too long."""
+    rate = _rates(passage)
+    later = 0 if order is RowOrder.EAGER else 1
+    # One reader of a tensor frees its rows for all, so one of them must lag behind all others at every moment. Where
     # two keep overtaking each other, the later one is put off by an iteration.
     put_off: dict[int, int] = {}
     for _ in range(MOST_PUT_OFF):
-        for index in convs:
-            layer = layers[index]
-            repeat = rate[layer.output]
-
-            def bottom(y: int, layer: Conv = layer) -> int:
-                return layer.needs_from(y) - layer.pad_top + kernel_rows(layer) - 1
-
-            delay = max(earliest(name, bottom, repeat) for name in layer.convolved)
-            if layer.add is not None:
-                delay = max(delay, earliest(layer.add.other, lambda y: y, repeat))
-            delays[index] = max(delay, 0) + put_off.get(index, 0)
-            start[layer.output] = delays[index]
-        store_delay = {name: start[name] + later for name in leaving}
-        rows, freeing, contested = _buffer_rows(graph, layers, convs, loads, leaving, rate, delays, store_delay, eager)
-        if contested is None:
+        start, delays = _starts(passage, rate, later, put_off)
+        store_delay = {name: start[name] + later for name in passage.leaving}
+        walk = _Walk(passage, rate, delays, store_delay)
+        walk.run(order)
+        freeing = walk.freeing()
+        if isinstance(freeing, dict):
             break
-        put_off[contested] = put_off.get(contested, 0) + 1
+        put_off[freeing] = put_off.get(freeing, 0) + 1
     else:
         return None
-    heights = {name: graph.tensors[name].height for name in rate}
-    finish = [start[name] + -(-heights[name] // rate[name]) for name in rate if name in start]
-    finish += [store_delay[name] + -(-heights[name] // rate[name]) for name in leaving]
-
-    for name in (*loads, *stored):
-        rows[name] += spare_rows
+    heights, rows = passage.heights, walk.peaks
+    finish = [start[name] + ceil_div(heights[name], rate[name]) for name in rate]
+    finish += [store_delay[name] + ceil_div(heights[name], rate[name]) for name in passage.leaving]
+    for name in (*passage.loads, *passage.stored):
+        rows[name] += SPARE_ROWS
     return RowSchedule(
-        loads={name: rate[name] for name in loads},
-        conv_delay=delays,
-        conv_repeat={index: rate[layers[index].output] for index in convs},
+        loads={name: rate[name] for name in passage.loads},
+        layer_delay=delays,
+        layer_repeat={index: rate[layer.output] for index, layer in passage.layers.items()},
         store_delay=store_delay,
-        store_repeat={name: rate[name] for name in leaving},
+        store_repeat={name: rate[name] for name in passage.leaving},
         iterations=max(finish),
         rows=rows,
         freeing=freeing,
-        eager=eager,
+        order=order,
     )
 
 
-def _buffer_rows(
-    graph: LayerGraph, layers: dict[int, Conv], convs: list[int], loads: list[str], stored: list[str],
-    rate: dict[str, int], delays: dict[int, int], store_delay: dict[str, int], eager: bool,
-) -> tuple[dict[str, int], dict[str, Reading | None], int | None]:  # fmt: skip
-    """Walk the loop over a frame of at most ``SIMULATED_ROWS`` rows and watch how many rows are alive.
+def _rates(passage: Passage) -> dict[str, int]:
+    """Rows per iteration: one of the shortest tensor; a stride doubles them upstream, a resize multiplies them
+    downstream."""
+    layers, heights = passage.layers, passage.heights
+    rate = dict.fromkeys(heights, 1)
+    before: dict[str, int] = {}
+    while before != rate:
+        before = dict(rate)
+        for layer in reversed(layers.values()):
+            footprint, own = layer.kernel.footprint, rate[layer.output]
+            for name in layer.sources:
+                rate[name] = max(rate[name], min(ceil_div(own * footprint.stride, footprint.enlarges), heights[name]))
+            if (operand := layer.operand) is not None:
+                rate[operand] = max(rate[operand], min(own, heights[operand]))
+        for layer in layers.values():  # side branches follow their operands
+            footprint = layer.kernel.footprint
+            wanted = max(ceil_div(rate[name], footprint.stride) * footprint.enlarges for name in layer.sources)
+            if layer.operand is not None:
+                wanted = max(wanted, rate[layer.operand])
+            rate[layer.output] = max(rate[layer.output], min(wanted, heights[layer.output]))
+    return rate
 
-    Returns rows and freeing consumer of every tensor, and a layer to put off when a tensor has no such consumer.
+
+def _starts(
+    passage: Passage, rate: Mapping[str, int], later: int, put_off: Mapping[int, int]
+) -> tuple[dict[str, int], dict[int, int]]:
+    """The iteration in which each tensor gets its first row, and the delay of each layer.
+
+    A row is there ``later`` iterations after its producer has run.
     """
-    names = [*loads, *(layers[index].output for index in convs)]
-    scale = max(1, max(-(-graph.tensors[name].height // (SIMULATED_ROWS * rate[name])) for name in names))
-    height = {name: max(1, graph.tensors[name].height // scale) for name in names}
-    if scale > 1:  # keep the rates' relation exact on the shortened frame
-        base = min(graph.tensors[name].height // rate[name] // scale for name in names)
-        height = {name: base * rate[name] for name in names}
+    start: dict[str, int] = dict.fromkeys(passage.loads, 0)
+    delays: dict[int, int] = {}
+    for index, layer in passage.layers.items():
+        footprint, repeat, delay = layer.kernel.footprint, rate[layer.output], 0
+        ends = [(footprint.rows_for(y).stop - 1, y // repeat) for y in range(max(repeat, 8))]
+        own = [(y, iteration) for y, (_, iteration) in enumerate(ends)]
+        for reading, name in readings(index, layer).items():
+            last = passage.heights[name] - 1
+            for row, iteration in own if reading.which == OPERAND else ends:
+                delay = max(delay, start[name] + later + max(0, min(row, last)) // rate[name] - iteration)
+        delays[index] = start[layer.output] = delay + put_off.get(index, 0)
+    return start, delays
 
-    produced = dict.fromkeys(names, 0)
-    taken = dict.fromkeys(stored, 0)
-    reads = {index: readings(index, layers[index]) for index in convs}
-    reader: dict[str, list[Reading]] = {name: [] for name in names}
-    for index in convs:
-        for reading, name in reads[index].items():
-            reader[name].append(reading)
-    done: dict[Reading, int] = {key: 0 for keys in reader.values() for key in keys}
 
-    # The consumer that lags most frees for all: the one whose first needed row is never above another's.
-    peaks = dict.fromkeys(names, 1)
-    ahead: dict[str, set[Reading]] = {name: set() for name in names}  # those that were ahead of another once
+class _Walk:
+    """The loop over a frame of at most ``SIMULATED_ROWS`` rows, walked to see how many rows are alive."""
 
-    def note(name: str, row: int | None) -> None:
-        freed = [done[key] for key in reader[name]]
+    def __init__(
+        self,
+        passage: Passage,
+        rate: Mapping[str, int],
+        delays: Mapping[int, int],
+        store_delay: Mapping[str, int],
+    ) -> None:
+        self.passage, self.rate, self.delays, self.store_delay = passage, rate, delays, store_delay
+        self.height = _shortened(passage.heights, rate)
+        self.produced = dict.fromkeys(passage.heights, 0)
+        self.taken = dict.fromkeys(passage.leaving, 0)
+        self.reads = {index: readings(index, layer) for index, layer in passage.layers.items()}
+        self.footprints = {index: layer.kernel.footprint for index, layer in passage.layers.items()}
+        self.readers: dict[str, list[Reading]] = {name: [] for name in passage.heights}
+        for found in self.reads.values():
+            for reading, name in found.items():
+                self.readers[name].append(reading)
+        self.done: dict[Reading, int] = {key: 0 for keys in self.readers.values() for key in keys}
+        self.peaks = dict.fromkeys(passage.heights, 1)  # rows alive at once
+        self.ahead: dict[str, set[Reading]] = {name: set() for name in passage.heights}  # once ahead of another
+
+    def run(self, order: RowOrder) -> None:
+        for iteration in range(self._iterations()):
+            if order is RowOrder.EAGER:
+                self._load()
+                for index in self.passage.layers:
+                    self._compute(iteration, index)
+                self._store(iteration)
+            else:
+                self._store(iteration)
+                for index in reversed(self.passage.layers):
+                    self._compute(iteration, index)
+                self._load()
+
+    def freeing(self) -> dict[str, Reading | None] | int:
+        """The reading that frees each tensor: one that lags behind all others. Else a layer to be put off."""
+        found: dict[str, Reading | None] = {}
+        for name, readers in self.readers.items():
+            slow = [key for key in readers if key not in self.ahead[name]]
+            if readers and not slow:
+                return max(index for index, _ in readers)
+            found[name] = slow[0] if slow else None
+        return found
+
+    def _iterations(self) -> int:
+        height, rate = self.height, self.rate
+        outputs = ((layer.output, self.delays[index]) for index, layer in self.passage.layers.items())
+        return max(
+            delay + ceil_div(height[name], rate[name])
+            for name, delay in [*outputs, *self.store_delay.items(), *((name, 0) for name in self.passage.loads)]
+        )
+
+    def _note(self, name: str, row: int | None) -> None:
+        """Compare the readers of ``name``; ``row`` has just been made."""
+        freed = [self.done[key] for key in self.readers[name]]
         if len(freed) > 1:
             floor = min(freed)
-            for key, value in zip(reader[name], freed, strict=True):
+            for key, value in zip(self.readers[name], freed, strict=True):
                 if value > floor:
-                    ahead[name].add(key)
+                    self.ahead[name].add(key)
         if row is not None:
-            if name in taken:
-                freed.append(taken[name])
-            peaks[name] = max(peaks[name], row - min(freed, default=0) + 1)
+            if name in self.taken:
+                freed.append(self.taken[name])
+            self.peaks[name] = max(self.peaks[name], row - min(freed, default=0) + 1)
 
-    iterations = max(
-        [delays[i] + -(-height[layers[i].output] // rate[layers[i].output]) for i in convs]
-        + [store_delay[n] + -(-height[n] // rate[n]) for n in stored]
-        + [-(-height[n] // rate[n]) for n in loads]
-    )
+    def _store(self, iteration: int) -> None:
+        for name in self.taken:
+            for _ in range(self.rate[name]):
+                if iteration >= self.store_delay[name] and self.taken[name] < self.height[name]:
+                    self.taken[name] += 1
+                    self._note(name, None)
 
-    def run_stores(t: int) -> None:
-        for name in stored:
-            for _ in range(rate[name]):
-                if t >= store_delay[name] and taken[name] < height[name]:
-                    taken[name] += 1
-                    note(name, None)
-
-    def run_conv(t: int, index: int) -> None:
-        layer = layers[index]
-        for _ in range(rate[layer.output]):
-            y = produced[layer.output]
-            if t < delays[index] or y >= height[layer.output]:
+    def _compute(self, iteration: int, index: int) -> None:
+        output, height = self.passage.layers[index].output, self.height
+        for _ in range(self.rate[output]):
+            y = self.produced[output]
+            if iteration < self.delays[index] or y >= height[output]:
                 continue
-            produced[layer.output] = y + 1
-            note(layer.output, y)
-            last = y + 1 == height[layer.output]
-            top = layer.needs_from(y + 1) - layer.pad_top
-            for reading, name in reads[index].items():
+            self.produced[output] = y + 1
+            self._note(output, y)
+            last = y + 1 == height[output]
+            top = self.footprints[index].rows_for(y + 1).start
+            for reading, name in self.reads[index].items():
                 if reading.which == OPERAND:
-                    done[reading] = y + 1
+                    self.done[reading] = y + 1
                 else:
-                    done[reading] = height[name] if last else min(max(top, 0), height[name])
-            for name in set(reads[index].values()):
-                note(name, None)
+                    self.done[reading] = height[name] if last else min(max(top, 0), height[name])
+            for name in set(self.reads[index].values()):
+                self._note(name, None)
 
-    def run_loads() -> None:
-        for name in loads:
-            for _ in range(rate[name]):
-                if produced[name] < height[name]:
-                    note(name, produced[name])
-                    produced[name] += 1
+    def _load(self) -> None:
+        for name in self.passage.loads:
+            for _ in range(self.rate[name]):
+                if self.produced[name] < self.height[name]:
+                    self._note(name, self.produced[name])
+                    self.produced[name] += 1
 
-    for t in range(iterations):
-        if eager:
-            run_loads()
-            for index in convs:
-                run_conv(t, index)
-            run_stores(t)
-        else:
-            run_stores(t)
-            for index in reversed(convs):
-                run_conv(t, index)
-            run_loads()
-    freeing: dict[str, Reading | None] = {}
-    for name in names:
-        slow = [key for key in reader[name] if key not in ahead[name]]
-        if reader[name] and not slow:
-            return peaks, freeing, max(index for index, _ in reader[name])
-        freeing[name] = slow[0] if slow else None
-    return peaks, freeing, None
+
+def _shortened(heights: Mapping[str, int], rate: Mapping[str, int]) -> dict[str, int]:
+    """``heights`` of at most about ``SIMULATED_ROWS`` iterations, in the exact relation of the rates."""
+    scale = max(1, max(ceil_div(height, SIMULATED_ROWS * rate[name]) for name, height in heights.items()))
+    if scale == 1:
+        return {name: max(1, height) for name, height in heights.items()}
+    base = min(height // rate[name] // scale for name, height in heights.items())
+    return {name: base * rate[name] for name in heights}

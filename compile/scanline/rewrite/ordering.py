@@ -15,7 +15,9 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.scanline.layers import Conv, Layer, LayerGraph, Shuffle, Tensor, reads, sources
+from codesign.compile.scanline.kernels.convolution import Convolution
+from codesign.compile.scanline.layers import Layer, LayerGraph, Shuffle, computed
+from codesign.compile.scanline.rewrite.copies import copy_layer
 
 Order = NDArray[np.int64]
 
@@ -33,37 +35,36 @@ def order_channels(graph: LayerGraph) -> LayerGraph:
             factor, channels = layer.factor, graph.tensors[layer.output].channels
             natural = np.arange(channels * factor * factor).reshape(channels, factor, factor)
             orders[layer.source] = natural.transpose(1, 2, 0).reshape(-1)
-    for layer in graph.layers:
-        if isinstance(layer, Conv) and layer.output in orders and layer.add is not None and not layer.add.broadcast:
-            orders[layer.add.other] = orders[layer.output]
+    for layer in computed(graph.layers):
+        if layer.output in orders and (other := layer.follows_order) is not None:
+            orders[other] = orders[layer.output]
     orders |= _by_taps(graph, set(orders))
-    return dataclasses.replace(graph, layers=tuple(_reorder(graph, layer, orders) for layer in graph.layers))
+    layers = tuple(_reorder(graph, one, orders) if isinstance(one, Layer) else one for one in graph.layers)
+    return dataclasses.replace(graph, layers=layers)
 
 
 def _by_taps(graph: LayerGraph, taken: set[str]) -> dict[str, Order]:
     """Orders that bring channels with the same non-zero taps together, for tensors whose order is free."""
+    layers = computed(graph.layers)
     fixed = {*taken, *graph.inputs, *graph.outputs}
     fixed |= {layer.source for layer in graph.layers if isinstance(layer, Shuffle)}
     patterns: dict[str, list[NDArray[np.bool_]]] = {}
-    for layer in graph.layers:
-        if not isinstance(layer, Conv):
-            continue
-        if layer.add is not None and not layer.add.broadcast:
-            fixed |= {layer.output, layer.add.other}
-        if layer.channels != graph.tensors[layer.output].channels:
+    for layer in layers:
+        if (other := layer.follows_order) is not None:
+            fixed |= {layer.output, other}
+        if graph.is_slice(layer):
             fixed.add(layer.output)
-        if not layer.plain:
-            fixed |= {*reads(layer), layer.output}
-        if layer.weights.dtype != np.int8 or layer.planes is not None:
-            fixed |= {*layer.convolved, layer.output}
-        at = 0
-        for name in layer.convolved:
-            count = graph.tensors[name].channels
-            used = np.any(layer.weights[:, :, at : at + count], axis=3)
-            patterns.setdefault(name, []).append(used.reshape(-1, count))
-            at += count
+        match layer.kernel:
+            case Convolution(weights=weights):
+                if weights.dtype != np.int8 or layer.epilogue.planes is not None:
+                    fixed |= {*layer.sources, layer.output}
+                used = np.any(weights, axis=3)
+                for name, part in zip(layer.sources, _parts(graph, layer), strict=True):
+                    patterns.setdefault(name, []).append(used[:, :, part].reshape(-1, len(part)))
+            case _:
+                fixed |= {*layer.reads, layer.output}
     found: dict[str, Order] = {}
-    for name in {layer.output for layer in graph.layers if isinstance(layer, Conv)} - fixed:
+    for name in {layer.output for layer in layers} - fixed:
         taps = np.concatenate(patterns[name]) if name in patterns else np.zeros((0, 0), np.bool_)
         _, group = np.unique(taps, axis=1, return_inverse=True)
         if len(set(group.reshape(-1).tolist())) > 1:
@@ -71,94 +72,57 @@ def _by_taps(graph: LayerGraph, taken: set[str]) -> dict[str, Order]:
     return found
 
 
+def _parts(graph: LayerGraph, layer: Layer) -> list[Order]:
+    """The channels of a layer's sources among all that its kernel reads, source by source."""
+    counts = graph.source_channels(layer)
+    return np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
+
+
 def _reorder(graph: LayerGraph, layer: Layer, orders: dict[str, Order]) -> Layer:
-    if isinstance(layer, Shuffle):
+    if not isinstance(layer.kernel, Convolution):
         return layer
-    at = 0
-    for name in layer.convolved:
-        count = graph.tensors[name].channels
-        if (inner := orders.get(name)) is not None:
-            weights = layer.weights.copy()
-            weights[:, :, at : at + count] = layer.weights[:, :, at + inner]
-            layer = dataclasses.replace(layer, weights=weights)
-        at += count
-    if (outer := orders.get(layer.output)) is not None:
-        layer = dataclasses.replace(
-            layer,
-            weights=layer.weights[..., outer],
-            bias=layer.bias[outer],
-            multiplier=layer.multiplier[outer],
-            negative_multiplier=layer.negative_multiplier[outer],
-            shift=layer.shift[outer],
-            planes=None if layer.planes is None else layer.planes[outer],
-        )
-    return layer
+    if orders.keys() & set(layer.sources):
+        parts = zip(layer.sources, _parts(graph, layer), strict=True)
+        inner = np.concatenate([part[orders[name]] if name in orders else part for name, part in parts])
+        layer = dataclasses.replace(layer, kernel=layer.kernel.pick_inputs(inner))
+    return layer.pick(orders[layer.output]) if layer.output in orders else layer
 
 
 def _isolate_shuffles(graph: LayerGraph) -> LayerGraph:
     producer = {layer.output: layer for layer in graph.layers}
-    readers: dict[str, list[Layer]] = {name: [] for name in graph.tensors}
+    readers: dict[str, list[Layer | Shuffle]] = {name: [] for name in graph.tensors}
     for layer in graph.layers:
-        for name in sources(layer):
+        for name in layer.streamed:
             readers[name].append(layer)
     fixed = {*graph.inputs, *graph.outputs}
 
     def free(name: str) -> bool:
         """Whether the tensor's order may change: only convolutions read it, and one convolution makes it."""
         made = producer.get(name)
-        return (
-            name not in fixed
-            and isinstance(made, Conv)
-            and made.plain
-            and not any(isinstance(reader, Conv) and not reader.plain for reader in readers[name])
-            and sum(isinstance(reader, Shuffle) for reader in readers[name]) <= 1
-            and not any(isinstance(reader, Conv) and reader.add is not None and reader.add.other == name
-                        for reader in readers[name])
-        )  # fmt: skip
+        if name in fixed or not isinstance(made, Layer) or not made.kernel.orders_channels:
+            return False
+        layers = computed(readers[name])
+        shuffles = len(readers[name]) - len(layers)
+        return shuffles <= 1 and all(one.kernel.orders_channels and one.operand != name for one in layers)
 
-    tensors, layers = dict(graph.tensors), list[Layer]()
+    def ready(name: str) -> bool:
+        """Whether the tensor's order may change, and with it that of its layer's second operand."""
+        made = producer.get(name)
+        if not free(name) or not isinstance(made, Layer):
+            return False
+        if (other := made.follows_order) is None:
+            return True
+        partner = producer.get(other)
+        alone = other not in fixed and len(readers[other]) == 1
+        return alone and isinstance(partner, Layer) and partner.kernel.orders_channels and not partner.follows_order
+
+    tensors, layers = dict(graph.tensors), list[Layer | Shuffle]()
     for layer in graph.layers:
-        if isinstance(layer, Shuffle):
-            made = producer.get(layer.source)
-            ready = free(layer.source)
-            if ready and isinstance(made, Conv) and made.add is not None and not made.add.broadcast:
-                other = made.add.other
-                partner = producer.get(other)
-                ready = (
-                    other not in fixed
-                    and len(readers[other]) == 1
-                    and isinstance(partner, Conv)
-                    and (partner.add is None or partner.add.broadcast)
-                )
-            if not ready:
-                source = tensors[layer.source]
-                copy = dataclasses.replace(source, name=f"{source.name}.reordered.{layer.name}")
-                tensors[copy.name] = copy
-                layers.append(copy_layer(f"{layer.name}.copy", source, copy))
-                layer = dataclasses.replace(layer, source=copy.name)
+        if isinstance(layer, Shuffle) and not ready(layer.source):
+            source = tensors[layer.source]
+            copy = dataclasses.replace(source, name=f"{source.name}.reordered.{layer.name}")
+            tensors[copy.name] = copy
+            layers.append(copy_layer(f"{layer.name}.copy", source, copy))
+            layer = dataclasses.replace(layer, source=copy.name)
         layers.append(layer)
     return dataclasses.replace(graph, tensors=tensors, layers=tuple(layers))
-
-
-def copy_layer(name: str, source: Tensor, target: Tensor) -> Conv:
-    """A one-by-one convolution that copies every value exactly."""
-    channels = source.channels
-    return Conv(
-        name=name,
-        source=source.name,
-        output=target.name,
-        weights=np.eye(channels, dtype=np.int8)[None, None],
-        bias=np.zeros(channels, np.int64),
-        stride=1,
-        pad_top=0,
-        pad_left=0,
-        multiplier=np.full(channels, 1 << 30, np.int64),
-        negative_multiplier=np.full(channels, 1 << 30, np.int64),
-        shift=np.full(channels, 30, np.int64),
-        zero_point=target.zero_point,
-        qmin=-128,
-        qmax=127,
-        table=None,
-        add=None,
-        macs=0,
-    )

@@ -10,12 +10,14 @@ lists. Padding stays exact: beyond the frame both forms read the zero point.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.scanline.layers import Conv, Layer, LayerGraph, Shuffle, reads, sources
-from codesign.compile.scanline.rewrite.ordering import copy_layer
+from codesign.compile.scanline.kernels.convolution import Convolution
+from codesign.compile.scanline.layers import Layer, LayerGraph, Shuffle
+from codesign.compile.scanline.rewrite.copies import copy_layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,19 +39,22 @@ class _Folder:
     def __init__(self, graph: LayerGraph) -> None:
         self.graph = graph
         self.tensors = dict(graph.tensors)
-        self.layers: list[Layer] = []
+        self.layers: list[Layer | Shuffle] = []
         self.kept: dict[str, _Kept] = {}
         self.folded = self._foldable()
 
     def fold(self) -> LayerGraph:
         for layer in self.graph.layers:
-            if isinstance(layer, Shuffle):
-                self._shuffle(layer)
-            elif layer.source in self.kept and layer.output in self.folded:
-                self._conv(layer)
-            else:
-                self.layers.append(layer)
-        used = {name for layer in self.layers for name in (*reads(layer), layer.output)}
+            match layer:
+                case Shuffle():
+                    self._shuffle(layer)
+                case Layer(kernel=Convolution() as kernel, sources=(name, *_)) if (
+                    name in self.kept and layer.output in self.folded
+                ):
+                    self._conv(layer, kernel)
+                case _:
+                    self.layers.append(layer)
+        used = {name for layer in self.layers for name in (*layer.reads, layer.output)}
         names = {*used, *self.graph.inputs, *self.graph.outputs}
         return dataclasses.replace(
             self.graph, tensors={n: t for n, t in self.tensors.items() if n in names}, layers=tuple(self.layers)
@@ -58,13 +63,13 @@ class _Folder:
     def _foldable(self) -> set[str]:
         """Shuffled tensors, and what is computed from them, of which no layer needs the pixels in place."""
         graph = self.graph
-        readers: dict[str, list[Layer]] = {name: [] for name in graph.tensors}
+        readers: dict[str, list[Layer | Shuffle]] = {name: [] for name in graph.tensors}
         factors = dict.fromkeys(graph.tensors, 1)
         for layer in graph.layers:
-            for name in sources(layer):
+            for name in layer.streamed:
                 readers[name].append(layer)
             own = layer.factor if isinstance(layer, Shuffle) else 1
-            factors[layer.output] = factors[layer.source] * own
+            factors[layer.output] = factors[layer.sources[0]] * own
         large = {name for name, factor in factors.items() if factor > 1}
         while True:
             kept = {name for name in large if all(self._follows(layer, large, factors) for layer in readers[name])}
@@ -72,16 +77,18 @@ class _Folder:
                 return kept
             large = kept
 
-    def _follows(self, layer: Layer, large: set[str], factors: dict[str, int]) -> bool:
+    def _follows(self, layer: Layer | Shuffle, large: set[str], factors: dict[str, int]) -> bool:
         """Whether ``layer``, which reads a tensor of ``large``, can do with its sub-pixels."""
         if isinstance(layer, Shuffle):
             return True
-        target, factor = self.graph.tensors[layer.output], factors[layer.source]
-        alike = all(name in large and factors[name] == factor for name in sources(layer))
+        kernel, epilogue = layer.kernel, layer.epilogue
+        if not isinstance(kernel, Convolution) or kernel.weights.dtype != np.int8 or epilogue.planes is not None:
+            return False
+        target, factor = self.graph.tensors[layer.output], factors[layer.sources[0]]
+        alike = all(name in large and factors[name] == factor for name in layer.streamed)
         whole = target.channels == layer.channels and target.height % factor == target.width % factor == 0
-        plain = layer.stride == 1 and not layer.edge and not layer.more and layer.plain
-        plain = plain and layer.weights.dtype == np.int8 and layer.planes is None
-        plain = plain and (layer.add is None or not layer.add.broadcast)
+        plain = kernel.stride == 1 and not kernel.edge and len(layer.sources) == 1
+        plain = plain and (epilogue.second is None or not epilogue.second.broadcast)
         return alike and whole and plain and layer.output in large and not target.as_weights
 
     def _shuffle(self, layer: Shuffle) -> None:
@@ -105,47 +112,38 @@ class _Folder:
             held = self.tensors[source]
             copy = dataclasses.replace(held, name=f"{held.name}.reordered.{name}")
             self.tensors[copy.name] = copy
-            made = copy_layer(f"{name}.copy", held, copy)
-            self.layers.append(dataclasses.replace(made, weights=made.weights[..., kept.order]))
+            self.layers.append(copy_layer(f"{name}.copy", held, copy).pick(kept.order))
             source = copy.name
         self.layers.append(Shuffle(name, source, output, kept.factor))
 
-    def _conv(self, layer: Conv) -> None:
-        source = self.kept[layer.source]
-        other = self.kept[layer.add.other] if layer.add is not None else None
+    def _conv(self, layer: Layer, kernel: Convolution) -> None:
+        source, second = self.kept[layer.sources[0]], layer.epilogue.second
+        other = self.kept[second.tensor] if second is not None else None
         f = source.factor
-        weights, pad_top, pad_left = _subpixel_weights(layer, f)
-        inner = np.zeros((*weights.shape[:2], self.tensors[source.tensor].channels, weights.shape[3]), np.int8)
-        inner[:, :, source.order] = weights
         target = self.graph.tensors[layer.output]
         held = dataclasses.replace(
-            target, name=f"{target.name}.subpixels", height=target.height // f, width=target.width // f,
+            target,
+            name=f"{target.name}.subpixels",
+            height=target.height // f,
+            width=target.width // f,
             channels=target.channels * f * f,
-        )  # fmt: skip
+        )
         # The second operand's channels decide the order of the sum's.
         order = other.order if other is not None else np.arange(held.channels)
         back = np.argsort(order)
-
-        def spread(values: NDArray[np.int64]) -> NDArray[np.int64]:
-            return np.repeat(values, f * f)[back]
-
+        inner = _on_subpixels(kernel, f).place_inputs(source.order, self.tensors[source.tensor].channels)
+        made = dataclasses.replace(
+            layer,
+            sources=(source.tensor,),
+            output=held.name,
+            kernel=inner.pick(back),
+            epilogue=layer.epilogue.pick(back // (f * f)),
+        )
+        if second is not None and other is not None:
+            made = made.with_second(dataclasses.replace(second, tensor=other.tensor))
         self.tensors[held.name] = held
         self.kept[layer.output] = _Kept(held.name, f, order)
-        self.layers.append(
-            dataclasses.replace(
-                layer,
-                source=source.tensor,
-                output=held.name,
-                weights=inner[..., back],
-                bias=spread(layer.bias),
-                pad_top=pad_top,
-                pad_left=pad_left,
-                multiplier=spread(layer.multiplier),
-                negative_multiplier=spread(layer.negative_multiplier),
-                shift=spread(layer.shift),
-                add=dataclasses.replace(layer.add, other=other.tensor) if layer.add is not None and other else None,
-            )
-        )
+        self.layers.append(made)
         if layer.output in self.graph.outputs:
             self._leave(f"{layer.name}.shuffle", layer.output, self.kept[layer.output])
 
@@ -154,21 +152,18 @@ def _natural(tensor: str, factor: int, channels: int) -> _Kept:
     return _Kept(tensor, factor, np.arange(channels * factor * factor))
 
 
-def _subpixel_weights(layer: Conv, f: int) -> tuple[NDArray[np.int8], int, int]:
-    """Weights over sub-pixels in natural order, ``[KY', KX', Cin f^2, Cout f^2]``, and the padding above and left."""
-    rows, columns, inputs, outputs = layer.weights.shape
+def _on_subpixels(kernel: Convolution, f: int) -> Convolution:
+    """``kernel`` over sub-pixels in natural order: ``[KY', KX', Cin f^2, Cout f^2]``, padding in whole pixels."""
+    rows, columns, inputs, outputs = kernel.weights.shape
 
-    def span(kernel: int, pad: int) -> tuple[int, int]:
+    def span(extent: int, pad: int) -> tuple[int, int]:
         first = -pad // f
-        return -first, (f - 1 + kernel - 1 - pad) // f - first + 1
+        return -first, (f - 1 + extent - 1 - pad) // f - first + 1
 
-    (top, tall), (left, wide) = span(rows, layer.pad_top), span(columns, layer.pad_left)
+    (top, tall), (left, wide) = span(rows, kernel.pad_top), span(columns, kernel.pad_left)
     result = np.zeros((tall, wide, inputs, f, f, outputs, f, f), np.int8)
-    for i in range(f):
-        for j in range(f):
-            for dy in range(rows):
-                for dx in range(columns):
-                    y, a = divmod(i + dy - layer.pad_top, f)
-                    x, b = divmod(j + dx - layer.pad_left, f)
-                    result[y + top, x + left, :, a, b, :, i, j] = layer.weights[dy, dx]
-    return result.reshape(tall, wide, inputs * f * f, outputs * f * f), top, left
+    for i, j, dy, dx in itertools.product(range(f), range(f), range(rows), range(columns)):
+        y, a = divmod(i + dy - kernel.pad_top, f)
+        x, b = divmod(j + dx - kernel.pad_left, f)
+        result[y + top, x + left, :, a, b, :, i, j] = kernel.weights[dy, dx]
+    return Convolution(result.reshape(tall, wide, inputs * f * f, outputs * f * f), pad_top=top, pad_left=left)

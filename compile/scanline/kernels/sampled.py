@@ -1,0 +1,36 @@
+"""Shared by the kinds that sample bilinearly beside the array: warp, resize and window."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from codesign.compile.scanline.kernels.kernel import Int64, Kernel
+from codesign.compile.scanline.plan.mapping import Mapping, Mappings
+from codesign.compile.scanline.tensors import Tensor
+from codesign.hw.numerics import SAMPLE_UNITS, ceil_div
+
+
+class Sampled(Kernel):
+    """A kernel whose psums are bilinear samples in units of 2^-16. It uses nothing of the array, and has no weights."""
+
+    splits: ClassVar[bool] = False
+    takes_operand: ClassVar[bool] = False
+
+    def map(self, mappings: Mappings, source_channels: tuple[int, ...], unfold: int = 0) -> Mapping:
+        spec = mappings.spec
+        words = np.zeros((0, spec.co_lanes, spec.ci_lanes), np.int8)
+        return Mapping(words, (), (), 1, 0, ceil_div(self.channels, spec.ci_lanes))
+
+    def group_cycles(self, mappings: Mappings, made: Mapping, output: Tensor, operand: bool) -> int:
+        """Two reads a sample, and what a set of words and its places take besides."""
+        spec = mappings.spec
+        sets = ceil_div(made.output_words * spec.ci_lanes, spec.co_lanes)
+        return 2 * spec.pixel_lanes * made.output_words + 4 * sets + 2
+
+    def folded_bias(self, bias: Int64, zero_point: int) -> Int64:
+        return bias - zero_point * SAMPLE_UNITS
+
+    def psum_reach(self, source_channels: int) -> Int64:
+        return np.full(self.channels, 128 * SAMPLE_UNITS, np.int64)
