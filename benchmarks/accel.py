@@ -1,9 +1,9 @@
 """Scanline on ten networks, measured on the RTL: ``make bench-accel`` → a table and ``results/accel.json``.
 
-Every row is one continuous simulation of one frame of a photograph, DRAM of 16 bytes a cycle and 100 cycles latency,
-and every value of its output is compared with the golden model and with the integer evaluation of the quantised graph.
-``--predict`` asks the cycle model alone, in seconds. Rows that the result file already has from the same commit are
-kept, so an interrupted run goes on.
+Every row is one continuous simulation of one frame of a photograph, with a DRAM of 16 bytes per cycle and 100 cycles
+latency, and every value of its output is compared with the golden model and with the integer evaluation of the
+quantised graph. ``--predict`` uses the cycle model alone and takes seconds. Rows of the same commit in the result file
+are kept, so an interrupted run can be continued.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ BYTES_PER_CYCLE, LATENCY = 16, 100
 HALF = dataclasses.replace(
     BASE, name="base-512k", scratchpad_bytes=320 * 1024, weight_words=1024, fill_words=1024, parameter_channels=512
 )
-"""``base`` with 512 KiB on chip, the memory that Vela's figures had."""
+"""``base`` with 512 KiB on chip, the memory of Vela's figures."""
 
 SPECS = {spec.name: spec for spec in (BASE, HALF)}
 
@@ -62,9 +62,9 @@ class Workload:
     width: int
     height: int
     block: str = ""
-    """Dotted path of the module that is run alone, on what it is fed inside the network."""
+    """Dotted path of a module that is run alone, on the input that the network gives it."""
     grow: int = 1
-    """The network's frame over the block's."""
+    """Ratio of the network's frame size to the block's."""
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ WORKLOADS = (
 
 MOSTLY_COMPULSORY = ("espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3", "quicksrnet_m_x3")
 
-# Vela 5.2, Ethos-U85-2048, 512 KiB SRAM, INT8 of the same networks: MACs as it counts them, its own estimate of cycles,
+# Vela 5.2, Ethos-U85-2048, 512 KiB SRAM, INT8 of the same networks: MACs by its count, its estimate of cycles,
 # and DRAM bytes of a frame.
 VELA = {
     "espcn_x3": (11.31e9, 19.3e6, 90e6),
@@ -110,7 +110,7 @@ def compiled(workload: Workload, spec: AccelSpec) -> tuple[CompiledNetwork, NDAr
     module, channels = net, network.channels
     if workload.block:
         module = net.get_submodule(workload.block)
-        if network.channels == 6:  # a pyramid needs larger pictures than the calibration's crops
+        if network.channels == 6:  # a pyramid needs larger pictures than the calibration crops
             pairs = photographs(6, 1, limit=4)
             crops = [
                 np.ascontiguousarray(fit(pair[0].transpose(1, 2, 0), 256, 256).transpose(2, 0, 1))[None]
@@ -133,7 +133,8 @@ def compiled(workload: Workload, spec: AccelSpec) -> tuple[CompiledNetwork, NDAr
 
 
 def mapping_bound(network: CompiledNetwork) -> float:
-    """MAC utilisation if the array did nothing but its mapping's steps: no halo, no rounding of rows to the lanes."""
+    """MAC utilisation if the array did only its mapping's steps, without halo and without rounding rows up to the
+    lanes."""
     spec, (region,) = network.spec, network.regions
     tensors = region.plan.graph.tensors
     steps = (
@@ -200,7 +201,7 @@ def measure(workload: Workload, accel: str, predict_only: bool) -> dict[str, Any
 
 
 def table(rows: list[dict[str, Any]], title: str) -> Table:
-    """What the benchmark prints."""
+    """The table that the benchmark prints."""
     result = Table(title=title)
     for heading in (
         "workload",
@@ -252,10 +253,10 @@ def vela_table(rows: dict[tuple[str, str], dict[str, Any]]) -> Table:
 
 
 def main(
-    only: Annotated[list[str] | None, typer.Argument(help="Workloads; all without.")] = None,
+    only: Annotated[list[str] | None, typer.Argument(help="Workloads; all by default.")] = None,
     accel: Annotated[str, typer.Option(help="base, base-512k or both.")] = "both",
-    predict: Annotated[bool, typer.Option("--predict", help="The cycle model alone.")] = False,
-    jobs: Annotated[int, typer.Option(help="Rows at a time.")] = os.cpu_count() or 1,
+    predict: Annotated[bool, typer.Option("--predict", help="Use the cycle model alone.")] = False,
+    jobs: Annotated[int, typer.Option(help="Rows measured at a time.")] = os.cpu_count() or 1,
     output: Annotated[Path, typer.Option(help="The result file.")] = RESULTS,
 ) -> None:
     """Measure Scanline on the ten networks."""

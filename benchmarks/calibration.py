@@ -1,9 +1,9 @@
 """The account calibrated on Debian's OSU 180 nm cells: ``make bench-calibration`` → ``results/calibration.json``.
 
-Units measured on random operands become the account's records at 180 nm, and the energy of operand selection over a
-multiplication a record at any node: ``codesign/energy/constants/calibration.toml``. Blocks are then compared with the
-account: run it twice after a change of the RTL, so that the comparison is with the records that were written.
-Needs the Debian package ``qflow-tech-osu018``.
+Units measured on random operands give the account's records at 180 nm, and the energy of operand selection over a
+multiplication gives a record for any node: ``codesign/energy/constants/calibration.toml``. Blocks are then compared
+with the account. Run it twice after a change of the RTL, so that the second run compares with the new records. Needs
+the Debian package ``qflow-tech-osu018``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The suite's options, for benchmarks too."""
+"""The test suite's options for benchmarks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def data_dir(request: pytest.FixtureRequest) -> Path:
-    """The folder given with ``--data``; skips without it, fails when it is given but empty."""
+    """The folder given with ``--data``; skips without it, fails if it is empty."""
     option = request.config.getoption("--data")
     if option is None:
         pytest.skip("needs --data DIR")

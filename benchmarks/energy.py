@@ -1,9 +1,9 @@
 """Published chips predicted from their public parameters: ``make bench-energy`` → a table and ``results/energy.json``.
 
-A chip is taken for a Scanline of its size: as many MACs, as much memory, its node, supply and clock. The cycle model
-runs a super-resolution network on that machine, and the account of energy, with the records as they ship, gives joules
-per MAC and leakage. What was published is read only to print it beside. RAFT-Lite runs on an FPGA, whose energy this
-project does not model; designs that state no power are predicted and not judged.
+A chip is modelled as a Scanline of its size: as many MACs, as much memory, its node, supply and clock. The cycle model
+runs a super-resolution network on that machine, and the energy account, with the shipped records, gives joules per MAC
+and leakage. Published results are only printed beside. RAFT-Lite runs on an FPGA, whose energy this
+project does not model; designs without published power are predicted, not judged.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ CHIPS = Path(__file__).parent / "chips.toml"
 RESULTS = Path(__file__).parent / "results" / "energy.json"
 
 NETWORK, SIZE = "edsr_f32b5_x2", (320, 180)
-"""What every chip is taken to run: MLPerf Mobile's super-resolution network."""
+"""Network run on every chip: MLPerf Mobile's super-resolution network."""
 
 PLAIN = dataclasses.replace(BASE, statistic_channels=0, window_beats=0)
-"""What chips are shaped like: none of them normalises by a frame's statistics or looks windows up."""
+"""Machine from which chips are derived: none of them has a normaliser or reads windows."""
 
 WITHIN = 2.0
 
 
 @dataclass(frozen=True)
 class Public:
-    """All that a prediction may use."""
+    """Public parameters, the only input of a prediction."""
 
     node: str
     volts: float
@@ -67,7 +67,7 @@ class Public:
 
 @dataclass(frozen=True)
 class Published:
-    """What a prediction is held against; a design may state one or none of the two."""
+    """Published results for comparison; a design may state one, both or none."""
 
     watts: float | None = None
     tops_per_watt: float | None = None
@@ -83,7 +83,7 @@ class Chip:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of the chip alone, without DRAM, its interface and the regulator, at 25 C."""
+    """Prediction for the chip alone, without DRAM, its interface and the regulator, at 25 C."""
 
     spec: AccelSpec
     macs: int
@@ -101,7 +101,7 @@ def chips(path: Path = CHIPS) -> tuple[Chip, ...]:
 
 
 def macs_of(public: Public) -> int:
-    """MACs as published; or from throughput and clock; or as many as a Scanline of the chip's gates or area has."""
+    """Published MACs; or those from throughput and clock; or those of a Scanline with the chip's gates or area."""
     if public.macs is not None:
         return public.macs
     if public.macs_per_s is not None and public.clock_hz is not None:
@@ -114,7 +114,7 @@ def macs_of(public: Public) -> int:
 
 
 def scanline(macs: int, memory_bytes: int | None) -> AccelSpec:
-    """A machine of ``macs`` MACs to the nearest power of two, shaped as the presets are; memory as given, or in
+    """A machine of ``macs`` MACs, rounded to a power of two, in the presets' proportions; memory as given, or in
     ``base``'s proportion to MACs."""
     lanes = 1 << max(6, round(math.log2(macs)))
     ci = 8 if lanes < 4096 else 16
@@ -143,7 +143,7 @@ def scanline(macs: int, memory_bytes: int | None) -> AccelSpec:
 
 
 def _most(size: Callable[[AccelSpec], float], limit: float, public: Public) -> int:
-    """MACs for ``limit``, on the line between the powers of two around it."""
+    """MACs for ``limit``, interpolated between powers of two."""
     below = 64
     while size(scanline(2 * below, public.memory_bytes)) <= limit:
         below *= 2
@@ -180,14 +180,14 @@ def predict(public: Public, count: Callable[[AccelSpec], Counters] = counters) -
             switching_j = switching_j + part.joules
     per_issued = switching_j / float(events.macs_issued)
     rate = public.macs_per_s or macs * (public.clock_hz or spec.clock_hz) * public.utilization
-    # The nearest power of two stands for the chip's own number of MACs, in leakage too.
+    # The nearest power of two represents the chip's number of MACs, in leakage too.
     watts = per_issued * rate + leakage_w * (macs / spec.macs_per_cycle)
     efficiency = Interval.exact(2e-12 * rate) / watts
     return Prediction(spec, macs, watts, efficiency, watts / rate, bill)
 
 
 def row(chip: Chip, predicted: Prediction) -> dict[str, Any]:
-    """Predicted, published, and predicted over published, in the unit that was published."""
+    """Predicted and published figure and their ratio, in the published unit."""
     in_watts = chip.published.tops_per_watt is None
     figure = predicted.watts if in_watts else predicted.tops_per_watt
     published = chip.published.watts if in_watts else chip.published.tops_per_watt
@@ -212,7 +212,7 @@ def row(chip: Chip, predicted: Prediction) -> dict[str, Any]:
 
 
 def alternative(rows: Mapping[str, Chip]) -> dict[str, Any]:
-    """What a doubtful parameter decides: SRNPU with 8-bit operands."""
+    """The prediction with another value of a doubtful parameter: SRNPU with 8-bit operands."""
     chip = rows["SRNPU"]
     narrow = dataclasses.replace(chip, public=dataclasses.replace(chip.public, operand_bits=8))
     return row(narrow, predict(narrow.public)) | {"chip": "SRNPU, were its operands 8 bits"}

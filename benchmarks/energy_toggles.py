@@ -1,10 +1,10 @@
-"""How much real images switch: ``make bench-toggles`` → ``results/toggles.json`` and the records of ``activity.toml``.
+"""Switching activity of real images: ``make bench-toggles`` → ``results/toggles.json``, records of ``activity.toml``.
 
-Every convolution of a network is laid out on ``base`` as the compiler does, with the int8 tensors that scikit-image's
-photographs give, and its operands, weights and psums are followed step by step over runs of neighbouring pixel groups.
+Every convolution of a network is mapped to ``base`` as by the compiler, with the int8 tensors of scikit-image's
+photographs, and its operands, weights and psums are followed step by step over runs of neighbouring pixel groups.
 Registers: the share of bits that change from one step to the next. Multiplier and adders: switched load of a gate-level
-netlist under those operands, over that under random operands, which is what published energies are taken to be for.
-Networks with trained weights only: seeded ones have no feature maps worth the name. ``--data DIR`` adds trained ones.
+netlist under these operands over that under random operands, for which published energies are assumed to hold. Only
+networks with trained weights are used: seeded ones have no realistic feature maps. ``--data DIR`` adds trained ones.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ GIVEN = {
     "fsrcnn_x2_subpixel1": "fsrcnn_x2.npz",
     "srvgg16_x4": "realesr_animevideov3_x4.npz",
 }
-"""Networks that the folder ``--data`` has trained weights for, run on the accelerator as one region."""
+"""Networks with trained weights in the folder ``--data``, run on the accelerator as one region."""
 
 LEAST_SHARE = 0.05
-"""Of a network's steps: what a layer must have for its figures to bound the records."""
+"""Share of a network's steps that a layer needs for its figures to bound the records."""
 
 SIZE = (96, 96)
 ROWS, RUN, LANES = 6, 6, 24
@@ -67,7 +67,7 @@ FIGURES = ("activations", "weights", "psums", "multiply", "sum", "accumulate")
 
 @dataclass(frozen=True)
 class Unit:
-    """An arithmetic unit's netlist, and what random operands switch in it."""
+    """An arithmetic unit's netlist, and its switched load under random operands."""
 
     circuit: Circuit
     random: float
@@ -124,7 +124,7 @@ def tensors(graph: LayerGraph, inputs: dict[str, Int8]) -> dict[str, Int8]:
                 q = numerics.add_requantised(q, values[name], rule)
             case SecondOperand(tensor=name, rule=numerics.MultiplyRule() as rule):
                 q = numerics.multiply_requantised(q, values[name], rule)
-        # A layer that was split fills its channels of the output.
+        # A part of a split layer fills its channels of the output.
         whole = values.setdefault(layer.output, np.zeros((output.height, output.width, output.channels), np.int8))
         whole[..., layer.first_channel : layer.first_channel + layer.channels] = q
     return values
@@ -148,7 +148,7 @@ def padded(layer: Layer, source: Tensor, output: Tensor, values: dict[str, Int8]
 
 
 def operands(spec: AccelSpec, mapping: Mapping, frame: Int8, stride: int, y: int, x: int) -> Int8:
-    """What the lanes are fed for the pixel group at ``(y, x)``: ``int8[steps, lane_groups, ci_lanes, pixels]``."""
+    """Operands of the lanes for the pixel group at ``(y, x)``: ``int8[steps, lane_groups, ci_lanes, pixels]``."""
     channels = -(-frame.shape[2] // spec.ci_lanes) * spec.ci_lanes
     wide = np.zeros((*frame.shape[:2], channels), np.int8)
     wide[..., : frame.shape[2]] = frame
@@ -213,7 +213,7 @@ def layer_activity(
             if last[at % len(last)]:
                 running = np.zeros(LANES, np.int64)
         sums["psums"].append(changed_share(psum.astype(np.int32)))
-        tree = np.cumsum(products, axis=2) - products  # what a lane's product is added to
+        tree = np.cumsum(products, axis=2) - products  # the sum that a lane's product is added to
         for index, lane in enumerate(inputs):
             fed_lane, word_lane = pixel_operands[:, index, lane], words[:, outputs[index], lane].astype(np.int64)
             sums["multiply"].append(against["multiply"].activity(fed_lane, word_lane))
@@ -230,7 +230,7 @@ def trained(data: Path | None) -> Iterator[tuple[str, Path | None]]:
 
 
 def network_activity(name: str, weights: Path | None, spec: AccelSpec, against: dict[str, Unit]) -> dict[str, Any]:
-    """Figures of one network: its layers' weighted by the array's steps, mean over the photographs."""
+    """Figures of one network: the mean over its layers, weighted by the array's steps, and over the photographs."""
     network = networks.get(name)
     module = networks.load(name, weights)
     size = (SIZE[0], SIZE[1])

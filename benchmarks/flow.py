@@ -1,14 +1,13 @@
-"""What quantisation costs flow networks: ``python benchmarks/flow.py --data DIR`` → ``results/flow.json``, row by row.
+"""Loss of flow networks by quantisation: ``python benchmarks/flow.py --data DIR`` → ``results/flow.json``, row by row.
 
-With trained weights (SpyNet's from ``DIR/weights``, ``flow_small``'s this project's) end-point errors, FP32, INT8
-(flows have 16 bits there) and mixed by an error budget, on Sintel against PWC-Net's own flow (``DIR/sintel``: a
-reference, no truth) and on scikit-image's stereo pair against its ground truth; and what mixing costs on ``base``, by
-the cycle model. Networks whose weights are seeded have no quality: how far the quantised output lies from FP32's,
-over that one's size.
+With trained weights (SpyNet's from ``DIR/weights``, ``flow_small``'s from this project): end-point errors in FP32, in
+INT8 (where flows have 16 bits) and mixed by an error budget, on Sintel against PWC-Net's own flow (``DIR/sintel``: a
+reference, not a truth) and on scikit-image's stereo pair against its ground truth; and the cost of mixing on ``base``,
+by the cycle model. With seeded weights: the distance of the quantised output from FP32's, relative to the latter.
 
-Calibrated by extremes on three pairs of ``DIR/clip`` of the pair's size; widths are chosen on the same pairs at a
-quarter of the size, where backward passes take a sixteenth of the time. Quantised networks run in their
-quantise/dequantise form. A row that is there is kept: ``--again`` measures all anew.
+Calibration uses the extremes of three pairs of ``DIR/clip`` of the pair's size; bit widths are chosen on the same pairs
+at a quarter of the size, where backward passes take a sixteenth of the time. Quantised networks run in their
+quantise/dequantise form. Existing rows are kept; ``--again`` measures all anew.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ RESULTS = Path(__file__).parent / "results" / "flow.json"
 COMMAND = "python benchmarks/flow.py --data DIR"
 
 BUDGET_PIXELS, PART = 0.1, 4
-"""On calibration pairs of a quarter of the size, a third of what 8 bits cost SpyNet there."""
+"""Error budget in pixels, on calibration pairs of a quarter of the size: a third of SpyNet's error in 8 bits there."""
 
 SEEDED: dict[str, tuple[int, tuple[int, int]]] = {
     "pwcnet": (2, (256, 128)),
@@ -59,7 +58,7 @@ SEEDED: dict[str, tuple[int, tuple[int, int]]] = {
     "rife": (2, (256, 128)),
     "basicvsr_x4": (3, (64, 64)),
 }
-"""Frames a network takes, and their size."""
+"""Number and size of the frames that a network takes."""
 
 Frames = NDArray[np.float32]
 
@@ -89,7 +88,7 @@ def pairs(data: Path) -> list[Pair]:
 
 
 def calibration(data: Path, width: int, height: int, frames: int = 2) -> list[Frames]:
-    """Runs of the clip from its beginning, its middle, and backwards from its end."""
+    """Parts of the clip from its beginning, its middle, and backwards from its end."""
     clip = [images.fit(images.load_image(path), width, height) for path in images.image_files(data / "clip")]
     return [stacked(*run_) for run_ in (clip[:frames], clip[5 : 5 + frames], clip[::-1][:frames])]
 
@@ -106,7 +105,7 @@ def output(network: Calibrated, widths: Widths, frames: Frames) -> NDArray[np.fl
 
 
 def whole(network: Calibrated, widths: Widths) -> Widths:
-    """``widths``, which were chosen at another size, in ``network``: an operator has the same name there."""
+    """``widths`` that were chosen at another size, for ``network``, whose operators have the same names."""
     found = network.closed(network.least | widths)
     missing = (widths.tensors - {unit.name for unit in network.parts}) | (
         widths.weights - {unit.head.name for unit in network.parts}
@@ -117,7 +116,7 @@ def whole(network: Calibrated, widths: Widths) -> Widths:
 
 
 def on_machine(network: Calibrated, widths: Widths) -> dict[str, Any]:
-    """What a frame takes on ``base``, regions one after another, by the cycle model; the host's part is not in it."""
+    """Cost of a frame on ``base`` by the cycle model, regions one after another, without the host's part."""
     parted = partition(network.quantised(widths).module, BASE)
     found = [timing.predict(emit(make_plan(BASE, lower(function, symbol)))) for symbol, function in parted.regions]
     return {
@@ -177,8 +176,8 @@ def rows(data: Path) -> Iterator[tuple[str, str, str]]:
 
 def main(
     data: Annotated[Path, typer.Option(help="Folder with sintel/, clip/ and weights/.")],
-    again: Annotated[bool, typer.Option("--again", help="Measure rows that are there already.")] = False,
-    only: Annotated[str, typer.Option(help="This network alone.")] = "",
+    again: Annotated[bool, typer.Option("--again", help="Measure existing rows again.")] = False,
+    only: Annotated[str, typer.Option(help="Measure only this network.")] = "",
 ) -> None:
     console = Console()
     known = {"spynet": data / "weights" / "spynet_sintel_final.npz", "flow_small": None}

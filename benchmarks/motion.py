@@ -1,10 +1,10 @@
-"""Networks of moving pictures on ``base``: ``python benchmarks/motion.py --data DIR`` → ``results/motion.json``.
+"""Flow and video networks on ``base``: ``python benchmarks/motion.py --data DIR`` → ``results/motion.json``.
 
-A row that is ``rtl-measured`` is one continuous simulation of a frame on the RTL, every value compared; of frames that
-would take an hour the cycle model says the cycles (``modelled``: every sample of a warp on chip), and a crop is
-simulated to show how near it is. DRAM of 16 bytes a cycle and 100 cycles latency. Frames and published weights are
-DIR's (``sintel/``, ``clip/``, ``weights/``); without it a photograph that moves, and seeds. Rows that the result file
-already has from the same commit are kept, so an interrupted run goes on; so does an interrupted simulation.
+A row marked ``rtl-measured`` is one continuous simulation of a frame on the RTL with every value compared. For frames
+that would take an hour the cycle model gives the cycles (``modelled``: every sample of a warp on chip), and a crop is
+simulated to show its error. The DRAM has 16 bytes per cycle and 100 cycles latency. Frames and published weights are in
+DIR (``sintel/``, ``clip/``, ``weights/``); without it a moving photograph and seeded weights are used. Rows of the same
+commit in the result file are kept, so an interrupted run can be continued; so can an interrupted simulation.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def stacked(frames: list[images.Pixels]) -> NDArray[np.float32]:
 
 
 def frames_of(workload: Workload, size: Size, count: int, data: Path | None) -> tuple[Frame, list[NDArray[np.float32]]]:
-    """What is run, and what is calibrated on: ``count`` consecutive frames of ``size`` each."""
+    """The frame to run and the frames to calibrate on: ``count`` consecutive frames of ``size`` each."""
     scale = 4 if workload.network.endswith("_x4") else 1
     if data is None:
         crops = calibration_frames(3 * count, scale, size=size)[:3]
@@ -154,9 +154,9 @@ def by_kind(what: Compiled, timeline: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def host_seconds(what: Compiled) -> float:
-    """Of one frame, on this computer: quantising, dequantising and every operator that the machine does not run.
+    """Seconds of one frame on this computer's host: quantising, dequantising and every operator on the host.
 
-    The least of a few runs in which the machine answers at once, with zeros.
+    The least of a few runs in which the machine answers at once with zeros.
     """
 
     def answer(program: Program, _: object) -> dict[str, NDArray[np.int8]]:
@@ -180,7 +180,7 @@ def predicted(what: Compiled) -> Counters:
 
 
 def simulated(what: Compiled, console: Console, kept: Path) -> tuple[dict[str, Any], Counters, dict[str, Any]]:
-    """How a run on the RTL went, what it counted, and its layers."""
+    """A run on the RTL: exactness, counters, layers."""
     model = predicted(what)
     with tempfile.TemporaryDirectory(prefix="motion-") as folder:
         trace = Path(folder) / "timeline.json"
@@ -261,12 +261,12 @@ def measure(workload: Workload, data: Path | None, console: Console, kept: Path)
 
 
 def main(
-    only: Annotated[list[str] | None, typer.Argument(help="Networks; all without.")] = None,
+    only: Annotated[list[str] | None, typer.Argument(help="Networks; all by default.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder with sintel/, clip/ and weights/.")] = None,
     kept: Annotated[Path, typer.Option(help="Folder for interrupted simulations.")] = Path("out/motion"),
     output: Annotated[Path, typer.Option(help="The result file.")] = RESULTS,
 ) -> None:
-    """Measure Scanline on networks of moving pictures."""
+    """Measure Scanline on flow and video networks."""
     torch.set_num_threads(1)
     console = Console()
     commit = provenance.commit("benchmarks/motion.py")

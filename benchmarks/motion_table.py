@@ -1,6 +1,6 @@
-"""Tables of networks of moving pictures, from ``motion.json`` and ``flow.json``: ``python benchmarks/motion_table.py``.
+"""Tables of flow and video networks, from ``motion.json`` and ``flow.json``: ``python benchmarks/motion_table.py``.
 
-``results/README.md`` has them, and a test holds them together.
+``results/README.md`` contains them; a test compares the two.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ MIXED = (
 
 
 def networks(results: Path = RESULTS) -> str:
-    """What each costs, and how well it does, in Markdown."""
+    """Cost and quality of each network, in Markdown."""
     rows = json.loads((results / "motion.json").read_text())["rows"]
     quality = json.loads((results / "flow.json").read_text())["rows"]
     return _table(HEADINGS, [_cells(row, [one for one in quality if one["network"] == row["network"]]) for row in rows])
 
 
 def mixed(results: Path = RESULTS) -> str:
-    """End-point errors in 8 bits and by an error budget, and what that costs, in Markdown."""
+    """End-point errors in 8 bits and by an error budget, with the cost of the budget, in Markdown."""
     rows = json.loads((results / "flow.json").read_text())["rows"]
     return _table(MIXED, [_budget(row) for row in rows if "fp32" in row])
 
@@ -94,7 +94,7 @@ def _cells(row: dict[str, Any], quality: list[dict[str, Any]]) -> list[str]:
 
 
 def _two(value: float) -> str:
-    """Two digits that count."""
+    """A number to two significant digits."""
     return f"{float(f'{value:.2g}'):g}"
 
 

@@ -1,4 +1,4 @@
-"""Of what and on what a result was measured."""
+"""Commit, machine and versions of a measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Condense pytest-benchmark's output into a result worth keeping: ``record.py IN.json OUT.json "COMMAND"``."""
+"""Condense pytest-benchmark's output into a result file: ``record.py IN.json OUT.json "COMMAND"``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def condensed(raw: dict, command: str) -> dict:
-    """Provenance and, per benchmark, its median seconds and what it put in ``extra_info``."""
+    """Provenance and, per benchmark, median seconds and ``extra_info``."""
     info, commit = raw["machine_info"], raw["commit_info"]
     cpu = info["cpu"]
     return {

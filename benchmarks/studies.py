@@ -1,7 +1,7 @@
 """Record the studies: ``make bench-studies DATA=DIR`` writes ``benchmarks/results/film_hour.json``, ``int8.json``,
 ``temporal.json`` and ``stabilise.json``.
 
-Nothing of it is timed: cycles, bytes and decibels are the same on every machine.
+Nothing is timed: cycles, bytes and decibels are the same on every machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write(name: str, study: dict[str, Any]) -> None:
 
 
 def motion(data: Path | None) -> None:
-    """Flicker and jitter with the flow network that ships, and with the published SpyNet where ``data`` has it."""
+    """Flicker and jitter with the shipped flow network, and with the published SpyNet if ``data`` has it."""
     clips = {"photograph": moving_camera((192, 128))}
     flows = {"flow_small": flow_by("flow_small", None)}
     if data is not None:
@@ -56,7 +56,7 @@ def motion(data: Path | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder with weights/ and clip/")
-    parser.add_argument("--only", choices=("cost", "motion"), help="what an hour costs and INT8 gains, or of motion")
+    parser.add_argument("--only", choices=("cost", "motion"), help="cost (film hour, INT8) or motion (flicker, jitter)")
     options = parser.parse_args()
     if options.only != "cost":
         motion(options.data)

@@ -1,4 +1,4 @@
-"""How many machines a second the analytical model prices: ``make bench-explore``."""
+"""Speed of the analytical model in machines per second: ``make bench-explore``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def region():
 
 @pytest.mark.parametrize("search", [False, True], ids=["mapping_kept", "cascades_searched"])
 def test_explore_fsrcnn(benchmark, region, search):
-    """Target: 100 thousand machines a second with the mapping kept, a thousand with cascades searched."""
+    """Target: 100 thousand machines per second with the mapping kept, a thousand with cascades searched."""
     machines = product(BASE, CHOICES)
     found = benchmark.pedantic(
         explore, args=(region.graph, machines), kwargs={"keep": None if search else region.plan}, rounds=3

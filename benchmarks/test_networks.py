@@ -1,6 +1,6 @@
-"""What compiling and simulating cost, and what the machine reaches: ``make bench``, with ``DATA=DIR`` also quality.
+"""Cost of compiling and simulating, and the machine's speed: ``make bench``; with ``DATA=DIR`` also quality.
 
-Each benchmark runs once and keeps its figures in ``extra_info``; compare them within one run only.
+Each benchmark runs once and keeps its figures in ``extra_info``; compare figures only within one run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ NETWORKS = (
 
 
 def measured(arguments: list[str], tmp_path: Path) -> tuple[dict, float, int]:
-    """Run a command of the tool in a process of its own: its JSON, wall seconds, and its peak memory in bytes."""
+    """Run a command in a process of its own; returns its JSON, wall seconds, and peak memory in bytes."""
     target = tmp_path / "figures.json"
     began = time.perf_counter()
     child = subprocess.Popen(

@@ -15,7 +15,7 @@ from codesign.hw.program.program import Program
 
 @dataclass(frozen=True)
 class ClipProgram:
-    """A network whose states stay in the machine's memory: tensors of its program, by name."""
+    """A program whose states stay in the machine's memory, with the names of its tensors."""
 
     program: Program
     frame: str
@@ -27,19 +27,21 @@ class ClipProgram:
 
 
 def clip_program(network: CompiledNetwork) -> ClipProgram:
-    """Raises :class:`UnsupportedError` unless the whole network runs on the accelerator, and for one without states."""
+    """The program of a recurrent network.
+
+    Raises :class:`UnsupportedError` for a network with operators on the host, and for one without states."""
     where = network.name
     hosted = [placement.name for placement in network.placements if not placement.on_accelerator]
     if hosted or len(network.regions) != 1:
         raise UnsupportedError(
-            "the host has a part in every frame, and would have to be given the states",
+            "the host runs a part of every frame, so the states would have to leave the machine",
             where=hosted[0] if hosted else where,
-            hint="See `compile` for what runs where; a network of the machine alone keeps its states there.",
-        )  # fmt: skip
+            hint="See `compile` for the operators on the host; a network without any keeps its states in the machine.",
+        )
     (region,) = network.regions
     ((_, function),) = network.partitioned.regions
     main = network.partitioned.module["main"]
-    names: dict[Any, str | list[str]] = {}  # of the program's tensors that variables of main are
+    names: dict[Any, str | list[str]] = {}  # variable of main -> name of the program's tensor, or names of several
     codes: dict[Any, Any] = {}  # parameter -> its codes
     for binding in main.body.blocks[0].bindings:
         value, var = binding.value, binding.var
@@ -59,7 +61,11 @@ def clip_program(network: CompiledNetwork) -> ClipProgram:
             names[var] = names[value]
     frame, *states = (names.get(codes.get(parameter), "") for parameter in main.params)
     if not isinstance(main.body.body, relax.Tuple) or not states:
-        raise UnsupportedError("nothing is carried from frame to frame", where=where, hint="Declare its states.")
+        raise UnsupportedError(
+            "no state is carried from frame to frame",
+            where=where,
+            hint="Declare the module's states with state_shapes.",
+        )
     result, *left = (str(names[field]) for field in main.body.body.fields)
     carried = (Carried(after, str(before)) for after, before in zip(left, states, strict=True))
     return ClipProgram(region.program, str(frame), result, tuple(carried))

@@ -62,7 +62,7 @@ class Quantisation:
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the network on the accelerator."""
+    """A part of the network that runs on the accelerator."""
 
     symbol: str
     graph: LayerGraph = field(repr=False)
@@ -73,7 +73,7 @@ class Region:
 
 @dataclass(frozen=True)
 class CompiledNetwork:
-    """What :func:`compile_network` made. Shapes are ``(1, C, H, W)``."""
+    """The result of :func:`compile_network`. Shapes are ``(1, C, H, W)``."""
 
     name: str
     spec: AccelSpec
@@ -82,9 +82,9 @@ class CompiledNetwork:
     partitioned: Partitioned = field(repr=False)
     regions: tuple[Region, ...]
     codes: dict[str, int] = field(repr=False)
-    """Distinct int8 codes that calibration saw per stored tensor; empty for a model that came quantised."""
+    """Number of distinct int8 codes per stored tensor in calibration; empty for a model that came quantised."""
     mixed: Mixed | None = field(default=None, repr=False)
-    """What has 16 bits and why; None without an error budget."""
+    """Tensors of 16 bits, with reasons; None without an error budget."""
 
     @property
     def placements(self) -> tuple[Placement, ...]:
@@ -100,7 +100,7 @@ class CompiledNetwork:
 
     @property
     def compulsory_bytes(self) -> int:
-        """Inputs, outputs and weights of the accelerator regions, dense int8."""
+        """Bytes of inputs, outputs and weights of the accelerator regions, as dense int8."""
         return sum(compulsory_bytes(region.graph) for region in self.regions)
 
     def executable(self) -> Any:
@@ -133,7 +133,11 @@ def compile_network(
         quantised = model.module
     else:
         if not calibration:
-            raise InputError("a float model needs calibration images", where=model.name, hint="Give some images.")
+            raise InputError(
+                "a float model needs calibration images",
+                where=model.name,
+                hint="Give images like those that the network will see.",
+            )
         result, mixed = _quantise(model, calibration, quantisation, on_stage)
         quantised, codes = result.module, result.codes
         if quantisation.finetune_steps:

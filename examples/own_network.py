@@ -1,4 +1,4 @@
-"""A torch network of your own on Scanline: compile it, run a frame on the RTL, read what it cost."""
+"""A torch network of your own on Scanline: compile it, run a frame on the RTL, read its cost."""
 
 from __future__ import annotations
 

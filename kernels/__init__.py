@@ -1,1 +1,1 @@
-"""CUDA kernels, and how TVM finds them."""
+"""CUDA kernels: their texts, schedules and runtime."""

@@ -29,7 +29,7 @@ Kind = Literal[
 ]
 """``leaky_relu`` and ``prelu`` take the slope as second operand, ``clip`` takes low and high.
 
-Of a number and a NaN, ``maximum``, ``minimum``, ``clip`` and ``relu`` give the number.
+Given a number and a NaN, ``maximum``, ``minimum``, ``clip`` and ``relu`` return the number.
 """
 
 FORMULAS: dict[Kind, str] = {
@@ -76,9 +76,9 @@ class Planes:
 
 @dataclass(frozen=True)
 class Read:
-    """A value of a chain that is read: planes of one input, or of several one after the other (a concatenation).
+    """A value of a chain that is read: planes of one input, or of several inputs concatenated.
 
-    ``spread``: the inputs are of 1 x 1 pixels, ``[batch][planes][8]``, the same value for all pixels of a frame.
+    ``spread``: the inputs have 1 x 1 pixels, ``[batch][planes][8]``; all pixels of a frame take the same value.
     """
 
     parts: tuple[Planes, ...]
@@ -93,7 +93,7 @@ class PerChannel:
 
 
 Operand = int | float | PerChannel
-"""An ``int`` is an earlier step of the chain; a ``float`` is a constant."""
+"""An ``int`` is the index of an earlier step; a ``float`` is a constant."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Apply:
 
 @dataclass(frozen=True)
 class Chain(FrameKernel):
-    """Steps on every value of a frame in one kernel, FP32 inside, each input read once and each output written once.
+    """Element-wise steps in one kernel, FP32 inside; each input is read once and each output is written once.
 
     ``inputs``: channels of each input tensor. ``steps``: values, in order. ``outputs``: the steps that are stored, each
     a tensor of ``channels`` channels.
@@ -118,7 +118,7 @@ class Chain(FrameKernel):
     outputs: tuple[int, ...]
     threads: int = 128
     items: int = 2
-    """Pixels of a thread, all of whose reads are in flight together."""
+    """Pixels of a thread, whose reads are all in flight together."""
 
     def __post_init__(self) -> None:
         if not self.outputs:
@@ -175,12 +175,12 @@ class Chain(FrameKernel):
 
 
 def read(channels: int, tensor: int = 0, *, spread: bool = False) -> Read:
-    """The whole of an input of ``channels`` channels."""
+    """A read of a whole input of ``channels`` channels."""
     return Read((Planes(tensor, plane_count(channels)),), spread)
 
 
 def simple_gate(channels: int) -> Chain:
-    """``channels``, of which the first half is multiplied by the second: NAFNet's SimpleGate."""
+    """NAFNet's SimpleGate: the first half of ``channels`` times the second half."""
     if channels % (2 * CHUNK):
         raise ValueError(f"the halves of {channels} channels are not whole chunks")
     half = channels // 2 // CHUNK
@@ -202,7 +202,7 @@ def scale_channels(channels: int) -> Chain:
 
 
 def _step(step: Apply, formulas: dict[Kind, str], first_constant: int, constant: str) -> tuple[str, int]:
-    """The step's formula, and the number of per-channel constants after it. ``constant``: how one is read."""
+    """The step's formula, and the number of per-channel constants up to it. ``constant``: text that reads one."""
     texts = []
     for operand in step.operands:
         if isinstance(operand, PerChannel):
@@ -214,7 +214,7 @@ def _step(step: Apply, formulas: dict[Kind, str], first_constant: int, constant:
 
 
 def _choose(step: Read, index: str, unit: int, text: str) -> str:
-    """What is read for plane ``index / unit`` of the output: ``text`` of the part's tensor and shift of planes."""
+    """Text of a read for plane ``index / unit`` of the output: ``text`` with the part's tensor and shift of planes."""
     begins = np.cumsum([0, *(part.count for part in step.parts)])
     result = ""
     for part, begin, end in reversed(list(zip(step.parts, begins, begins[1:], strict=False))):
@@ -289,7 +289,7 @@ def chain_text(op: Chain) -> str:
 
 
 def naive_chain_text(op: Chain) -> str:
-    """The body of the reference."""
+    """The body of a chain's naive kernel."""
     lines = [
         f"  const Site site = site_of({op.channels}, height, width);",
         "  if (!site.inside) return;",

@@ -84,7 +84,7 @@ class Constant(FrameKernel):
         return output
 
     def parameters(self) -> bytes:
-        """The constant as it lies in memory."""
+        """The constant in its memory layout."""
         channels, height, width = self.value.shape
         padded = np.zeros((self.planes * CHUNK, height, width), np.float16)
         padded[:channels] = self.value

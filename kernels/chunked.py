@@ -1,4 +1,4 @@
-"""What every kernel on chunked FP16 tensors is written with: constants, C text, grids.
+"""Helpers for writing kernels on chunked FP16 tensors: constants, C text, grids.
 
 A chunked tensor is ``[batch][planes][H][W][8 halves]``; every kernel writes zeros to the channels that only fill up the
 last chunk. Channels, constants and tiles are in a kernel's text; heights, widths and the batch are not.
@@ -20,7 +20,7 @@ WARP = 32
 NAIVE_THREADS = 256
 
 Number = Literal["fp16", "fp32"]
-"""Of planar arrays; chunks hold halves."""
+"""Elements of planar arrays; chunks always hold halves."""
 
 Grid = tuple[int, int, int]
 
@@ -59,7 +59,7 @@ def kernel_text(
     integers: Sequence[str] = (),
     before: str = "",
 ) -> str:
-    """A kernel whose arguments are ``pointers`` (those to be written begin with "output") and then ``integers``.
+    """Text of a kernel whose arguments are ``pointers`` (outputs begin with "output") and then ``integers``.
 
     ``bounds``: threads of a block, or that and the blocks that should fit on a multiprocessor.
     """
@@ -72,5 +72,5 @@ def kernel_text(
 
 
 def naive_grid(channels: int, height: int, width: int, batch: int = 1) -> Grid:
-    """Blocks of ``NAIVE_THREADS`` of any naive kernel; the sizes are those of its output."""
+    """Blocks of ``NAIVE_THREADS`` threads for a naive kernel with an output of this size."""
     return -(-plane_count(channels) * CHUNK * height * width // NAIVE_THREADS), 1, batch

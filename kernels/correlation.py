@@ -17,8 +17,9 @@ from codesign.kernels.frame_kernel import FrameKernel, Size
 class Correlation(FrameKernel):
     """Mean over channels of ``first(x, y) * second(x + dx, y + dy)`` for all ``dx``, ``dy`` to ``reach``; leaky ReLU.
 
-    Inputs chunked, of ``channels`` channels, with zeros in what fills up the last chunk; output chunked, of channels
-    ``(dy + reach) * (2 * reach + 1) + dx + reach``. Features outside the frame are zero. ``slope`` 1: no activation.
+    Inputs chunked, of ``channels`` channels, with zeros in the unused part of the last chunk; output chunked, of
+    channels ``(dy + reach) * (2 * reach + 1) + dx + reach``. Features outside the frame are zero. ``slope`` 1: no
+    activation.
     """
 
     header = "correlation.cuh"
@@ -152,7 +153,7 @@ class Lookup(FrameKernel):
 class AllPairs(FrameKernel):
     """``scale`` times the sum over channels of ``first(i) * second(j)`` for every pair of pixels, as implicit GEMM.
 
-    Inputs chunked, of ``channels`` channels, with zeros in what fills up the last chunk; they may differ in size.
+    Inputs chunked, of ``channels`` channels, with zeros in the unused part of the last chunk; they may differ in size.
     Output planar: ``[pixels of first][H of second][W of second]``.
     """
 
@@ -165,7 +166,7 @@ class AllPairs(FrameKernel):
     columns: int = 16
     """Tiles of 8 pixels of the second map in a block."""
     slab: int = 4
-    """Chunks of channels a stage."""
+    """Chunks of channels per stage."""
     warps: tuple[int, int] = (4, 2)
     stages: int = 3
     resident: int = 1

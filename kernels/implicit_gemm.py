@@ -1,6 +1,6 @@
-"""Convolutions of any width, stride and dilation, over concatenated tensors: ``cuda/implicit_gemm.cuh`` instantiated.
+"""Convolutions of any width, stride and dilation over concatenated tensors (``cuda/implicit_gemm.cuh``).
 
-Every tensor is chunked but the result, which may be planar. :func:`candidates` orders schedules by a model of one
+Every tensor is chunked; only the result may be planar. :func:`candidates` orders schedules by a model of one
 multiprocessor; :func:`render` writes a kernel, :func:`pack` its parameters.
 """
 
@@ -26,8 +26,8 @@ MAX_SOURCES = 16
 class WideConv:
     """``conv`` over ``sources``, each (channels, zero point), whose channels follow each other.
 
-    ``padding``: top and left. The result is stored after moving channels to ``shuffle`` x ``shuffle`` pixels. The
-    second operand, if any, is chunked, of ``add_planes`` planes.
+    ``padding``: rows above and columns to the left. The result is stored after moving channels to ``shuffle`` x
+    ``shuffle`` pixels. The second operand, if any, is chunked, of ``add_planes`` planes.
     """
 
     precision: Precision
@@ -57,14 +57,15 @@ class WideConv:
 
 @dataclass(frozen=True)
 class GemmSchedule:
-    """What is searched: the block's patch, its output channels, what a stage holds, how warps divide it."""
+    """The parameters that are searched: a block's patch and output channels, the size of a stage, the split over
+    warps."""
 
     rows: int
-    tiles: int  # of 16 pixels, side by side
+    tiles: int  # tiles of 16 pixels, side by side
     columns: int  # tiles of 8 output channels
-    slab: int  # chunks of channels a stage
+    slab: int  # chunks of channels per stage
     stages: int
-    warps: tuple[int, int]  # over pixels, over output channels
+    warps: tuple[int, int]  # warps over pixels, warps over output channels
     blocks: int = 1
 
     @property
@@ -81,12 +82,12 @@ def stage_bytes(wide: WideConv, schedule: GemmSchedule) -> tuple[int, int]:
 
 
 def shared_bytes(wide: WideConv, schedule: GemmSchedule) -> int:
-    """Of a block."""
+    """Shared memory of one block."""
     return sum(stage_bytes(wide, schedule)) * schedule.stages
 
 
 def slabs(wide: WideConv, schedule: GemmSchedule) -> int:
-    """Stages that the channels take."""
+    """Number of stages for all input channels."""
     return -(-sum(wide.planes) // schedule.slab)
 
 
@@ -96,7 +97,7 @@ def column_blocks(wide: WideConv, schedule: GemmSchedule) -> int:
 
 
 def registers(wide: WideConv, schedule: GemmSchedule) -> int:
-    """An estimate for one thread."""
+    """Estimated registers of one thread."""
     mt = schedule.rows * schedule.tiles // schedule.warps[0]
     nt = schedule.columns // schedule.warps[1]
     per_column = 4 if wide.precision == "fp16" else 8
@@ -110,7 +111,8 @@ def grid(wide: WideConv, schedule: GemmSchedule, height: int, width: int, batch:
 
 
 def estimate(wide: WideConv, schedule: GemmSchedule, arch: str, height: int, width: int, batch: int = 1) -> float:
-    """Modelled cycles of a launch: waves x (the busiest unit of a stage) x stages, and the ends of a block."""
+    """Modelled cycles of a launch: waves x (stages x the busiest unit's cycles per stage + a block's beginning and
+    end)."""
     gpu = GPUS[arch]
     ky, kx = wide.conv.weights.shape[:2]
     mt = schedule.rows * schedule.tiles // schedule.warps[0]
@@ -166,7 +168,7 @@ def candidates(
 
 
 def pack(wide: WideConv, schedule: GemmSchedule) -> tuple[bytes, dict[str, int]]:
-    """The parameter blob, and where its parts begin: ``weights``, ``epilogue``, ``mapped``, ``table``."""
+    """The parameter blob, and the offsets of its parts: ``weights``, ``epilogue``, ``mapped``, ``table``."""
     blob = bytearray(_weights(wide, schedule))
     at = {"weights": 0, "epilogue": len(blob)}
     parts = [
@@ -196,7 +198,7 @@ def _channels(wide: WideConv, schedule: GemmSchedule, block: int) -> Any:
 
 
 def _weights(wide: WideConv, schedule: GemmSchedule) -> bytes:
-    """[column block][slab][tap][chunk][column][16 bytes]."""
+    """Weights as ``[column block][slab][tap][chunk][column][16 bytes]``."""
     ky, kx, _, co = wide.conv.weights.shape
     total = slabs(wide, schedule) * schedule.slab * wide.chunk
     spread = np.zeros((ky, kx, total, co), wide.conv.weights.dtype)

@@ -30,7 +30,7 @@ CHUNK_CHANNELS = {"fp16": 8, "int8": 16}
 
 @dataclass(frozen=True, eq=False)
 class Requantise:
-    """From psums to int8, by ``numerics.requantise``; every array ``int64[Cout]``."""
+    """Requantisation of psums to int8, by ``numerics.requantise``; every array is ``int64[Cout]``."""
 
     multiplier: NDArray[np.int64] = field(repr=False)
     negative_multiplier: NDArray[np.int64] = field(repr=False)
@@ -43,7 +43,7 @@ class Requantise:
 
 @dataclass(frozen=True, eq=False)
 class Conv:
-    """A 'same' convolution of stride 1 and what follows it: activation, second operand, clip.
+    """A 'same' convolution of stride 1 with activation, second operand and clip.
 
     ``weights [KY, KX, Cin, Cout]``, odd kernels; ``bias [Cout]``, with the source's zero point folded in for int8.
     ``add_channels``: the channel of ``add`` for each output channel, None for the same.
@@ -63,7 +63,7 @@ class Conv:
     requantise: Requantise | None = None
     add_rule: AddRule | None = None
     padding: int = 0
-    """What the next layers see outside the frame: the output's zero point."""
+    """Value outside the frame for the next layers: the output's zero point."""
 
     @property
     def channels(self) -> int:

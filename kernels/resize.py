@@ -14,7 +14,8 @@ Method = Literal["bilinear", "nearest", "average"]
 
 @dataclass(frozen=True)
 class Resize(FrameKernel):
-    """``bilinear`` by a whole factor or (``factor`` 0) to any size, ``nearest`` by a whole factor, ``average`` of 2x2.
+    """Resize ``bilinear`` by a whole factor or (``factor`` 0) to any size, ``nearest`` by a whole factor, ``average``
+    of 2x2.
 
     Positions as torch's ``interpolate`` with ``align_corners``, without antialiasing; ``average`` makes a frame half as
     high and wide, rounded down.
@@ -45,7 +46,7 @@ class Resize(FrameKernel):
 
     @property
     def doubles(self) -> bool:
-        """Two output rows per thread."""
+        """Whether a thread makes two output rows."""
         return self.method == "bilinear" and self.factor == 2 and not self.align_corners
 
     @property
@@ -110,7 +111,7 @@ class ConvexUpsample(FrameKernel):
         return "mask", "flow", "output"
 
     def blocks(self, height: int, width: int) -> tuple[int, int]:
-        """For the coarse flow."""
+        """Blocks for the size of the coarse flow."""
         return -(-height * width // self.threads), 8
 
     def body(self, name: str) -> str:

@@ -1,8 +1,8 @@
-"""A stack of thin convolutions as one CUDA kernel: what to fuse, how to split it over warps, and its source text.
+"""A stack of thin convolutions as one CUDA kernel: its layers, their split over warps, and the source text.
 
 :func:`layout` places every tensor's rows in shared memory and every layer in time, :func:`render` writes the kernel
-(``cuda/stack.cuh`` instantiated), :func:`pack` arranges weights as the lanes read them. All shapes but the frame's
-height, width and the batch are compile-time constants.
+(an instance of ``cuda/stack.cuh``), :func:`pack` arranges weights in the order of the lanes. All shapes are
+compile-time constants, except the frame's height and width and the batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from codesign.kernels.lanes import lane_channels
 from codesign.kernels.layers import CHUNK_CHANNELS, Conv, Format, Precision
 
 Reader = tuple[str, Literal["source", "add", "store"]]
-"""A layer's name, empty for a store, and what it reads a tensor as."""
+"""A layer's name, empty for a store, and the role in which it reads a tensor."""
 
 PREFETCH = 2
 """Rows that a chunked input is loaded ahead of its first reader."""
@@ -56,7 +56,7 @@ class Stack:
 
     @property
     def chunk(self) -> int:
-        """Channels of 16 bytes."""
+        """Channels in 16 bytes."""
         return CHUNK_CHANNELS[self.precision]
 
     @property
@@ -74,12 +74,13 @@ class Stack:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What is searched. ``splits``: for each layer, warps side by side and warps on different output channels."""
+    """The parameters that are searched. ``splits``: for each layer, warps side by side and warps on different output
+    channels."""
 
-    columns: int  # of the result that a block computes
-    band: int  # rows of it
+    columns: int  # columns of the result per block
+    band: int  # rows of the result per block
     splits: tuple[tuple[int, int], ...]
-    blocks: int = 1  # resident on one multiprocessor
+    blocks: int = 1  # blocks on one multiprocessor at a time
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """A stack under a schedule: where tensors lie, when rows are made, which warp does what."""
+    """A stack under a schedule: places of tensors, times of rows, work of warps."""
 
     rings: Mapping[str, Ring]
-    delays: Mapping[tuple[str, Reader], int]  # (tensor, who reads it): steps from writing a row to reading it
-    unfolded: Mapping[str, int]  # planar input: taps across that a pixel holds
+    delays: Mapping[tuple[str, Reader], int]  # (tensor, reader): steps from writing a row to reading it
+    unfolded: Mapping[str, int]  # planar input: horizontal taps held by a pixel
     parts: tuple[Part, ...]
     shared_bytes: int
     tail: int  # steps beyond the band's rows
@@ -142,7 +143,7 @@ def kernel_of(stack: Stack, layer: Conv) -> tuple[int, int, int]:
 
 
 def layout(stack: Stack, schedule: Schedule) -> Layout:
-    """Place ``stack`` under ``schedule``. Raises ``ValueError`` for what cannot be split so."""
+    """Place ``stack`` under ``schedule``. Raises ``ValueError`` if a layer cannot be split this way."""
     need = _needs(stack)
     unfolded = _unfolded(stack)
     origin, delays = _times(stack, need)
@@ -192,7 +193,7 @@ def layout(stack: Stack, schedule: Schedule) -> Layout:
 
 
 def _needs(stack: Stack) -> dict[str, tuple[int, int]]:
-    """Rows and columns of each tensor that the result needs beyond its own."""
+    """Rows and columns of each tensor needed beyond those of the result."""
     need: dict[str, tuple[int, int]] = {item.name: (0, 0) for item in stack.inputs}
     need |= {layer.output: (0, 0) for layer in stack.layers}
     for layer in reversed(stack.layers):
@@ -206,7 +207,7 @@ def _needs(stack: Stack) -> dict[str, tuple[int, int]]:
 
 
 def _unfolded(stack: Stack) -> dict[str, int]:
-    """Taps across of the layers that read each planar input."""
+    """Horizontal taps of the layers that read each planar input."""
     result: dict[str, int] = {}
     for item in stack.inputs:
         if item.format == "planar":
@@ -218,7 +219,7 @@ def _unfolded(stack: Stack) -> dict[str, int]:
 
 
 def _times(stack: Stack, need: Mapping[str, tuple[int, int]]) -> tuple[dict[str, int], dict[tuple[str, Reader], int]]:
-    """The row that each tensor's maker writes in step 0, and every reader's delay."""
+    """The row of each tensor written in step 0, and every reader's delay."""
     sources = {layer.source for layer in stack.layers}
     origin = {item.name: -need[item.name][0] for item in stack.inputs if item.name in sources}
     late = {item.name for item in stack.inputs if item.name not in sources}
@@ -258,7 +259,7 @@ def split_layer(stack: Stack, index: int, tiles: int, columns: int, split: tuple
 
 
 def pack(stack: Stack, schedule: Schedule) -> tuple[bytes, dict[tuple[int, int], int], dict[int, int]]:
-    """The parameter blob, where each (layer, first column tile) begins in it, and where each layer's table does."""
+    """The parameter blob, and the offsets of each (layer, first column tile) and of each layer's table."""
     placed = layout(stack, schedule)
     blob = bytearray()
     begins: dict[tuple[int, int], int] = {}
@@ -275,7 +276,7 @@ def pack(stack: Stack, schedule: Schedule) -> tuple[bytes, dict[tuple[int, int],
 
 
 def channels_of(stack: Stack, part: Part) -> NDArray[np.int64]:
-    """The output channel of each of a part's columns, as ``channel_of`` in ``stack.cuh``: ``int64[tiles, 8]``."""
+    """The output channel of each of a part's columns: ``int64[tiles, 8]``."""
     return part.column_tile * 8 + lane_channels(stack.precision, part.column_tiles)
 
 
@@ -337,7 +338,7 @@ def _chunks(stack: Stack, layer: Conv) -> NDArray[Any]:
 
 
 def operand_kind(stack: Stack, placed: Layout, layer: Conv) -> str:
-    """NOTHING, ALIGNED or MAPPED."""
+    """Kind of the second operand: NOTHING, ALIGNED or MAPPED."""
     if layer.add is None:
         return "NOTHING"
     same = layer.add_channels is None or layer.add_channels == tuple(range(layer.channels))
@@ -348,7 +349,7 @@ def operand_kind(stack: Stack, placed: Layout, layer: Conv) -> str:
 
 
 def render(stack: Stack, schedule: Schedule, name: str) -> str:
-    """The kernel's CUDA text. Its arguments: inputs, outputs, the parameter blob, height, width; see :func:`launch`."""
+    """The kernel's CUDA text. Its arguments: inputs, outputs, the parameter blob, height, width."""
     placed = layout(stack, schedule)
     _, begins, tables = pack(stack, schedule)
     element = "Half" if stack.precision == "fp16" else "Int8"
@@ -480,7 +481,7 @@ def grid(schedule: Schedule, height: int, width: int, batch: int = 1) -> tuple[i
 
 
 def signature(stack: Stack) -> str:
-    """The stack's structure in one line: what two stacks share whose best schedules are the same."""
+    """The stack's structure in one line; stacks with the same signature share their best schedules."""
     names = {item.name: f"x{index}" for index, item in enumerate(stack.inputs)}
     names |= {layer.output: f"t{index}" for index, layer in enumerate(stack.layers)}
     parts: list[str] = [stack.precision]

@@ -1,7 +1,7 @@
-"""Schedules of a stack, the promising ones first.
+"""Schedules of a stack, the fastest by the model first.
 
-The order comes from a model of one multiprocessor's step (:func:`estimate`): good enough to try the right dozen on a
-GPU, and to compile without one. What a GPU measured of them is kept in the tuning database and wins.
+The order comes from a model of one multiprocessor's step (:func:`estimate`): good enough to choose a dozen to
+try on a GPU, and to compile without one. Measurements on a GPU are kept in the tuning database and take precedence.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ MAX_WARPS = 16
 
 @dataclass(frozen=True)
 class Gpu:
-    """What bounds a schedule on an architecture."""
+    """Limits of an architecture on a schedule."""
 
     multiprocessors: int
-    shared_bytes: int  # that one block may have
+    shared_bytes: int  # shared memory of one block at most
     shared_bytes_per_multiprocessor: int
-    product_cycles: float  # of m16n8k16 in FP16 with FP32 sums, or m16n8k32 in INT8, on one of the four tensor cores
+    # cycles of m16n8k16 in FP16 with FP32 sums, or m16n8k32 in INT8, on one of the four tensor cores
+    product_cycles: float
     clock_hz: float
     bytes_per_second: float
 
@@ -38,7 +39,7 @@ GPUS = {
 
 
 def registers(stack: Stack, part: Part) -> int:
-    """An estimate of what a thread of this role needs: weights, sums, parameters and some thirty for the rest."""
+    """Estimated registers of a thread of this role: weights, sums, parameters and some thirty for the rest."""
     layer = stack.layers[part.layer]
     rows, taps, chunks = kernel_of(stack, layer)
     weights = rows * taps * chunks * part.column_tiles
@@ -49,7 +50,7 @@ def registers(stack: Stack, part: Part) -> int:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Modelled cycles of a launch, and what it occupies."""
+    """Modelled cycles of a launch, and its registers and shared memory."""
 
     cycles: float
     warps: int
@@ -57,7 +58,7 @@ class Estimate:
 
 
 def estimate(stack: Stack, schedule: Schedule, arch: str, height: int, width: int, batch: int = 1) -> Estimate:
-    """Cycles of one launch: waves of blocks x steps x the busiest unit's cycles in a step."""
+    """Modelled cost of one launch: waves of blocks x steps x the busiest unit's cycles per step."""
     gpu = GPUS[arch]
     placed = layout(stack, schedule)
     tensor = [0.0] * 4
@@ -68,7 +69,7 @@ def estimate(stack: Stack, schedule: Schedule, arch: str, height: int, width: in
         tensor[warp % 4] += products * gpu.product_cycles
         issue[warp % 4] += instructions
         reads += wavefronts
-        # Two warps' instructions hide each other's latency; one alone waits for part of its own.
+        # Two warps hide each other's latency; one alone waits for part of its own.
         longest = max(longest, max(products * gpu.product_cycles, instructions) * 1.3 + 60)
     for item in stack.inputs:
         ring = placed.rings[item.name]
@@ -166,7 +167,8 @@ def _search(stack: Stack, arch: str, height: int, width: int, batch: int) -> Ite
 
 
 def _balance(stack: Stack, columns: int, warps: int, cap: int, arch: str) -> tuple[tuple[int, int], ...] | None:
-    """Splits of the layers over exactly ``warps`` warps of at most ``cap`` registers, the busiest warp least busy."""
+    """Splits of the layers over exactly ``warps`` warps of at most ``cap`` registers that load the busiest warp
+    least."""
     probe = layout(stack, Schedule(columns, 1, ((1, 1),) * len(stack.layers)))
     tiles = [next(part.tiles for part in probe.parts if part.layer == index) for index in range(len(stack.layers))]
     chosen: list[tuple[int, int]] = []
@@ -199,7 +201,7 @@ def _parts(stack: Stack, index: int, tiles: int, split: tuple[int, int]) -> tupl
 
 
 def _cheapest(stack: Stack, index: int, tiles: int, cap: int, at_least: int) -> tuple[int, int] | None:
-    """The split into fewest warps, ``at_least`` so many, whose registers fit; more across before more channels."""
+    """The split into the fewest warps (but ``at_least``) whose registers fit; splits by pixels before channels."""
     for count in range(at_least, MAX_WARPS + 1):
         for channels in (c for c in range(1, count + 1) if count % c == 0):
             parts = _parts(stack, index, tiles, (count // channels, channels))

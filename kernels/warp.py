@@ -13,7 +13,8 @@ Padding = Literal["zeros", "border"]
 
 @dataclass(frozen=True)
 class BackwardWarp(FrameKernel):
-    """``output(x, y) = features(x + u, y + v)``, bilinear; torch's ``grid_sample`` with ``align_corners=True``.
+    """Backward warp ``output(x, y) = features(x + u, y + v)``, bilinear; torch's ``grid_sample`` with
+    ``align_corners=True``.
 
     ``features``, ``output``: chunked; ``flow``: planar ``[batch][2][H][W]`` of ``number``, x displacement first, in
     pixels. Outside the frame there are zeros, or with ``border`` the nearest pixel. A displacement that is not a number

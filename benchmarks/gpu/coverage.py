@@ -1,7 +1,7 @@
-"""What of each network runs in this project's CUDA kernels, what is left to TVM, and whether all of it compiles.
+"""Operators of each network in this project's CUDA kernels, and those left to TVM; all kernels are compiled.
 
 ``python benchmarks/gpu/coverage.py`` → ``benchmarks/results/gpu_coverage.json`` and the table in ``docs/cuda.md``.
-Needs no GPU. A row that is there already, for the same size, stays: remove the file to begin anew.
+Needs no GPU. Existing rows of the same size are kept; remove the file to begin anew.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ NETWORKS = {
 
 
 def graph_of(name: str, precision: str, size: str) -> GpuGraph:
-    """The network as GPU operations. Raises :class:`UnsupportedError` for an INT8 network that is not whole."""
+    """The network as GPU operations. Raises :class:`UnsupportedError` for an INT8 network with operators on the
+    host."""
     width, height = map(int, size.split("x"))
     source = find(name, None)
     if precision == "int8":
@@ -84,7 +85,7 @@ def row(name: str, precision: str, size: str) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as the document has them."""
+    """The rows as a table of the document."""
     lines = [
         "| network | size | precision | launches sm_80, sm_90a | kernels | spilled bytes | left to TVM |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -104,17 +105,17 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def write_document(rows: list[dict[str, Any]]) -> None:
-    """Put the table between its marks in the document."""
+    """Write the table between its marks in the document."""
     text = DOCUMENT.read_text()
     head, rest = text.split(BEGIN)
     DOCUMENT.write_text(head + BEGIN + table(rows) + END + rest.split(END)[1])
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Networks; all without.")] = None,
-    precision: Annotated[list[str] | None, typer.Option(help="fp16, int8; both without.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Networks; all by default.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="fp16, int8; both by default.")] = None,
 ) -> None:
-    """Fill in the rows that are missing."""
+    """Measure the missing rows."""
     console = Console(stderr=True)
     rows: list[dict[str, Any]] = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
     for name in names or NETWORKS:

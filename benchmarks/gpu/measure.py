@@ -1,13 +1,14 @@
-"""Measures on a GPU what ``prepare.py`` built: correctness, then time, then energy, beside torch on the same inputs.
+"""Measures a folder of ``prepare.py`` on a GPU: correctness, then time, then energy, beside torch on the same inputs.
 
-``python3 FOLDER/measure.py --out DIR`` needs numpy, torch and a driver; Python packages come with the folder. Every
-entry is appended to ``DIR/measured.jsonl`` when it is done, so that a run that is cut off goes on; ``DIR/table.txt`` is
-written last.
+``python3 FOLDER/measure.py --out DIR`` needs numpy, torch and a driver; Python packages are in the folder. Every
+entry is appended to ``DIR/measured.jsonl`` when it is done, so that an interrupted run can be continued;
+``DIR/table.txt`` is written last.
 
-Correct first: FP16 against float64 on fresh random inputs, outputs poisoned; INT8 by hash against the integer graph.
+Correctness: FP16 against float64 on fresh random inputs, outputs poisoned; INT8 by hash against the integer graph.
 Time: CUDA events around warm loops (the host's clock for torch and the module), medians of rounds, input sets rotated
-past the L2 cache. Energy: the driver's total energy counter over a loop of at least ``--energy`` seconds, idle power
-before. Peaks: a large copy, a large matrix product (wgmma), and register-only mma.sync, in the same run.
+past the L2 cache. Energy: the driver's total energy counter over a loop of at least ``--energy`` seconds, after a
+measurement of idle power. Peaks: a large copy, a large matrix product (wgmma), and register-only mma.sync, in the same
+run.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ from codesign.kernels.runtime.bundle import Bundle, Loaded  # noqa: E402
 from codesign.kernels.runtime.driver import Driver  # noqa: E402
 
 ROUND_SECONDS = 0.15
-"""Of a round of timed calls: long enough that the host's clock is exact."""
+"""Seconds of a round of timed calls: long enough for the host's clock to be exact."""
 
 
 RESERVE_SECONDS = {"machine": 40.0, "torch reduce-overhead": 75.0, "torch compile": 200.0}
-"""What a step may take, from the start of it; 30 s else. Compiling is torch's, and is not measured yet."""
+"""Seconds that a step may take; 30 s for others. Compiling is torch's and is not measured yet."""
 
 
 class Nvml:
@@ -82,7 +83,7 @@ def _text(value: Any) -> str:
 
 
 def timed(run: Callable[[int], None], synchronise: Callable[[], None], rounds: int = 7) -> dict[str, float]:
-    """Seconds of ``run(i)``: median and extremes of rounds, and how many calls a round had."""
+    """Seconds of ``run(i)``: median and extremes of rounds, and calls per round."""
     least = 1 if rounds == 1 else 5
     for index in range(least):
         run(index)
@@ -106,7 +107,7 @@ def timed(run: Callable[[int], None], synchronise: Callable[[], None], rounds: i
 def energy(
     run: Callable[[int], None], synchronise: Callable[[], None], nvml: Nvml, seconds: float, each: float
 ) -> dict[str, Any]:
-    """Joules a call over a loop of ``seconds``, synchronised at both ends."""
+    """Joules per call over a loop of ``seconds``, synchronised at both ends."""
     count = max(1, math.ceil(seconds / each))
     synchronise()
     before, began = nvml.millijoules(), time.perf_counter()
@@ -146,7 +147,7 @@ class Session:
         return entry.get("height", self.manifest["height"]), entry.get("width", self.manifest["width"])
 
     def truth(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """A frame that was not known when the kernels were built, and torch's result for it in float64."""
+        """A fresh random frame, and torch's result for it in float64."""
         entry = self.manifest["entries"][key]
         if entry["network"] not in self.known:
             frame = self.frames.random((entry["channels"], *self.size(key))).astype(np.float16)
@@ -171,7 +172,7 @@ class Session:
 
 
 def peaks(session: Session) -> None:
-    """The machine's ceilings, as this run finds them."""
+    """The machine's peaks, measured in this run."""
     result: dict[str, Any] = {"entry": "peaks", "software": "machine", "l2_bytes": session.driver.l2_bytes}
     for precision, operations in (("fp16", 2 * 16 * 8 * 16), ("int8", 2 * 16 * 8 * 32)):
         result[f"mma_{precision}_ops_per_second"] = product_rate(session, precision, operations)
@@ -194,7 +195,7 @@ def peaks(session: Session) -> None:
 
 
 def product_rate(session: Session, precision: str, operations: int) -> float:
-    """Operations a second of mma.sync alone; ``operations`` of one instruction."""
+    """Operations per second of mma.sync alone; ``operations``: those of one instruction."""
     driver = session.driver
     function = driver.load((HERE / f"peak-{precision}.cubin").read_bytes(), "peak")
     blocks, rounds = driver.multiprocessors * 2, 20000 if session.torch_device.type == "cuda" else 1
@@ -327,7 +328,7 @@ def table(session: Session) -> str:
         )
         results = [found.get(which, {}) for which in softwares]
         *ms, other = [result["seconds"]["value"] * 1e3 if "seconds" in result else math.nan for result in results]
-        ms[2] = float(np.fmin(ms[2], other))  # the better of the compiled ones
+        ms[2] = float(np.fmin(ms[2], other))  # the faster of the compiled ones
         peak = ceilings.get(f"wgmma_{entry['precision']}_ops_per_second", math.nan)
         share = 2 * entry["macs"] / peak / ms[0] * 1e3
         check = results[0].get("bit_exact", results[0].get("error", results[0].get("failed", "")))
@@ -337,16 +338,16 @@ def table(session: Session) -> str:
 
 
 def main() -> None:
-    """Measure everything that has no result yet, in an order that leaves the most if time runs out."""
+    """Measure everything without a result, the most important first in case time runs out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help="networks; all without")
+    parser.add_argument("names", nargs="*", help="networks; all by default")
     parser.add_argument("--out", type=Path, default=HERE / "out")
     parser.add_argument("--energy", type=float, default=10.5, help="seconds of an energy loop; 0 for none")
-    parser.add_argument("--device", default="cuda", help="of torch; cpu tries this script without a GPU")
-    parser.add_argument("--torch", default="eager,reduce-overhead,compile", help="what to compare with")
+    parser.add_argument("--device", default="cuda", help="torch's device; cpu tries this script without a GPU")
+    parser.add_argument("--torch", default="eager,reduce-overhead,compile", help="implementations to compare with")
     parser.add_argument("--driver", default="libcuda.so.1")
-    parser.add_argument("--rounds", type=int, default=7, help="of timed calls; 1 is a trial")
-    parser.add_argument("--seconds", type=float, default=540.0, help="start nothing that is not sure to end by then")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of timed calls; 1 for a trial")
+    parser.add_argument("--seconds", type=float, default=540.0, help="start only steps that end within this time")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()

@@ -2,9 +2,9 @@
 
 ``python benchmarks/gpu/prepare.py --part light`` → ``.carry/gpu-light`` (then ``deep``, ``flow``, ``wide``): every
 network's launches in FP16 and INT8, light ones' exported modules with TVM's runtime too, the inputs' seeds and the
-INT8 results' hashes, kernels that measure the machine's peaks, this package. A build that is cut off goes on. The
-folder alone then measures: ``python3 .carry/gpu-light/measure.py`` (``measure.py`` beside this says what, ``README.md``
-when).
+INT8 results' hashes, kernels that measure the machine's peaks, and this package. An interrupted build can be continued.
+The folder is then measured on its own: ``python3 .carry/gpu-light/measure.py`` (see ``measure.py`` and ``README.md``
+beside this file).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PARTS = {
     "flow": ("raft", "pwcnet"),
     "wide": ("nafnet32",),
 }
-"""Folders that travel by themselves: weights are what is large."""
+"""Folders that are carried separately, since weights are large."""
 
 SIZES = {
     "flow_small": "1024x448",
@@ -53,17 +53,17 @@ SIZES = {
     "pwcnet": "1024x448",
     "nafnet32": "512x512",
 }
-"""Of the frames where they are not --size; the published sizes."""
+"""Frame sizes other than --size: the published ones."""
 
 NO_INT8 = ("flow_small", "spynet", "raft", "raft_small", "pwcnet", "nafnet32")
 ENERGY = ("sesr_m5_x2", "srvgg16_x4", "dncnn17", "spynet", "rrdbnet_x4", "raft")
-"""Networks whose energy is measured: a loop of tens of seconds each."""
+"""Networks whose energy is measured, in loops of tens of seconds each."""
 
 MODULES = LIGHT
-"""Networks that also travel as TVM modules, whose weights are a second copy."""
+"""Networks that are also carried as TVM modules, which have a second copy of the weights."""
 
 LIMIT_BYTES = 64 << 20
-"""Of a folder that is carried."""
+"""Largest size of a carried folder, in bytes."""
 
 INT8_GMAC = 600  # above, the host's integer evaluation takes too long: INT8 is then checked on a smaller frame
 SEED = 20
@@ -86,17 +86,17 @@ extern "C" __global__ void __launch_bounds__(512) peak(char* to, int rounds) {
   reinterpret_cast<SUM*>(to)[blockIdx.x * blockDim.x + threadIdx.x] = total;
 }
 """
-"""Nothing but matrix products from registers: 8 independent chains a warp, four warps a tensor core."""
+"""A kernel of matrix products from registers alone: 8 independent chains per warp, four warps per tensor core."""
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Networks; those of the part without.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Networks; those of the part by default.")] = None,
     part: Annotated[str, typer.Option(help="light, deep, flow or wide.")] = "light",
-    arch: Annotated[str, typer.Option(help="Of the GPU that will measure.")] = "sm_90a",
-    folder: Annotated[Path | None, typer.Option(help="Where everything goes; .carry/gpu-PART without.")] = None,
-    size: Annotated[str, typer.Option(help="Of the frames, flow networks' apart.")] = "1280x720",
+    arch: Annotated[str, typer.Option(help="Architecture of the GPU that will measure.")] = "sm_90a",
+    folder: Annotated[Path | None, typer.Option(help="Folder to write; .carry/gpu-PART by default.")] = None,
+    size: Annotated[str, typer.Option(help="Size of the frames, except for flow networks.")] = "1280x720",
 ) -> None:
-    """Build the folder; networks that are there already stay."""
+    """Build the folder; existing networks are kept."""
     console = Console(stderr=True)
     if part not in PARTS:
         raise typer.BadParameter(f"unknown part {part!r}: {', '.join(PARTS)}", param_hint="--part")
@@ -120,7 +120,7 @@ def main(
                 console.print(f"{name} {precision}: {error}", style="yellow", highlight=False)
                 continue
             entries[f"{name}-{precision}"] = entry
-            manifest.write_text(json.dumps(data | {"entries": entries}, indent=1))  # cut off, it goes on
+            manifest.write_text(json.dumps(data | {"entries": entries}, indent=1))  # an interrupted build is continued
             console.print(f"{name} {precision}: {entry['launches']} launches", highlight=False)
     for precision, sum_type in (("fp16", "float"), ("int8", "int")):
         binary = compile_cuda_text(PEAK.replace("SUM", sum_type), arch)
@@ -183,7 +183,7 @@ def _binary(compiled: CudaModule, arch: str) -> bytes:
 
 
 def int8_input(seed: int, shape: tuple[int, ...]) -> Any:
-    """The codes that the INT8 hash belongs to, ``int8[C, H, W]``."""
+    """Input codes of the INT8 hash, ``int8[C, H, W]``."""
     return np.random.default_rng(seed).integers(-128, 128, shape).astype(np.int8)
 
 

@@ -157,7 +157,7 @@ struct Lookup {
   };
 
   static DEVICE Edge edge(float position, int level, int size) {
-    // What is further outside than the window reaches is zero from anywhere; NaN becomes the lower bound.
+    // Positions further outside than the window reaches give zeros; NaN becomes the lower bound.
     const float scaled = position * (1.f / (1 << level));
     const float near = fminf(fmaxf(scaled, -R - 2.f), static_cast<float>(size + R));
     const float below = floorf(near);

@@ -1,9 +1,9 @@
 // Runs CUDA kernels on a CPU, to test their arithmetic where there is no GPU. Not for speed.
 //
 // Every thread of a block is a fibre. Fibres run in an order drawn from a seed, warp by warp, and change only where
-// threads meet: at barriers, shuffles, matrix instructions. What is undefined on a GPU is made visible here: shared
-// memory and the targets of copies in flight hold NaN until something is there, misaligned or foreign addresses stop
-// the run, and so does a barrier that not all threads reach. A kernel whose result depends on the seed has a race.
+// threads meet: at barriers, shuffles, matrix instructions. Undefined behaviour of a GPU is made visible: shared memory
+// and the targets of copies in flight hold NaN until they are written, misaligned or foreign addresses stop the run,
+// and so does a barrier that not all threads reach. A kernel whose result depends on the seed has a race.
 //
 // Not emulated: divergence inside a warp at a collective, caches, bank conflicts, time.
 #pragma once

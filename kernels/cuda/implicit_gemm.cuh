@@ -8,7 +8,7 @@
 // bytes, and so are a chunk of eight output channels' weights. Both are read by ldmatrix without conflicts (stride 2
 // reads every other pixel and pays two accesses).
 //
-// Against one launch per tap or a built matrix: not measured yet.
+// Not measured yet against one launch per tap or a materialised matrix.
 #pragma once
 
 #include "lanes.cuh"
@@ -21,7 +21,7 @@ constexpr int MAX_SOURCES = 16;
 struct Sources {
   const char* base[MAX_SOURCES];
   int planes[MAX_SOURCES];
-  int padding[MAX_SOURCES];  // what lies outside the frame
+  int padding[MAX_SOURCES];  // value outside the frame
 };
 
 struct Frame {

@@ -1,5 +1,5 @@
-// What the kernels on chunked tensors compute, as plainly as it can be said: one thread per output value, no tiles, no
-// shared memory, exact functions. Slow; the definition that the fast kernels are tested against.
+// The definition of the kernels on chunked tensors, against which the fast ones are tested: one thread per output value,
+// no tiles, no shared memory, exact functions.
 #pragma once
 
 #include "lanes.cuh"
@@ -24,7 +24,7 @@ DEVICE void store_site(char* output, const Site& site, int channels, float value
   reinterpret_cast<unsigned short*>(output)[site.index] = float_to_half(site.channel < channels ? value : 0.f);
 }
 
-// Of frame blockIdx.z of a chunked tensor.
+// A value of frame blockIdx.z of a chunked tensor.
 DEVICE float naive_read(const char* tensor, int channels, int channel, int row, int column, int height, int width) {
   const long long plane = static_cast<long long>(blockIdx.z) * ((channels + 7) / 8) + channel / 8;
   return half_to_float(
@@ -37,7 +37,7 @@ DEVICE float naive_read_outside(const char* tensor, int channels, int channel, i
   return naive_read(tensor, channels, channel, row, column, height, width);
 }
 
-// Of an FP32 (SINGLE) or FP16 array.
+// A value of an FP32 (SINGLE) or FP16 array.
 template <bool SINGLE>
 DEVICE float naive_value(const char* from, long long index) {
   return SINGLE ? reinterpret_cast<const float*>(from)[index]

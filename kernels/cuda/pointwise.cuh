@@ -1,10 +1,11 @@
-// Work on chunked tensors that needs no neighbours, or few: element-wise chains (whose text kernels/pointwise.py
-// writes), layer normalisation over channels, global average, depthwise 3x3 convolution, planar to chunked and back.
+// Operators on chunked tensors that need no neighbours, or few: element-wise chains (whose text is written by
+// kernels/chain.py), layer normalisation over channels, global average, depthwise 3x3 convolution, planar to chunked and
+// back.
 //
-// The idea: all of these are bound by memory traffic, so each tensor is read once and written once, 16 bytes a thread,
-// 32 neighbouring pixels a warp, several loads in flight; everything between is FP32 in registers. A block works on one
-// plane, so that what belongs to a channel is the same for all its threads. The channels that only fill up the last
-// chunk are written as zeros, whatever they were. Outputs must not overlap inputs.
+// All of these are bound by memory traffic, so each tensor is read once and written once, 16 bytes per thread, 32
+// neighbouring pixels per warp, several loads in flight; everything between is FP32 in registers. A block works on one
+// plane, so that a channel's parameters are the same for all its threads. The unused channels of the last chunk are
+// written as zeros. Outputs must not overlap inputs.
 //
 // Not measured yet.
 #pragma once
@@ -35,7 +36,7 @@ DEVICE void accumulate(float (&to)[8], const uint4& chunk, float weight) {
   for (int c = 0; c < 8; ++c) to[c] += weight * values[c];
 }
 
-// Zeros in what a plane holds beyond the tensor's channels.
+// Sets the values of a plane beyond the tensor's channels to zero.
 template <int CHANNELS>
 DEVICE void clear_padding(float (&values)[8], int plane) {
   if (CHANNELS % 8 != 0 && plane == CHANNELS / 8) {
@@ -404,7 +405,7 @@ DEVICE void sum_moments(const char* input, char* sums, int height, int width) {
   if (thread < 16) reinterpret_cast<float*>(sums)[place * 16 + thread] = meeting[thread * THREADS];
 }
 
-// (x - mean) / sqrt(variance + epsilon) of every channel over the frame, from what sum_moments left; then a ReLU if RELU.
+// (x - mean) / sqrt(variance + epsilon) of every channel over the frame, from the sums of sum_moments; then a ReLU if RELU.
 template <int CHANNELS, int SEGMENTS, bool RELU, int ITEMS, int THREADS>
 DEVICE void instance_norm(const char* input, const char* sums, char* output, float epsilon, int height, int width) {
   constexpr int PLANES = (CHANNELS + 7) / 8;
@@ -447,7 +448,7 @@ DEVICE void instance_norm(const char* input, const char* sums, char* output, flo
   }
 }
 
-// A constant of the network, copied from the parameters, which hold it as it lies in memory.
+// A constant of the network, copied from the parameters, which hold it in its memory layout.
 template <int PLANES, int THREADS>
 DEVICE void copy_constant(char* output, const char* parameters, int height, int width) {
   const long long pixels = static_cast<long long>(height) * width;

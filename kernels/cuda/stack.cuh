@@ -13,7 +13,7 @@
 // (8 pixels are 128 contiguous bytes) and for the epilogue's stores. In global memory tensors between launches are
 // [planes][rows][columns][16 bytes]; the frame and the result are the user's NCHW.
 //
-// Not for strides, for more than one frame size in a stack, or for layers whose weights exceed the registers.
+// It does not support strides, several frame sizes in a stack, or layers whose weights exceed the registers.
 #pragma once
 
 #include "lanes.cuh"
@@ -22,15 +22,15 @@
 // A tensor's rolling buffer. Row (band's first row + origin + s) is written in step s, to slot s % rows.
 struct Ring {
   int offset, rows, row_bytes, plane_bytes, planes;
-  int origin;  // of rows
+  int origin;  // first row
   int left;    // column of its first pixel, relative to the strip's first
-  int pixels;  // that some layer or store needs
+  int pixels;  // pixels needed by some layer or store
   int after;   // rows below the band that are needed
 };
 
-// Where a block is.
+// Position of a block.
 struct Place {
-  int height, width;      // of the frame
+  int height, width;      // size of the frame
   int top, rows;          // the band
   int strip;              // first column of the strip
   int steps;
@@ -55,7 +55,7 @@ struct Work {
   int first, last;        // steps in which a source row is added
   int tile, column_tile;  // first tile of 16 pixels; first tile of 8 output channels
   int parameters;         // bytes into the parameter blob
-  int padding;            // what pixels outside the frame hold
+  int padding;            // value of pixels outside the frame
   float low, high;        // clip, FP16
   int table;              // bytes into the blob of a look-up table, INT8
   AddRule add;            // INT8

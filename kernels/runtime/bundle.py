@@ -1,7 +1,7 @@
-"""A network's launches as files, to run where there is a driver and little else: benchmarks and remote checks.
+"""A network's launches as files, to run on a machine with little more than a driver: benchmarks and remote checks.
 
-``launches.json`` says what is launched on which tensors, ``kernels.cubin`` is the machine code, ``parameters.bin`` the
-launches' parameters one after the other.
+``launches.json`` lists the launches and their tensors, ``kernels.cubin`` is the machine code, ``parameters.bin`` the
+launches' parameters, concatenated.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Bundle:
 
     @staticmethod
     def load(folder: Path) -> Bundle:
-        """Read what :meth:`save` wrote. Raises :class:`InputError` where it did not."""
+        """Read a folder written by :meth:`save`. Raises :class:`InputError` for any other."""
         try:
             data = json.loads((folder / "launches.json").read_text())
             blob, binary = (folder / "parameters.bin").read_bytes(), (folder / "kernels.cubin").read_bytes()
@@ -62,7 +62,7 @@ class Bundle:
 
 
 class Loaded:
-    """A bundle on a GPU, its parameters and intermediate tensors in place."""
+    """A bundle on a GPU, with its parameters and intermediate tensors allocated."""
 
     def __init__(self, bundle: Bundle, driver: Driver) -> None:
         self.bundle, self.driver = bundle, driver
@@ -95,7 +95,7 @@ class Loaded:
         return [self.driver.capture(lambda pair=pair: self.enqueue(*pair)) for pair in pairs]  # type: ignore[misc]
 
     def run(self, frame: NDArray[Any]) -> NDArray[Any]:
-        """One frame as it lies in memory; the result's memory is poisoned before."""
+        """Run one frame, given and returned in memory layout; the result's memory is poisoned first."""
         out = self.bundle.stored[self.bundle.output]
         source, result = self.driver.allocate(frame), self.driver.allocate(np.full(out.bytes, 0xFF, np.uint8))
         self.enqueue(source, result)

@@ -1,6 +1,7 @@
-"""A GPU through its driver alone: load kernels, launch, time. ctypes and numpy, nothing of CUDA's tool kit.
+"""A GPU through its driver alone: load kernels, launch, time. Needs ctypes and numpy, not the CUDA toolkit.
 
-For measuring: tuning and benchmarks run where there is a driver and little else. Compiled networks do not need it.
+Tuning and benchmarks use it, so that they run on machines with little more than a driver. Compiled networks do not
+need it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Driver:
         try:
             self._cuda = ctypes.CDLL(library)
         except OSError as error:
-            raise CodesignError("no CUDA driver here", where=library, hint="Run where there is a GPU.") from error
+            raise CodesignError(
+                "no CUDA driver on this machine", where=library, hint="Run on a machine with an NVIDIA GPU."
+            ) from error
         self._call("cuInit", 0)
         self._device = ctypes.c_int()
         self._call("cuDeviceGet", ctypes.byref(self._device), 0)
@@ -52,7 +55,7 @@ class Driver:
 
     @property
     def name(self) -> str:
-        """Of the GPU, as its driver has it."""
+        """The GPU's name, reported by the driver."""
         text = ctypes.create_string_buffer(256)
         self._call("cuDeviceGetName", text, 256, self._device)
         return text.value.decode()
@@ -80,7 +83,7 @@ class Driver:
         return Function(handle.value, kernel)
 
     def allocate(self, data: NDArray[Any] | int) -> int:
-        """Device memory with a copy of ``data``, or of so many bytes; its address."""
+        """Allocate device memory with a copy of ``data``, or of that many bytes; returns its address."""
         size = data if isinstance(data, int) else data.nbytes
         address = ctypes.c_uint64()
         self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(16, size)))
@@ -89,7 +92,7 @@ class Driver:
         return address.value
 
     def free(self, address: int) -> None:
-        """Give memory back."""
+        """Free device memory."""
         self._call("cuMemFree_v2", ctypes.c_uint64(address))
 
     def upload(self, address: int, data: NDArray[Any]) -> None:
@@ -136,7 +139,7 @@ class Driver:
         self._call("cuCtxSynchronize")
 
     def capture(self, enqueue: Callable[[], None]) -> Callable[[], None]:
-        """What ``enqueue`` launches, as a CUDA graph; calling the result starts it."""
+        """Record the launches of ``enqueue`` as a CUDA graph; calling the result starts it."""
         self._call("cuStreamBeginCapture_v2", self._stream, _CAPTURE_THREAD_LOCAL)
         enqueue()
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()

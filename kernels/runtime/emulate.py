@@ -1,7 +1,7 @@
-"""The kernels on a CPU: the same CUDA text, compiled by g++ with ``cuda/emulator.h`` in place of a GPU. For tests.
+"""Kernels on a CPU, for tests: the same CUDA text, compiled by g++ with ``cuda/emulator.h``.
 
 A build is cached by the text of the kernel and of every header. Runs are slow (a light network's 64x48 frame takes
-seconds) and strict: see ``emulator.h`` for what they catch.
+seconds) and strict: ``emulator.h`` lists the faults they catch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SOURCES = Path(__file__).parents[1] / "cuda"
 
 @dataclass(frozen=True)
 class Entry:
-    """A kernel to build: its text, its name there, and how many pointers and then ints it takes."""
+    """A kernel to build: its text, its name in it, and its numbers of pointers and ints."""
 
     source: str
     name: str
@@ -43,7 +43,7 @@ class Entry:
 def build_emulated(source: str, name: str, pointers: int, integers: int, *, folder: Path) -> Path:
     """Compile kernel ``name`` of ``source``, which takes ``pointers`` pointers and then ``integers`` ints.
 
-    Returns the shared library in ``folder``. Raises :class:`CodesignError` with the compiler's words when it fails.
+    Returns the shared library in ``folder``. Raises :class:`CodesignError` with the compiler's message when it fails.
     """
     return build_emulated_together([Entry(source, name, pointers, integers)], folder=folder)
 

@@ -1,4 +1,4 @@
-"""A kernel launch with everything that is known before the frame: what a module embeds and a GPU is given."""
+"""Kernel launches with everything known before the frame, as embedded in modules and given to a GPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Stored:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As an array of its elements, batch first."""
+        """Shape as an array of elements, batch first."""
         if self.format == "planar":
             return 1, self.channels, self.height, self.width
         chunk = CHUNK_CHANNELS[self.precision]
@@ -40,7 +40,7 @@ class Stored:
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     def pack(self, value: NDArray[Any]) -> NDArray[Any]:
-        """``[C, H, W]`` values as they lie in memory, zeros beyond the channels."""
+        """``[C, H, W]`` values in memory layout, with zeros beyond the channels."""
         if self.format == "planar":
             return np.ascontiguousarray(value[None])
         _, planes, height, width, chunk = self.shape
@@ -49,7 +49,7 @@ class Stored:
         return np.ascontiguousarray(padded.reshape(1, planes, chunk, height, width).transpose(0, 1, 3, 4, 2))
 
     def unpack(self, memory: NDArray[Any]) -> NDArray[Any]:
-        """The other way: ``[C, H, W]``."""
+        """The inverse of :meth:`pack`: ``[C, H, W]``."""
         if self.format == "planar":
             return np.asarray(memory[0])
         _, planes, height, width, chunk = self.shape
@@ -69,12 +69,12 @@ class Launch:
     integers: tuple[int, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    layers: tuple[str, ...] = ()  # of the user's model
+    layers: tuple[str, ...] = ()  # names of the user's layers
     macs: int = 0
 
     @property
     def pointers(self) -> int:
-        """How many of its arguments are addresses."""
+        """Number of arguments that are addresses."""
         return len(self.inputs) + len(self.outputs) + bool(self.parameters)
 
 
@@ -85,7 +85,7 @@ Run = Callable[[Launch, list[NDArray[Any]]], None]
 def run_launches(
     launches: list[Launch], stored: Mapping[str, Stored], inputs: Mapping[str, NDArray[Any]], run: Run
 ) -> dict[str, NDArray[Any]]:
-    """Execute ``launches`` in order; every tensor by name as it lies in memory."""
+    """Execute ``launches`` in order; returns every tensor by name in memory layout."""
     from codesign.kernels.runtime.emulate import aligned
 
     memory: dict[str, NDArray[Any]] = {}

@@ -1,4 +1,4 @@
-"""CUDA text to machine code with NVRTC, no GPU needed; what the compiler says of each kernel."""
+"""CUDA text compiled to machine code by NVRTC without a GPU, with the compiler's report of each kernel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SOURCES = Path(__file__).parents[1] / "cuda"
 
 @dataclass(frozen=True)
 class Kernel:
-    """What the compiler said of one kernel."""
+    """The compiler's report of one kernel."""
 
     name: str
     registers: int
@@ -35,14 +35,16 @@ class Binary:
 def check_architecture(arch: str) -> None:
     """Raises :class:`InputError` for an architecture that this project does not know."""
     if arch not in ARCHITECTURES:
-        raise InputError(f"unknown GPU architecture {arch!r}", where="--arch", hint=", ".join(ARCHITECTURES))
+        raise InputError(
+            f"unknown GPU architecture {arch!r}", where="--arch", hint=f"Choose one of {', '.join(ARCHITECTURES)}."
+        )
 
 
 def compile_cuda_text(source: str, arch: str) -> Binary:
     """Compile ``source``, which may include this package's headers, for ``arch``.
 
-    Raises :class:`InputError` for an unknown architecture and :class:`CodesignError`, naming the kernel, when one does
-    not compile.
+    Raises :class:`InputError` for an unknown architecture and :class:`CodesignError`, naming the kernel, for a
+    text that does not compile.
     """
     from cuda.bindings import nvrtc
 

@@ -1,1 +1,1 @@
-"""Schedules searched, measured and remembered."""
+"""Schedules: searched, measured and recorded."""

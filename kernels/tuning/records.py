@@ -1,4 +1,4 @@
-"""Records of what a GPU measured, as JSON: sorted, one a line, so that measurements of two people merge as text."""
+"""Measurements on GPUs as JSON: sorted, one a line, so that measurements of two people merge as text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Key = tuple[str | int, ...]
 
 
 class Record(Protocol):
-    """A dataclass: the median of one call's seconds, measured on a device, and what sets it apart from others."""
+    """A dataclass with the median seconds of one call, the device it was measured on, and a key."""
 
     @property
     def key(self) -> Key: ...
@@ -31,7 +31,7 @@ R = TypeVar("R", bound=Record)
 
 
 def merged(known: Mapping[Key, R], found: Iterable[R]) -> dict[Key, R]:
-    """With ``found`` where they are faster than what was known, or measured on the same device again."""
+    """``known`` with those of ``found`` that are faster or were measured on the same device again."""
     records = dict(known)
     for record in found:
         before = records.get(record.key)
@@ -49,7 +49,7 @@ def save(path: Path, records: Mapping[Key, Any]) -> Path:
 
 
 def load(path: Path, parse: Callable[[dict[str, Any]], R]) -> dict[Key, R]:
-    """The records of a file; none where nothing was measured. Raises :class:`InputError` for a broken file."""
+    """The records of a file; none if the file is missing. Raises :class:`InputError` for a broken file."""
     if not path.is_file():
         return {}
     try:

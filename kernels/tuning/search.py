@@ -1,9 +1,9 @@
-"""Search on a GPU: candidates are built anywhere, measured where there is a driver, and the winners recorded.
+"""Search on a GPU: candidates are built anywhere, measured on a machine with a driver, and the fastest are recorded.
 
 :func:`prepare` compiles the candidates of stacks into a folder, to which the compiler adds those of TVM's operators
 (``compile/cuda/tvm_operators.py``, :class:`Builds`). :func:`measure` times them on a GPU and appends to
-``results.jsonl`` there; it needs numpy and a driver alone (``python -m codesign.kernels.tuning.search FOLDER``) and
-goes on where it was interrupted. :func:`collect` reads the winners. A candidate whose result differs from the others'
+``results.jsonl`` there; it needs only numpy and a driver (``python -m codesign.kernels.tuning.search FOLDER``) and
+continues an interrupted run. :func:`collect` reads the winners. A candidate whose result differs from the others'
 is reported and never wins.
 """
 
@@ -34,7 +34,7 @@ from codesign.kernels.tuning.tuned import Record, schedule_of
 
 KERNEL = "candidate"
 TOLERANCE = 1e-2
-"""Relative distance of two candidates' FP16 results; INT8 results must be equal."""
+"""Largest relative distance of two candidates' FP16 results; INT8 results must be equal."""
 
 Say = Callable[[str], None]
 
@@ -66,7 +66,7 @@ def tensor_bytes(task: Task) -> tuple[list[int], list[int]]:
 
 
 def prepare(tasks: Sequence[Task], arch: str, folder: Path, *, limit: int = 12, say: Say = print) -> None:
-    """Compile up to ``limit`` candidates of each task into ``folder``; what is there already stays."""
+    """Compile up to ``limit`` candidates of each task into ``folder``; existing ones are kept."""
     builds = opened(folder, arch)
     for number, task in enumerate(tasks):
         if builds.has(*task.key):
@@ -113,7 +113,7 @@ class GemmTask:
 
 
 def prepare_gemms(tasks: Sequence[GemmTask], arch: str, folder: Path, *, limit: int = 12, say: Say = print) -> None:
-    """As :func:`prepare`, for wide convolutions; schedules that spill registers are left out."""
+    """The same as :func:`prepare` for wide convolutions; schedules that spill registers are left out."""
     builds = opened(folder, arch)
     for number, task in enumerate(tasks):
         if builds.has(*task.key):
@@ -155,7 +155,7 @@ def prepare_gemms(tasks: Sequence[GemmTask], arch: str, folder: Path, *, limit: 
 
 @dataclass(frozen=True)
 class Build:
-    """A candidate to be measured: what it is, its machine code, its launches over named buffers.
+    """A candidate to be measured: its parameters, its machine code, its launches over named buffers.
 
     Buffers: ``input_N``, ``output_N``, ``parameters`` and those of ``scratch``, name to bytes.
     """
@@ -175,7 +175,7 @@ class Builds:
     known: dict[str, Any]
 
     def has(self, signature_: str, height: int, width: int) -> bool:
-        """Whether a task's candidates are there."""
+        """Whether a task's candidates exist already."""
         key = signature_, height, width
         return any((item["signature"], item["height"], item["width"]) == key for item in self.known["tasks"])
 
@@ -203,17 +203,17 @@ class Builds:
 
 
 def opened(folder: Path, arch: str) -> Builds:
-    """The folder, made if it is not there. Raises :class:`InputError` when it is for another architecture."""
+    """The folder, created if missing. Raises :class:`InputError` if it is for another architecture."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "tasks.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"arch": arch, "tasks": []}
     if known["arch"] != arch:
-        raise InputError(f"holds candidates for {known['arch']}", where=str(folder), hint="Take another folder.")
+        raise InputError(f"holds candidates for {known['arch']}", where=str(folder), hint="Choose another folder.")
     return Builds(folder, known)
 
 
 def _meaningful(stack: Stack) -> list[list[int]]:
-    """Of every output: planes, channels of a chunk, and how many of them mean something."""
+    """Planes, channels of a chunk, and number of used channels of every output."""
     found = []
     for out in stack.outputs:
         channels = stack.channels(out.name) // out.shuffle**2
@@ -224,7 +224,7 @@ def _meaningful(stack: Stack) -> list[list[int]]:
 def measure(folder: Path, driver: Driver, *, say: Say = print, seconds: float | None = None) -> None:
     """Time every candidate of ``folder`` that has no result yet, for at most ``seconds``.
 
-    Raises :class:`CodesignError` when the GPU is not of the candidates' architecture.
+    Raises :class:`CodesignError` if the GPU has another architecture than the candidates.
     """
     known = json.loads((folder / "tasks.json").read_text())
     capability = "".join(map(str, driver.capability))
@@ -303,7 +303,7 @@ def _measure_task(
 
 
 def _values(rng: np.random.Generator, size: int, dtype: np.dtype[Any], of_stack: bool) -> NDArray[Any]:
-    """Of an operator positive, so that roots and logarithms are numbers."""
+    """Random inputs; those of TVM's operators are positive, so that roots and logarithms are numbers."""
     if dtype == np.int8:
         return rng.integers(-128, 128, size).astype(np.int8)
     values = rng.normal(size=size // dtype.itemsize)
@@ -311,7 +311,7 @@ def _values(rng: np.random.Generator, size: int, dtype: np.dtype[Any], of_stack:
 
 
 def _kept(memory: NDArray[Any], planes: int, chunk: int, channels: int) -> NDArray[Any]:
-    """Without what only fills up the last chunk: its values are nobody's."""
+    """Values without the unused channels of the last chunk."""
     cut = memory.reshape(planes, -1, chunk).transpose(0, 2, 1).reshape(planes * chunk, -1)
     return cut[:channels]
 
@@ -324,15 +324,15 @@ def _agree(one: Sequence[NDArray[Any]], other: Sequence[NDArray[Any]]) -> bool:
             continue
         left, right = a.astype(np.float32), b.astype(np.float32)
         distance = float(np.linalg.norm(left - right)) / max(1e-20, float(np.linalg.norm(right)))
-        if not distance < TOLERANCE:  # NaN is no agreement
+        if not distance < TOLERANCE:  # NaN never agrees
             return False
     return True
 
 
 def collect(folder: Path) -> tuple[str, list[Record], list[TraceRecord]]:
-    """The architecture and the winners, this project's kernels and TVM's operators.
+    """The architecture and the fastest candidates, of this project's kernels and of TVM's operators.
 
-    Raises :class:`InputError` where nothing was measured.
+    Raises :class:`InputError` if nothing was measured.
     """
     results = folder / "results.jsonl"
     if not results.is_file():

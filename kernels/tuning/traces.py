@@ -1,7 +1,7 @@
-"""The schedules of operators left to TVM that a GPU measured.
+"""Measured schedules of operators left to TVM.
 
-A record is keyed by the function's name and the hash of its structure, and holds the trace that makes the schedule of
-the function: TVM's own JSON, which compiling replays. Needs no TVM itself.
+A record is keyed by the function's name and the hash of its structure, and holds the trace of the function's
+schedule: TVM's own JSON, which is replayed at compile time. This module does not need TVM.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class KernelCall:
 
 @dataclass(frozen=True)
 class TraceRecord:
-    """The fastest schedule measured; ``trace`` is None where TVM's default was. ``seconds``: median of one call;
-    ``default_seconds``: of the default in the same run."""
+    """The fastest schedule measured; ``trace`` is None if TVM's default was fastest. ``seconds``: median of one call;
+    ``default_seconds``: that of the default in the same run."""
 
     signature: str
     trace: Any = field(repr=False)

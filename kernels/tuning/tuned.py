@@ -1,6 +1,6 @@
-"""The schedules of this project's kernels that a GPU measured, so that compiling needs none.
+"""Measured schedules of this project's kernels, so that compiling needs no GPU.
 
-A record is keyed by what is launched (the signature of a stack, or of a wide convolution) and the frame's size.
+A record is keyed by the kernel (the signature of a stack, or of a wide convolution) and the frame's size.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Database:
     records: Mapping[files.Key, Record]
 
     def lookup(self, signature: str, height: int, width: int) -> tuple[Schedule | GemmSchedule, float] | None:
-        """The schedule and its seconds, if this very size was measured."""
+        """The schedule and its seconds, if exactly this size was measured."""
         record = self.records.get((signature, height, width))
         return None if record is None else (record.schedule, record.seconds)
 
@@ -63,7 +63,7 @@ def _record(item: dict[str, Any]) -> Record:
 
 
 def schedule_of(item: Mapping[str, Any]) -> Schedule | GemmSchedule:
-    """A schedule from JSON: a stack's has splits."""
+    """A schedule from JSON; only a stack's has splits."""
     rest = dict(item)
     if "splits" in rest:
         splits = tuple((int(a), int(c)) for a, c in rest.pop("splits"))

@@ -1,1 +1,1 @@
-"""What the RTL is in gates: counted, placed, mapped to cells, switched, and its energy."""
+"""The RTL in gates: counted, placed, mapped to cells, simulated, and its energy."""

@@ -1,7 +1,7 @@
-"""Cells' functions as Liberty writes them.
+"""Boolean functions of cells in Liberty's syntax.
 
-``!`` or ``'`` negates, ``^`` is exclusive or, ``*``, ``&`` or a space is and, ``+`` or ``|`` is or; they bind in this
-order.
+``!`` or ``'`` negates, ``^`` is exclusive or, ``*``, ``&`` or a space is and, ``+`` or ``|`` is or, in this
+order of precedence.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ class Function:
         return frozenset[str]().union(*(operand.pins for operand in self.operands))
 
     def render(self, nets: Mapping[str, str]) -> str:
-        """In SystemVerilog, pins replaced by ``nets``. Raises :class:`InputError` for an unknown pin."""
+        """The function in SystemVerilog, with pins replaced by ``nets``. Raises :class:`InputError` for an unknown
+        pin."""
         if not self.operands:
             if self.word in ("0", "1"):
                 return f"1'b{self.word}"
             if self.word not in nets:
-                raise InputError(f"a function speaks of {self.word!r}, which is no pin")
+                raise InputError(f"a function refers to {self.word!r}, which is not a pin")
             return nets[self.word]
         parts = [operand.render(nets) for operand in self.operands]
         return f"~{parts[0]}" if self.word == "~" else f"({parts[0]} {self.word} {parts[1]})"
@@ -52,12 +53,12 @@ class Function:
 
 
 def function_of(text: str) -> Function:
-    """Parse. Raises :class:`InputError` for what is no function."""
+    """Parse ``text``. Raises :class:`InputError` if it is not a function."""
     words, at, stripped = [], 0, text.strip()
     while at < len(stripped):
         match = _WORDS.match(stripped, at)
         if match is None:
-            raise InputError(f"{text!r} is no function")
+            raise InputError(f"{text!r} is not a function")
         words.append(match[1])
         at = match.end()
     try:
@@ -65,7 +66,7 @@ def function_of(text: str) -> Function:
     except IndexError:
         raise InputError(f"{text!r} ends in the middle") from None
     if end != len(words):
-        raise InputError(f"{text!r} is no function")
+        raise InputError(f"{text!r} is not a function")
     return found
 
 
@@ -108,7 +109,7 @@ def _unary(words: list[str], at: int) -> _Parsed:
     elif word in ("0", "1") or word[0].isalpha() or word[0] == "_":
         found = Function(word)
     else:
-        raise InputError(f"{word!r} begins no function")
+        raise InputError(f"{word!r} cannot begin a function")
     at += 1
     while at < len(words) and words[at] == "'":
         found, at = Function("~", (found,)), at + 1

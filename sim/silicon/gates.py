@@ -34,21 +34,21 @@ TRANSISTORS = {
     "$_AOI4_": 8,
     "$_OAI4_": 8,
 }
-"""CMOS transistors of a gate, as ``stat -tech cmos`` of Yosys counts them; a NAND2 has 4."""
+"""CMOS transistors of a gate, as counted by Yosys' ``stat -tech cmos``; a NAND2 has 4."""
 
 _STORAGE = ("$dff", "$dffe", "$adff", "$adffe", "$sdff", "$sdffe", "$sdffce")
 
 
 @dataclass(frozen=True)
 class ModuleGates:
-    """One module with all its instances, without what it instantiates."""
+    """All instances of one module, without the modules that it instantiates."""
 
     module: str
     instances: int
     gates: float
     """NAND2 equivalents of the combinational logic."""
     flip_flops: int  # bits
-    memory_bits: int  # in RAMs and FIFOs
+    memory_bits: int  # bits in RAMs and FIFOs
 
 
 _Kind = tuple[str, str]  # cell type, its parameters
@@ -90,7 +90,7 @@ def count(netlist: Netlist, top: str, map_kinds: Callable[[dict[str, Any]], Netl
 
 
 def read(path: Path) -> Netlist:
-    """A netlist that ``write_json`` wrote."""
+    """A netlist written by ``write_json``."""
     found: Netlist = json.loads(path.read_text())
     return found
 
@@ -104,7 +104,7 @@ def _kind(cell: Netlist) -> _Kind:
 
 
 def _alone(cell: Netlist) -> dict[str, Any]:
-    """A module that is this cell and nothing else."""
+    """A module that consists of this cell alone."""
     ports: dict[str, Any] = {}
     connections: dict[str, list[int]] = {}
     bit = 2
@@ -132,7 +132,7 @@ def _nand_equivalents(stat: Netlist) -> float:
 
 
 def _instances(modules: Netlist, top: str) -> dict[str, int]:
-    """How often each module is there, ``top`` once."""
+    """Number of instances of each module; ``top`` has one."""
     found: dict[str, int] = {}
 
     def visit(name: str) -> None:

@@ -1,7 +1,7 @@
 """Standard cells from a Liberty file: functions, capacitances, internal energies, leakage, area.
 
-Read is what power needs: groups, attributes and tables of the non-linear delay model. Timing, bundles, scan cells and
-voltage maps are passed over.
+Only the parts needed for power are read: groups, attributes and tables of the non-linear delay model. Timing, bundles,
+scan cells and voltage maps are skipped.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _TOKEN = re.compile(r'/\*.*?\*/|//[^\n]*|\\\r?\n|\s+|"((?:[^"\\]|\\.)*)"|([{}();
 
 @dataclass(frozen=True)
 class Group:
-    """``kind (arguments) { attributes, groups }`` as the file has it."""
+    """One group of the file: ``kind (arguments) { attributes, groups }``."""
 
     kind: str
     arguments: tuple[str, ...]
     attributes: Mapping[str, tuple[str, ...]]
-    """Values by name: of ``name : value;`` one, of ``name (a, b);`` several."""
+    """Values by name: one for ``name : value;``, several for ``name (a, b);``."""
     groups: tuple[Group, ...]
 
     def of(self, kind: str) -> Iterator[Group]:
@@ -42,12 +42,13 @@ class Group:
         try:
             return float(text) if text else default
         except ValueError:
-            raise InputError(f"{name} is no number: {text!r}", where=f"Liberty, {self.kind}") from None
+            raise InputError(f"{name} is not a number: {text!r}", where=f"Liberty, {self.kind}") from None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Energy of a transition by input slew and load; either may be missing. Linear between points, held beyond them."""
+    """Energy of a transition by input slew and load; either may be missing. Linear between points, constant beyond
+    them."""
 
     slews_ns: NDArray[np.float64]
     loads_pf: NDArray[np.float64]
@@ -63,7 +64,7 @@ class Pin:
     name: str
     is_output: bool
     capacitance_pf: float
-    function: str  # of an output: over input pins and the state
+    function: str  # function of an output over input pins and the state
     is_clock: bool
     rise: tuple[Table, ...]
     """Internal energy of a rising transition, one table per related pin or condition; ``fall`` alike."""
@@ -92,7 +93,7 @@ class FlipFlop:
 @dataclass(frozen=True)
 class Cell:
     name: str
-    area: float  # as the library has it, um2 usually
+    area: float  # in the library's unit, usually um2
     leakage_w: float
     pins: Mapping[str, Pin]
     flip_flop: FlipFlop | None
@@ -114,7 +115,7 @@ class Library:
 
 
 def read_liberty(path: Path) -> Library:
-    """Read a library. Raises :class:`InputError`, naming the file, for what is none."""
+    """Read a library. Raises :class:`InputError`, naming the file, for any other file."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -125,12 +126,12 @@ def read_liberty(path: Path) -> Library:
             raise InputError(f"begins with {top.kind!r}")
         return _library(top)
     except InputError as error:
-        raise InputError(f"is no Liberty library ({error})", where=str(path)) from error
+        raise InputError(f"is not a Liberty library ({error})", where=str(path)) from error
 
 
 def parse(text: str) -> Group:
-    """The outermost group. Raises :class:`InputError` where the text does not follow the format."""
-    tokens: list[tuple[str, bool]] = []  # text, whether it was quoted
+    """The outermost group. Raises :class:`InputError` if the text does not follow the format."""
+    tokens: list[tuple[str, bool]] = []  # text, and whether it was quoted
     at = 0
     while at < len(text):
         match = _TOKEN.match(text, at)
@@ -205,16 +206,16 @@ _SCALES = {"f": 1e-15, "p": 1e-12, "n": 1e-9, "u": 1e-6, "m": 1e-3, "": 1.0, "k"
 
 @dataclass(frozen=True)
 class _Units:
-    pf: float  # of a capacitance
-    ns: float  # of a time
-    watts: float  # of leakage
-    joules: float  # of internal energy
+    pf: float  # unit of capacitance
+    ns: float  # unit of time
+    watts: float  # unit of leakage
+    joules: float  # unit of internal energy
 
 
 def _scale(text: str, unit: str) -> float:
     match = re.fullmatch(rf"\s*([\d.]+)?\s*([fpnumk]?){unit}\s*", text, re.IGNORECASE)
     if match is None:
-        raise InputError(f"{text!r} is no unit of {unit}")
+        raise InputError(f"{text!r} is not a unit of {unit}")
     return float(match[1] or 1.0) * _SCALES[match[2].lower()]
 
 

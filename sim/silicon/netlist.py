@@ -1,7 +1,7 @@
-"""A block mapped to a library's cells, run under recorded stimuli, its nets' transitions counted.
+"""A block mapped to a library's cells and run under recorded stimuli; the transitions of its nets are counted.
 
-Zero-delay simulation: a net changes at most once a cycle, so glitches are not seen. (Verilator counts the same on small
-netlists; what it makes of a hundred thousand wires takes a quarter of an hour to compile.)
+Zero-delay simulation: a net changes at most once a cycle, so glitches are not seen. (Verilator gives
+the same counts on small netlists, but a hundred thousand wires take it a quarter of an hour to compile.)
 """
 
 from __future__ import annotations
@@ -59,15 +59,15 @@ class Netlist:
 
     top: str
     clock: str | None
-    """Name of the clock's port; None of a combinational block."""
+    """Name of the clock's port; None for a combinational block."""
     ports: Mapping[str, Port]
     instances: tuple[Instance, ...] = field(repr=False)
     names: Mapping[int, str] = field(repr=False, default_factory=dict)
-    """Signals of the source that nets carry, by their names without indices."""
+    """Names (without indices) of the source's signals carried by nets."""
 
     def owners(self, library: Library) -> tuple[str, ...]:
-        """For every instance the register that it belongs to: a flip-flop's own name, ``NAME logic`` of what computes
-        its next value; logic that several registers share, or that ends at outputs alone, is ``shared``."""
+        """The register that each instance belongs to: a flip-flop's own name, or ``NAME logic`` for logic of its next
+        value; logic that several registers share, or that ends only at outputs, is ``shared``."""
         drivers = {
             net: number
             for number, one in enumerate(self.instances)
@@ -104,17 +104,18 @@ class Netlist:
 
 @dataclass(frozen=True)
 class Activity:
-    """What a simulation saw."""
+    """Results of a simulation."""
 
-    cycles: int  # counted
-    transitions: NDArray[np.int64]  # by number of net
+    cycles: int  # cycles counted
+    transitions: NDArray[np.int64]  # by net number
     outputs: Mapping[str, Words] = field(repr=False)
 
 
 def map_block(work: Path, sources: Sequence[Path], top: str, liberty: Path, *, clock: str | None) -> Netlist:
-    """Map ``top`` to the cells of ``liberty`` in the folder ``work``, flattened. Cached under all that decides.
+    """Map ``top`` to the cells of ``liberty`` in the folder ``work``, flattened. Cached by everything that the result
+    depends on.
 
-    Raises :class:`SimulationError` with what Yosys said.
+    Raises :class:`SimulationError` with Yosys' message.
     """
     files = " ".join(path.name for path in sources)
     script = _SCRIPT.format(read=f"read_slang -j 1 --top {top} {files}", top=top)
@@ -147,7 +148,7 @@ def map_block(work: Path, sources: Sequence[Path], top: str, liberty: Path, *, c
     )
     names: dict[int, str] = {}
     for name, wire in module["netnames"].items():
-        # Public names first: what Yosys made up begins with a dollar sign.
+        # Public names first: names made up by Yosys begin with a dollar sign.
         if not name.startswith("$"):
             names |= {net(bit): re.split(r"[\[.]", name)[0] for bit in wire["bits"] if net(bit) not in names}
     return Netlist(top, clock, ports, instances, names)
@@ -165,15 +166,15 @@ class _Gate:
 @dataclass(frozen=True)
 class _Program:
     nets: int
-    gates: tuple[_Gate, ...]  # in an order in which every source is known
-    states: tuple[tuple[int, int], ...]  # a flip-flop's state, and the net that it takes over at the edge
+    gates: tuple[_Gate, ...]  # ordered so that sources come before readers
+    states: tuple[tuple[int, int], ...]  # a flip-flop's state, and the net that it samples at the edge
 
 
 def simulate(netlist: Netlist, library: Library, stimuli: Mapping[str, Words], *, first: int = 0) -> Activity:
-    """Run ``stimuli`` (of every input but the clock) through the netlist, a row a cycle; count every net's changes.
+    """Run ``stimuli`` (for every input but the clock), a row per cycle, and count every net's changes.
 
-    Cycles before ``first`` only bring the state about. Changes are counted between the settled states before one rising
-    edge and before the next. Asynchronous clears and presets act at the edge: they are active in reset alone. Raises
+    Cycles before ``first`` only settle the state. Changes are counted between the settled values before one rising edge
+    and before the next. Asynchronous clears and presets act at the edge, since they are active only in reset. Raises
     :class:`InputError` for a cell that the library lacks or that has no function, for another clock than the block's,
     and for combinational loops.
     """
@@ -263,17 +264,17 @@ def _next(next_state: str, clear: str, preset: str) -> Function:
 def _gate(function: Function, pins: Mapping[str, int], target: int) -> _Gate:
     names = sorted(function.pins)
     if len(names) > 6:
-        raise InputError(f"a cell's function has {len(names)} inputs; six are the most")
+        raise InputError(f"a cell's function has {len(names)} inputs; at most six are supported")
     table = sum(
         function.value({name: bool(index >> place & 1) for place, name in enumerate(names)}) << index
         for index in range(1 << len(names))
     )
-    # Unused sources read net 0, which is 0, so the table's first entries suffice.
+    # Unused sources read net 0, which is constantly 0, so the table's first entries suffice.
     return _Gate(table, tuple(pins[name] for name in names), target)
 
 
 def _ordered(gates: list[_Gate], known: set[int]) -> Iterator[_Gate]:
-    """Sources before readers."""
+    """Gates ordered so that sources come before readers."""
     waiting: dict[int, list[int]] = {}
     missing = []
     for number, gate in enumerate(gates):
@@ -289,7 +290,7 @@ def _ordered(gates: list[_Gate], known: set[int]) -> Iterator[_Gate]:
             if missing[reader] == 0:
                 ready.append(reader)
     if len(ready) < len(gates):
-        raise InputError("the logic has a loop, or a net that nothing drives", where="netlist")
+        raise InputError("the logic has a loop or an undriven net", where="netlist")
 
 
 def _bits(words: Words, width: int) -> NDArray[np.uint8]:
@@ -308,7 +309,7 @@ def _pointer(array: NDArray[Any]) -> ctypes.c_void_p:
 
 
 def _engine() -> Any:
-    """The simulator, compiled once. Raises :class:`SimulationError` when no compiler is found or it fails."""
+    """The simulator, compiled once. Raises :class:`SimulationError` if no compiler is found or it fails."""
     source = Path(__file__).parents[1] / "harness" / "netlist.cpp"
     key = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
 

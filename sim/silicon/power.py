@@ -1,8 +1,8 @@
 """Energy of a mapped block from its nets' transitions: loads, internal energies, clock pins, leakage.
 
-Loads are the pins that a net drives and a wire per pin; wires are not routed, their length is given in sides of the
-library's gate equivalent. Internal energies are read at one input slew, averaged over related pins. Glitches, short
-pulses and the clock tree above the flip-flops' pins are not in it.
+Loads are the pins that a net drives and a wire per pin; wires are not routed, and their length is given in sides of the
+library's gate equivalent. Internal energies are read at one input slew and averaged over related pins. Glitches, short
+pulses and the clock tree above the flip-flops' pins are not included.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ WIRE_PF_PER_MM = 0.2
 
 @dataclass(frozen=True)
 class BlockEnergy:
-    """Joules of a whole run of ``cycles``, but ``leakage_w``."""
+    """Energies of a whole run of ``cycles`` in joules; ``leakage_w`` in watts."""
 
     cycles: int
     by_owner: dict[str, float]
-    """Joules that data switches, by the register that the cells belong to (``Netlist.owners``): the loads of the nets
-    they drive, and inside the cells."""
+    """Joules of data transitions by the register that the cells belong to (``Netlist.owners``): in the loads of the
+    nets they drive, and inside the cells."""
     clock_j: float
     """Clock pins of the flip-flops, in every cycle: nothing gates them."""
     leakage_w: float
-    area: float  # of the cells, as the library has it
+    area: float  # area of the cells, in the library's unit
     gate_equivalents: float
     flip_flops: int
 
     @property
     def dynamic_j(self) -> float:
-        """What data switches: all but clock and leakage."""
+        """Energy of data transitions, without clock and leakage."""
         return sum(self.by_owner.values())
 
 
@@ -58,7 +58,7 @@ def block_energy(netlist: Netlist, library: Library, activity: Activity, *, wire
     def changed(net: int) -> int:
         return int(changes[net]) if 1 < net < len(changes) else 0
 
-    # What drives the block's inputs lies outside, but its load is the block's.
+    # The drivers of the block's inputs are outside, but their load belongs to the block.
     inputs = {net for port in netlist.ports.values() if port.is_input for net in port.nets if net != clock_net}
     by_owner: defaultdict[str, float] = defaultdict(float)
     by_owner["inputs"] = sum(per_volt * load_pf[net] * changed(net) for net in inputs)

@@ -1,4 +1,4 @@
-"""What a block of the machine sees in a run: its ports' values, cycle by cycle, out of a waveform (VCD)."""
+"""Values on a block's ports, cycle by cycle, read from a waveform (VCD) of the machine."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class _Variable:
 def read_ports(waves: Path, ports: Iterable[Port]) -> dict[str, Words]:
     """Settled values before every rising edge, of the first instance that has all ``ports``: ``uint32[cycles, words]``.
 
-    The waveform is one that :class:`codesign.sim.run.Waves` writes: even times are settled, odd ones follow an edge.
-    Raises :class:`InputError` when no instance has the ports.
+    The waveform is one written by :class:`codesign.sim.run.Waves`: even times are settled, odd ones follow an edge.
+    Raises :class:`InputError` if no instance has the ports.
     """
     wanted = {port.name: port for port in ports}
     with waves.open(encoding="utf-8") as lines:

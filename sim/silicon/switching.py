@@ -1,7 +1,7 @@
-"""How often the nets of a combinational netlist switch: every net's values over time are one row of packed bits.
+"""Switching activity of a combinational netlist: every net's values over time are one row of packed bits.
 
-Zero-delay: a net switches at most once a cycle, so glitches are not seen. Activities are meant to be compared with each
-other, of the same netlist under other data.
+Zero-delay: a net switches at most once a cycle, so glitches are not seen. Activities are meant for comparing
+different data on the same netlist.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _INPUTS = ("A", "B", "C", "D", "S")
 
 @dataclass(frozen=True)
 class Gate:
-    """Numbers of the nets it reads and drives."""
+    """A gate, with the numbers of the nets it reads and drives."""
 
     kind: str
     inputs: tuple[int, ...]
@@ -55,14 +55,14 @@ class Gate:
 
 @dataclass(frozen=True)
 class Circuit:
-    """A combinational netlist, gates in an order in which every input is known."""
+    """A combinational netlist; drivers come before readers."""
 
     ports: Mapping[str, tuple[int, ...]]  # nets of an input or output, least significant bit first
     inputs: frozenset[str]
     gates: tuple[Gate, ...]
 
     def fan_out(self) -> dict[int, int]:
-        """How many gates read each net."""
+        """Number of gates that read each net."""
         found = dict.fromkeys((net for nets in self.ports.values() for net in nets), 0)
         for gate in self.gates:
             found.setdefault(gate.output, 0)
@@ -93,7 +93,7 @@ def _circuit(module: Mapping[str, Any]) -> Circuit:
     waiting = []
     for cell in module["cells"].values():
         if cell["type"] not in _GATES:
-            raise InputError(f"{cell['type']} is no gate", where="switching", hint="Give combinational logic.")
+            raise InputError(f"{cell['type']} is not a gate", where="switching", hint="Give combinational logic.")
         pins = {pin: nets(bits)[0] for pin, bits in cell["connections"].items()}
         waiting.append(Gate(cell["type"], tuple(pins[pin] for pin in _INPUTS if pin in pins), pins["Y"]))
     ports = {name: nets(port["bits"]) for name, port in module["ports"].items()}
@@ -111,7 +111,7 @@ def _circuit(module: Mapping[str, Any]) -> Circuit:
 
 
 def simulate(of: Circuit, stimuli: Mapping[str, NDArray[Any]]) -> dict[int, Packed]:
-    """Every net over time. ``stimuli``: integers [cycles] per input; negative ones in two's complement."""
+    """Values of every net over time. ``stimuli``: integers [cycles] per input; negative ones in two's complement."""
     values: dict[int, Packed] = {}
     for name in of.inputs:
         words = stimuli[name].astype(np.int64)
@@ -125,13 +125,13 @@ def simulate(of: Circuit, stimuli: Mapping[str, NDArray[Any]]) -> dict[int, Pack
 
 
 def outputs(of: Circuit, values: Mapping[int, Packed], name: str, cycles: int) -> NDArray[np.int64]:
-    """A port's unsigned value over time, from what :func:`simulate` found."""
+    """A port's unsigned value over time, from the result of :func:`simulate`."""
     bits = [np.unpackbits(values[net])[:cycles].astype(np.int64) << at for at, net in enumerate(of.ports[name])]
     return np.asarray(np.sum(bits, axis=0), dtype=np.int64)
 
 
 def switched(of: Circuit, stimuli: Mapping[str, NDArray[Any]]) -> float:
-    """Mean switched load per cycle: every net's transitions times one and its readers, over the cycles."""
+    """Mean switched load per cycle: the sum over nets of transitions times (1 + readers), over the cycles."""
     cycles = len(next(iter(stimuli.values())))
     load = of.fan_out()
     total = 0.0

