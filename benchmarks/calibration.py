@@ -19,7 +19,7 @@ import typer
 from rich.console import Console
 
 from codesign.hw.files import write_text
-from codesign.workflows.cell_calibration import Calibration, calibrate
+from codesign.workflows.silicon.cell_calibration import Calibration, calibrate
 
 LIBERTY = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")
 RESULTS = Path(__file__).parent / "results" / "calibration.json"

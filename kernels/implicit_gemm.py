@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from codesign.kernels.chunked import flag, literal
-from codesign.kernels.lanes import lane_channels
-from codesign.kernels.layers import CHUNK_CHANNELS, Conv, Format, Precision
+from codesign.kernels.layers import CHUNK_CHANNELS, Conv, Format, Precision, lane_channels
 from codesign.kernels.stack_search import GPUS
 
 MAX_SOURCES = 16

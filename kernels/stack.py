@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.kernels.chunked import flag, literal
-from codesign.kernels.lanes import lane_channels
-from codesign.kernels.layers import CHUNK_CHANNELS, Conv, Format, Precision
+from codesign.kernels.layers import CHUNK_CHANNELS, Conv, Format, Precision, lane_channels
 
 Reader = tuple[str, Literal["source", "add", "store"]]
 """A layer's name, empty for a store, and the role in which it reads a tensor."""

@@ -96,8 +96,8 @@ def area(
     """Performance, power and area of a specification: gates, mm2, clock, watts, and its size on an FPGA."""
     from codesign.energy.interval import engineering, span
     from codesign.hw.spec import load_spec
-    from codesign.workflows.ppa import ppa
     from codesign.workflows.recorded import RESULTS
+    from codesign.workflows.silicon.ppa import ppa
 
     with progress("Area") as (say, _):
         rows = [
@@ -143,7 +143,7 @@ def calibrate(
     json_to: Json = None,
 ) -> None:
     """Compare the energy account with standard cells: blocks are mapped, run on a photograph, compared part by part."""
-    from codesign.workflows.cell_calibration import calibrate as measure
+    from codesign.workflows.silicon.cell_calibration import calibrate as measure
 
     with progress("Calibrating") as (say, _):
         found = measure(liberty, node, say=say)

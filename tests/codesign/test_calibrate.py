@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,9 @@ from codesign.hw.rtl_package import render_package
 from codesign.hw.spec import TINY
 from codesign.sim.run import Waves, run
 from codesign.sim.silicon.liberty import read_liberty
-from codesign.workflows import cell_calibration as calibrate
-from codesign.workflows.cell_calibration import UNITS
-
-SIM = Path(__file__).resolve().parents[1] / "sim"
-sys.path.insert(0, str(SIM))
-
-from layer_graphs import GraphDraw, LayerDraw, build, random_inputs  # noqa: E402
+from codesign.workflows.silicon import cell_calibration as calibrate
+from codesign.workflows.silicon.cell_calibration import UNITS
+from tests.sim.layer_graphs import GraphDraw, LayerDraw, build, random_inputs
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "calibration.json"
 OSU = Path("/usr/share/qflow/tech/osu018/osu018_stdcells.lib")

@@ -20,8 +20,8 @@ from codesign.compile.ir.relax import from_module
 from codesign.compile.operators.correlations import recognise_correlations
 from codesign.networks.motion import correlate, warp
 from codesign.networks.raft import Form, InstanceNorm, Raft
-from tests.compile.test_gpu_launches import emulated
-from tests.compile.test_gpu_module import machine
+from tests.compile.cuda.test_gpu_launches import emulated
+from tests.compile.cuda.test_gpu_module import machine
 from tests.kernels.fake_driver import build_driver, code_of
 
 

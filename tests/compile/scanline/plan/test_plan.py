@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layer_graphs import GraphDraw, LayerDraw, build, evaluate, random_inputs
 
 from codesign.compile.scanline.emit import emit
 from codesign.compile.scanline.layers import LayerGraph, Shuffle, computed
@@ -15,6 +14,7 @@ from codesign.compile.scanline.plan.cascade import make_plan
 from codesign.compile.scanline.rewrite.subpixel import fold_shuffles
 from codesign.hw.model import reference
 from codesign.hw.spec import BASE, TINY, AccelSpec
+from tests.sim.layer_graphs import GraphDraw, LayerDraw, build, evaluate, random_inputs
 
 up_scaling = st.builds(
     GraphDraw,

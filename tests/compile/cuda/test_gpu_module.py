@@ -21,7 +21,7 @@ from codesign.compile.importing.model import load_model
 from codesign.compile.ir.relax import from_module
 from codesign.kernels.runtime.bundle import Bundle, Loaded
 from codesign.kernels.runtime.driver import Driver
-from tests.compile.test_gpu_launches import emulated
+from tests.compile.cuda.test_gpu_launches import emulated
 from tests.kernels.fake_driver import build_driver, code_of
 
 

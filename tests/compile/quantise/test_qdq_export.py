@@ -15,7 +15,6 @@ import torch.nn.functional as F
 import tvm
 from hypothesis import assume, given, settings
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from random_networks import OPERATIONS, Draw, draws, quantised
 from torch import nn
 
 from codesign import networks
@@ -24,6 +23,7 @@ from codesign.compile.quantise.qdq_export import export_qdq
 from codesign.compile.quantise.quantise import calibrate, quantised_io
 from codesign.compile.referee.integer import evaluate
 from codesign.hw.errors import InputError, UnsupportedError
+from tests.compile.random_networks import OPERATIONS, Draw, draws, quantised
 
 
 def _by_onnx_runtime(path: Path, module: tvm.IRModule, codes: np.ndarray) -> np.ndarray:

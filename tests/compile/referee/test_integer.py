@@ -8,7 +8,6 @@ import torch
 import tvm
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from random_networks import Draw, draws, quantised, rescaled
 from torch import nn
 
 from codesign.compile.importing.model import load_model
@@ -18,6 +17,7 @@ from codesign.compile.quantise.quantise import calibrate, quantised_io
 from codesign.compile.referee.integer import evaluate
 from codesign.hw import numerics
 from codesign.hw.errors import InputError, UnsupportedError
+from tests.compile.random_networks import Draw, draws, quantised, rescaled
 
 scales = st.floats(2.0**-13, 2.0**13, width=32)
 zero_points = st.integers(-128, 127)

@@ -25,7 +25,7 @@ from codesign.workflows.frames import FrameChoice
 from codesign.workflows.sources import find, import_source
 from tests.kernels.fake_driver import build_driver, code_of, table
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SIZE = (20, 14)
 PEAK = """#include "lanes.cuh"
 extern "C" __global__ void peak(char* to, int rounds) { to[blockIdx.x * 512 + threadIdx.x] = rounds; }"""
