@@ -180,7 +180,7 @@ def measure(workload: Workload, accel: str, predict_only: bool) -> dict[str, Any
         measured = run(region.program, inputs, dram=Dram(BYTES_PER_CYCLE, LATENCY))
         golden = reference.run(region.program, inputs)
         (name,) = golden
-        expected = evaluate(network.quantised, codes)[0].transpose(1, 2, 0)
+        expected = evaluate(network.partitioned.graph, codes)[0].transpose(1, 2, 0)
         wrong = int(np.count_nonzero(measured.outputs[name] != golden[name]))
         wrong += int(np.count_nonzero(golden[name] != expected))
         counters = measured.counters

@@ -30,8 +30,9 @@ from skimage import data as samples
 from codesign import networks
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run
+from codesign.compile.ir.relax import from_module
 from codesign.compile.quantise.budget import Mixed, products, within
-from codesign.compile.quantise.quantise import Calibrated, calibrate, read_canonical
+from codesign.compile.quantise.quantise import Calibrated, calibrate
 from codesign.compile.quantise.widths import Widths
 from codesign.compile.scanline.emit import emit
 from codesign.compile.scanline.lower import lower
@@ -101,7 +102,7 @@ def calibrated(module: torch.nn.Module, shots: list[Frames]) -> Calibrated:
 def output(network: Calibrated, widths: Widths, frames: Frames) -> NDArray[np.float32]:
     """The quantised network's result, ``[C, H, W]``."""
     with torch.inference_mode():
-        return run(read_canonical(network.quantised(widths).module), torch.from_numpy(frames))[0].numpy()
+        return run(from_module(network.quantised(widths).module), torch.from_numpy(frames))[0].numpy()
 
 
 def whole(network: Calibrated, widths: Widths) -> Widths:
@@ -117,8 +118,8 @@ def whole(network: Calibrated, widths: Widths) -> Widths:
 
 def on_machine(network: Calibrated, widths: Widths) -> dict[str, Any]:
     """Cost of a frame on ``base`` by the cycle model, regions one after another, without the host's part."""
-    parted = partition(network.quantised(widths).module, BASE)
-    found = [timing.predict(emit(make_plan(BASE, lower(function, symbol)))) for symbol, function in parted.regions]
+    parted = partition(from_module(network.quantised(widths).module), BASE)
+    found = [timing.predict(emit(make_plan(BASE, lower(region, region.symbol)))) for region in parted.regions]
     return {
         "products": products(network, widths),
         "cycles": sum(one.cycles for one in found),

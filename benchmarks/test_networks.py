@@ -111,14 +111,15 @@ def test_set5_quality(benchmark, data_dir):
     from codesign import networks
     from codesign.compile.importing.model import load_model
     from codesign.compile.ir import evaluate
+    from codesign.compile.ir.relax import from_module
     from codesign.compile.quantise.calibration import PIXELS
-    from codesign.compile.quantise.quantise import calibrate, read_canonical
+    from codesign.compile.quantise.quantise import calibrate
     from codesign.metrics import set5
     from codesign.workflows.frames import calibration_frames
 
     net = networks.load("sesr_m5_x2")
     model = load_model(net, width=64, height=64, channels=1)
-    graph = read_canonical(
+    graph = from_module(
         calibrate(model.module, calibration_frames(1, 2), "percentile", output_params=PIXELS).quantised().module
     )
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from tvm import relax
 
 from codesign.compile.driver import CompiledNetwork
 from codesign.hw.errors import UnsupportedError
@@ -39,33 +36,16 @@ def clip_program(network: CompiledNetwork) -> ClipProgram:
             hint="See `compile` for the operators on the host; a network without any keeps its states in the machine.",
         )
     (region,) = network.regions
-    ((_, function),) = network.partitioned.regions
-    main = network.partitioned.module["main"]
-    names: dict[Any, str | list[str]] = {}  # variable of main -> name of the program's tensor, or names of several
-    codes: dict[Any, Any] = {}  # parameter -> its codes
-    for binding in main.body.blocks[0].bindings:
-        value, var = binding.value, binding.var
-        if isinstance(value, relax.Call) and getattr(value.op, "name", "") == "relax.quantize":
-            codes[value.args[0]] = var
-        elif isinstance(value, relax.Call) and getattr(value.op, "name", "") == "relax.dequantize":
-            names[var] = names.get(value.args[0], "")
-        elif isinstance(value, relax.Call):
-            for argument, parameter in zip(value.args, function.params, strict=True):
-                names[argument] = str(parameter.name)
-            outputs = [slot.name for slot in region.program.outputs]
-            names[var] = outputs if len(outputs) > 1 else outputs[0]
-        elif isinstance(value, relax.TupleGetItem):
-            made = names[value.tuple_value]
-            names[var] = made[value.index]
-        else:
-            names[var] = names[value]
-    frame, *states = (names.get(codes.get(parameter), "") for parameter in main.params)
-    if not isinstance(main.body.body, relax.Tuple) or not states:
+    graph, part, program = region.part.graph, region.part, region.program
+    slots = dict(zip(part.inputs, program.inputs, strict=True)) | dict(zip(part.outputs, program.outputs, strict=True))
+    named = {codes: slot.name for codes, slot in slots.items()}
+    codes = {node.inputs[0]: named[node.name] for node in graph.nodes if node.op == "quantize" and node.name in named}
+    opened = {node.name: named[node.inputs[0]] for node in graph.nodes if node.inputs and node.inputs[0] in named}
+    if not graph.carried:
         raise UnsupportedError(
             "no state is carried from frame to frame",
             where=where,
             hint="Declare the module's states with state_shapes.",
         )
-    result, *left = (str(names[field]) for field in main.body.body.fields)
-    carried = (Carried(after, str(before)) for after, before in zip(left, states, strict=True))
-    return ClipProgram(region.program, str(frame), result, tuple(carried))
+    carried = tuple(Carried(opened[after], codes[state]) for after, state in graph.carried)
+    return ClipProgram(program, codes[graph.input], opened[graph.result], carried)

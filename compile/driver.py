@@ -11,6 +11,7 @@ import tvm
 from numpy.typing import NDArray
 
 from codesign.compile.importing.model import ImportedModel
+from codesign.compile.ir.relax import from_module
 from codesign.compile.quantise.budget import Mixed, within
 from codesign.compile.quantise.calibration import PIXELS, Method
 from codesign.compile.quantise.finetune import fine_tune, teach
@@ -21,6 +22,7 @@ from codesign.compile.scanline.layers import LayerGraph
 from codesign.compile.scanline.lower import lower
 from codesign.compile.scanline.module import build_module
 from codesign.compile.scanline.partition import Partitioned, Placement, partition
+from codesign.compile.scanline.partition import Region as Part
 from codesign.compile.scanline.plan.cascade import Plan, make_plan
 from codesign.hw.errors import InputError
 from codesign.hw.program.program import Program
@@ -64,11 +66,16 @@ class Quantisation:
 class Region:
     """A part of the network that runs on the accelerator."""
 
-    symbol: str
+    part: Part = field(repr=False)
+    """What of the quantised network it computes; inputs and outputs in the order of the program's slots."""
     graph: LayerGraph = field(repr=False)
     """The user's layers; the plan has them as rewritten for the machine."""
     plan: Plan = field(repr=False)
     program: Program = field(repr=False)
+
+    @property
+    def symbol(self) -> str:
+        return self.part.symbol
 
 
 @dataclass(frozen=True)
@@ -143,13 +150,13 @@ def compile_network(
         if quantisation.finetune_steps:
             quantised = _fine_tune(result, quantisation, calibration, on_stage)
     on_stage("partition")
-    partitioned = partition(quantised, spec)
+    partitioned = partition(from_module(quantised), spec)
     regions = []
-    for symbol, function in partitioned.regions:
-        on_stage(f"lower and plan {symbol}")
-        graph = lower(function, name or model.name)
+    for part in partitioned.regions:
+        on_stage(f"lower and plan {part.symbol}")
+        graph = lower(part, name or model.name)
         plan = make_plan(spec, graph, dram_bytes_per_cycle)
-        regions.append(Region(symbol, graph, plan, emit(plan)))
+        regions.append(Region(part, graph, plan, emit(plan)))
     return CompiledNetwork(
         name=name or model.name,
         spec=spec,

@@ -13,8 +13,6 @@ from codesign.compile.driver import CompiledNetwork, Quantisation, compile_netwo
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run as run_float
 from codesign.compile.ir.relax import from_module, to_module
-from codesign.compile.operators.window_form import recognise_windows
-from codesign.compile.quantise.quantise import read_canonical
 from codesign.compile.referee.integer import evaluate
 from codesign.compile.scanline.kernels.window import Window
 from codesign.compile.scanline.layers import computed
@@ -69,21 +67,21 @@ def compiled(network: nn.Module, spec: AccelSpec = BASE) -> CompiledNetwork:
 def test_every_level_is_an_operator() -> None:
     """Whose values are torch's, in the graph and in Relax's spelling; which is read back."""
     network = LookedUp(levels=3, radius=1)
-    graph = recognise_windows(read_canonical(loaded(network).module))
-    found = [node.attributes for node in graph.nodes if node.op == "windows"]
+    graph = from_module(loaded(network).module)
+    found = [node.attributes for node in graph.nodes if node.op == "window"]
     assert [(one["radius"], one["level"], one["map"]) for one in found] == [
         (1, level, (HEIGHT >> level, WIDTH >> level)) for level in range(3)
     ] * 2
-    assert sum(node.op == "pairs" for node in graph.nodes) == 3
+    assert sum(node.op == "all_pairs" for node in graph.nodes) == 3
     spelt = to_module(graph)
     picture = torch.rand(1, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         wanted = network(picture)
         for one in (graph, from_module(spelt)):
             torch.testing.assert_close(run_float(one, picture), wanted, rtol=1e-4, atol=1e-5)
-    again = read_canonical(spelt)
+    again = from_module(spelt)
     assert [node.op for node in again.nodes] == [node.op for node in graph.nodes]
-    assert [node.attributes for node in again.nodes if node.op == "windows"] == found
+    assert [node.attributes for node in again.nodes if node.op == "window"] == found
 
 
 def test_other_windows_stay_on_the_host() -> None:
@@ -93,7 +91,7 @@ def test_other_windows_stay_on_the_host() -> None:
 
 def test_a_machine_without_look_ups_says_so() -> None:
     reasons = {p.operator: p.reason for p in compiled(LookedUp(), TINY).placements if not p.on_accelerator}
-    assert "makes no windows" in reasons["image.grid_sample"]
+    assert "makes no windows" in reasons["window"]
 
 
 @pytest.mark.parametrize(("levels", "radius", "pixels"), [(1, 1, 0.3), (2, 2, 3.0), (3, 3, 8.0), (4, 4, 60.0)])
@@ -107,7 +105,7 @@ def test_quantised_graph_and_machine_agree(levels: int, radius: int, pixels: flo
     codes = np.random.default_rng(2).integers(-128, 128, (1, 3, HEIGHT, WIDTH)).astype(np.int8)
     inputs = {region.program.inputs[0].name: np.ascontiguousarray(codes[0].transpose(1, 2, 0))}
     (golden,) = reference.run(region.program, inputs).values()
-    np.testing.assert_array_equal(golden, evaluate(network.quantised, codes)[0].transpose(1, 2, 0))
+    np.testing.assert_array_equal(golden, evaluate(network.partitioned.graph, codes)[0].transpose(1, 2, 0))
     assert len(np.unique(golden)) > (50 if pixels < 10 else 2)
     measured = run(region.program, inputs)
     np.testing.assert_array_equal(next(iter(measured.outputs.values())), golden)

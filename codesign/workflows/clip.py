@@ -146,7 +146,7 @@ def simulate_clip(
     """
     clip, network = compiled.program, compiled.network
     program = clip.program
-    _, function = network.partitioned.regions[0]
+    part = network.regions[0].part
     slots = {slot.name: slot for slot in (*program.inputs, *program.outputs)}
     coded = [{clip.frame: codes_of(slots[clip.frame], frame)} for frame in frames]
     turns = clip.stream()
@@ -168,7 +168,8 @@ def simulate_clip(
     )
     for number, (inputs, result, wanted) in enumerate(zip(coded, measured, golden, strict=True)):
         known: dict[str, NDArray[np.int8]] = {**inputs, **held}
-        judged = evaluate_region(function, [known[slot.name].transpose(2, 0, 1)[None] for slot in program.inputs])
+        given = [known[slot.name].transpose(2, 0, 1)[None] for slot in program.inputs]
+        judged = evaluate_region(part.graph, dict(zip(part.inputs, given, strict=True)), part.outputs)
         right = dict(zip((slot.name for slot in program.outputs), judged, strict=True))
         differing = sum(
             int(np.count_nonzero(result.outputs[name] != wanted[name]))

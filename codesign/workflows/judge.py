@@ -56,7 +56,7 @@ def _from_graph(
     entry, leave = quantised_io(network.quantised)
     codes = np.clip(np.rint(frame / np.float32(entry.scale)) + entry.zero_point, -128, 127).astype(np.int8)
     try:
-        expected = evaluate(network.quantised, codes)
+        expected = evaluate(network.partitioned.graph, codes)
     except UnsupportedError:
         return sum(_of_region(network, execution) for execution in executions)
     got = np.rint(output / np.float32(leave.scale)).astype(np.int64) + leave.zero_point
@@ -65,11 +65,9 @@ def _from_graph(
 
 def _of_region(network: CompiledNetwork, execution: Execution) -> int:
     program = execution.program
-    symbol = next(region.symbol for region in network.regions if region.program == program)
-    expected = evaluate_region(
-        dict(network.partitioned.regions)[symbol],
-        [execution.inputs[slot.name].transpose(2, 0, 1)[None] for slot in program.inputs],
-    )
+    part = next(region.part for region in network.regions if region.program == program)
+    inputs = [execution.inputs[slot.name].transpose(2, 0, 1)[None] for slot in program.inputs]
+    expected = evaluate_region(part.graph, dict(zip(part.inputs, inputs, strict=True)), part.outputs)
     return sum(
         int(np.count_nonzero(execution.outputs[slot.name].transpose(2, 0, 1)[None] != codes))
         for slot, codes in zip(program.outputs, expected, strict=True)

@@ -9,7 +9,7 @@ After :func:`canonicalise`
   along the channels and ``pixel_shuffle``; copies of channels are ``repeat`` (each one r times in a row) or ``tile``
   (the whole group r times);
 - a local cost volume is ``correlation``;
-- what makes every channel's mean 0 and its variance 1 is ``nn.instance_norm``, without scale and shift;
+- what makes every channel's mean 0 and its variance 1 is ``instance_norm``, without scale and shift;
 - a bilinear ``grid_sample`` at every pixel's own place plus a flow is ``warp``; at its own place it is nothing;
 - a per-channel scale or offset that no convolution can take is a 1x1 convolution with a diagonal kernel;
 - nothing constant is computed, and identities are gone.
@@ -30,12 +30,23 @@ from codesign.compile.canonical.movement import recognise_movement
 from codesign.compile.ir.evaluate import apply
 from codesign.compile.ir.graph import COPY, Array, Editor, Graph, Node
 from codesign.compile.ir.passes import Pass, passed, run_passes
-from codesign.compile.operators.correlations import recognise_correlations
-from codesign.compile.operators.instance_norm import recognise_norms
-from codesign.compile.operators.warps import recognise_warps
+from codesign.compile.operators.composite import Composite
+from codesign.compile.operators.registry import COMPOSITES
 from codesign.hw.errors import UnsupportedError
 
 STAGE = "canonical"
+
+
+def _recogniser(composite: Composite) -> Pass:
+    def recognise(graph: Graph) -> Graph:
+        return composite.recognise(graph)
+
+    recognise.__name__ = f"recognise_{composite.op}"
+    return recognise
+
+
+RECOGNISED: tuple[Pass, ...] = tuple(map(_recogniser, COMPOSITES.values()))
+"""A pass an operator of :mod:`codesign.compile.operators`."""
 
 
 def canonicalise(graph: Graph) -> Graph:
@@ -47,9 +58,7 @@ def canonicalise(graph: Graph) -> Graph:
         respell_arithmetic,
         respell_activations,
         recognise_movement,
-        recognise_warps,
-        recognise_correlations,
-        recognise_norms,
+        *RECOGNISED,
         fold_affine,
         fold_padding,
         fold_zero_channels,

@@ -11,14 +11,11 @@ from codesign.compile.canonical.affine import is_bias
 from codesign.compile.cuda.chains import merge_chains
 from codesign.compile.cuda.convolutions import Convolutions
 from codesign.compile.cuda.layers import GpuGraph, Pointwise, Shuffle, Tensor
+from codesign.compile.cuda.look_ups import LOOK_UP, PAIR_MAPS, merge_windows
 from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.ir.passes import passed, run_passes
 from codesign.compile.operators.channel_moves import arrange_channels
-from codesign.compile.operators.convex import recognise_convex_upsampling
-from codesign.compile.operators.correlations import recognise_correlations
-from codesign.compile.operators.instance_norm import recognise_norms
-from codesign.compile.operators.lookups import recognise_lookups
-from codesign.compile.operators.warps import recognise_warps
+from codesign.compile.operators.convex_upsample import recognise_convex_upsampling
 from codesign.kernels import chain
 from codesign.kernels.chain import Apply, Chain, Kind, PerChannel
 from codesign.kernels.channels import Channels
@@ -37,10 +34,7 @@ from codesign.kernels.warp import BackwardWarp
 
 def from_graph(graph: Graph) -> GpuGraph:
     """A canonical float graph in FP16: biases, activations, clips and additions join the convolution before them."""
-    passes = (
-        recognise_warps, recognise_correlations, recognise_lookups, recognise_convex_upsampling, recognise_norms,
-        arrange_channels,
-    )  # fmt: skip
+    passes = (merge_windows, recognise_convex_upsampling, arrange_channels)
     graph = passed("cuda", run_passes("cuda", graph, passes))
     return merge_chains(_Fuser(graph).fuse())
 
@@ -163,9 +157,9 @@ class _Fuser(Convolutions):
         """Whether ``node`` is one of RAFT's own: volumes of all pairs, their look-up, the convex up-sampling."""
         attributes = node.attributes
         shapes = [self.graph.shape_of(name) for name in node.inputs]
-        if node.op == "all_pairs":
+        if node.op == PAIR_MAPS:
             self._pointwise(AllPairs(shapes[0][1], attributes["scale"]), node.inputs, node.name)
-        elif node.op == "look_up":
+        elif node.op == LOOK_UP:
             lookup = Lookup(len(shapes) - 1, attributes["radius"], "fp16", absolute=False, chunked=True)
             self._pointwise(lookup, node.inputs, node.name)
         elif node.op == "convex_upsample" and attributes["factor"] == 8:
@@ -176,7 +170,7 @@ class _Fuser(Convolutions):
 
     def _instance_norm(self, node: Node) -> bool:
         """Whether ``node`` is an instance normalisation, which takes a ReLU after it."""
-        if node.op == "nn.instance_norm" and len(node.inputs) == 1:
+        if node.op == "instance_norm":
             readers = self.readers[node.name]
             if self._sole(node.name) and readers[0].op == "nn.relu":
                 self.lazy[node.name] = node
@@ -184,7 +178,7 @@ class _Fuser(Convolutions):
                 self._normalised(node, False, node.name)
             return True
         before = self.lazy.get(node.inputs[0])
-        if node.op == "nn.relu" and before is not None and before.op == "nn.instance_norm":
+        if node.op == "nn.relu" and before is not None and before.op == "instance_norm":
             del self.lazy[before.name]
             self._normalised(before, True, node.name)
             return True

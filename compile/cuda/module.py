@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from codesign.compile.cuda.launches import GpuPlan
-from codesign.compile.ir.relax import emit_node
+from codesign.compile.ir.relax import binder, emit_inline
 from codesign.kernels.runtime.launch import Launch
 
 DRIVER = "libcuda.so.1"
@@ -32,12 +32,7 @@ def relax_module(plan: GpuPlan, binary: bytes, *, prefix: str, driver: str = DRI
     parameter = relax.Var(graph.input, relax.TensorType(source.shape, source.dtype))
     values: dict[str, Any] = {graph.input: parameter}
 
-    def bind(name: str, expression: Any) -> Any:
-        expression = builder.normalize(expression)
-        variable = relax.DataflowVar(name, expression.ty)
-        builder.emit_normalized(relax.VarBinding(variable, expression))
-        return variable
-
+    bind = binder(builder)
     symbols = [f"{prefix}_load"]
     with builder.function("main", [parameter], attrs={"num_input": 1}):
         loaded = relax.Call(relax.ExternFunc(symbols[0]), [parameter], ty_args=[relax.TupleType([])])
@@ -49,7 +44,7 @@ def relax_module(plan: GpuPlan, binary: bytes, *, prefix: str, driver: str = DRI
                         values[name] if name in values else _constant(graph.constants[name])
                         for name in step.node.inputs
                     ]
-                    made = emit_node(step.node, operands, bind)
+                    made = emit_inline(step.node, operands, bind)
                     if getattr(made.ty, "dtype", None) is not None and str(made.ty.dtype.dtype) == "float32":
                         made = bind(f"{step.output}.half", relax.op.astype(made, "float16"))  # summed in FP32
                     values[step.output] = made

@@ -27,8 +27,9 @@ COPY = "_copy"
 class Node:
     """One operator application.
 
-    ``op`` is the Relax operator without its ``relax.`` prefix, or ``pixel_unshuffle``, ``warp`` and ``tuple_item``,
-    which Relax spells with several expressions; ``inputs`` are names of nodes, of constants or of the graph's input.
+    ``op`` is the Relax operator without its ``relax.`` prefix, ``tuple_item``, or an operator of
+    :mod:`codesign.compile.operators`, for which Relax has a function; ``inputs`` are names of nodes, of constants or of
+    the graph's input.
     A recurrent network has as many :data:`STATE` nodes, of the graph's input in form only, as tensors that the frame
     before left, and a last node :data:`STEP` of its result and of what it leaves for the next frame, in that order.
     """
@@ -86,6 +87,11 @@ class Graph:
         if name in self.constants:
             return tuple(self.constants[name].shape)
         return self.by_name[name].shape
+
+    def dtype_of(self, name: str) -> str:
+        if name == self.input:
+            return self.input_dtype
+        return str(self.constants[name].dtype) if name in self.constants else self.by_name[name].dtype
 
     def is_constant(self, name: str) -> bool:
         return name in self.constants

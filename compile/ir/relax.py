@@ -1,17 +1,20 @@
-"""Between Relax and :class:`~codesign.compile.ir.graph.Graph`, both ways."""
+"""Between Relax and :class:`~codesign.compile.ir.graph.Graph`, both ways and without loss.
+
+An operator of :mod:`codesign.compile.operators` that Relax spells as several is one call there too: of a private
+function with the attribute ``Composite``, the node's attributes beside it, and the operator's float meaning as body.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import relax
 
 from codesign.compile.ir.graph import COPY, STATE, STEP, Array, Graph, Node, Shape
-from codesign.compile.operators.correlations import displacements
-from codesign.compile.operators.grids import grid_of_flow, grid_of_windows
+from codesign.compile.operators.registry import COMPOSITES
 from codesign.hw.errors import UnsupportedError
 
 
@@ -30,6 +33,10 @@ def _plain(value: Any) -> Any:
         return tuple(_plain(item) for item in value)
     return str(value)
 
+
+COMPOSITE = "Composite"
+PREFIX = "scanline."
+"""Begins the name of a composite function's operator."""
 
 _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "clip": ("min", "max"),
@@ -83,7 +90,7 @@ def from_module(module: tvm.IRModule, names: Mapping[str, str] | None = None) ->
     """
     function = module["main"]
     parameter, *states = function.params
-    reader = _Reader(_spread(function, names or {}))
+    reader = _Reader(_spread(function, names or {}), _composites(module))
     reader.known[parameter] = parameter.name
     reader.taken.add(parameter.name)
     for state in states:
@@ -115,9 +122,21 @@ def _spread(function: relax.Function, names: Mapping[str, str]) -> dict[str, str
     return spread
 
 
+def _composites(module: tvm.IRModule) -> dict[Any, tuple[str, dict[str, Any]]]:
+    """Operator and attributes of every composite function, by its global variable."""
+    found = {}
+    for variable, function in module.functions_items():
+        attributes = dict(function.attrs.items()) if function.attrs else {}
+        name = str(attributes.pop(COMPOSITE, ""))
+        if isinstance(function, relax.Function) and name.startswith(PREFIX):
+            found[variable] = name.removeprefix(PREFIX), {key: _plain(value) for key, value in attributes.items()}
+    return found
+
+
 class _Reader:
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(self, names: Mapping[str, str], composites: Mapping[Any, tuple[str, dict[str, Any]]]) -> None:
         self.names = names
+        self.composites = composites
         self.nodes: list[Node] = []
         self.constants: dict[str, Array] = {}
         self.known: dict[Any, str] = {}
@@ -161,7 +180,10 @@ class _Reader:
                 Node(name, "tuple_item", inputs, {"index": int(value.index)}, shape, str(variable.ty.dtype.dtype))
             )
         elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op):
-            self.call(name, variable, value)
+            op = value.op.name.removeprefix("relax.")
+            self.call(name, variable, value, op, {**_attributes(op, value), "call": value})
+        elif isinstance(value, relax.Call) and value.op in self.composites:
+            self.call(name, variable, value, *self.composites[value.op])
         else:
             raise UnsupportedError(
                 f"{type(value).__name__} has no place in a dataflow graph",
@@ -169,11 +191,9 @@ class _Reader:
                 hint="Export the network without control flow.",
             )
 
-    def call(self, name: str, variable: Any, call: relax.Call) -> None:
-        op = call.op.name.removeprefix("relax.")
+    def call(self, name: str, variable: Any, call: relax.Call, op: str, attributes: dict[str, Any]) -> None:
         leaves = [leaf for argument in call.args for leaf in _tensors(argument)]
         inputs = tuple(self.operand(leaf, name) for leaf in leaves)
-        attributes = {**_attributes(op, call), "call": call}
         several = isinstance(variable.ty, relax.TupleType)
         shape = () if several else _shape(variable.ty, f"{op} '{name}'")
         dtype = "tuple" if several else str(variable.ty.dtype.dtype)
@@ -208,25 +228,18 @@ class _Reader:
 def to_module(graph: Graph) -> tvm.IRModule:
     """The Relax module of ``graph``, checked for well-formedness."""
     builder = relax.BlockBuilder()
+    calls = CompositeCalls(builder, graph)
     parameters = [relax.Var(graph.input, relax.TensorType(graph.input_shape, graph.input_dtype))]
     states = [node for node in graph.nodes if node.op == STATE]
     parameters += [relax.Var(node.name, relax.TensorType(node.shape, node.dtype)) for node in states]
     values: dict[str, Any] = {parameter.name: parameter for parameter in parameters}
     values.update({name: relax.const(value, str(value.dtype)) for name, value in graph.constants.items()})
-
-    def bind(name: str, expression: Any) -> Any:
-        # Through `emit_normalized` rather than `emit`, which would replace the characters of the user's names.
-        expression = builder.normalize(expression)
-        variable = relax.DataflowVar(name, expression.ty)
-        builder.emit_normalized(relax.VarBinding(variable, expression))
-        return variable
-
     last = graph.by_name.get(graph.output)
     with builder.function("main", parameters):
         with builder.dataflow():
             for node in graph.nodes:
                 if node.op not in (STATE, STEP):
-                    values[node.name] = emit_node(node, [values[name] for name in node.inputs], bind)
+                    values[node.name] = calls.emit(node, [values[name] for name in node.inputs])
             results = last.inputs if last is not None and last.op == STEP else (graph.output,)
             outputs = [builder.emit_output(values[name]) for name in results]
         builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
@@ -235,82 +248,71 @@ def to_module(graph: Graph) -> tvm.IRModule:
     return module
 
 
-def emit_node(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) -> Any:
-    """Bind the Relax expression of ``node`` on ``inputs``; returns its variable."""
-    attributes, x = node.attributes, inputs[0]
-    match node.op:
-        case "pixel_unshuffle":
-            _, channels, height, width = node.shape
-            factor = attributes["downscale_factor"]
-            channels //= factor * factor
-            x = bind(f"{node.name}.split", relax.op.reshape(x, (1, channels, height, factor, width, factor)))
-            x = bind(f"{node.name}.turn", relax.op.permute_dims(x, (0, 1, 3, 5, 2, 4)))
-            return bind(node.name, relax.op.reshape(x, node.shape))
-        case "warp":
-            scale, places = grid_of_flow(*node.shape[2:])
-            grid = bind(f"{node.name}.scaled", relax.op.multiply(inputs[1], relax.const(scale)))
-            grid = bind(f"{node.name}.grid", relax.op.add(grid, relax.const(places)))
-            sampled = relax.op.image.grid_sample(
-                x, grid, method="bilinear", layout="NCHW", align_corners=True, **attributes
-            )
-            return bind(node.name, sampled)
-        case "correlation":
-            _, channels, height, width = (int(extent) for extent in x.ty.shape.values)
-            reach, count = attributes["reach"], node.shape[1]
-            kernels = relax.const(displacements(channels, reach))
-            moved = bind(f"{node.name}.moved", relax.op.nn.conv2d(inputs[1], kernels, padding=reach, groups=channels))
-            first = bind(f"{node.name}.first", relax.op.repeat(x, count, axis=1))
-            product = bind(f"{node.name}.product", relax.op.multiply(first, moved))
-            spread = bind(f"{node.name}.all", relax.op.reshape(product, (1, channels, count, height, width)))
-            return bind(node.name, relax.op.mean(spread, axis=1))
-        case "pairs":
-            frames = [[int(extent) for extent in value.ty.shape.values] for value in inputs]
-            first, second = (
-                bind(f"{node.name}.{which}", relax.op.reshape(value, (frame[1], frame[2] * frame[3])))
-                for which, value, frame in zip(("first", "second"), inputs, frames, strict=True)
-            )
-            turned = bind(f"{node.name}.turned", relax.op.permute_dims(second, (1, 0)))
-            product = bind(f"{node.name}.product", relax.op.matmul(turned, first))
-            spread = bind(f"{node.name}.all", relax.op.reshape(product, node.shape))
-            return bind(node.name, relax.op.multiply(spread, relax.const(attributes["factor"], "float32")))
-        case "windows":
-            return _windows(node, inputs, bind)
-        case "nn.instance_norm" if len(inputs) == 1:
-            ones, zeros = (np.full(node.shape[1], value, np.float32) for value in (1, 0))
-            statistics = {"channel_axis": 1, "axes": [2, 3], "epsilon": attributes["epsilon"]}
-            normal = relax.op.nn.instance_norm(x, relax.const(ones), relax.const(zeros), **statistics)
-            return bind(node.name, normal)
-        case "tuple_item":
-            return bind(node.name, relax.TupleGetItem(x, attributes["index"]))
-        case _ if "call" in attributes:
-            return bind(node.name, _substituted(attributes["call"], inputs))
-        case _:
-            return bind(node.name, _built(node, inputs))
+def binder(builder: relax.BlockBuilder) -> Callable[[str, Any], Any]:
+    """What binds an expression to a dataflow variable of exactly the name given.
+
+    ``BlockBuilder.emit`` would replace the characters of users' names that Python's identifiers lack.
+    """
+
+    def bind(name: str, expression: Any) -> Any:
+        expression = builder.normalize(expression)
+        variable = relax.DataflowVar(name, expression.ty)
+        builder.emit_normalized(relax.VarBinding(variable, expression))
+        return variable
+
+    return bind
 
 
-def _windows(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) -> Any:
-    """The operators of :mod:`codesign.compile.operators.window_form`."""
-    (rows, columns), radius = node.attributes["map"], node.attributes["radius"]
-    _, count, height, width = node.shape
-    pixels, side = height * width, 2 * radius + 1
+class CompositeCalls:
+    """Emits nodes into functions of ``builder``, the composite ones as calls.
 
-    def turned(what: str, value: Any, flat: tuple[int, int], shape: tuple[int, ...]) -> Any:
-        value = bind(f"{node.name}.{what}.flat", relax.op.reshape(value, flat))
-        value = bind(f"{node.name}.{what}.turned", relax.op.permute_dims(value, (1, 0)))
-        return bind(f"{node.name}.{what}", relax.op.reshape(value, shape))
+    The private functions they call are made at once, while no other function is being built; nodes alike share one.
+    """
 
-    constants = grid_of_windows((height, width), (rows, columns), radius, node.attributes["level"])
-    scale, places, window = (relax.const(value) for value in constants)
-    scaled = bind(f"{node.name}.scaled", relax.op.multiply(inputs[1], scale))
-    grid = bind(f"{node.name}.grid", relax.op.add(scaled, places))
-    middles = turned("middles", grid, (2, pixels), (pixels, 2, 1, 1))
-    around = bind(f"{node.name}.around", relax.op.add(middles, window))
-    maps = turned("maps", inputs[0], (rows * columns, pixels), (pixels, 1, rows, columns))
-    how = {"method": "bilinear", "layout": "NCHW", "padding_mode": "zeros", "align_corners": False}
-    sampled = bind(f"{node.name}.sampled", relax.op.image.grid_sample(maps, around, **how))
-    flat = bind(f"{node.name}.flat", relax.op.reshape(sampled, (pixels, side * side)))
-    rows_ = bind(f"{node.name}.turned", relax.op.permute_dims(flat, (1, 0)))
-    return bind(node.name, relax.op.reshape(rows_, (1, count, height, width)))
+    def __init__(self, builder: relax.BlockBuilder, graph: Graph) -> None:
+        self.bind = binder(builder)
+        self._functions: dict[str, Any] = {}
+        shared: dict[Any, Any] = {}
+        for node in graph.nodes:
+            if node.op in COMPOSITES:
+                operands = tuple((graph.shape_of(name), graph.dtype_of(name)) for name in node.inputs)
+                key = (node.op, tuple(sorted(node.attributes.items())), node.shape, node.dtype, operands)
+                if key not in shared:
+                    shared[key] = _composite(builder, node, operands, f"{node.op}_{len(shared)}")
+                self._functions[node.name] = shared[key]
+
+    def emit(self, node: Node, inputs: list[Any]) -> Any:
+        """Bind the expression of ``node`` on ``inputs``; returns its variable."""
+        function = self._functions.get(node.name)
+        if function is None:
+            return emit_inline(node, inputs, self.bind)
+        return self.bind(node.name, relax.Call(function, inputs))
+
+
+def _composite(builder: relax.BlockBuilder, node: Node, operands: Sequence[tuple[Shape, str]], name: str) -> Any:
+    """The global variable of a new private function ``name`` that does what ``node`` does."""
+    parameters = [relax.Var(f"x{i}", relax.TensorType(*operand)) for i, operand in enumerate(operands)]
+    attributes = {COMPOSITE: f"{PREFIX}{node.op}", **{key: _listed(value) for key, value in node.attributes.items()}}
+    with builder.function(name, parameters, attrs=attributes, private=True):
+        with builder.dataflow():
+            result = builder.emit_output(emit_inline(replace(node, name=node.op), list(parameters), binder(builder)))
+        return builder.emit_func_output(result)
+
+
+def _listed(value: Any) -> Any:
+    """``value`` with lists in place of tuples, as function attributes take it."""
+    return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def emit_inline(node: Node, inputs: list[Any], bind: Callable[[str, Any], Any]) -> Any:
+    """Bind ``node`` on ``inputs`` in plain operators of Relax; returns its variable."""
+    if (composite := COMPOSITES.get(node.op)) is not None:
+        return composite.body(node, inputs, bind)
+    if node.op == "tuple_item":
+        return bind(node.name, relax.TupleGetItem(inputs[0], node.attributes["index"]))
+    if "call" in node.attributes:
+        return bind(node.name, _substituted(node.attributes["call"], inputs))
+    return bind(node.name, _built(node, inputs))
 
 
 def _built(node: Node, inputs: list[Any]) -> Any:

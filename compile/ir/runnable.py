@@ -10,10 +10,11 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 
 def runnable(module: tvm.IRModule) -> tvm.IRModule:
-    """``module`` with ``nn.pixel_shuffle`` spelled as reshape, permute and reshape in every function.
+    """``module`` with composite functions inlined, and ``nn.pixel_shuffle`` spelled as reshape, permute and reshape.
 
-    Relax defines the operator but TVM 0.27 lacks its code: ``relax.build`` fails on it.
+    Relax defines the latter but TVM 0.27 lacks its code: ``relax.build`` fails on it.
     """
+    module = relax.transform.InlinePrivateFunctions()(module)
     rewriter = _Rewriter(module)
     for name, function in module.functions_items():
         if isinstance(function, relax.Function):

@@ -1,23 +1,50 @@
 """Instance normalisation: every channel of a frame to mean 0 and variance 1, whatever the exporter wrote.
 
-The canonical node ``nn.instance_norm`` has one operand and the attribute ``epsilon``; scale and shift are a product and
-a sum behind it. Relax has it with constant ones and zeros for them.
+The node ``instance_norm`` has one operand and the attribute ``epsilon``; scale and shift are a product and a sum behind
+it.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
+from torch import Tensor
+from tvm import relax
 
 from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.operators.composite import Bind, Composite, constant
 
-OP = "nn.instance_norm"
+
+class InstanceNorm(Composite):
+    """``x [1, C, H, W]`` less every channel's mean, over the root of its variance plus ``epsilon``."""
+
+    op = "instance_norm"
+    size_free = True
+
+    def recognise(self, graph: Graph) -> Graph:
+        return recognise_norms(graph)
+
+    def evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        (x,) = inputs
+        centred = x - x.mean((2, 3), keepdim=True)
+        return centred * torch.rsqrt((centred * centred).mean((2, 3), keepdim=True) + node.attributes["epsilon"])
+
+    def body(self, node: Node, inputs: list[Any], bind: Bind) -> Any:
+        ones, zeros = (constant(np.full(node.shape[1], value, np.float32), node) for value in (1, 0))
+        how = {"channel_axis": 1, "axes": [2, 3], "epsilon": float(node.attributes["epsilon"])}
+        return bind(node.name, relax.op.nn.instance_norm(inputs[0], ones, zeros, **how))
+
+
+OP, _RELAX = InstanceNorm.op, "nn.instance_norm"
 
 
 def recognise_norms(graph: Graph) -> Graph:
     """``graph`` with instance normalisations under their one spelling."""
     editor = Editor(graph)
     for node in graph.nodes:
-        if node.op in (OP, "nn.group_norm") and len(node.inputs) == 3 and _is_operator(graph, node):
+        if node.op in (_RELAX, "nn.group_norm") and len(node.inputs) == 3 and _is_operator(graph, node):
             _keep_operator(editor, node)
         elif (found := _written_out(graph, node)) is not None:
             source, epsilon = found
@@ -32,7 +59,7 @@ def _is_operator(graph: Graph, node: Node) -> bool:
     attributes = node.attributes
     if len(node.shape) != 4 or not all(graph.is_constant(name) for name in node.inputs[1:]):
         return False
-    alone = node.op == OP or attributes["num_groups"] == node.shape[1]
+    alone = node.op == _RELAX or attributes["num_groups"] == node.shape[1]
     axes = sorted(axis % 4 for axis in attributes["axes"])
     return node.shape[0] == 1 and alone and attributes["channel_axis"] % 4 == 1 and axes in ([2, 3], [0, 2, 3])
 

@@ -44,7 +44,7 @@ def equalised(graph: Graph, seen: Mapping[str, ChannelRange]) -> Graph:
             continue
         if takes(graph, readers[0], unit.name):
             pairs.append((unit, readers[0]))
-        elif readers[0].op == "nn.instance_norm" and all(node.op not in PIECEWISE_LINEAR for node in unit.nodes):
+        elif readers[0].op == "instance_norm" and all(node.op not in PIECEWISE_LINEAR for node in unit.nodes):
             normalised.append((unit, readers[0]))
     constants: dict[str, Array] = dict(graph.constants)
     for unit, reader in pairs:

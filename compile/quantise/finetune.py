@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codesign.compile.canonical.affine import CONVOLUTIONS, is_bias
-from codesign.compile.ir.evaluate import per_axis, run
+from codesign.compile.ir.arithmetic import per_axis
+from codesign.compile.ir.evaluate import run
 from codesign.compile.ir.graph import Array, Graph, Node
-from codesign.compile.ir.relax import to_module
+from codesign.compile.ir.relax import from_module, to_module
 from codesign.compile.quantise.insertion import (
     bias_constant,
     bias_scale,
@@ -30,7 +31,7 @@ from codesign.compile.quantise.insertion import (
     quantised_weight,
     quantised_wide_weight,
 )
-from codesign.compile.quantise.quantise import quantised_io, read_canonical
+from codesign.compile.quantise.quantise import quantised_io
 from codesign.hw.errors import InputError
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -70,8 +71,8 @@ def fine_tune(
     too few batches or wrong shapes.
     """
     quantised_io(module)
-    graph = read_canonical(module)
-    learned = _parameters(graph, read_canonical(start) if start is not None else None)
+    graph = from_module(module)
+    learned = _parameters(graph, from_module(start) if start is not None else None)
     optimiser = torch.optim.Adam(learned.all(), lr=lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
     override = _fake_quantised(graph, learned)
@@ -111,7 +112,7 @@ def teach(
     training towards the truth (SESR-M5: ``docs/decisions/fine-tuning.md``). ``images``: float32[1, C, H, W] of any
     sizes; patches are ``patch`` pixels square, or as large as the smallest image.
     """
-    graph = read_canonical(module)
+    graph = from_module(module)
     side = min(patch, *(min(image.shape[2:]) for image in images))
     rng = np.random.default_rng(seed)
 

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from codesign.compile.canonical.affine import CONVOLUTIONS, is_bias
 from codesign.compile.ir.graph import Array, Graph, Node
+from codesign.compile.ir.relax import from_module
 from codesign.compile.quantise.insertion import bias_scale, psum_unit
-from codesign.compile.quantise.quantise import quantised_io, read_canonical
+from codesign.compile.quantise.quantise import quantised_io
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.files import replaced
@@ -52,7 +53,7 @@ def export_qdq(module: tvm.IRModule, path: str | Path) -> None:
     cannot say in this opset.
     """
     quantised_io(module)
-    model = onnx_model(read_canonical(module))
+    model = onnx_model(from_module(module))
     onnx.checker.check_model(model, full_check=True)
     with replaced(path) as temporary:
         temporary.write_bytes(model.SerializeToString())

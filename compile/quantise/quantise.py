@@ -41,15 +41,11 @@ import tvm
 from numpy.typing import NDArray
 
 from codesign.compile.canonical.affine import fold_zero_channels, lift_zero_channels
-from codesign.compile.canonical.movement import recognise_movement, slice_splits
+from codesign.compile.canonical.movement import slice_splits
 from codesign.compile.ir.graph import Graph
 from codesign.compile.ir.passes import passed, run_passes
 from codesign.compile.ir.relax import from_module, to_module
-from codesign.compile.operators.correlations import recognise_correlations
-from codesign.compile.operators.instance_norm import recognise_norms
-from codesign.compile.operators.pairs import read_pairs, recognise_pairs
-from codesign.compile.operators.warps import recognise_warps
-from codesign.compile.operators.window_form import read_windows, recognise_windows
+from codesign.compile.operators.window import compute_flows
 from codesign.compile.quantise.alignment import aligned, is_copy
 from codesign.compile.quantise.calibration import (
     PIXELS,
@@ -72,7 +68,7 @@ _CENTRED = (Kind.CORRELATION, Kind.PAIRS)
 
 
 STAGE = "quantised"
-_PASSES = (lift_zero_channels, fold_zero_channels, recognise_windows, recognise_pairs, slice_splits)
+_PASSES = (lift_zero_channels, fold_zero_channels, compute_flows, slice_splits)
 """What the quantiser takes together before it observes."""
 
 
@@ -154,7 +150,7 @@ def calibrate(
     images). Raises :class:`InputError` for unusable images, :class:`UnsupportedError` for a network that is quantised
     already or has weights computed at run time.
     """
-    graph = run_passes(STAGE, read_canonical(module), _PASSES)
+    graph = run_passes(STAGE, from_module(module), _PASSES)
     if any(node.op in ("quantize", "dequantize") for node in graph.nodes):
         raise UnsupportedError("the network is quantised already", where="main", hint="Use it as it is.")
     check_images(graph, calibration)
@@ -175,21 +171,6 @@ def calibrate(
     stored = frozenset({graph.input, *(unit.name for unit in parts)} - float_only(graph, parts))
     observations = observe(graph, calibration, stored | flows(parts))
     return Calibrated(graph, parts, stored, observations, method, percentile, input_params, output_params)
-
-
-def read_canonical(module: tvm.IRModule) -> Graph:
-    """The graph of a canonical module, the operators that Relax spells as several put together again."""
-    graph = from_module(module)
-    for read in (
-        recognise_movement,
-        recognise_warps,
-        recognise_correlations,
-        read_pairs,
-        read_windows,
-        recognise_norms,
-    ):
-        graph = read(graph)
-    return graph
 
 
 def quantised_io(module: tvm.IRModule) -> tuple[QuantParams, QuantParams]:

@@ -12,7 +12,7 @@ from enum import Enum
 
 from codesign.compile.canonical.affine import CONVOLUTIONS, is_bias
 from codesign.compile.canonical.resample import corner_factor, resize_factor
-from codesign.compile.ir.evaluate import UNARY
+from codesign.compile.ir.arithmetic import UNARY
 from codesign.compile.ir.graph import STEP, Graph, Node
 
 SLOPES = ("nn.leakyrelu", "nn.prelu")
@@ -79,11 +79,11 @@ def kind_of(graph: Graph, node: Node) -> Kind:
         return Kind.WARP
     if node.op == "correlation" and len(activations) == 2:
         return Kind.CORRELATION
-    if node.op == "pairs" and len(activations) == 2:
+    if node.op == "all_pairs" and len(activations) == 2:
         return Kind.PAIRS
-    if node.op == "windows" and len(activations) == 2:
+    if node.op == "window" and len(activations) == 2:
         return Kind.WINDOWS
-    if node.op == "nn.instance_norm" and len(node.inputs) == 1:
+    if node.op == "instance_norm":
         return Kind.NORM
     if _resamples(graph, node):
         return Kind.RESAMPLING
@@ -117,13 +117,13 @@ def _resamples(graph: Graph, node: Node) -> bool:
     return resize_factor(*frames, *how) != 0 or corner_factor(*frames, *how) != 0
 
 
-def _turns_sign(graph: Graph, kind: Kind, node: Node) -> bool:
+def turns_sign(graph: Graph, kind: Kind, node: Node) -> bool:
     """A negative factor: the machine chooses the slope by the psum's sign, which is not the result's then."""
     factor = graph.scalar(node.inputs[1]) if kind is Kind.SCALE else None
     return factor is not None and factor < 0
 
 
-_FUSES = {
+_FUSES: dict[Kind, tuple[str, ...]] = {
     Kind.CONVOLUTION: PIECEWISE_LINEAR,
     Kind.SCALE: PIECEWISE_LINEAR,
     Kind.CORRELATION: PIECEWISE_LINEAR,
@@ -131,6 +131,11 @@ _FUSES = {
     Kind.PRODUCT: CLIPS,
     Kind.NORM: CLIPS,
 }
+
+
+def fuses(kind: Kind) -> tuple[str, ...]:
+    """The activations that join a unit of ``kind``."""
+    return _FUSES.get(kind, ())
 
 
 def units(graph: Graph, stored: Container[str] = ()) -> tuple[Unit, ...]:
@@ -160,11 +165,16 @@ def units(graph: Graph, stored: Container[str] = ()) -> tuple[Unit, ...]:
         if kind is Kind.RESAMPLING and reader is not None and kind_of(graph, reader) is Kind.SCALE:
             nodes.append(reader)
             reader = None
-        if reader is not None and reader.op in _FUSES.get(kind, ()) and not _turns_sign(graph, kind, node):
+        if reader is not None and reader.op in fuses(kind) and not turns_sign(graph, kind, node):
             nodes.append(reader)
         taken.update(member.name for member in nodes)
         found.append(Unit(kind, tuple(nodes)))
     return tuple(found)
+
+
+def keeps_corners(node: Node) -> bool:
+    """Whether ``node`` resizes with aligned corners: the sampler does, 8 bits to 8 and 16 to 16."""
+    return node.attributes.get("coordinate_transformation_mode") == "align_corners"
 
 
 def float_only(graph: Graph, parts: tuple[Unit, ...]) -> frozenset[str]:

@@ -17,7 +17,7 @@ import numpy as np
 from codesign.compile.ir.graph import Graph
 from codesign.compile.quantise.alignment import groups, is_aligned
 from codesign.compile.quantise.calibration import EMPTY, Observation, QuantParams
-from codesign.compile.quantise.units import AT_A_FLOW, SLOPES, Kind, Unit
+from codesign.compile.quantise.units import AT_A_FLOW, SLOPES, Kind, Unit, keeps_corners
 from codesign.hw.numerics import FLOW_FRACTION_BITS, INT16_MAX
 
 FLOW_ROOM = 2.0
@@ -46,11 +46,6 @@ def flows(parts: tuple[Unit, ...]) -> frozenset[str]:
     return frozenset(unit.head.inputs[1] for unit in parts if unit.kind in AT_A_FLOW)
 
 
-def keeps_corners(unit: Unit) -> bool:
-    """Whether ``unit`` resizes with aligned corners: the sampler does, 8 bits to 8 and 16 to 16."""
-    return unit.head.attributes.get("coordinate_transformation_mode") == "align_corners"
-
-
 def widenable(unit: Unit, graph: Graph | None = None) -> bool:
     """Whether a unit can store 16 bits, its operands permitting; a sum, whose ``graph`` is given, if they are alike."""
     rest = {node.op for node in unit.nodes[1:]}
@@ -61,7 +56,7 @@ def widenable(unit: Unit, graph: Graph | None = None) -> bool:
             return rest <= {"nn.relu", *SLOPES}
         case Kind.SUM:
             return not rest and (graph is None or len({graph.shape_of(name) for name in unit.head.inputs}) == 1)
-        case Kind.RESAMPLING if keeps_corners(unit):  # the sampler's: of flows
+        case Kind.RESAMPLING if keeps_corners(unit.head):  # the sampler's: of flows
             return graph is None or unit.head.shape[1] == 2
         case Kind.RESAMPLING | Kind.MOVEMENT | Kind.CONCAT | Kind.HOST:
             return True
@@ -72,7 +67,7 @@ def widenable(unit: Unit, graph: Graph | None = None) -> bool:
 def reads_all(unit: Unit, which: int, *, result_wide: bool) -> bool:
     """Whether ``unit`` reads all bits of its operand ``which``; a convolution does if its sums fit."""
     match unit.kind:
-        case Kind.RESAMPLING if keeps_corners(unit):
+        case Kind.RESAMPLING if keeps_corners(unit.head):
             return result_wide
         case Kind.HOST | Kind.CONVOLUTION | Kind.SCALE | Kind.RESAMPLING:
             return True
@@ -101,7 +96,7 @@ def closed(graph: Graph, parts: tuple[Unit, ...], wanted: Container[str], stored
                 wide |= {unit.name, operands[0]}
                 continue
             whole = unit.kind is Kind.CONCAT and unit.name not in mixable
-            if unit.name in wide and (unit.kind is Kind.SUM or keeps_corners(unit) or whole):
+            if unit.name in wide and (unit.kind is Kind.SUM or keeps_corners(unit.head) or whole):
                 wide |= set(operands)
         if len(wide) == before:
             break

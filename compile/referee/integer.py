@@ -1,7 +1,7 @@
 """The referee: what a quantised network computes, in integers, the whole frame at once.
 
-This evaluates the quantised Relax function (the form that :mod:`codesign.compile.quantise.quantise` documents) and
-shares nothing with the lowering but :mod:`codesign.hw.numerics` and :mod:`codesign.hw.normalise`. It says exactly how
+This evaluates a quantised graph (the form that :mod:`codesign.compile.quantise.quantise` documents) and shares nothing
+with the lowering but :mod:`codesign.hw.numerics` and :mod:`codesign.hw.normalise`. It says exactly how
 real numbers become integers, and the lowering does the same. Scales ``s`` are the float32 constants, all rules compute
 in float64, ``z`` are zero points.
 
@@ -50,22 +50,20 @@ movement, concat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import tvm
 from numpy.typing import NDArray
-from tvm import relax
 
-from codesign.compile.referee.sampling import averaged, resized, sampled
+from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.referee.sampling import averaged, resized, warped, windowed
 from codesign.compile.referee.sums import BLOCK, Exact, correlated, scattered
 from codesign.compile.referee.values import (
     AnyInts,
     Codes,
     Concat,
-    Grid,
     Incoming,
     LookUp,
     NoMeaningError,
@@ -81,124 +79,110 @@ from codesign.hw import normalise, numerics
 from codesign.hw.errors import InputError, UnsupportedError
 
 
-def evaluate(module: tvm.IRModule, x: Codes) -> Codes:
-    """Run the quantised ``main`` of ``module`` on codes.
+def evaluate(graph: Graph, x: Codes) -> Codes:
+    """Run a whole quantised network on codes.
 
     ``x: int8[1, C, H, W]`` are codes of the network's input; the result is ``int8[1, C', H', W']``, the codes of its
-    output. Raises :class:`InputError` for a wrong input, :class:`UnsupportedError`, naming operator and variable, for
-    what has no integer meaning, and ``OverflowError`` for a psum beyond 32 bits.
+    output. Raises :class:`InputError` for a wrong input, :class:`UnsupportedError`, naming the operator, for what has
+    no integer meaning, and ``OverflowError`` for a psum beyond 32 bits.
     """
-    function = module["main"]
-    expected = tuple(int(extent) for extent in function.params[0].ty.shape.values)
-    if x.dtype != np.int8 or tuple(x.shape) != expected:
+    if x.dtype != np.int8 or tuple(x.shape) != graph.input_shape:
         raise InputError(
-            f"the input is {x.dtype}{list(x.shape)}", where="main", hint=f"This network takes int8{list(expected)}."
+            f"the input is {x.dtype}{list(x.shape)}",
+            where="main",
+            hint=f"This network takes int8{list(graph.input_shape)}.",
         )
-    result = _followed(function, [Incoming(x)])
+    result = _followed(graph, {graph.input: Incoming(x)}, (graph.output,))[0]
     if not isinstance(result, Tensor):
         raise InputError("the network's output is not quantised", where="main", hint="Quantise the network first.")
     return result.codes
 
 
-def evaluate_region(function: relax.Function, inputs: Sequence[Codes]) -> tuple[Codes, ...]:
-    """Run one accelerator region, whose parameters and results are codes: ``int8[1, C, H, W]`` each.
+def evaluate_region(graph: Graph, inputs: Mapping[str, Codes], outputs: Sequence[str]) -> tuple[Codes, ...]:
+    """Compute ``outputs`` of a quantised graph from ``inputs``, both names of tensors of codes: ``int8[1, C, H, W]``.
 
     A network that the host has a part in is judged region by region, as the host's floats have no integer meaning.
-    What the region takes or gives as int16 is ``int8[1, 2 C, H, W]``, in byte planes. Raises as :func:`evaluate`.
+    Tensors of 16 bits come and go as ``int8[1, 2 C, H, W]``, in byte planes. Raises as :func:`evaluate`.
     """
-    wide = [str(parameter.ty.dtype.dtype) == "int16" for parameter in function.params]
-    joined = [
-        numerics.from_byte_planes(codes.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if is_wide else codes
-        for codes, is_wide in zip(inputs, wide, strict=True)
-    ]
-    result = _followed(function, [Incoming(codes) for codes in joined])
+    known = {
+        name: Incoming(
+            numerics.from_byte_planes(codes.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+            if graph.dtype_of(name) == "int16"
+            else codes
+        )
+        for name, codes in inputs.items()
+    }
     return tuple(
         numerics.byte_planes(value.codes.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if value.wide else value.codes
-        for value in (result if isinstance(result, tuple) else (result,))
+        for value in _followed(graph, known, outputs)
     )
 
 
-def _followed(function: relax.Function, arguments: Sequence[Any]) -> Any:
-    """The function's result, binding by binding; the composite functions of a region are followed."""
-    values: dict[Any, Any] = dict(zip(function.params, arguments, strict=True))
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            value = binding.value
-            if isinstance(value, relax.Function):
-                values[binding.var] = value
-            elif isinstance(value, relax.Call):
-                operands = [_operand(values, argument) for argument in value.args]
-                if value.op in values:
-                    values[binding.var] = _followed(values[value.op], operands)
-                    continue
-                try:
-                    values[binding.var] = _call(value, operands)
-                except (NoMeaningError, ValueError) as error:
-                    name = value.op.name.removeprefix("relax.")
-                    raise UnsupportedError(
-                        f"no integer meaning here ({error})",
-                        where=f"{name} '{binding.var.name}'",
-                        hint="The referee evaluates what runs on the accelerator.",
-                    ) from error
-            else:
-                values[binding.var] = _operand(values, value)
-    return _operand(values, function.body.body)
+def _followed(graph: Graph, known: Mapping[str, Any], outputs: Sequence[str]) -> list[Any]:
+    """``outputs`` from what is ``known``, node by node; nothing else is computed."""
+    needed = set(outputs) - known.keys()
+    for node in reversed(graph.nodes):
+        if node.name in needed:
+            needed |= {name for name in node.inputs if name in graph.by_name and name not in known}
+    values: dict[str, Any] = {**graph.constants, **known}
+    for node in graph.nodes:
+        if node.name not in needed:
+            continue
+        try:
+            values[node.name] = _computed(node, [values[name] for name in node.inputs])
+        except (NoMeaningError, ValueError) as error:
+            raise UnsupportedError(
+                f"no integer meaning here ({error})",
+                where=f"{node.op} '{node.name}'",
+                hint="The referee evaluates what runs on the accelerator.",
+            ) from error
+    return [values[name] for name in outputs]
 
 
-def _operand(values: dict[Any, Any], argument: Any) -> Any:
-    if isinstance(argument, tvm.ir.GenericConst):
-        return argument.value.numpy()
-    if isinstance(argument, relax.Tuple):
-        return tuple(_operand(values, item) for item in argument.fields)
-    if isinstance(argument, relax.ShapeExpr):
-        return tuple(int(extent) for extent in argument.values)
-    if isinstance(argument, tvm.tirx.IntImm | tvm.tirx.FloatImm):
-        return argument.value
-    if isinstance(argument, relax.TupleGetItem):
-        return values[argument.tuple_value][argument.index]
-    return values[argument]
-
-
-def _call(call: relax.Call, operands: list[Any]) -> Any:
-    op = call.op.name.removeprefix("relax.")
+def _computed(node: Node, operands: list[Any]) -> Any:
     first = operands[0]
-    rules: dict[str, Callable[[], Any]] = {
-        "quantize": lambda: _rounded(call, first, float(operands[1]), int(operands[2])),
-        "dequantize": lambda: _dequantised(call, operands),
-        "nn.conv2d": lambda: (
-            _displaced(call, _tensor(first), operands[1])
-            if isinstance(operands[1], np.ndarray)
-            else _convolution(call, first, operands[1], correlated)
-        ),
-        "mean": lambda: _meant(call, first),
-        "matmul": lambda: _paired(_tensor(first), _tensor(operands[1])),
-        "nn.conv2d_transpose": lambda: _convolution(call, first, operands[1], scattered),
-        "add": lambda: _added(first, operands[1], subtract=False),
-        "subtract": lambda: _added(first, operands[1], subtract=True),
-        "multiply": lambda: _multiplied(first, operands[1]),
-        "nn.avg_pool2d": lambda: averaged(call, _tensor(first)),
-        "image.grid_sample": lambda: sampled(call, _tensor(first), operands[1]),
-        "image.resize2d": lambda: resized(call, _tensor(first), operands[1]),
-        "nn.instance_norm": lambda: _normalised(call, _tensor(first), *operands[1:]),
-        "nn.relu": lambda: _clipped(first, 0.0, math.inf) if isinstance(first, Sum | Normal) else _sloped(first, 0.0),
-        "nn.leakyrelu": lambda: _sloped(first, float(call.attrs.alpha)),
-        "nn.prelu": lambda: _sloped(first, np.asarray(operands[1], np.float64)),
-        "clip": lambda: _clipped(first, float(operands[1]), float(operands[2])),
-        "concat": lambda: _concatenated(call, first),
-    }
-    if op in rules:
-        return rules[op]()
-    if op.removeprefix("nn.") in numerics.LOOK_UPS:
-        return LookUp(_tensor(first), op.removeprefix("nn."))
-    if op == "reshape" and isinstance(first, Psum):  # a correlation's products, by channel and displacement
-        values = first.values.reshape(operands[1])
-        channels = values.shape[1] if values.ndim == 4 else len(first.scales)
-        return replace(first, values=values, scales=np.broadcast_to(first.scales[:1], channels))
-    if op == "permute_dims" and isinstance(first, Psum) and first.values.ndim == 2:  # windows, one under the other
-        return replace(first, values=first.values.T)
-    if isinstance(first, Grid) and op in ("reshape", "permute_dims"):  # places, pixel by pixel
-        return first
-    return _moved(op, call, _tensor(first), operands)
+    attributes = node.attributes
+    match node.op:
+        case "quantize":
+            return _rounded(node, first, float(operands[1]), int(operands[2]))
+        case "dequantize":
+            return _dequantised(node, operands)
+        case "nn.conv2d":
+            return _convolution(node, first, operands[1], correlated)
+        case "nn.conv2d_transpose":
+            return _convolution(node, first, operands[1], scattered)
+        case "correlation":
+            return _cost_volume(_tensor(first), _tensor(operands[1]), int(attributes["reach"]))
+        case "all_pairs":
+            return _paired(_tensor(operands[1]), _tensor(first), float(attributes["scale"]))
+        case "add" | "subtract":
+            return _added(first, operands[1], subtract=node.op == "subtract")
+        case "multiply":
+            return _multiplied(first, operands[1])
+        case "nn.avg_pool2d":
+            return averaged(node, _tensor(first))
+        case "image.resize2d":
+            return resized(node, _tensor(first))
+        case "warp":
+            return warped(node, _tensor(first), _tensor(operands[1]))
+        case "window":
+            return windowed(node, _tensor(first), _tensor(operands[1]))
+        case "instance_norm":
+            return _normalised(node, _tensor(first))
+        case "nn.relu":
+            return _clipped(first, 0.0, math.inf) if isinstance(first, Sum | Normal) else _sloped(first, 0.0)
+        case "nn.leakyrelu":
+            return _sloped(first, float(attributes["alpha"]))
+        case "nn.prelu":
+            return _sloped(first, np.asarray(operands[1], np.float64))
+        case "clip":
+            return _clipped(first, float(attributes["min"]), float(attributes["max"]))
+        case "concat":
+            return _concatenated(node, operands)
+        case op if op.removeprefix("nn.") in numerics.LOOK_UPS:
+            return LookUp(_tensor(first), op.removeprefix("nn."))
+        case _:
+            return _moved(node, _tensor(first))
 
 
 def _tensor(value: Any) -> Tensor:
@@ -207,7 +191,7 @@ def _tensor(value: Any) -> Tensor:
     return value
 
 
-def _dequantised(call: relax.Call, operands: list[Any]) -> Tensor | Weight:
+def _dequantised(node: Node, operands: list[Any]) -> Tensor | Weight:
     source, scale, zero_point = operands
     if isinstance(source, Incoming):
         return Tensor(source.codes, float(scale), int(zero_point))
@@ -217,19 +201,19 @@ def _dequantised(call: relax.Call, operands: list[Any]) -> Tensor | Weight:
         return source
     if np.any(zero_point):
         raise NoMeaningError("weights with a zero point")
-    return Weight(source, np.asarray(scale, np.float64).reshape(-1), int(call.attrs.axis))
+    return Weight(source, np.asarray(scale, np.float64).reshape(-1), int(node.attributes["axis"]))
 
 
-def _rounded(call: relax.Call, value: Any, scale: float, zero_point: int) -> Tensor:
+def _rounded(node: Node, value: Any, scale: float, zero_point: int) -> Tensor:
     """To int8, or by the same rules to int16."""
-    wide = str(call.attrs.out_dtype) == "int16"
+    wide = node.dtype == "int16"
     if isinstance(value, Sum) and (value.first.wide or value.second.wide or wide):
         value = _wide_sum(value)
     if isinstance(value, Tensor) and (value.wide or wide):
         same = value.wide == wide and (value.scale, value.zero_point) == (scale, zero_point)
         value = value if same else _identity(value)
     if wide and isinstance(value, Concat):
-        parts = [_rounded(call, part, scale, zero_point).codes for part in value.parts]
+        parts = [_rounded(node, part, scale, zero_point).codes for part in value.parts]
         return Tensor(np.concatenate(parts, axis=1), scale, zero_point)
     if not wide:
         return _quantised(value, scale, zero_point)
@@ -350,11 +334,10 @@ def _sloped(value: Any, slope: Reals | float) -> Psum:
     return replace(psum, slope=slope)
 
 
-def _normalised(call: relax.Call, tensor: Tensor, scale: AnyInts, shift: AnyInts) -> Normal:
-    axes = sorted(int(axis) % 4 for axis in call.attrs.axes)
-    if tensor.wide or np.any(scale != 1) or np.any(shift) or axes not in ([2, 3], [0, 2, 3]):
-        raise NoMeaningError("a normalisation with scales of its own, of 16 bits, or over other axes")
-    return Normal(tensor, float(call.attrs.epsilon))
+def _normalised(node: Node, tensor: Tensor) -> Normal:
+    if tensor.wide:
+        raise NoMeaningError("a normalisation of 16 bits")
+    return Normal(tensor, float(node.attributes["epsilon"]))
 
 
 def _clipped(value: Any, low: float, high: float) -> Psum | Sum | Normal:
@@ -364,9 +347,7 @@ def _clipped(value: Any, low: float, high: float) -> Psum | Sum | Normal:
     return replace(pending, low=low, high=high)
 
 
-def _added(first: Any, second: Any, *, subtract: bool) -> Psum | Sum | Grid:
-    if isinstance(first, Grid):
-        return replace(first, added=(*first.added, second))
+def _added(first: Any, second: Any, *, subtract: bool) -> Psum | Sum:
     if isinstance(first, Psum) and isinstance(second, np.ndarray) and not subtract:
         if second.shape != (1, first.values.shape[1], 1, 1):
             raise NoMeaningError("a constant that is not one number per channel")
@@ -375,73 +356,62 @@ def _added(first: Any, second: Any, *, subtract: bool) -> Psum | Sum | Grid:
     return Sum(_tensor(first), _tensor(second), subtract)
 
 
-def _paired(rows: Tensor, columns: Tensor) -> Psum:
-    """The product of two matrices of pixels, ``[h w, C]`` and ``[C, H W]``."""
-    exact = rows.centred().astype(np.float64) @ columns.centred().astype(np.float64)
-    return Psum(_within_int32(exact), columns.scale, np.full(len(exact), rows.scale))
+def _paired(rows: Tensor, columns: Tensor, scale: float) -> Psum:
+    """Products of the pixels of two frames: ``[1, h w, H, W]`` of ``rows [1, C, h, w]``, ``columns [1, C, H, W]``."""
+    by_row, by_column = (tensor.centred()[0].reshape(tensor.codes.shape[1], -1) for tensor in (rows, columns))
+    exact = by_row.T.astype(np.float64) @ by_column.astype(np.float64)
+    psum = _within_int32(exact).reshape(1, -1, *columns.codes.shape[2:])
+    return Psum(psum, columns.scale, np.full(len(exact), rows.scale * scale))
 
 
-def _multiplied(first: Any, second: Any) -> Psum | Grid:
-    if isinstance(second, np.ndarray) and second.size == 1:
+def _multiplied(first: Any, second: Any) -> Psum:
+    if isinstance(second, np.ndarray):
+        if second.size != 1:
+            raise NoMeaningError("a factor that is not one number")
         psum = _identity(first)
         return replace(psum, scales=psum.scales * float(second.reshape(-1)[0]))
-    if isinstance(second, np.ndarray):
-        return Grid(_tensor(first), second)
     left, right = _tensor(first), _tensor(second)
     values = left.centred() * right.centred()
     return Psum(values, left.scale, np.full(values.shape[1], right.scale))
 
 
-def _displaced(call: relax.Call, tensor: Tensor, kernels: AnyInts) -> Tensor:
-    """A convolution in float that only moves: every kernel has one 1. Beyond the frame is zero."""
-    groups, (top, left, bottom, right) = int(call.attrs.groups), (int(p) for p in call.attrs.padding)
-    count = len(kernels) // groups
-    if kernels.shape[1] != 1 or groups != tensor.codes.shape[1] or not np.all(kernels.sum(axis=(1, 2, 3)) == 1.0):
-        raise NoMeaningError("weights that are not int8 constants")
-    padded = np.pad(tensor.codes, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=tensor.zero_point)
-    rows, columns = (int(extent) for extent in call.ty.shape.values[2:])
-    places = np.argwhere(kernels[:, 0] == 1.0)
-    if len(places) != len(kernels):
-        raise NoMeaningError("weights that are not int8 constants")
-    moved = [padded[:, which // count, y : y + rows, x : x + columns] for which, y, x in places.tolist()]
-    return replace(tensor, codes=np.stack(moved, axis=1))
+def _cost_volume(first: Tensor, second: Tensor, reach: int) -> Psum:
+    """Sums over the channels of ``first`` times ``second`` moved by every displacement; beyond the frame is zero."""
+    around = np.pad(second.centred(), ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    own = first.centred()
+    channels, rows, columns = own.shape[1:]
+    window = range(2 * reach + 1)
+    sums = [(own * around[:, :, dy : dy + rows, dx : dx + columns]).sum(axis=1) for dy in window for dx in window]
+    return Psum(np.stack(sums, axis=1), first.scale, np.full(len(sums), second.scale / channels))
 
 
-def _meant(call: relax.Call, psum: Any) -> Psum:
-    """The mean over the channels of a correlation's products ``[1, C, D, H, W]``."""
-    if not isinstance(psum, Psum) or psum.values.ndim != 5 or [int(axis) for axis in call.attrs.axis] != [1]:
-        raise NoMeaningError("a mean that is not a correlation's")
-    total = psum.values.sum(axis=1)
-    return replace(psum, values=total, scales=np.full(total.shape[1], psum.scales[0] / psum.values.shape[1]))
-
-
-def _concatenated(call: relax.Call, parts: tuple[Any, ...]) -> Concat:
-    if int(call.attrs.axis) != 1:
+def _concatenated(node: Node, parts: list[Any]) -> Concat:
+    if int(node.attributes["axis"]) != 1:
         raise NoMeaningError("concatenation along another axis than the channels")
     return Concat(tuple(_tensor(part) for part in parts))
 
 
-def _moved(op: str, call: relax.Call, tensor: Tensor, operands: list[Any]) -> Tensor:
-    codes = tensor.codes
-    match op:
+def _moved(node: Node, tensor: Tensor) -> Tensor:
+    codes, attributes = tensor.codes, node.attributes
+    n, c, h, w = codes.shape
+    match node.op:
         case "nn.pixel_shuffle":
-            r = int(call.attrs.upscale_factor)
-            n, c, h, w = codes.shape
+            r = int(attributes["upscale_factor"])
             split = codes.reshape(n, c // (r * r), r, r, h, w)
             moved = split.transpose(0, 1, 4, 2, 5, 3).reshape(n, c // (r * r), h * r, w * r)
+        case "pixel_unshuffle":
+            r = int(attributes["downscale_factor"])
+            split = codes.reshape(n, c, h // r, r, w // r, r)
+            moved = split.transpose(0, 1, 3, 5, 2, 4).reshape(n, c * r * r, h // r, w // r)
         case "repeat":
-            moved = np.repeat(codes, int(call.attrs.repeats), axis=int(call.attrs.axis))
+            moved = np.repeat(codes, int(attributes["repeats"]), axis=int(attributes["axis"]))
         case "tile":
-            moved = np.tile(codes, tuple(int(times) for times in call.attrs.repeats))
-        case "reshape":
-            moved = codes.reshape(operands[1])
-        case "permute_dims":
-            moved = codes.transpose(tuple(int(axis) for axis in call.attrs.axes))
+            moved = np.tile(codes, tuple(int(times) for times in attributes["repeats"]))
         case "strided_slice":
-            axes, begins, ends = operands[1:4]
-            strides = operands[4] if len(operands) > 4 else (1,) * len(axes)
             index = [slice(None)] * codes.ndim
-            for axis, begin, end, stride in zip(axes, begins, ends, strides, strict=True):
+            strides = attributes.get("strides") or (1,) * len(attributes["axes"])
+            spans = zip(attributes["axes"], attributes["begin"], attributes["end"], strides, strict=True)
+            for axis, begin, end, stride in spans:
                 index[int(axis)] = slice(int(begin), int(end), int(stride))
             moved = codes[tuple(index)]
         case _:
@@ -449,17 +419,17 @@ def _moved(op: str, call: relax.Call, tensor: Tensor, operands: list[Any]) -> Te
     return replace(tensor, codes=np.ascontiguousarray(moved))
 
 
-Kernel = Callable[[relax.Call, Exact, Exact], Exact]
+Kernel = Callable[[Node, Exact, Exact], Exact]
 """Sums over ``x: [Cin, H, W]`` and weights of one group, in a floating type wide enough to be exact."""
 
 
-def _convolution(call: relax.Call, source: Any, weight: Any, kernel: Kernel) -> Psum:
+def _convolution(node: Node, source: Any, weight: Any, kernel: Kernel) -> Psum:
     tensor = _tensor(source)
     if not isinstance(weight, Weight):
         raise NoMeaningError("weights that are not int8 constants")
     if tensor.wide and weight.codes.dtype == np.int16:
-        return _both_wide(call, tensor, weight, kernel)
-    groups = int(call.attrs.groups)
+        return _both_wide(node, tensor, weight, kernel)
+    groups = int(node.attributes["groups"])
     # Whole numbers below 2**24 are exact in float32, below 2**53 in float64, whatever the order of summation.
     others = tuple(axis for axis in range(4) if axis != weight.axis)
     bound = (65535 if tensor.wide else 255) * int(np.abs(weight.codes.astype(np.int64)).sum(axis=others).max(initial=0))
@@ -469,19 +439,19 @@ def _convolution(call: relax.Call, source: Any, weight: Any, kernel: Kernel) -> 
     ).astype(exact)  # fmt: skip
     w = weight.codes.astype(exact)
     parts = [
-        kernel(call, part, kernels) for part, kernels in zip(np.split(x, groups), np.split(w, groups), strict=True)
+        kernel(node, part, kernels) for part, kernels in zip(np.split(x, groups), np.split(w, groups), strict=True)
     ]
     psum = np.concatenate(parts)[None]
     scales = np.tile(weight.scales, psum.shape[1] // len(weight.scales))
     return Psum(_within_int32(psum), tensor.scale, scales)
 
 
-def _both_wide(call: relax.Call, tensor: Tensor, weight: Weight, kernel: Kernel) -> Psum:
+def _both_wide(node: Node, tensor: Tensor, weight: Weight, kernel: Kernel) -> Psum:
     """In units of 256: high bytes of activations by whole weights, low bytes by high ones, and low by low left out."""
     high, low = np.split(numerics.byte_planes(tensor.codes.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2), 2, 1)
     leading = np.split(numerics.byte_planes(np.moveaxis(weight.codes, weight.axis, 3)), 2, 3)[0].astype(np.int16)
     parts = [
-        _convolution(call, Tensor(codes, 256.0 * tensor.scale, 0), replace(weight, codes=kernels), kernel)
+        _convolution(node, Tensor(codes, 256.0 * tensor.scale, 0), replace(weight, codes=kernels), kernel)
         for codes, kernels in ((high, weight.codes), (low, np.moveaxis(leading, 3, weight.axis)))
     ]
     return replace(parts[0], values=_within_int32(parts[0].values + parts[1].values))

@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from tvm import relax
 
-from codesign.compile.operators.grids import is_grid_of_flow, windows_of_grid
+from codesign.compile.ir.graph import Node
 from codesign.compile.referee.sums import looked_up
-from codesign.compile.referee.values import Grid, NoMeaningError, Psum, Tensor, Wide
+from codesign.compile.referee.values import NoMeaningError, Psum, Tensor, Wide
 from codesign.hw import numerics
 
 _SAMPLE_SHARE = 1.0 / numerics.SAMPLE_UNITS
 
 
-def sampled(call: relax.Call, tensor: Tensor, grid: Any) -> Psum:
-    if not isinstance(grid, Grid) or grid.flow.codes.dtype != np.int16 or not 1 <= len(grid.added) <= 2:
-        raise NoMeaningError("a grid that is not a flow's")
-    return _warped(call, tensor, grid) if len(grid.added) == 1 else _windowed(call, tensor, grid)
+def _fraction_bits(flow: Tensor) -> int:
+    """Bits of a flow's fraction of a pixel."""
+    if not flow.wide or flow.zero_point:
+        raise NoMeaningError("a flow that has not 16 bits")
+    bits = round(-math.log2(flow.scale))
+    if flow.scale != 2.0**-bits or not 0 <= bits <= numerics.FLOW_FRACTION_BITS:
+        raise NoMeaningError("a flow that is not in binary fractions of a pixel")
+    return bits
 
 
-def _windowed(call: relax.Call, maps: Tensor, grid: Grid) -> Psum:
-    """Windows of ``maps [H W, 1, h, w]``, as ``[H W, 1, k, k]``."""
-    rows, columns = maps.codes.shape[2:]
-    places, around = grid.added
-    found = windows_of_grid(grid.scale, places, around, (rows, columns))
-    how = str(call.attrs.method), str(call.attrs.padding_mode), bool(call.attrs.align_corners)
-    if found is None or how != ("bilinear", "zeros", False) or len(maps.codes) != grid.flow.codes[0, 0].size:
-        raise NoMeaningError("a grid that is not that of windows around a flow")
-    samples = looked_up(maps.centred()[:, 0], grid.flow.codes[0], grid.bits, *found)
-    return Psum(samples[:, None], maps.scale, np.full(1, _SAMPLE_SHARE))
+def windowed(node: Node, volume: Tensor, flow: Tensor) -> Psum:
+    """Windows of every pixel's own map, the channels of ``volume``."""
+    (rows, columns), radius = node.attributes["map"], int(node.attributes["radius"])
+    maps = volume.centred()[0].reshape(rows * columns, -1).T.reshape(-1, rows, columns)
+    bits, level = _fraction_bits(flow), int(node.attributes["level"])
+    samples = looked_up(maps, flow.codes[0], bits, radius, level)  # [H W, k, k]
+    by_window = samples.reshape(len(maps), -1).T.reshape(1, -1, *flow.codes.shape[2:])
+    return Psum(by_window, volume.scale, np.full(by_window.shape[1], _SAMPLE_SHARE))
 
 
-def _warped(call: relax.Call, tensor: Tensor, grid: Grid) -> Psum:
-    if not is_grid_of_flow(grid.scale, grid.added[0]):
-        raise NoMeaningError("a grid that is not a flow's")
-    padding = str(call.attrs.padding_mode)
-    if str(call.attrs.method) != "bilinear" or not call.attrs.align_corners or padding not in ("zeros", "border"):
-        raise NoMeaningError("sampling that is not bilinear")
-    bits = grid.bits
+def warped(node: Node, tensor: Tensor, flow: Tensor) -> Psum:
+    padding = str(node.attributes["padding_mode"])
+    if padding not in ("zeros", "border"):
+        raise NoMeaningError("a warp that reads something else beyond the frame than zeros or the border")
+    bits = _fraction_bits(flow)
     values = tensor.centred()[0]
     height, width = values.shape[1:]
-    codes = np.clip(grid.flow.codes[0], numerics.INT16_MIN, numerics.INT16_MAX)
+    codes = np.clip(flow.codes[0], numerics.INT16_MIN, numerics.INT16_MAX)
     (across, right), (down, below) = (numerics.sample_places(one, bits) for one in codes)
     x, y = np.arange(width) + across, np.arange(height)[:, None] + down
 
@@ -57,12 +55,12 @@ def _warped(call: relax.Call, tensor: Tensor, grid: Grid) -> Psum:
     return Psum(numerics.interpolate(upper, lower, below)[None], tensor.scale, scales)
 
 
-def averaged(call: relax.Call, tensor: Tensor) -> Psum:
-    rows, columns = (int(extent) for extent in call.attrs.pool_size)
-    stride_y, stride_x = (int(s) for s in call.attrs.strides)
-    top, left, bottom, right = (int(p) for p in call.attrs.padding)
-    counted = bool(call.attrs.count_include_pad) or not any((top, left, bottom, right))
-    if not counted or call.attrs.ceil_mode or any(int(d) != 1 for d in call.attrs.dilation):
+def averaged(node: Node, tensor: Tensor) -> Psum:
+    rows, columns = (int(extent) for extent in node.attributes["pool_size"])
+    stride_y, stride_x = (int(s) for s in node.attributes["strides"])
+    top, left, bottom, right = (int(p) for p in node.attributes["padding"])
+    counted = bool(node.attributes["count_include_pad"]) or not any((top, left, bottom, right))
+    if not counted or node.attributes["ceil_mode"] or any(int(d) != 1 for d in node.attributes["dilation"]):
         raise NoMeaningError("an average over windows of unlike sizes")
     padded = np.pad(tensor.centred(), ((0, 0), (0, 0), (top, bottom), (left, right)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (rows, columns), (2, 3))
@@ -70,9 +68,10 @@ def averaged(call: relax.Call, tensor: Tensor) -> Psum:
     return Psum(values, tensor.scale, np.full(values.shape[1], 1.0 / (rows * columns)))
 
 
-def resized(call: relax.Call, tensor: Tensor, size: tuple[int, ...]) -> Psum:
+def resized(node: Node, tensor: Tensor) -> Psum:
     """Along each direction, pixel ``x`` lies at ``(x + 1/2) before / after - 1/2``: a whole number of its units."""
-    how = str(call.attrs.method), str(call.attrs.coordinate_transformation_mode)
+    size = node.shape[2:]
+    how = str(node.attributes["method"]), str(node.attributes["coordinate_transformation_mode"])
     if how == ("linear", "align_corners"):
         return _resized_by_corners(tensor, size)
     if how not in (("linear", "half_pixel"), ("linear", "pytorch_half_pixel")):

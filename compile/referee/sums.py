@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tvm import relax
 
+from codesign.compile.ir.graph import Node
 from codesign.hw import numerics
 
 Exact = NDArray[Any]
@@ -16,11 +16,11 @@ BLOCK = 1 << 16
 """Elements worked on at a time, so that they stay in the processor's cache."""
 
 
-def correlated(call: relax.Call, x: Exact, w: Exact) -> Exact:
+def correlated(node: Node, x: Exact, w: Exact) -> Exact:
     """``w: [Cout, Cin, K, L]``; the sum over taps of shifted frames, a few rows at a time."""
-    top, left, bottom, right = (int(p) for p in call.attrs.padding)
-    stride_y, stride_x = (int(s) for s in call.attrs.strides)
-    step_y, step_x = (int(d) for d in call.attrs.dilation)
+    top, left, bottom, right = (int(p) for p in node.attributes["padding"])
+    stride_y, stride_x = (int(s) for s in node.attributes["strides"])
+    step_y, step_x = (int(d) for d in node.attributes["dilation"])
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right)))
     taps_y, taps_x = w.shape[2:]
     height = (padded.shape[1] - (taps_y - 1) * step_y - 1) // stride_y + 1
@@ -41,12 +41,12 @@ def correlated(call: relax.Call, x: Exact, w: Exact) -> Exact:
     return out
 
 
-def scattered(call: relax.Call, x: Exact, w: Exact) -> Exact:
+def scattered(node: Node, x: Exact, w: Exact) -> Exact:
     """``w: [Cin, Cout, K, L]``; every pixel adds its kernel to the frame, then the frame is cut."""
-    top, left, bottom, right = (int(p) for p in call.attrs.padding)
-    stride_y, stride_x = (int(s) for s in call.attrs.strides)
-    step_y, step_x = (int(d) for d in call.attrs.dilation)
-    extra_y, extra_x = (int(e) for e in call.attrs.output_padding)
+    top, left, bottom, right = (int(p) for p in node.attributes["padding"])
+    stride_y, stride_x = (int(s) for s in node.attributes["strides"])
+    step_y, step_x = (int(d) for d in node.attributes["dilation"])
+    extra_y, extra_x = (int(e) for e in node.attributes["output_padding"])
     _, height, width = x.shape
     taps_y, taps_x = w.shape[2:]
     full = np.zeros(

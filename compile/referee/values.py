@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.hw import numerics
-
 Codes = NDArray[np.int8]
 Wide = NDArray[np.int64]
 Reals = NDArray[np.float64]
@@ -90,23 +88,6 @@ class Normal:
 class LookUp:
     source: Tensor
     function: str
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A flow on its way to a grid: what it is multiplied with, and what has been added to it so far."""
-
-    flow: Tensor
-    scale: AnyInts
-    added: tuple[AnyInts, ...] = ()
-
-    @property
-    def bits(self) -> int:
-        """Of the flow's fraction."""
-        bits = round(-math.log2(self.flow.scale))
-        if self.flow.scale != 2.0**-bits or self.flow.zero_point or not 0 <= bits <= numerics.FLOW_FRACTION_BITS:
-            raise NoMeaningError("a flow that is not in binary fractions of a pixel")
-        return bits
 
 
 @dataclass(frozen=True)

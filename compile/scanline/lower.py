@@ -1,24 +1,23 @@
-"""A quantised Relax function becomes a :class:`LayerGraph`: real scales become the machine's integers.
+"""A region of a quantised network becomes a :class:`LayerGraph`: real scales become the machine's integers.
 
-The function is followed symbolically, binding by binding. ``dequantize`` opens a tensor, float operators collect in a
-pending value, ``quantize`` closes it as one layer: the machine rounds where the graph does. The rules that turn scales
-into integers are those that :mod:`codesign.compile.referee.integer` documents.
+A unit becomes one layer, mostly: the machine rounds where the graph does. The rules that turn scales into integers are
+those that :mod:`codesign.compile.referee.integer` documents.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import tvm
-from numpy.typing import NDArray
-from tvm import relax
 
 from codesign.compile.canonical.resample import average_weights, bilinear_weights, corner_factor, resize_factor
 from codesign.compile.canonical.transposed import subpixel_weights
+from codesign.compile.ir.graph import Node
+from codesign.compile.quantise.rounded import Codes, RoundedUnit
+from codesign.compile.quantise.rounded import Weights as RealWeights
+from codesign.compile.quantise.units import Kind
 from codesign.compile.scanline.kernels.all_pairs import AllPairs
 from codesign.compile.scanline.kernels.convolution import Convolution, Weights, identity
 from codesign.compile.scanline.kernels.correlation import Correlation
@@ -28,22 +27,16 @@ from codesign.compile.scanline.kernels.resize import Resize
 from codesign.compile.scanline.kernels.warp import Warp
 from codesign.compile.scanline.kernels.window import Window
 from codesign.compile.scanline.layers import Concat, Epilogue, Layer, LayerGraph, SecondOperand, Shuffle
+from codesign.compile.scanline.partition import Region
 from codesign.compile.scanline.pending import (
-    Open,
     PendingConcat,
     PendingConv,
     PendingGather,
-    PendingGrid,
-    PendingMaps,
-    PendingMoved,
     PendingNorm,
     PendingPair,
-    PendingPixels,
     PendingShuffle,
     PendingTable,
     PendingUnshuffle,
-    Reals,
-    Weight,
 )
 from codesign.compile.scanline.rewrite.concat import fold_concats
 from codesign.compile.scanline.rewrite.copies import copy_layer
@@ -53,250 +46,232 @@ from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Plane
 
 
-def lower(function: relax.Function, name: str) -> LayerGraph:
-    """Lower a function whose parameters and results are int8 codes (composite functions inside are followed).
+def lower(region: Region, name: str) -> LayerGraph:
+    """The layers of ``region``, unit by unit; its inputs and outputs come in the region's order.
 
     Raises :class:`UnsupportedError`, naming the operator, for what the machine cannot run.
     """
     builder = _Builder(name)
-    arguments: list[str | None] = []
-    for parameter in function.params:
-        _, channels, height, width = shape_of(parameter)
-        # Two regions' results may come under one name.
-        argument = builder.fresh(parameter.name)
-        builder.inputs[argument] = (channels, height, width)
-        arguments.append(argument)
-    results = builder.follow(function, arguments)
-    names = results if isinstance(results, tuple) else (results,)
-    return builder.graph(names)
+    for unit in region.units.values():
+        for operand in unit.operands:
+            builder.count_reader(operand.name, 1)
+    for output in region.outputs:
+        builder.count_reader(output, _NOT_ALONE)
+    for unit in region.units.values():
+        for operand in unit.operands:
+            if operand.name in region.inputs:
+                builder.take(operand)
+        builder.close(unit)
+    return builder.graph(region)
 
 
-def shape_of(expression: Any) -> tuple[int, int, int, int]:
-    """The static NCHW shape of a Relax expression."""
-    n, c, h, w = (int(extent) for extent in expression.ty.shape.values)
-    return n, c, h, w
+_NOT_ALONE = 2
+"""Readers that being a region's result counts as: what leaves the region is never read by one layer alone."""
 
 
 class _Builder:
     def __init__(self, name: str) -> None:
         self.name = name
-        self.inputs: dict[str, tuple[int, int, int]] = {}
         self.tensors: dict[str, Tensor] = {}
         self.layers: list[Layer | Shuffle | Concat] = []
-        self._readers: dict[str, int] = {}  # of a tensor; being a result counts as several
+        self._named: dict[str, str] = {}  # the tensor that holds each tensor of codes of the network
+        self._counted: dict[str, int] = {}  # by tensor of codes: how many operands it is
+        self._readers: dict[str, int] = {}  # the same by tensor
 
-    # Following the function
+    def count_reader(self, codes: str, times: int) -> None:
+        self._counted[codes] = self._counted.get(codes, 0) + times
 
-    def follow(self, function: relax.Function, arguments: list[Any]) -> Any:
-        values: dict[Any, Any] = dict(zip(function.params, arguments, strict=True))
-        readers = _readers(function)
-        local: dict[Any, relax.Function] = {}
-        for block in function.body.blocks:
-            for binding in block.bindings:
-                value, var = binding.value, binding.var
-                if isinstance(value, relax.Function):
-                    local[var] = value
-                elif isinstance(value, relax.Call) and value.op in local:
-                    values[var] = self.follow(local[value.op], [self._operand(values, a) for a in value.args])
-                elif isinstance(value, relax.Call):
-                    operands = [self._operand(values, argument) for argument in value.args]
-                    values[var] = self._call(value, var, operands)
-                elif isinstance(value, relax.TupleGetItem):
-                    values[var] = values[value.tuple_value][value.index]
-                else:
-                    values[var] = self._operand(values, value)
-                if isinstance(values.get(var), str):
-                    self._readers[values[var]] = readers.get(var, 0)
-        return self._operand(values, function.body.body)
+    def take(self, codes: Codes) -> None:
+        """Make the tensor of an input of the region, whose meaning its first reader tells."""
+        if codes.name not in self._named:
+            tensor = self._tensor(codes, self.fresh(codes.name))
+            self.tensors[tensor.name] = tensor
+            self._named[codes.name] = tensor.name
 
-    def _operand(self, values: dict[Any, Any], argument: Any) -> Any:
-        if isinstance(argument, tvm.ir.GenericConst):
-            return argument.value.numpy()
-        if isinstance(argument, relax.Tuple):
-            return tuple(self._operand(values, item) for item in argument.fields)
-        if isinstance(argument, relax.ShapeExpr):
-            return tuple(int(extent) for extent in argument.values)
-        if isinstance(argument, tvm.tirx.IntImm | tvm.tirx.FloatImm):
-            return argument.value
-        return values[argument]
+    def _tensor(self, codes: Codes, name: str) -> Tensor:
+        _, channels, height, width = codes.shape
+        planes = codes.bits // 8
+        return Tensor(name, height, width, channels * planes, codes.scale, codes.zero_point, codes.bits)
 
-    def _call(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> Any:
-        op = call.op.name.removeprefix("relax.")
-        name = str(var.name)
-        rules: dict[str, Callable[[], Any]] = {
-            "quantize": lambda: self._close(operands[0], float(operands[1]), int(operands[2]), call, var),
-            "dequantize": lambda: self._open(call, operands),
-            "nn.conv2d": lambda: self._conv(call, var, operands),
-            "nn.conv2d_transpose": lambda: self._transposed(call, var, operands),
-            "add": lambda: self._add(name, operands, subtract=False),
-            "subtract": lambda: self._add(name, operands, subtract=True),
-            "multiply": lambda: self._multiply(name, operands),
-            "nn.instance_norm": lambda: PendingNorm(name, operands[0].tensor, float(call.attrs.epsilon)),
-            "nn.avg_pool2d": lambda: self._averaged(call, var, operands[0]),
-            "image.grid_sample": lambda: self._sampled(call, var, operands[0], operands[1]),
-            "image.resize2d": lambda: self._resized(call, var, operands[0]),
-            "nn.relu": lambda: self._relu(name, operands[0]),
-            "nn.leakyrelu": lambda: self._sloped(name, operands[0], float(call.attrs.alpha)),
-            "nn.prelu": lambda: self._sloped(name, operands[0], np.asarray(operands[1], np.float64).reshape(-1)),
-            "clip": lambda: self._clipped(name, operands[0], float(operands[1]), float(operands[2])),
-            "nn.pixel_shuffle": lambda: PendingShuffle(name, operands[0].tensor, int(call.attrs.upscale_factor)),
-            "concat": lambda: PendingConcat(name, tuple(part.tensor for part in operands[0])),
-            "reshape": lambda: self._reshaped(name, operands),
-            "permute_dims": lambda: operands[0],
-            "mean": lambda: operands[0],
-            "matmul": lambda: self._paired(name, operands[1], operands[0]),
-            "repeat": lambda: self._gather(name, operands[0], lambda c: np.repeat(c, int(call.attrs.repeats))),
-            "tile": lambda: self._gather(name, operands[0], lambda c: np.tile(c, int(call.attrs.repeats[1]))),
-            "strided_slice": lambda: self._gather(name, operands[0], lambda c: _sliced(c, operands)),
-        }
-        if op in rules:
-            return rules[op]()
-        if op.removeprefix("nn.") in numerics.LOOK_UPS:
-            return PendingTable(name, operands[0].tensor, op.removeprefix("nn."))
-        raise UnsupportedError("is not an operator of the machine", where=f"{op} '{name}'")
+    def _operand(self, unit: RoundedUnit, which: int = 0) -> Tensor:
+        return self.tensors[self._named[unit.operands[which].name]]
 
-    # Opening and collecting
+    # From a unit to what its rounding closes
 
-    def _open(self, call: relax.Call, operands: list[Any]) -> Open | Weight:
-        source, scale, zero_point = operands
-        if isinstance(source, np.ndarray):
-            return Weight(source, np.asarray(scale, np.float64).reshape(-1), int(call.attrs.axis))
-        if source not in self.tensors:  # a parameter: its first reader tells what its codes mean
-            channels, height, width = self.inputs[source]
-            bits = _bits(call.args[0])
-            channels *= bits // 8
-            self.tensors[source] = Tensor(source, height, width, channels, float(scale), int(zero_point), bits)
-        return Open(source)
+    def _pending(self, unit: RoundedUnit) -> Any:
+        """What ``unit`` computes before its rounding."""
+        source = self._operand(unit)
+        match unit.kind:
+            case None:
+                return self._identity(unit.result.name, source)
+            case Kind.CONVOLUTION:
+                return self._conv(unit, source)
+            case Kind.SUM | Kind.PRODUCT:
+                operands = (source.name, self._operand(unit, 1).name)
+                how: Any = {"add": "add", "subtract": "subtract", "multiply": "multiply"}[unit.head.op]
+                return PendingPair(unit.head.name, operands, how, unit.activation.low, unit.activation.high)
+            case Kind.SCALE:
+                identity = self._identity(unit.head.name, source)
+                return self._activated(replace(identity, scales=identity.scales * unit.factor), unit)
+            case Kind.ACTIVATION:
+                return self._activated(self._identity(unit.head.name, source), unit)
+            case Kind.RESAMPLING:
+                resampled = self._resampled(unit, source)
+                return replace(resampled, scales=resampled.scales * unit.factor)
+            case Kind.CORRELATION:
+                return self._activated(self._correlated(unit, source, self._operand(unit, 1)), unit)
+            case Kind.PAIRS:
+                return self._paired(unit, source, self._operand(unit, 1))
+            case Kind.WARP:
+                return self._warped(unit, source, self._operand(unit, 1))
+            case Kind.WINDOWS:
+                return self._windowed(unit, source, self._operand(unit, 1))
+            case Kind.NORM:
+                epsilon = float(unit.head.attributes["epsilon"])
+                return PendingNorm(unit.head.name, source.name, epsilon, unit.activation.low, unit.activation.high)
+            case Kind.LOOK_UP:
+                return PendingTable(unit.head.name, source.name, unit.head.op.removeprefix("nn."))
+            case Kind.CONCAT:
+                parts = tuple(self._operand(unit, which).name for which in range(len(unit.operands)))
+                return PendingConcat(unit.head.name, parts)
+            case Kind.MOVEMENT:
+                return self._moved(unit.head, source)
+            case _:
+                raise UnsupportedError("is not an operator of the machine", where=unit.head.where)
 
-    def _conv(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> PendingConv | PendingMoved:
-        weight: Weight | NDArray[np.float32] = operands[1]
-        if isinstance(weight, np.ndarray):  # the legality rules know it for one that moves
-            return PendingMoved(operands[0].tensor, weight.shape[2] // 2)
-        groups = int(call.attrs.groups)
-        dense = _dense(weight.codes.transpose(2, 3, 1, 0), groups)
-        step_y, step_x = (int(d) for d in call.attrs.dilation)
-        dense = _dilated(dense, step_y, step_x)
-        _, outputs, height, width = shape_of(var)
+    def _activated(self, pending: PendingConv, unit: RoundedUnit) -> PendingConv:
+        slope = unit.activation.slope
+        if isinstance(slope, np.ndarray) and slope.size > 1:
+            slope = np.repeat(slope, pending.shuffle**2)
+        return replace(pending, slope=slope, low=unit.activation.low, high=unit.activation.high)
+
+    def _conv(self, unit: RoundedUnit, source: Tensor) -> PendingConv:
+        head, weights = unit.head, unit.weights
+        assert weights is not None
+        transposed = head.op == "nn.conv2d_transpose"
+        pending = self._transposed(head, source, weights) if transposed else self._plain_conv(head, source, weights)
+        if unit.bias is not None:
+            per_channel = pending.scales[:: pending.shuffle**2]
+            bias = numerics.bias_integers(unit.bias, self._unit(pending), per_channel)
+            pending = replace(pending, bias=np.repeat(bias, pending.shuffle**2))
+        return self._activated(pending, unit)
+
+    def _plain_conv(self, head: Node, source: Tensor, weight: RealWeights) -> PendingConv:
+        top, left, *_ = (int(side) for side in head.attributes["padding"])
+        dense = _dense(weight.codes.transpose(2, 3, 1, 0), int(head.attributes["groups"]))
+        dense = _dilated(dense, *(int(step) for step in head.attributes["dilation"]))
+        _, outputs, height, width = head.shape
         kernel = weight.codes.shape
-        padding = int(call.attrs.padding[0]), int(call.attrs.padding[1])
         return PendingConv(
-            name=str(var.name),
-            sources=(operands[0].tensor,),
-            kernel=Convolution(dense.copy(order="C"), int(call.attrs.strides[0]), *padding),
+            name=head.name,
+            sources=(source.name,),
+            kernel=Convolution(dense.copy(order="C"), int(head.attributes["strides"][0]), top, left),
             scales=weight.scales,
             height=height,
             width=width,
             macs=height * width * outputs * kernel[1] * kernel[2] * kernel[3],
         )
 
-    def _transposed(self, call: relax.Call, var: relax.Var, operands: list[Any]) -> PendingConv:
-        weight: Weight = operands[1]
-        factor, padding = int(call.attrs.strides[0]), (int(call.attrs.padding[0]), int(call.attrs.padding[1]))
+    def _transposed(self, head: Node, source: Tensor, weight: RealWeights) -> PendingConv:
+        factor = int(head.attributes["strides"][0])
+        top, left, *_ = (int(side) for side in head.attributes["padding"])
         inputs, outputs, rows, columns = weight.codes.shape
-        dense, (top, left) = subpixel_weights(weight.codes, factor, padding)
-        _, _, height, width = shape_of(call.args[0])
+        dense, (pad_top, pad_left) = subpixel_weights(weight.codes, factor, (top, left))
         return PendingConv(
-            name=str(var.name),
-            sources=(operands[0].tensor,),
-            kernel=Convolution(dense, pad_top=top, pad_left=left),
+            name=head.name,
+            sources=(source.name,),
+            kernel=Convolution(dense, pad_top=pad_top, pad_left=pad_left),
             scales=np.repeat(np.broadcast_to(weight.scales, outputs), factor * factor),
-            height=height,
-            width=width,
-            macs=height * width * inputs * outputs * rows * columns,
+            height=source.height,
+            width=source.width,
+            macs=source.height * source.width * inputs * outputs * rows * columns,
             shuffle=factor,
         )
 
-    def _averaged(self, call: relax.Call, var: relax.Var, value: Open) -> PendingConv:
-        rows, columns = (int(extent) for extent in call.attrs.pool_size)
-        top, left = int(call.attrs.padding[0]), int(call.attrs.padding[1])
-        return self._mean(var, value, rows, columns, int(call.attrs.strides[0]), top, left)
+    def _resampled(self, unit: RoundedUnit, source: Tensor) -> PendingConv:
+        head = unit.head
+        if head.op == "nn.avg_pool2d":
+            rows, columns = (int(extent) for extent in head.attributes["pool_size"])
+            top, left, *_ = (int(side) for side in head.attributes["padding"])
+            return self._mean(head, source, rows, columns, int(head.attributes["strides"][0]), top, left)
+        how = str(head.attributes["method"]), str(head.attributes["coordinate_transformation_mode"])
+        frames = (source.height, source.width), (head.shape[2], head.shape[3])
+        if corners := corner_factor(*frames, *how):
+            return self._stepped(head, source, corners)
+        factor = resize_factor(*frames, *how)
+        if factor == -2:
+            return self._mean(head, source, 2, 2, 2)
+        weights = bilinear_weights(source.values, factor)
+        return PendingConv(
+            name=head.name,
+            sources=(source.name,),
+            kernel=Convolution(weights, pad_top=1, pad_left=1, edge=True),
+            scales=np.full(weights.shape[3], 1.0 / (4 * factor**2)),
+            height=source.height,
+            width=source.width,
+            shuffle=factor,
+        )
 
     def _mean(
-        self, var: relax.Var, value: Open, rows: int, columns: int, stride: int, top: int = 0, left: int = 0
+        self, head: Node, source: Tensor, rows: int, columns: int, stride: int, top: int = 0, left: int = 0
     ) -> PendingConv:
         """The mean of every window."""
-        _, channels, height, width = shape_of(var)
+        _, channels, height, width = head.shape
         return PendingConv(
-            name=str(var.name),
-            sources=(value.tensor,),
+            name=head.name,
+            sources=(source.name,),
             kernel=Convolution(average_weights(channels, rows, columns), stride, top, left),
             scales=np.full(channels, 1.0 / (rows * columns)),
             height=height,
             width=width,
         )
 
-    def _resized(self, call: relax.Call, var: relax.Var, value: Open) -> PendingConv:
-        tensor, (rows, columns) = self.tensors[value.tensor], shape_of(var)[2:]
-        how = str(call.attrs.method), str(call.attrs.coordinate_transformation_mode)
-        frames = (tensor.height, tensor.width), (rows, columns)
-        if corners := corner_factor(*frames, *how):
-            return self._stepped(var, tensor, corners)
-        factor = resize_factor(*frames, *how)
-        if factor == -2:
-            return self._mean(var, value, 2, 2, 2)
-        weights = bilinear_weights(tensor.values, factor)
-        return PendingConv(
-            name=str(var.name),
-            sources=(tensor.name,),
-            kernel=Convolution(weights, pad_top=1, pad_left=1, edge=True),
-            scales=np.full(weights.shape[3], 1.0 / (4 * factor**2)),
-            height=tensor.height,
-            width=tensor.width,
-            shuffle=factor,
-        )
-
-    def _stepped(self, var: relax.Var, tensor: Tensor, factor: int) -> PendingConv:
+    def _stepped(self, head: Node, source: Tensor, factor: int) -> PendingConv:
         """A resize whose corners lie on corners."""
-        _, _, height, width = shape_of(var)
+        _, _, height, width = head.shape
         return PendingConv(
-            name=str(var.name),
-            sources=(tensor.name,),
-            kernel=Resize(factor, tensor.values),
-            scales=np.full(tensor.values, 1.0 / numerics.SAMPLE_UNITS),
+            name=head.name,
+            sources=(source.name,),
+            kernel=Resize(factor, source.values),
+            scales=np.full(source.values, 1.0 / numerics.SAMPLE_UNITS),
             height=height,
             width=width,
         )
 
-    def _sampled(self, call: relax.Call, var: relax.Var, value: Open | PendingMaps, grid: PendingGrid) -> PendingConv:
-        """A warp, of whose source the planner chooses what is on chip; or windows of maps."""
-        tensor, flow = self.tensors[value.tensor], self.tensors[grid.flow]
-        bits = round(-math.log2(flow.scale))
-        if flow.scale != 2.0**-bits or not 0 <= bits <= numerics.FLOW_FRACTION_BITS:
-            raise UnsupportedError("samples at a flow that is not in binary fractions of a pixel", where=str(var.name))
-        if isinstance(value, PendingMaps):
-            side = shape_of(var)[2]
-            level = round(math.log2(2.0 / (value.width * grid.scale)))
-            return PendingConv(
-                name=str(var.name),
-                sources=(flow.name,),
-                kernel=Window(tensor.name, value.height, value.width, side // 2, level, bits),
-                scales=np.full(side * side, 1.0 / numerics.SAMPLE_UNITS),
-                height=flow.height,
-                width=flow.width,
-            )
-        edge = str(call.attrs.padding_mode) == "border"
+    def _windowed(self, unit: RoundedUnit, volume: Tensor, flow: Tensor) -> PendingConv:
+        attributes = unit.head.attributes
+        (rows, columns), radius = attributes["map"], int(attributes["radius"])
         return PendingConv(
-            name=str(var.name),
-            sources=(tensor.name,),
-            kernel=Warp(flow.name, bits, tensor.channels, edge),
-            scales=np.full(tensor.channels, 1.0 / numerics.SAMPLE_UNITS),
-            height=tensor.height,
-            width=tensor.width,
+            name=unit.head.name,
+            sources=(flow.name,),
+            kernel=Window(volume.name, rows, columns, radius, int(attributes["level"]), _fraction_bits(flow)),
+            scales=np.full(unit.head.shape[1], 1.0 / numerics.SAMPLE_UNITS),
+            height=flow.height,
+            width=flow.width,
         )
 
-    def _correlated(self, name: str, gathered: PendingGather, moved: PendingMoved) -> PendingConv:
-        """A local cost volume; its mean over the channels is the scale's business."""
-        first, second = self.tensors[gathered.source], self.tensors[moved.source]
-        if first.zero_point or second.zero_point:
-            raise UnsupportedError("correlates tensors with a zero point", where=name)
+    def _warped(self, unit: RoundedUnit, source: Tensor, flow: Tensor) -> PendingConv:
+        """A warp, of whose source the planner chooses the part on chip."""
+        edge = str(unit.head.attributes["padding_mode"]) == "border"
+        return PendingConv(
+            name=unit.head.name,
+            sources=(source.name,),
+            kernel=Warp(flow.name, _fraction_bits(flow), source.channels, edge),
+            scales=np.full(source.channels, 1.0 / numerics.SAMPLE_UNITS),
+            height=source.height,
+            width=source.width,
+        )
+
+    def _correlated(self, unit: RoundedUnit, first: Tensor, second: Tensor) -> PendingConv:
+        """A local cost volume; the scale takes the mean over the channels."""
         if first.name == second.name:
             copy = replace(second, name=self.fresh(f"{second.name}.moved"))
             self.tensors[copy.name] = copy
-            self._close_conv(self._identity(copy.name, Open(second.name)), copy)
+            self._close_conv(self._identity(copy.name, second), copy)
             second = copy
-        kernel = Correlation(moved.reach)
+        kernel = Correlation(int(unit.head.attributes["reach"]))
         return PendingConv(
-            name=name,
+            name=unit.head.name,
             sources=(first.name, second.name),
             kernel=kernel,
             scales=np.full(kernel.channels, second.scale / first.channels),
@@ -304,30 +279,24 @@ class _Builder:
             width=first.width,
         )
 
-    def _paired(self, name: str, columns: PendingPixels, rows: PendingPixels) -> PendingConv:
-        """Products of all pixels: the rows' are the weights, and lie in memory as such."""
-        first, second = self.tensors[columns.tensor], self.tensors[rows.tensor]
-        if first.zero_point or second.zero_point:
-            raise UnsupportedError("multiplies tensors with a zero point", where=name)
+    def _paired(self, unit: RoundedUnit, first: Tensor, second: Tensor) -> PendingConv:
+        """Products of all pixels: the second tensor's are the weights, and lie in memory as such."""
         words = replace(second, name=self.fresh(f"{second.name}.weights"), as_weights=True)
         self.tensors[words.name] = words
-        self._close_conv(self._identity(words.name, Open(second.name)), words)
+        self._close_conv(self._identity(words.name, second), words)
         pixels = second.height * second.width
         return PendingConv(
-            name=name,
+            name=unit.head.name,
             sources=(first.name,),
             kernel=AllPairs(words.name, pixels),
-            scales=np.full(pixels, second.scale),
+            scales=np.full(pixels, second.scale * float(unit.head.attributes["scale"])),
             height=first.height,
             width=first.width,
             macs=first.height * first.width * first.channels * pixels,
         )
 
-    def _identity(self, name: str, value: Any) -> PendingConv:
+    def _identity(self, name: str, tensor: Tensor) -> PendingConv:
         """A tensor as a one-by-one layer, so that what follows may round it anew."""
-        if isinstance(value, PendingConv):
-            return value
-        tensor = self.tensors[value.tensor]
         return PendingConv(
             name=name,
             sources=(tensor.name,),
@@ -337,70 +306,26 @@ class _Builder:
             width=tensor.width,
         )
 
-    def _add(self, name: str, operands: list[Any], *, subtract: bool) -> PendingConv | PendingPair | PendingGrid:
-        first, second = operands
-        if isinstance(first, PendingGrid):
-            return first
-        if isinstance(first, PendingConv) and isinstance(second, np.ndarray):
-            scale = self._unit(first)
-            per_channel = first.scales[:: first.shuffle**2]
-            bias = numerics.bias_integers(second.reshape(-1), scale, per_channel)
-            return replace(first, bias=np.repeat(bias, first.shuffle**2))
-        return PendingPair(name, (first.tensor, second.tensor), "subtract" if subtract else "add")
-
-    def _multiply(self, name: str, operands: list[Any]) -> PendingConv | PendingPair | PendingGrid:
-        value, factor = operands
-        if isinstance(factor, PendingMoved):
-            return self._correlated(name, value, factor)
-        if isinstance(factor, np.ndarray) and factor.size > 1:  # only a flow is scaled by direction
-            return PendingGrid(value.tensor, float(factor.reshape(-1)[0]))
-        if not isinstance(factor, np.ndarray):
-            return PendingPair(name, (value.tensor, factor.tensor), "multiply")
-        pending = self._identity(name, value)
-        return replace(pending, scales=pending.scales * float(factor.reshape(-1)[0]))
-
-    def _sloped(self, name: str, value: Any, slope: Reals | float) -> PendingConv:
-        pending = self._identity(name, value)
-        if isinstance(slope, np.ndarray):
-            slope = np.repeat(slope, pending.shuffle**2) if slope.size > 1 else slope
-        return replace(pending, slope=slope)
-
-    def _relu(self, name: str, value: Any) -> PendingConv | PendingPair | PendingNorm:
-        if isinstance(value, PendingPair | PendingNorm):
-            return replace(value, low=0.0)
-        return self._sloped(name, value, 0.0)
-
-    def _clipped(self, name: str, value: Any, low: float, high: float) -> PendingConv | PendingPair | PendingNorm:
-        pending = value if isinstance(value, PendingPair | PendingNorm) else self._identity(name, value)
-        return replace(pending, low=low, high=high)
-
-    def _gather(self, name: str, value: Open, pick: Callable[[Int64], Int64]) -> PendingGather:
-        tensor = self.tensors[value.tensor]
-        planes = np.split(np.arange(tensor.channels, dtype=np.int64), tensor.planes)
-        picked = np.concatenate([pick(plane) for plane in planes])
-        return PendingGather(name, value.tensor, tuple(int(channel) for channel in picked))
-
-    def _reshaped(self, name: str, operands: list[Any]) -> Any:
-        """Of a frame to its pixels, or the first of three operators that unshuffle; a product's shape says nothing."""
-        value, shape = operands
-        if isinstance(value, PendingConv | PendingGrid):
-            return replace(value, name=name) if isinstance(value, PendingConv) else value
-        if isinstance(value, PendingPixels):
-            return PendingMaps(value.tensor, int(shape[2]), int(shape[3]))
-        if len(shape) == 2:
-            return PendingPixels(value.tensor)
-        return value if isinstance(value, PendingUnshuffle) else PendingUnshuffle(name, value.tensor, int(shape[3]))
+    def _moved(self, head: Node, source: Tensor) -> PendingShuffle | PendingUnshuffle | PendingGather:
+        match head.op:
+            case "nn.pixel_shuffle":
+                return PendingShuffle(head.name, source.name, int(head.attributes["upscale_factor"]))
+            case "pixel_unshuffle":
+                return PendingUnshuffle(head.name, source.name, int(head.attributes["downscale_factor"]))
+            case _:
+                planes = np.split(np.arange(source.channels, dtype=np.int64), source.planes)
+                picked = np.concatenate([_picked(head, plane) for plane in planes])
+                return PendingGather(head.name, source.name, tuple(int(channel) for channel in picked))
 
     # Closing: one layer per rounding
 
-    def _close(self, value: Any, scale: float, zero_point: int, call: relax.Call, var: relax.Var) -> str:
-        _, channels, height, width = shape_of(call)
-        name = self.fresh(value.name if hasattr(value, "name") else str(var.name))
-        bits = _bits(call)
-        target = Tensor(name, height, width, channels * (bits // 8), scale, zero_point, bits)
-        if isinstance(value, Open):
-            value = self._identity(name, value)
-        self._readers.setdefault(name, 0)
+    def close(self, unit: RoundedUnit) -> None:
+        """Append the layers of ``unit``."""
+        value = self._pending(unit)
+        name = self.fresh(unit.head.name if unit.nodes else unit.result.name)
+        target = self._tensor(unit.result, name)
+        self._named[unit.result.name] = name
+        self._readers[name] = self._counted.get(unit.result.name, 0)
         if isinstance(value, PendingConv):
             self._close_conv(value, target)
         elif isinstance(value, PendingPair):
@@ -418,10 +343,7 @@ class _Builder:
         elif isinstance(value, PendingGather):
             copy = copy_layer(value.name, self.tensors[value.source], target)
             self.layers.append(copy.pick(list(value.channels)))
-        else:
-            raise UnsupportedError("quantises what no layer produces", where=f"quantize '{name}'")
         self.tensors[name] = target
-        return name
 
     def _close_unshuffle(self, pending: PendingUnshuffle, target: Tensor) -> None:
         """Layers of stride 2 that copy: each takes blocks of 2 x 2 pixels apart."""
@@ -458,13 +380,13 @@ class _Builder:
             channels=tensor.values * target.planes,
         )
         self.tensors[copy.name] = copy
-        self._close_conv(self._identity(copy.name, Open(name)), copy)
+        self._close_conv(self._identity(copy.name, tensor), copy)
         return copy.name
 
     def fresh(self, name: str) -> str:
         """A name that no tensor has, close to ``name``."""
         count, candidate = 1, name
-        while candidate in self.tensors or candidate in self.inputs:
+        while candidate in self.tensors:
             count, candidate = count + 1, f"{name}.{count}"
         return candidate
 
@@ -591,43 +513,17 @@ class _Builder:
             if isinstance(layer, Layer) and layer.operand is None and self._readers.get(layer.output, 0) == 1
         }
 
-    def graph(self, results: tuple[str, ...]) -> LayerGraph:
+    def graph(self, region: Region) -> LayerGraph:
+        results = tuple(self._named[name] for name in region.outputs)
         layers, tensors = fold_concats(self.layers, self.tensors, results)
         used = {name for layer in layers for name in (*layer.reads, layer.output)} | set(results)
         return LayerGraph(
             name=self.name,
             tensors={name: tensor for name, tensor in tensors.items() if name in used},
             layers=layers,
-            inputs=tuple(name for name in self.inputs if name in used),
-            outputs=tuple(dict.fromkeys(results)),
+            inputs=tuple(self._named[name] for name in region.inputs),
+            outputs=results,
         )
-
-
-def _bits(expression: Any) -> int:
-    """Bits of a quantised tensor's values."""
-    return 16 if str(expression.ty.dtype.dtype) == "int16" else 8
-
-
-def _readers(function: relax.Function) -> dict[Any, int]:
-    """How often each variable is read; a result is never read by one layer alone."""
-    counts: dict[Any, int] = {}
-
-    def count(expression: Any, weight: int) -> None:
-        if isinstance(expression, relax.Tuple):
-            for item in expression.fields:
-                count(item, weight)
-        elif isinstance(expression, relax.Var):
-            counts[expression] = counts.get(expression, 0) + weight
-
-    for block in function.body.blocks:
-        for binding in block.bindings:
-            if isinstance(binding.value, relax.Call):
-                for argument in binding.value.args:
-                    count(argument, 1)
-            else:
-                count(binding.value, 2)  # an alias or a tuple: stay out of its way
-    count(function.body.body, 2)
-    return counts
 
 
 def _dense(kernel: Weights, groups: int) -> Weights:
@@ -652,7 +548,22 @@ def _dilated(kernel: Weights, step_y: int, step_x: int) -> Weights:
     return spread
 
 
-def _sliced(channels: Int64, operands: list[Any]) -> Int64:
-    begin, end = int(operands[2][0]), int(operands[3][0])
-    step = int(operands[4][0]) if len(operands) > 4 else 1
-    return channels[begin:end:step]
+def _picked(head: Node, channels: Int64) -> Int64:
+    """The channels that a copy, tiling or slice of ``channels`` has, in order."""
+    attributes = head.attributes
+    match head.op:
+        case "repeat":
+            return np.repeat(channels, int(attributes["repeats"]))
+        case "tile":
+            return np.tile(channels, int(attributes["repeats"][1]))
+        case _:
+            (step,) = attributes.get("strides") or (1,)
+            return channels[int(attributes["begin"][0]) : int(attributes["end"][0]) : int(step)]
+
+
+def _fraction_bits(flow: Tensor) -> int:
+    """Bits of a flow's fraction of a pixel."""
+    bits = round(-math.log2(flow.scale))
+    if flow.scale != 2.0**-bits or not 0 <= bits <= numerics.FLOW_FRACTION_BITS:
+        raise UnsupportedError("samples at a flow that is not in binary fractions of a pixel", where=flow.name)
+    return bits

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,17 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.runtime import vm
 
+from codesign.compile.ir.graph import STATE, STEP, Graph, Node
+from codesign.compile.ir.relax import CompositeCalls
 from codesign.compile.ir.runnable import runnable
-from codesign.compile.scanline.partition import CODEGEN, Partitioned
+from codesign.compile.scanline.partition import Partitioned, Region
 from codesign.hw import numerics
 from codesign.hw.errors import InputError
 from codesign.hw.files import replaced
 from codesign.hw.program.program import Program
+
+CODEGEN = "scanline"
+"""What TVM calls the code generator of regions."""
 
 EXECUTE = "codesign.scanline.execute"
 
@@ -50,11 +55,57 @@ def build_module(partitioned: Partitioned, programs: dict[str, Program]) -> Any:
     name = f"relax.ext.{CODEGEN}"
     tvm_ffi.register_global_func(name, generate, override=True)
     try:
-        lowered = relax.transform.RunCodegen()(partitioned.module)
+        lowered = relax.transform.RunCodegen()(relax_module(partitioned))
     finally:
         tvm_ffi.registry.remove_global_func(name)
     with tvm.transform.PassContext(opt_level=3):
         return relax.build(runnable(lowered), target="llvm")
+
+
+def relax_module(partitioned: Partitioned) -> tvm.IRModule:
+    """The network with every region as a function that the attribute ``Codegen`` leaves to our code generator."""
+    graph, builder = partitioned.graph, relax.BlockBuilder()
+    calls = CompositeCalls(builder, graph)
+    functions = {region.symbol: _region_function(builder, calls, region) for region in partitioned.regions}
+    states = [node for node in graph.nodes if node.op == STATE]
+    parameters = [relax.Var(graph.input, relax.TensorType(graph.input_shape, graph.input_dtype))]
+    parameters += [relax.Var(state.name, relax.TensorType(state.shape, state.dtype)) for state in states]
+    values = {parameter.name: parameter for parameter in parameters} | _constants(graph, graph.nodes)
+    last = graph.by_name[graph.output]
+    with builder.function("main", parameters):
+        with builder.dataflow():
+            for step in partitioned.steps:
+                if isinstance(step, Region):
+                    made = calls.bind(step.symbol, relax.Call(functions[step.symbol], [values[n] for n in step.inputs]))
+                    several = len(step.outputs) > 1
+                    for position, name in enumerate(step.outputs):
+                        values[name] = calls.bind(name, relax.TupleGetItem(made, position)) if several else made
+                elif step.op not in (STATE, STEP):
+                    values[step.name] = calls.emit(step, [values[name] for name in step.inputs])
+            results = last.inputs if last.op == STEP else (last.name,)
+            outputs = [builder.emit_output(values[name]) for name in results]
+        builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
+    return builder.get()
+
+
+def _region_function(builder: relax.BlockBuilder, calls: CompositeCalls, region: Region) -> Any:
+    graph = region.graph
+    parameters = [
+        relax.Var(name, relax.TensorType(graph.shape_of(name), graph.dtype_of(name))) for name in region.inputs
+    ]
+    values = dict(zip(region.inputs, parameters, strict=True)) | _constants(graph, region.nodes)
+    attributes = {"Codegen": CODEGEN, "global_symbol": region.symbol}
+    with builder.function(region.symbol, parameters, attrs=attributes):
+        with builder.dataflow():
+            for node in region.nodes:
+                values[node.name] = calls.emit(node, [values[name] for name in node.inputs])
+            outputs = [builder.emit_output(values[name]) for name in region.outputs]
+        return builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
+
+
+def _constants(graph: Graph, nodes: Iterable[Node]) -> dict[str, Any]:
+    names = {name for node in nodes for name in node.inputs if name in graph.constants}
+    return {name: relax.const(graph.constants[name], str(graph.constants[name].dtype)) for name in names}
 
 
 def export(executable: Any, path: str | Path) -> None:

@@ -9,26 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.scanline.kernels.convolution import Weights
 from codesign.compile.scanline.kernels.kernel import Int64, Kernel
 
 Reals = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Open:
-    """A stored tensor read as real numbers."""
-
-    tensor: str
-
-
-@dataclass(frozen=True)
-class Weight:
-    """Constant weights, int8 or int16, with a scale per channel of ``axis``."""
-
-    codes: Weights
-    scales: Reals
-    axis: int
 
 
 @dataclass(frozen=True)
@@ -58,30 +41,6 @@ class PendingPair:
     how: Literal["add", "subtract", "multiply"]
     low: float = -math.inf
     high: float = math.inf
-
-
-@dataclass(frozen=True)
-class PendingMoved:
-    """A tensor at all displacements up to a reach, channel by channel: half of a correlation."""
-
-    source: str
-    reach: int
-
-
-@dataclass(frozen=True)
-class PendingPixels:
-    """A tensor's pixels side by side, channel by channel."""
-
-    tensor: str
-
-
-@dataclass(frozen=True)
-class PendingMaps:
-    """A tensor's channels as a map for each of its pixels."""
-
-    tensor: str
-    height: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -116,14 +75,6 @@ class PendingUnshuffle:
     name: str
     source: str
     factor: int
-
-
-@dataclass(frozen=True)
-class PendingGrid:
-    """The grid that a flow makes, which names no frame yet; ``scale``: of its columns to the grid."""
-
-    flow: str
-    scale: float
 
 
 @dataclass(frozen=True)

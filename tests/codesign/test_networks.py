@@ -13,9 +13,10 @@ from torch import nn
 from codesign import networks
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run
+from codesign.compile.ir.relax import from_module
 from codesign.compile.quantise.calibration import PIXELS
 from codesign.compile.quantise.finetune import fine_tune, teach
-from codesign.compile.quantise.quantise import calibrate, read_canonical
+from codesign.compile.quantise.quantise import calibrate
 from codesign.hw.errors import InputError
 from codesign.metrics import degrade, luma_psnr, psnr, set5
 from codesign.networks.basicvsr import BasicVsr
@@ -312,7 +313,7 @@ def test_int8_loses_little_on_set5(data_dir: Path) -> None:
     tuned = fine_tune(result.module, teach(result.source, patches), steps=300, loss="l2", start=result.source)
 
     def quality(quantised: Any) -> float:
-        graph = read_canonical(quantised)
+        graph = from_module(quantised)
         return set5(lambda low: run(graph, torch.from_numpy(low)).numpy(), data_dir, 2)["mean"]
 
     with torch.no_grad():

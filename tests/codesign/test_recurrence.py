@@ -75,7 +75,7 @@ def checked(network: nn.Module) -> CompiledNetwork:
     codes = rng.integers(-128, 128, picture.shape).astype(np.int8)
     inputs = {region.program.inputs[0].name: np.ascontiguousarray(codes[0].transpose(1, 2, 0))}
     (golden,) = reference.run(region.program, inputs).values()
-    np.testing.assert_array_equal(golden, evaluate(compiled.quantised, codes)[0].transpose(1, 2, 0))
+    np.testing.assert_array_equal(golden, evaluate(compiled.partitioned.graph, codes)[0].transpose(1, 2, 0))
     assert len(np.unique(golden)) > 50
     result = run(region.program, inputs)
     (measured,) = result.outputs.values()

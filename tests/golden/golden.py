@@ -34,6 +34,7 @@ from codesign.compile.cuda.compile import kernel_text
 from codesign.compile.cuda.fusion import from_graph
 from codesign.compile.cuda.launches import plan_launches
 from codesign.compile.cuda.layers import from_layers
+from codesign.compile.ir.graph import Graph
 from codesign.compile.ir.relax import from_module
 from codesign.compile.scanline.emit import emit
 from codesign.compile.scanline.lower import lower
@@ -87,21 +88,21 @@ Figures = dict[str, Any]
 def figures(name: str) -> Figures:
     """Everything that is compared of one network: per machine its programs, and the CUDA texts."""
     modules = fixtures.load(NETWORKS / f"{name}.json.xz")
-    module = modules["quantised"]
+    graph = from_module(modules["quantised"])
     result: Figures = {}
     for machine, spec in MACHINES.items():
-        result[machine] = _programs(module, spec, name)
+        result[machine] = _programs(graph, spec, name)
     result["cuda fp16"] = _text(lambda: from_graph(from_module(modules["float"])))
-    whole = partition(module, LARGE)
+    whole = partition(graph, LARGE)
     if len(whole.regions) == 1:
-        result["cuda int8"] = _text(lambda: from_layers(lower(whole.regions[0][1], name)))
+        result["cuda int8"] = _text(lambda: from_layers(lower(whole.regions[0], name)))
     return result
 
 
-def _programs(module: Any, spec: AccelSpec, name: str) -> Figures:
+def _programs(graph: Graph, spec: AccelSpec, name: str) -> Figures:
     try:
-        partitioned = partition(module, spec)
-        programs = [emit(make_plan(spec, lower(function, name), None)) for _, function in partitioned.regions]
+        partitioned = partition(graph, spec)
+        programs = [emit(make_plan(spec, lower(region, name), None)) for region in partitioned.regions]
     except CodesignError as error:
         return {"refused": type(error).__name__}
     return {

@@ -123,6 +123,6 @@ def test_int8_network_to_the_bit(name: str, tmp_path: Path) -> None:
     source = region.graph.tensors[region.graph.inputs[0]]
     codes = rng.integers(-128, 128, (source.channels, source.height, source.width)).astype(np.int8)
     got = emulated(plan, codes, tmp_path)
-    np.testing.assert_array_equal(got, evaluate(compiled.quantised, codes[None])[0])
+    np.testing.assert_array_equal(got, evaluate(compiled.partitioned.graph, codes[None])[0])
     golden = reference.run(region.program, {source.name: np.ascontiguousarray(codes.transpose(1, 2, 0))})
     np.testing.assert_array_equal(got, golden[region.graph.outputs[0]].transpose(2, 0, 1))

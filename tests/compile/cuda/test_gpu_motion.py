@@ -17,7 +17,6 @@ from codesign.compile.cuda.launches import plan_launches
 from codesign.compile.cuda.layers import Other, Pointwise
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.relax import from_module
-from codesign.compile.operators.correlations import recognise_correlations
 from codesign.networks.motion import correlate, warp
 from codesign.networks.raft import Form, InstanceNorm, Raft
 from tests.compile.cuda.test_gpu_launches import emulated
@@ -125,7 +124,7 @@ def test_only_cost_volumes_are_taken_for_one(kind: str) -> None:
     """Another border, order or operand is another function."""
     torch.manual_seed(4)
     graph = from_module(load_model(Volume(kind).eval(), width=9, height=7, channels=3).module)
-    found = [node for node in recognise_correlations(graph).nodes if node.op == "correlation"]
+    found = [node for node in graph.nodes if node.op == "correlation"]
     assert len(found) == (kind in ("volume", "plain"))
     if found:
         assert found[0].attributes["reach"] == 1

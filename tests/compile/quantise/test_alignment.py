@@ -10,10 +10,11 @@ from torch import nn
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run, trace
 from codesign.compile.ir.graph import Graph
+from codesign.compile.ir.relax import from_module
 from codesign.compile.quantise.alignment import SETTLED_POWER, aligned, is_aligned
 from codesign.compile.quantise.equalise import channel_ranges
 from codesign.compile.quantise.insertion import quantised_weight
-from codesign.compile.quantise.quantise import Calibrated, calibrate, read_canonical
+from codesign.compile.quantise.quantise import Calibrated, calibrate
 from codesign.compile.quantise.units import Kind, units
 
 WIDTH, HEIGHT = 24, 18
@@ -48,7 +49,7 @@ def images(count: int = 3) -> list[np.ndarray]:
 
 
 def module(network: nn.Module) -> Graph:
-    return read_canonical(load_model(network.eval(), width=WIDTH, height=HEIGHT, channels=3).module)
+    return from_module(load_model(network.eval(), width=WIDTH, height=HEIGHT, channels=3).module)
 
 
 def scaled(graph: Graph) -> Graph:

@@ -66,7 +66,7 @@ def test_the_loss_falls(network: nn.Module) -> None:
         for image in _images(2, 8):
             codes = np.clip(np.rint(image / source.scale) + source.zero_point, -128, 127).astype(np.int8)
             exact = network(torch.from_numpy((codes - np.float32(source.zero_point)) * np.float32(source.scale)))
-            found = (evaluate(module, codes).astype(np.float32) - result.zero_point) * result.scale
+            found = (evaluate(from_module(module), codes).astype(np.float32) - result.zero_point) * result.scale
             total += float(np.mean((found - exact.detach().numpy()) ** 2))
         return total
 
@@ -109,7 +109,7 @@ def test_no_steps_change_nothing(network: nn.Module) -> None:
     quantised = calibrate(load_model(network, width=14, height=12).module, _images(1, 2)).quantised().module
     codes = np.random.default_rng(0).integers(-128, 128, (1, 1, 12, 14)).astype(np.int8)
     same = fine_tune(quantised, [], steps=0)
-    np.testing.assert_array_equal(evaluate(same, codes), evaluate(quantised, codes))
+    np.testing.assert_array_equal(evaluate(from_module(same), codes), evaluate(from_module(quantised), codes))
 
 
 def test_bad_input(network: nn.Module) -> None:

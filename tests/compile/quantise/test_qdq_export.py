@@ -19,6 +19,7 @@ from torch import nn
 
 from codesign import networks
 from codesign.compile.importing.model import load_model
+from codesign.compile.ir.relax import from_module
 from codesign.compile.quantise.qdq_export import export_qdq
 from codesign.compile.quantise.quantise import calibrate, quantised_io
 from codesign.compile.referee.integer import evaluate
@@ -52,12 +53,12 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, draw: Draw) -> Non
     path = tmp_path_factory.mktemp("qdq") / "net.onnx"
     export_qdq(module, path)
     codes = _codes(module, draw.seed)
-    own = evaluate(module, codes)
+    own = evaluate(from_module(module), codes)
     differences = np.abs(_by_onnx_runtime(path, module, codes) - own)
     assert differences.max() <= 1
     again = load_model(path, width=draw.width, height=draw.height)
     assert again.quantised
-    np.testing.assert_array_equal(evaluate(again.module, codes), own)
+    np.testing.assert_array_equal(evaluate(from_module(again.module), codes), own)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -67,7 +68,7 @@ def test_per_operator(tmp_path: Path, operation: str) -> None:
     module = quantised(draw)
     export_qdq(module, tmp_path / "net.onnx")
     codes = _codes(module, 1)
-    own = evaluate(module, codes)
+    own = evaluate(from_module(module), codes)
     differences = np.abs(_by_onnx_runtime(tmp_path / "net.onnx", module, codes) - own)
     assert differences.max() <= 1
     assert (differences > 0).mean() <= 1e-3
@@ -135,7 +136,7 @@ def test_models_of_onnx_runtime(float_onnx: Path, tmp_path: Path, activations: Q
     model = load_model(path, width=18, height=16)
     assert model.quantised
     codes = _codes(model.module, 2)
-    own = evaluate(model.module, codes)
+    own = evaluate(from_module(model.module), codes)
     differences = np.abs(_by_onnx_runtime(path, model.module, codes) - own)
     assert differences.max() <= 1
     assert (differences > 0).mean() <= 1e-3
@@ -148,7 +149,7 @@ def test_symmetric_activations(float_onnx: Path, tmp_path: Path) -> None:
     path = _static(float_onnx, tmp_path / "q.onnx", QuantType.QInt8, QuantType.QInt8, extra_options=options)
     model = load_model(path, width=18, height=16)
     codes = _codes(model.module, 2)
-    differences = np.abs(_by_onnx_runtime(path, model.module, codes) - evaluate(model.module, codes))
+    differences = np.abs(_by_onnx_runtime(path, model.module, codes) - evaluate(from_module(model.module), codes))
     assert differences.max() <= 1
     assert (differences > 0).mean() <= 1e-3
 
@@ -218,7 +219,7 @@ def test_reference_networks(name: str, tmp_path: Path) -> None:
     report = calibrate(model.module, [image[None] for image in images]).quantised()
     assert min(report.codes.values()) >= 32
     codes = np.rint(images[:1, :, :17, :23] * 255 - 128).astype(np.int8)
-    own = evaluate(report.module, codes)
+    own = evaluate(from_module(report.module), codes)
     assert np.unique(own).size >= 32
     _, result = quantised_io(report.module)
     with torch.no_grad():
@@ -228,4 +229,4 @@ def test_reference_networks(name: str, tmp_path: Path) -> None:
     assert np.sqrt(np.mean(error**2)) < 0.5 * expected.std()
     export_qdq(report.module, tmp_path / "net.onnx")
     again = load_model(tmp_path / "net.onnx", width=23, height=17)
-    np.testing.assert_array_equal(evaluate(again.module, codes), own)
+    np.testing.assert_array_equal(evaluate(from_module(again.module), codes), own)

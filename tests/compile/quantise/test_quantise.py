@@ -21,7 +21,7 @@ from codesign.compile.ir.graph import Graph
 from codesign.compile.ir.relax import from_module
 from codesign.compile.ir.runnable import runnable
 from codesign.compile.quantise.calibration import PIXELS, Observation, QuantParams, choose, fake_quantised, parameters
-from codesign.compile.quantise.quantise import calibrate, quantised_io, read_canonical
+from codesign.compile.quantise.quantise import calibrate, quantised_io
 from codesign.hw.errors import InputError, UnsupportedError
 
 finite = st.floats(-1e6, 1e6, width=32)
@@ -57,7 +57,7 @@ def module() -> tvm.IRModule:
 
 @pytest.fixture(scope="module")
 def graph(module: tvm.IRModule) -> Graph:
-    return read_canonical(calibrate(module, _images()).quantised().module)
+    return from_module(calibrate(module, _images()).quantised().module)
 
 
 @given(finite, finite)

@@ -162,7 +162,7 @@ def test_sums_that_leave_32_bits_are_made_to_fit(wide_weights: bool) -> None:
     _, output = quantised_io(compiled.quantised)
     for codes in (np.full((1, 1, HEIGHT, WIDTH), 127, np.int8), (np.rint(picture * 255) - 128).astype(np.int8)):
         (golden,) = reference.run(region.program, {region.program.inputs[0].name: codes[0].transpose(1, 2, 0)}).values()
-        wanted = evaluate(compiled.quantised, codes)
+        wanted = evaluate(compiled.partitioned.graph, codes)
         np.testing.assert_array_equal(numerics.from_byte_planes(golden), wanted[0].transpose(1, 2, 0))
     with torch.no_grad():
         real = network(torch.from_numpy((codes + 128.0).astype(np.float32) / 255.0)).numpy()
@@ -181,4 +181,4 @@ def test_onnx_has_16_bits_too(model: ImportedModel, tmp_path: Path) -> None:
     real = (codes.astype(np.float32) + 128.0) / np.float32(255.0)
     (found,) = session.run(None, {session.get_inputs()[0].name: real})
     _, output = quantised_io(quantised)
-    assert np.abs(found / output.scale - evaluate(quantised, codes)).max() <= 4
+    assert np.abs(found / output.scale - evaluate(from_module(quantised), codes)).max() <= 4

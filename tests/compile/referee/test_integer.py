@@ -53,7 +53,7 @@ def test_agrees_with_real_arithmetic(draw: Draw, extreme: bool) -> None:
     if extreme and draw.operation not in ("conv", "transposed", "movement"):
         module = rescaled(module, draw.seed)
     codes = _codes(module, draw.seed)
-    found = evaluate(module, codes)
+    found = evaluate(from_module(module), codes)
     expected = _in_float64(module, codes)
     assert found.dtype == np.int8
     assert found.shape == expected.shape
@@ -70,7 +70,7 @@ def test_a_convolution_by_hand() -> None:
     image = np.array([[[[0.0, 1.0]]]], np.float32)
     module = calibrate(load_model(network, width=2, height=1).module, [image], "minmax").quantised().module
     # Output 0.25 .. 0.75: scale 0.75/255, zero point -128, and 0.25 is code 85 above it.
-    found = evaluate(module, np.array([[[[-128, 127]]]], np.int8))
+    found = evaluate(from_module(module), np.array([[[[-128, 127]]]], np.int8))
     np.testing.assert_array_equal(found, [[[[-128 + 85, 127]]]])
 
 
@@ -80,7 +80,9 @@ def test_padding_reads_the_zero_point() -> None:
     image = np.full((1, 1, 3, 3), 1.0, np.float32)
     module = calibrate(load_model(network, width=3, height=3).module, [image], "minmax").quantised().module
     _, result = quantised_io(module)
-    found = (evaluate(module, np.full((1, 1, 3, 3), 127, np.int8)).astype(float) - result.zero_point) * result.scale
+    found = (
+        evaluate(from_module(module), np.full((1, 1, 3, 3), 127, np.int8)).astype(float) - result.zero_point
+    ) * result.scale
     np.testing.assert_allclose(found[0, 0], [[4, 6, 4], [6, 9, 6], [4, 6, 4]], atol=result.scale)
 
 
@@ -91,7 +93,7 @@ def test_an_overflow_is_refused() -> None:
     image = np.ones((1, 4096, 5, 5), np.float32)
     module = calibrate(load_model(network, width=5, height=5).module, [image], "minmax").quantised().module
     with pytest.raises(OverflowError, match="32 bits"):
-        evaluate(module, np.full((1, 4096, 5, 5), 127, np.int8))
+        evaluate(from_module(module), np.full((1, 4096, 5, 5), 127, np.int8))
 
 
 def test_errors() -> None:
@@ -99,9 +101,9 @@ def test_errors() -> None:
     image = np.random.default_rng(0).random((1, 1, 8, 8), dtype=np.float32)
     module = calibrate(load_model(network, width=8, height=8).module, [image]).quantised().module
     with pytest.raises(UnsupportedError, match="max_pool2d"):
-        evaluate(module, np.zeros((1, 1, 8, 8), np.int8))
+        evaluate(from_module(module), np.zeros((1, 1, 8, 8), np.int8))
     with pytest.raises(InputError, match=r"int8\[1, 1, 8, 8\]"):
-        evaluate(module, np.zeros((1, 1, 8, 9), np.int8))
+        evaluate(from_module(module), np.zeros((1, 1, 8, 9), np.int8))
 
 
 @given(scales, st.lists(scales, min_size=1, max_size=4), scales, st.floats(-2, 2))

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from codesign.compile.ir.arithmetic import evaluated
 from codesign.compile.ir.graph import Editor, Graph, Node
-from codesign.compile.operators.warps import evaluated
 
 CLOSE = 1e-4
 """Of values of order one, exporters' constants being float32."""

@@ -2,33 +2,58 @@
 
 After :func:`recognise_correlations` a concatenation of ``mean(first * slice(pad(second)))`` for all displacements up to
 a reach, rows of displacements first, is ``correlation``: ``first``, ``second``: ``[1, C, H, W]`` to
-``[1, (2 reach + 1)^2, H, W]``. Relax has no such operator; there it is five, the first a convolution that moves::
-
-    moved = nn.conv2d(second, const [C d, 1, k, k], groups=C)        d = k^2 displacements, k = 2 reach + 1
-    all = reshape(multiply(repeat(first, d), moved), [1, C, d, H, W]); mean(all, axis=1)
+``[1, (2 reach + 1)^2, H, W]``.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
+from tvm import relax
 
 from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.operators.composite import Bind, Composite, constant
+
+
+class Correlation(Composite):
+    """Means over the channels of ``first`` times ``second``, moved by up to ``reach`` pixels in rows and columns."""
+
+    op = "correlation"
+    size_free = True
+
+    def recognise(self, graph: Graph) -> Graph:
+        return recognise_correlations(graph)
+
+    def evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        first, second = inputs
+        reach, (rows, columns) = int(node.attributes["reach"]), first.shape[2:]
+        around, window = F.pad(second, (reach,) * 4), range(2 * reach + 1)
+        moved = (around[:, :, dy : dy + rows, dx : dx + columns] for dy in window for dx in window)
+        return torch.cat([(first * one).mean(1, keepdim=True) for one in moved], 1)
+
+    def body(self, node: Node, inputs: list[Any], bind: Bind) -> Any:
+        first, second = inputs
+        _, channels, height, width = (int(extent) for extent in first.ty.shape.values)
+        reach, count = int(node.attributes["reach"]), node.shape[1]
+        kernels = constant(_displacements(channels, reach), node)
+        moved = bind(f"{node.name}.moved", relax.op.nn.conv2d(second, kernels, padding=reach, groups=channels))
+        spread = bind(f"{node.name}.first", relax.op.repeat(first, count, axis=1))
+        product = bind(f"{node.name}.product", relax.op.multiply(spread, moved))
+        by_channel = bind(f"{node.name}.all", relax.op.reshape(product, (1, channels, count, height, width)))
+        return bind(node.name, relax.op.mean(by_channel, axis=1))
 
 
 def recognise_correlations(graph: Graph) -> Graph:
     """``graph`` with ``correlation`` nodes, attribute ``reach``."""
     editor = Editor(graph)
     for node in graph.nodes:
-        match node.op:
-            case "concat":
-                found = _correlation(graph, node)
-            case "mean":
-                found = _respelt(graph, node)
-            case _:
-                found = None
+        found = _correlation(graph, node) if node.op == "concat" else None
         if found is None:
             editor.keep(node)
         else:
@@ -37,35 +62,10 @@ def recognise_correlations(graph: Graph) -> Graph:
     return editor.graph()
 
 
-def displacements(channels: int, reach: int) -> NDArray[np.float32]:
-    """Kernels ``[C d, 1, k, k]`` that move each of ``channels`` by every displacement."""
+def _displacements(channels: int, reach: int) -> NDArray[np.float32]:
+    """Kernels ``[C d, 1, k, k]`` that move each of ``channels`` by every one of ``d = k^2`` displacements."""
     side = 2 * reach + 1
     return np.tile(np.eye(side * side, dtype=np.float32), (channels, 1)).reshape(-1, 1, side, side)
-
-
-def reach_of(kernels: NDArray[np.float32], channels: int) -> int | None:
-    """The reach of :func:`displacements`, or None for other kernels."""
-    reach = kernels.shape[2] // 2
-    expected = (channels * (2 * reach + 1) ** 2, 1, 2 * reach + 1, 2 * reach + 1)
-    same = kernels.shape == expected and np.array_equal(kernels, displacements(channels, reach))
-    return reach if same and reach else None
-
-
-def _respelt(graph: Graph, node: Node) -> tuple[str, str, int] | None:
-    """``(first, second, reach)`` of Relax's spelling of a cost volume, or None."""
-    spread = graph.by_name.get(node.inputs[0])
-    product = graph.by_name.get(spread.inputs[0]) if spread is not None and spread.op == "reshape" else None
-    if spread is None or product is None or product.op != "multiply" or len(spread.shape) != 5:
-        return None
-    repeated, moved = (graph.by_name.get(name) for name in product.inputs)
-    if repeated is None or repeated.op != "repeat" or moved is None or moved.op != "nn.conv2d":
-        return None
-    first, second = repeated.inputs[0], moved.inputs[0]
-    channels, kernels = graph.shape_of(second)[1], graph.constants.get(moved.inputs[1])
-    reach = None if kernels is None else reach_of(kernels, channels)
-    mean = tuple(node.attributes["axis"] or ()) == (1,) and not node.attributes["keepdims"]
-    same = graph.shape_of(first) == graph.shape_of(second) and moved.attributes["groups"] == channels
-    return (first, second, reach) if reach and mean and same and repeated.attributes["axis"] == 1 else None
 
 
 def _correlation(graph: Graph, node: Node) -> tuple[str, str, int] | None:

@@ -3,24 +3,53 @@
 Exporters spell a warp as a dozen operators that turn a flow into the grid of ``grid_sample``: from -1 to 1 across the
 frame. :func:`recognise_warps` finds the flow behind a grid, whatever the spelling, by what the grid does with it, and
 makes ``warp`` of it: a node with the image and the flow as operands. Where there is no flow, as where coarse-to-fine
-networks begin, the samples are the image itself. Relax has a warp as three operators::
-
-    scaled = multiply(flow, const [1, 2, 1, 1]); grid = add(scaled, const [1, 2, H, W]); grid_sample(image, grid)
+networks begin, the samples are the image itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
+from tvm import relax
 
-from codesign.compile.ir.evaluate import apply
+from codesign.compile.ir.arithmetic import evaluated
 from codesign.compile.ir.graph import Editor, Graph, Node
-from codesign.compile.operators.grids import CLOSE_PIXELS
+from codesign.compile.operators.composite import Bind, Composite, constant
+from codesign.compile.operators.grids import CLOSE_PIXELS, grid_of_flow
 
 PADDINGS = ("zeros", "border")
+
+
+class Warp(Composite):
+    """``image [1, C, H, W]`` at every pixel's place plus ``flow [1, 2, H, W]``; attribute ``padding_mode``."""
+
+    op = "warp"
+    size_free = True
+
+    def recognise(self, graph: Graph) -> Graph:
+        return recognise_warps(graph)
+
+    def evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        image, flow = inputs
+        rows, columns = image.shape[2:]
+        across = torch.arange(columns, dtype=image.dtype) + flow[:, 0]
+        down = torch.arange(rows, dtype=image.dtype)[:, None] + flow[:, 1]
+        grid = torch.stack((2 * across / max(columns - 1, 1) - 1, 2 * down / max(rows - 1, 1) - 1), 3)
+        return F.grid_sample(image, grid, "bilinear", node.attributes["padding_mode"], True)
+
+    def body(self, node: Node, inputs: list[Any], bind: Bind) -> Any:
+        image, flow = inputs
+        scale, places = (constant(value, node) for value in grid_of_flow(*node.shape[2:]))
+        scaled = bind(f"{node.name}.scaled", relax.op.multiply(flow, scale))
+        grid = bind(f"{node.name}.grid", relax.op.add(scaled, places))
+        how = {"method": "bilinear", "layout": "NCHW", "align_corners": True}
+        padding = str(node.attributes["padding_mode"])
+        return bind(node.name, relax.op.image.grid_sample(image, grid, padding_mode=padding, **how))
 
 
 def recognise_warps(graph: Graph) -> Graph:
@@ -94,24 +123,3 @@ def _moves_pixels(graph: Graph, order: list[Node], flow: str, node: Node) -> boo
         if not np.allclose(_places(node, grid), own + moved, rtol=0.0, atol=CLOSE_PIXELS):
             return False
     return True
-
-
-def evaluated(
-    graph: Graph, order: list[Node], known: Mapping[str, torch.Tensor], wanted: str
-) -> NDArray[np.float64] | None:
-    """``wanted`` in float64, from what is ``known`` and constants alone; None when that is not enough."""
-    values = dict(known)
-    for node in order:
-        if node.name in values:
-            continue
-        operands: list[torch.Tensor] = []
-        for name in node.inputs:
-            if name in graph.constants:
-                constant = torch.from_numpy(np.array(graph.constants[name]))
-                operands.append(constant.double() if constant.dtype == torch.float32 else constant)
-            elif name in values:
-                operands.append(values[name])
-        if len(operands) == len(node.inputs) and node.dtype != "tuple":
-            values[node.name] = apply(node, operands)
-    found = values.get(wanted)
-    return None if found is None else np.asarray(found.numpy(), np.float64)

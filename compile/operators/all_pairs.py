@@ -1,21 +1,46 @@
-"""All-pairs correlation, as the machine computes it: products of every pixel of one tensor with every pixel of another.
+"""Products of every pixel of one tensor with every pixel of another: a 1x1 convolution whose weights are pixels.
 
-``pairs`` of ``first [1, C, H, W]`` and ``second [1, C, h, w]`` is ``[1, h w, H, W]``, times ``factor``: a 1x1
-convolution of the first whose weights are the second's pixels. Relax has it as::
-
-    product = matmul(permute_dims(reshape(second, [C, h w])), reshape(first, [C, H W]))
-    multiply(reshape(product, [1, h w, H, W]), const [])
-
-:func:`read_pairs` finds that form. :func:`recognise_pairs` brings RAFT's there, where the first tensor's pixels are a
-batch of maps, which average pools make smaller: the maps follow from ``pairs`` by a transposition, and those of a pool
-are the pooled tensor's, as products are linear.
+``all_pairs`` of ``first [1, C, H, W]`` and ``second [1, C, h, w]`` is ``[1, h w, H, W]``, times ``scale``.
+:func:`recognise_all_pairs` also finds RAFT's spelling, where the first tensor's pixels are a batch of maps, which
+average pools make smaller: the maps follow from ``all_pairs`` by a transposition, and those of a pool are the pooled
+tensor's, as products are linear.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from tvm import relax
 
 from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.operators.composite import Bind, Composite
+
+
+class AllPairs(Composite):
+    """Pixels of ``second``, which become channels, times pixels of ``first``, times the attribute ``scale``."""
+
+    op = "all_pairs"
+
+    def recognise(self, graph: Graph) -> Graph:
+        return recognise_all_pairs(graph)
+
+    def evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        first, second = (value.flatten(2)[0] for value in inputs)
+        product: Tensor = (second.T @ first) * node.attributes["scale"]
+        return product.reshape(1, -1, *inputs[0].shape[2:])
+
+    def body(self, node: Node, inputs: list[Any], bind: Bind) -> Any:
+        frames = [[int(extent) for extent in value.ty.shape.values] for value in inputs]
+        first, second = (
+            bind(f"{node.name}.{which}", relax.op.reshape(value, (frame[1], frame[2] * frame[3])))
+            for which, value, frame in zip(("first", "second"), inputs, frames, strict=True)
+        )
+        turned = bind(f"{node.name}.turned", relax.op.permute_dims(second, (1, 0)))
+        product = bind(f"{node.name}.product", relax.op.matmul(turned, first))
+        spread = bind(f"{node.name}.all", relax.op.reshape(product, node.shape))
+        return bind(node.name, relax.op.multiply(spread, relax.const(float(node.attributes["scale"]), node.dtype)))
 
 
 @dataclass(frozen=True)
@@ -24,24 +49,11 @@ class _Maps:
 
     first: str
     second: str
-    factor: float
+    scale: float
 
 
-def read_pairs(graph: Graph) -> Graph:
-    """``graph`` with ``pairs`` nodes, attribute ``factor``, for Relax's spelling of them."""
-    editor = Editor(graph)
-    for node in graph.nodes:
-        found = _spelt(graph, node) if node.op == "multiply" else None
-        if found is None:
-            editor.keep(node)
-        else:
-            attributes = {"factor": found.factor}
-            editor.keep(node, op="pairs", inputs=(found.first, found.second), attributes=attributes)
-    return editor.graph()
-
-
-def recognise_pairs(graph: Graph) -> Graph:
-    """``graph`` with ``pairs`` nodes for products of two frames' pixels."""
+def recognise_all_pairs(graph: Graph) -> Graph:
+    """``graph`` with ``all_pairs`` nodes for products of two frames' pixels."""
     editor = Editor(graph)
     known: dict[str, _Maps] = {}
     for node in graph.nodes:
@@ -52,28 +64,14 @@ def recognise_pairs(graph: Graph) -> Graph:
         known[node.name] = maps
         _, _, height, width = graph.shape_of(maps.first)
         pixels = node.shape[-2] * node.shape[-1] if len(node.shape) == 4 else node.shape[1]
-        inputs, attributes = (maps.first, maps.second), {"factor": maps.factor}
-        made = editor.add(f"{node.name}.pairs", "pairs", inputs, attributes, shape=(1, pixels, height, width))
+        inputs, attributes = (maps.first, maps.second), {"scale": maps.scale}
+        made = editor.add(f"{node.name}.pairs", AllPairs.op, inputs, attributes, shape=(1, pixels, height, width))
         flat = (pixels, height * width)
         made = editor.add(f"{node.name}.flat", "reshape", (made,), {"shape": flat}, shape=flat)
         turned = f"{node.name}.turned"
         made = editor.add(turned, "permute_dims", (made,), {"axes": (1, 0)}, shape=flat[::-1])
         editor.keep(node, op="reshape", inputs=(made,), attributes={"shape": node.shape})
     return editor.graph()
-
-
-def _spelt(graph: Graph, node: Node) -> _Maps | None:
-    factor = graph.scalar(node.inputs[1])
-    spread = graph.by_name.get(node.inputs[0])
-    if factor is None or spread is None or spread.op != "reshape" or len(spread.shape) != 4:
-        return None
-    product = graph.by_name.get(spread.inputs[0])
-    found = None if product is None else _operands(graph, product)
-    if found is None:
-        return None
-    second, first = found  # the pixels of the second come first
-    expected = (1, product.shape[0], *graph.shape_of(first)[2:]) if product is not None else ()
-    return _Maps(first, second, factor) if spread.shape == expected else None
 
 
 def _maps(editor: Editor, node: Node, known: dict[str, _Maps]) -> _Maps | None:
@@ -85,7 +83,7 @@ def _maps(editor: Editor, node: Node, known: dict[str, _Maps]) -> _Maps | None:
             found = _operands(graph, node)
             return None if found is None else _Maps(*found, 1.0)
         case "multiply" if maps is not None and (factor := graph.scalar(node.inputs[1])) is not None:
-            return _Maps(maps.first, maps.second, maps.factor * factor)
+            return _Maps(maps.first, maps.second, maps.scale * factor)
         case "reshape" if maps is not None:
             rows, columns = graph.shape_of(node.inputs[0])[0], graph.shape_of(maps.second)[2:]
             return maps if node.shape == (rows, 1, *columns) else None
@@ -93,7 +91,7 @@ def _maps(editor: Editor, node: Node, known: dict[str, _Maps]) -> _Maps | None:
             attributes = {key: value for key, value in node.attributes.items() if key != "call"}
             shape = (1, graph.shape_of(maps.first)[1], *node.shape[2:])
             pooled = editor.add(f"{node.name}.second", "nn.avg_pool2d", (maps.second,), attributes, shape=shape)
-            return _Maps(maps.first, pooled, maps.factor)
+            return _Maps(maps.first, pooled, maps.scale)
     return None
 
 
