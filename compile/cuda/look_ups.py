@@ -10,6 +10,8 @@ After :func:`merge_windows`
 
 from __future__ import annotations
 
+import numpy as np
+
 from codesign.compile.ir.graph import Editor, Graph, Node
 from codesign.compile.operators.all_pairs import AllPairs
 from codesign.compile.operators.window import POOL, Window
@@ -22,15 +24,15 @@ def merge_windows(graph: Graph) -> Graph:
     editor = Editor(graph)
     merged = {node.name: levels for node in graph.nodes if (levels := _levels(graph, node))}
     within = {level.name for levels in merged.values() for level in levels}
+    volumes = {level.inputs[0] for levels in merged.values() for level in levels}
     maps: dict[str, str] = {}
     for node in graph.nodes:
+        if node.name in volumes:
+            maps[node.name] = _keep_maps(editor, node)
         levels = merged.get(node.name, ())
         if not levels or node.name in within - merged.keys():
             editor.keep(node)
             continue
-        for level in levels:
-            if level.inputs[0] not in maps:
-                maps[level.inputs[0]] = _keep_maps(editor, graph.by_name[level.inputs[0]])
         inputs = (*(maps[level.inputs[0]] for level in levels), levels[0].inputs[1])
         editor.keep(node, op=LOOK_UP, inputs=inputs, attributes={"radius": levels[0].attributes["radius"]})
     return editor.graph()
@@ -67,11 +69,18 @@ def _consecutive(graph: Graph, levels: tuple[Node, ...]) -> bool:
     for depth, (level, volume) in enumerate(zip(levels, volumes, strict=True)):
         if volume is None or volume.op != AllPairs.op or level.attributes["level"] != depth:
             return False
-        alike = (level.attributes["radius"], level.inputs[1]) == (levels[0].attributes["radius"], levels[0].inputs[1])
+        alike = level.attributes["radius"] == levels[0].attributes["radius"]
+        alike = alike and _same(graph, level.inputs[1], levels[0].inputs[1])
         same = (volume.inputs[0], volume.attributes["scale"]) == (first.inputs[0], first.attributes["scale"])
         if not alike or not same or _pooled_from(graph, volume.inputs[1], depth) != second:
             return False
     return True
+
+
+def _same(graph: Graph, one: str, other: str) -> bool:
+    """Whether two names are of one tensor, or of equal constants: every reader has constants of its own."""
+    first, second = graph.constants.get(one), graph.constants.get(other)
+    return one == other or (first is not None and second is not None and np.array_equal(first, second))
 
 
 def _pooled_from(graph: Graph, name: str, times: int) -> str | None:
