@@ -192,9 +192,9 @@ class Forgetful(Remembering):
 
 
 def test_what_is_no_clips_network_says_so() -> None:
-    with pytest.raises(InputError, match="keeps nothing"):
+    with pytest.raises(InputError, match="keeps no state"):
         compile_clip(find("sesr_m5_x2"), TINY, (24, 14))
-    with pytest.raises(UnsupportedError, match="the host has a part"):
+    with pytest.raises(UnsupportedError, match="the host runs a part"):
         compile_clip(find(Mixing()), TINY, (24, 14))
     with pytest.raises(InputError, match="must leave what it takes"):
         compile_clip(find(Forgetful()), TINY, (24, 14))
