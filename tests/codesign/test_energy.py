@@ -234,11 +234,11 @@ confidence = "published"
         [
             ('{ rule = "between nodes", of = ["a_40nm"] }', {}, "takes 2 records, not 1"),
             ('{ rule = "between nodes", of = ["a_40nm", "a_10nm"] }', {"node": "65nm"}, "65nm is not between"),
-            ('{ rule = "between nodes", of = ["a_40nm", "a_10nm"] }', {"node": "any"}, "no process node"),
+            ('{ rule = "between nodes", of = ["a_40nm", "a_10nm"] }', {"node": "any"}, "not a process node"),
             ('{ rule = "sum", of = ["a_40nm", "absent"] }', {}, "names no energy record: 'absent'"),
             ('{ rule = "sum", of = ["a_40nm"] }', {"unit": "W"}, "made derived"),
             ('{ rule = "product", of = ["a_40nm", "a_10nm"] }', {}, "made derived"),
-            ('{ rule = "sum", of = ["made"] }', {}, "made follows from itself"),
+            ('{ rule = "sum", of = ["made"] }', {}, "made is derived from itself"),
             ('{ rule = "sum", of = ["a_40nm"] }', {"value": 1.0}, "has a value of its own"),
             ('{ rule = "guess", of = ["a_40nm"] }', {}, "derived"),
             ('{ rule = "sum", of = ["a_40nm"] }', {"source": None}, "made source: Field required"),
@@ -269,7 +269,7 @@ confidence = "published"
         with pytest.raises(InputError, match="c_20nm voltage: Field required"):
             load_records(path)
         path.write_text(self.PARENTS + supply + family + family.replace("b_", "d_"))
-        with pytest.raises(InputError, match="c_20nm is there twice"):
+        with pytest.raises(InputError, match="c_20nm is defined twice"):
             load_records(path)
 
     def test_lineage_ends_at_published_figures(self):
@@ -293,7 +293,7 @@ class TestListing:
         assert all(record.node in ("45nm", "any") for record in found.values())
         with pytest.raises(InputError, match="no records at '3nm'"):
             chosen("", "3nm")
-        with pytest.raises(InputError, match="no record speaks of"):
+        with pytest.raises(InputError, match="no record contains"):
             chosen("unobtainium")
 
     def test_a_figure_has_its_bounds_and_unit(self):

@@ -142,7 +142,7 @@ def test_ranges() -> None:
         "scratchpad_bytes": [65536.0, 98304.0, 131072.0],
     }
     for text in ("pixel_lanes", "pixel_lanes=", "a=1:2", "a=1,x", "a=nan"):
-        with pytest.raises(InputError, match="is no range"):
+        with pytest.raises(InputError, match="is not a range"):
             parse_choices([text])
     with pytest.raises(InputError, match="unknown field 'lanes'"):
         product(BASE, {"lanes": [1.0]})

@@ -104,7 +104,7 @@ def test_flow_files_come_back(tmp_path: Path) -> None:
     assert raw[:4] == b"PIEH"
     (tmp_path / "short.flo").write_bytes(raw[:-4])
     (tmp_path / "other.flo").write_bytes(b"P6 7 5 255\n" + raw)
-    for name, message in (("short", "bytes"), ("other", "no Middlebury"), ("absent", "no such")):
+    for name, message in (("short", "bytes"), ("other", "not a Middlebury"), ("absent", "no such")):
         with pytest.raises(InputError, match=message):
             load_flow(tmp_path / f"{name}.flo")
 

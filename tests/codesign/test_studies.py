@@ -137,7 +137,7 @@ def test_film_hour_as_json(study) -> None:
 
 def test_bad_questions() -> None:
     for arguments, text in (
-        ((["espcn_x3"], (64, 64), 24.0), "not 3 times anything"),
+        ((["espcn_x3"], (64, 64), 24.0), "not divisible by the scale 3"),
         ((["espcn_x2"], (64, 64), 0.0), "frames a second"),
         ((["no_such_net"], (64, 64), 24.0), "unknown network"),
     ):

@@ -76,7 +76,7 @@ def test_clips_and_networks_that_cannot_be_used(tmp_path: Path) -> None:
         over_photograph((500, 500), np.array([[0.0, 0.0], [30.0, 0.0]]))
     for index in range(3):
         Image.fromarray(np.zeros((20 + index, 30, 3), np.uint8)).save(tmp_path / f"{index}.png")
-    with pytest.raises(InputError, match="no clip of three"):
+    with pytest.raises(InputError, match="not a clip of three"):
         from_folder(tmp_path, None)
     assert from_folder(tmp_path, (16, 12)).size == (16, 12)
     with pytest.raises(InputError, match="no trained weights"):

@@ -203,7 +203,7 @@ def test_the_faster_record_stays() -> None:
 
 
 def test_no_driver() -> None:
-    with pytest.raises(CodesignError, match="no CUDA driver here"):
+    with pytest.raises(CodesignError, match="no CUDA driver on this machine"):
         Driver("libnowhere.so")
 
 

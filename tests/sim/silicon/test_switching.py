@@ -41,5 +41,5 @@ def test_transitions_by_hand():
 
 
 def test_registers_are_refused():
-    with pytest.raises(InputError, match="is no gate"):
+    with pytest.raises(InputError, match="is not a gate"):
         circuit("module r(input c, input d, output reg q); always @(posedge c) q <= d; endmodule", "r")
