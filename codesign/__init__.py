@@ -1,3 +1,3 @@
-"""What does an image network cost on a GPU, and on silicon of its own?"""
+"""Codesign: the cost of image networks on a GPU, and on silicon of their own."""
 
 __version__ = "0.1.0"

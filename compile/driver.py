@@ -34,7 +34,7 @@ HOST_MACS_WARNING = 0.01
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How a float network gets its 8 and 16 bits.
+    """Options of the quantisation of a float network to 8 and 16 bits.
 
     ``error_budget``: how far, in the output's units and per pixel, the quantised network's result may lie from the
     float one's on the calibration images; the costliest tensors get 16 bits until it does

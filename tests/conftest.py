@@ -1,4 +1,4 @@
-"""What all tests share: the folder of third-party data, when there is one, and the command line."""
+"""Fixtures of all tests: the folder of third-party data, if there is one, and the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def data_dir(request: pytest.FixtureRequest) -> Path:
-    """The folder given as ``--data``. Without it the test is skipped; with one that holds nothing of use, it fails."""
+    """The folder given as ``--data``. Without it the test is skipped; with a useless folder it fails."""
     given = request.config.getoption("--data")
     if given is None:
         pytest.skip("needs --data DIR")

@@ -22,9 +22,9 @@ BATCH = 40
 
 
 def main(
-    minutes: Annotated[float, typer.Option(help="How long.")] = 30.0,
-    first: Annotated[int | None, typer.Option("--seed", help="The first seed; a random one without.")] = None,
-    accel: Annotated[list[str] | None, typer.Option(help="Machines of the pool; all without.")] = None,
+    minutes: Annotated[float, typer.Option(help="Duration in minutes.")] = 30.0,
+    first: Annotated[int | None, typer.Option("--seed", help="The first seed; random by default.")] = None,
+    accel: Annotated[list[str] | None, typer.Option(help="Machines of the pool; all by default.")] = None,
 ) -> None:
     """Try random networks on the RTL."""
     simulation._HANG_CYCLES = 200_000
@@ -47,7 +47,7 @@ def main(
 
 
 def _batch(number: int, accels: tuple[str, ...]) -> NetworkDraw | None:
-    """The shrunk network that fails, or None."""
+    """The smallest failing network, or None."""
     last: list[NetworkDraw] = []
 
     @seed(number)

@@ -1,4 +1,4 @@
-"""ARCHITECTURE.md is the tree: every folder of code has its line, and every file that it names is there."""
+"""ARCHITECTURE.md matches the tree: every folder of code has its line, and every file that it names exists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("codesign", "compile", "sim", "kernels", "hw", "tests", "benchmarks")
 MOST_FILES = 12
-"""Python files in a folder, where a file is no network or test of its own."""
+"""Most Python files in a folder, except in folders of independent files."""
 
 ONE_FILE_A_THING = ("codesign/networks", "tests", "benchmarks")
 

@@ -1,4 +1,4 @@
-"""What a cascade holds besides plain layers, one structure at a time, from torch to RTL."""
+"""Structures in a cascade besides plain layers, one at a time, from torch to RTL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Unshuffle(nn.Module):
 
 
 class WideResidual(nn.Module):
-    """A residual around a layer whose weights tiny holds in parts alone: its operand is its own source."""
+    """A residual around a layer whose weights fit in tiny only in parts: its operand is its own source."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Dense(nn.Module):
 
 
 class Nested(nn.Module):
-    """PWC-Net's decoder: what is new stands before what was there, up to twelve parts, and all of it leaves as well."""
+    """PWC-Net's decoder: new parts are put before the older ones, up to twelve parts, and all of them are a result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def test_a_wide_residual_copies_its_operand() -> None:
 
 
 def test_concatenations_share_what_is_joined() -> None:
-    """Of four to twelve parts, each with all of those before it: each value is copied at most twice."""
+    """Concatenations of four to twelve parts, each with all of those before it: each value is copied at most twice."""
     torch.manual_seed(1)
     compiled = compile_source(find(Nested()), "base", FrameChoice((24, 18)))
     (region,) = compiled.network.regions

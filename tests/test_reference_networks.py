@@ -1,4 +1,4 @@
-"""Every reference network from torch to RTL: the relation that the toolkit stands on."""
+"""Every reference network from torch to RTL: referee, golden model and RTL agree on every value."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_rtl_is_bit_exact(name, accel, size):
 
 @pytest.mark.parametrize("size", [(64, 32), (61, 47)], ids=["64x32", "61x47"])
 def test_spynet(size):
-    """Whole on the machine; at sizes that are no multiples of 32 the frames and the flow are resized by the host."""
+    """The network runs on the machine as a whole; at sizes that are not multiples of 32 the host resizes."""
     compiled = compile_source(find("spynet"), "base", FrameChoice(size))
     result = simulate(compiled)
     assert result.bit_exact is True
@@ -64,7 +64,7 @@ def test_spynet(size):
 
 
 class Attention(nn.Module):
-    """Operators that reference networks lack, half of them the host's."""
+    """A network of operators that reference networks lack, half of them on the host."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,6 +89,6 @@ def test_a_mixed_network_is_judged_region_by_region(monkeypatch):
         first, *others = evaluate_region(graph, inputs, outputs)
         return (np.where(first < 127, first + 1, -128), *others)
 
-    # A referee that differs must be heard.
+    # A difference from the referee must be reported.
     monkeypatch.setattr("codesign.workflows.judge.evaluate_region", off_by_one)
     assert simulate(compiled).bit_exact is False

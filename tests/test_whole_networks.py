@@ -11,7 +11,7 @@ from codesign.sim import run as simulation
 
 @pytest.fixture(autouse=True)
 def fail_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that stands still is reported after a fraction of the time a user would grant it."""
+    """A machine without progress is reported sooner than for a user."""
     monkeypatch.setattr(simulation, "_HANG_CYCLES", 200_000)
 
 

@@ -371,7 +371,7 @@ COUNTS = [field.name for field in dataclasses.fields(Counters) if not field.name
 
 
 def check(draw: NetworkDraw) -> None:
-    """Quantised graph, golden model and RTL agree on every value, cycle model and RTL on every count."""
+    """Check that quantised graph, golden model and RTL agree on every value, and cycle model and RTL on every count."""
     try:
         network = compiled(draw)
     except UnsupportedError as error:

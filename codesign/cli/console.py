@@ -119,7 +119,7 @@ class NetworkOptions:
 
 @dataclass(frozen=True)
 class QuantisationOptions:
-    """How the network is quantised."""
+    """Options of quantisation."""
 
     method: Method = "percentile"
     images: Images = None

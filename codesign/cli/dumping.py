@@ -88,7 +88,7 @@ def _line(graph: LayerGraph, layer: Layer | Shuffle) -> str:
 
 
 def _details(layer: Layer) -> list[str]:
-    """What else a layer does, in words."""
+    """Further operators of a layer, in words."""
     found = [f"at {layer.kernel.flow}"] if layer.kernel.flow is not None else []
     found += [f"of {name}" for name in layer.kernel.whole]
     found += [f"from channel {layer.first_channel}"] if layer.first_channel else []

@@ -1,4 +1,4 @@
-"""This project's own flow network: small enough to be trained on a CPU, of operators that the accelerator has."""
+"""This project's own flow network: small enough to train on a CPU, with operators that the accelerator has."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import nn
 from codesign.networks.motion import correlate, estimated_resized, resized, warp
 
 WIDTHS = (3, 16, 32, 32, 32, 32)
-"""Channels of the images and of the pyramid's levels, each half as large as the one before."""
+"""Channels of the images and of the pyramid's levels; each level is half as large as the one before."""
 
 FINEST = 2
-"""The level at which flow is estimated last: a quarter of the frame."""
+"""The last level at which flow is estimated: a quarter of the frame."""
 
 REACH = 3
 DECODER = (64, 32)
@@ -23,7 +23,7 @@ DECODER = (64, 32)
 
 @dataclass(frozen=True)
 class Level:
-    """What a level began with, its cost volume, and the flow it ended with, in its own pixels."""
+    """A level's initial flow, cost volume and final flow, in its own pixels."""
 
     before: torch.Tensor = field(repr=False)
     costs: torch.Tensor = field(repr=False)
@@ -34,8 +34,8 @@ class FlowSmall(nn.Module):
     """Flow from the first image to the second, coarse to fine over four levels with one decoder for all of them.
 
     The shape of PWC-Net (Sun et al., CVPR 2018), a sixtieth of its weights; levels share the decoder, as in IRR (Hur
-    and Roth, CVPR 2019), which speaks of its level's pixels. Input: two RGB images in [0, 1] as 6 channels; output
-    ``[N, 2, H, W]``, pixels right and down. Sides that are no multiples of 32 are resized to the next.
+    and Roth, CVPR 2019), with flows in the level's pixels. Input: two RGB images in [0, 1] as 6 channels; output
+    ``[N, 2, H, W]``, pixels right and down. Sides that are not multiples of 32 are resized to the next multiple.
     """
 
     append: torch.Tensor
@@ -62,7 +62,7 @@ class FlowSmall(nn.Module):
         return estimated_resized(pair, 2 ** (len(WIDTHS) - 1), lambda x: enlarged(self.levels(x)[-1].flow))
 
     def levels(self, pair: torch.Tensor) -> list[Level]:
-        """What every level found, coarsest first."""
+        """The results of all levels, coarsest first."""
         pair = 2.0 * pair - 1.0
         first, second = self._features(pair[:, :3]), self._features(pair[:, 3:])
         flow = first[-1][:, :2] * 0.0
@@ -82,17 +82,17 @@ class FlowSmall(nn.Module):
         return found
 
     def _likeness(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """A cost volume that is largest where features are most alike: means of ``a b - b^2 / 2``.
+        """A cost volume that is largest where features are most similar: means of ``a b - b^2 / 2``.
 
-        That is ``a^2 / 2 - (a - b)^2 / 2``, where a plain product is largest where the second image's features are.
-        Spelled as a correlation of one more channel, which 1x1 convolutions make: accelerators have those.
+        This is ``a^2 / 2 - (a - b)^2 / 2``; a plain product is largest where the second image's features are large.
+        It is a correlation with one more channel, made by 1x1 convolutions, which accelerators support.
         """
         square = F.conv2d(second * second, self.ones)
         return correlate(F.conv2d(first, self.append, self.offset), torch.cat((second, square), 1), REACH)
 
     def start(self) -> None:
-        """Weights to train from: features that keep their spread (He et al., ICCV 2015), and displacements weighed by
-        their costs as the first guess; without it training stands still for long."""
+        """Set weights to train from: features that keep their spread (He et al., ICCV 2015), and displacements weighted
+        by their costs as a first estimate; otherwise training makes no progress for a long time."""
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.kaiming_normal_(conv.weight, a=0.1)

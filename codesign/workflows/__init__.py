@@ -1,1 +1,1 @@
-"""What users ask for, start to end: compile, simulate, compare, explore."""
+"""Tasks of users from start to end: compile, simulate, compare, explore."""

@@ -61,7 +61,7 @@ def import_source(source: Source, size: Size) -> ImportedModel:
 
 
 def scale_of(source: Source, model: ImportedModel) -> int:
-    """How many times wider the output image is than the input; 1 for an output that is smaller, such as a flow."""
+    """Ratio of the output's width to the input's; 1 for an output that is smaller, such as a flow."""
     if source.network is not None:
         return source.network.scale
     return max(1, model.output_shape[3] // model.input_shape[3])

@@ -1,4 +1,4 @@
-"""The back-prediction of published chips: it knows their public parameters alone, and nothing was fitted to them."""
+"""The prediction of published chips uses their public parameters alone, and nothing was fitted to them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def recorded() -> dict:
 
 
 def counted(recorded):
-    """The events that the recorded run counted, by machine, so that nothing is compiled here."""
+    """Counters of the recorded run by machine, so that nothing is compiled here."""
     known = {row["machine"]: Counters(**row["counters"]) for row in [*recorded["rows"], recorded["alternative"]]}
     return lambda spec: known[spec.name]
 
 
 def test_no_record_knows_the_chips():
-    """Neither their names nor their authors, venues or laboratories, but for a chip that is a process's own source."""
+    """No names, authors, venues or laboratories, except for a chip that is the source of a process."""
     words = [
         "ecnn",
         "depfin",
@@ -63,7 +63,7 @@ def test_no_record_knows_the_chips():
 
 
 def test_what_was_published_cannot_change_a_prediction(recorded, tmp_path):
-    """A prediction is a function of the public parameters; with every published figure altered, it is what it was."""
+    """A prediction is a function of the public parameters; altering every published figure does not change it."""
     assert set(inspect.signature(energy.predict).parameters) == {"public", "count"}
     assert not {"watts", "tops_per_watt"} & {field.name for field in dataclasses.fields(energy.Public)}
     text = energy.CHIPS.read_text()

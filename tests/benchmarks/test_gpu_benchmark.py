@@ -105,7 +105,8 @@ def test_measures_checks_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_table_of_networks_is_true() -> None:
-    """The document has the recorded rows, and the compiler still says the same of two; else run coverage.py again."""
+    """The document has the recorded rows, and the compiler still gives the same for two; otherwise run coverage.py
+    again."""
     path = ROOT / "benchmarks" / "gpu" / "coverage.py"
     spec = importlib.util.spec_from_file_location("coverage_of_networks", path)
     assert spec is not None

@@ -1,4 +1,4 @@
-"""The benchmark of moving pictures, on a frame of a few pixels: a row measured on the RTL, one modelled with a crop."""
+"""The benchmark of flow and video networks, on tiny frames: a row measured on the RTL, one modelled with a crop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calibration on a standard-cell library: what was recorded is what ships, and a library at hand gives it again."""
+"""The calibration on a standard-cell library: shipped constants equal the records, and the library reproduces them."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_units_on_the_library_are_the_records(tmp_path, unit):
 
 @pytest.mark.skipif(not OSU.exists(), reason="needs the Debian package qflow-tech-osu018")
 def test_the_array_of_gates_correlates_as_the_simulated_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a simulator decides once for a loop, gates have a multiplexer at each multiplier: the same psums, in a
-    frame of which one layer is a correlation."""
+    """Gates with a multiplexer at each multiplier give the same psums as the RTL, whose simulation decides once per
+    loop; one layer of the frame is a correlation."""
     monkeypatch.setattr(calibrate, "SETTLED", 20)
     layers = (
         LayerDraw(3, 1, 6, "prelu", "none", True, False, 0, 1),

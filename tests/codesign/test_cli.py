@@ -123,7 +123,7 @@ def test_a_pt2_file_and_its_qdq_export_agree(run, tmp_path):
 
 
 def test_own_images_calibrate_and_fine_tune(run, tmp_path):
-    """Fine-tuning changes the network, leaves it bit-exact and its quality what it was."""
+    """Fine-tuning changes the network, and keeps it bit-exact and its quality."""
     folder = tmp_path / "photographs"
     folder.mkdir()
     rng = np.random.default_rng(5)

@@ -1,4 +1,4 @@
-"""Scanline beside GPUs: rooflines by hand, recorded measurements, what the verdict may claim."""
+"""Scanline beside GPUs: rooflines by hand, recorded measurements, limits of the verdict."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COUNTERS = dataclasses.replace(
 
 @pytest.fixture(autouse=True)
 def nothing_synthesised(monkeypatch, tmp_path):
-    """What the user has placed and routed adds no row here."""
+    """Designs that the user has placed and routed add no row here."""
     monkeypatch.setattr(synthesis, "cache_folder", lambda: tmp_path / "cache")
 
 

@@ -1,4 +1,4 @@
-"""Many machines at once must say what the planner, the cycle model and the energy account say one at a time."""
+"""The figures of many machines at once equal those of planner, cycle model and energy account, one at a time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def explored(request):
 
 
 def test_cycles_are_the_cycle_model_s(explored) -> None:
-    """Of a machine's own plan, emitted as a program."""
+    """Cycles of a machine's own plan, emitted as a program."""
     _, found = explored
     feasible = np.flatnonzero(np.isfinite(found.cycles))
     assert len(feasible) >= 0.7 * len(found.machines)  # 64 requantise lanes are too many for 4 pixel lanes
@@ -89,7 +89,7 @@ def test_a_kept_plan_stays(explored) -> None:
 
 
 def test_the_energy_is_the_account_s() -> None:
-    """Exactly, for the events that were estimated."""
+    """The energies are equal for the estimated events."""
     graph = compile_source(find("bicubic_x2"), EDGE, FrameChoice((64, 64))).network.regions[0].graph
     found = explore(graph, product(EDGE, {"clock_hz": [1e8, 5e8]}))
     family = found.families[0]

@@ -31,7 +31,7 @@ from codesign.pictures import images
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small tensors: threads that wait for each other on a busy machine take minutes."""
+    """One thread: with small tensors, threads that wait for each other on a busy machine take minutes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 
 
 def test_the_shipped_weights_follow_a_camera() -> None:
-    """A photograph that moves by whole pixels: a pixel off on average, odd sizes too."""
+    """A photograph that moves by whole pixels has a mean error of at most a pixel, also at odd sizes."""
     module = networks.load("flow_small")
     for right, down, (width, height) in ((3, -2, (128, 96)), (-8, 5, (119, 87))):
         whole = images.to_real(np.asarray(data.coffee()))[100:300, 100:400]
@@ -55,7 +55,7 @@ def test_the_shipped_weights_follow_a_camera() -> None:
 
 
 def test_pairs_know_their_flow() -> None:
-    """Where nothing is hidden, the second image along the flow is the first, but for its exposure."""
+    """Where nothing is hidden, the second image sampled along the flow equals the first, except for exposure."""
     recipe = Recipe(batch=6, side=96, first_reach=8.0)
     motion = batch(photographs(None), recipe, 0)
     assert motion.pairs.shape == (6, 6, 96, 96)

@@ -1,4 +1,4 @@
-"""Several frames side by side: each as if it were alone."""
+"""Several frames in parallel give the same results as each alone."""
 
 from __future__ import annotations
 

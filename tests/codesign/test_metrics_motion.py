@@ -117,7 +117,7 @@ def test_a_flow_s_picture() -> None:
 
 
 def lpips_weights(**changes: np.ndarray) -> dict[str, np.ndarray]:
-    """Every kernel zero but what is changed."""
+    """Weights that are zero, except for the changes."""
     shapes = ((64, 3, 11), (192, 64, 5), (384, 192, 3), (256, 384, 3), (256, 256, 3))
     made: dict[str, np.ndarray] = {}
     for index, (outputs, inputs, side) in enumerate(shapes, start=1):
@@ -128,7 +128,7 @@ def lpips_weights(**changes: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def test_lpips_by_hand(tmp_path: Path) -> None:
-    """Two features of the first layer, red's and a constant one: unit vectors of known angles."""
+    """Two features of the first layer, red and a constant: unit vectors of known angles."""
     kernel = np.zeros((64, 3, 11, 11), np.float32)
     kernel[0, 0, 5, 5] = 1.0  # at the middle of its window
     bias = np.zeros(64, np.float32)

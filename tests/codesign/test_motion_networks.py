@@ -1,4 +1,4 @@
-"""What networks of moving pictures are made of, by hand; and that they come through the front end."""
+"""Parts of flow and video networks computed by hand; and the networks through the front end."""
 
 from __future__ import annotations
 

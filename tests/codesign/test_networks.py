@@ -80,7 +80,7 @@ OPERATORS = {
 
 
 def frame(name: str, width: int = 64, height: int = 64) -> torch.Tensor:
-    """A piece of the photograph as the network takes it."""
+    """A crop of the photograph as an input of the network."""
     real = images.to_real(images.fit(images.reference_photograph(), width, height))
     planes = images.luma(real)[None] if networks.get(name).channels == 1 else real.transpose(2, 0, 1)
     return torch.from_numpy(planes[None].astype(np.float32))
@@ -101,7 +101,7 @@ def test_counts(name: str, thousands: float, gmac: float, size: tuple[int, int])
 
 
 def test_counts_of_raft() -> None:
-    """Published counts make the mask of the up-sampling in each of the 12 iterations, of which one is read."""
+    """Published counts include the mask of the up-sampling in each of the 12 iterations; only one is read."""
     module = networks.get("raft").build()
     assert networks.parameters(module) / 1e6 == pytest.approx(5.26, rel=0.001)
     mask = (1024 // 8) * (440 // 8) * sum(layer.weight.numel() for layer in (module.mask1, module.mask2))
@@ -116,7 +116,7 @@ def test_counts_of_a_clip() -> None:
 
 
 def test_fsrcnn_has_the_weights_of_its_paper() -> None:
-    """The paper's 12,464 are the kernels; biases and slopes come on top."""
+    """The paper's 12,464 are the kernels, without biases and slopes."""
     module = networks.get("fsrcnn_x2").build()
     kernels = sum(
         layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
@@ -133,7 +133,7 @@ def test_counting_leaves_the_network_alone() -> None:
 
 
 class Gram(nn.Module):
-    """Products of all pixels with all."""
+    """Products of all pairs of pixels are counted."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         flat = x.reshape(x.shape[1], -1)
@@ -240,7 +240,7 @@ def test_a_seeded_flow_network_is_lively(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["raft", "raft_small"])
 def test_a_seeded_recurrence_passes_small_changes_on_as_small_ones(name: str) -> None:
-    """What distance a quantised one has would say nothing of quantisation if it amplified whatever it is given."""
+    """A seeded network does not amplify small changes; otherwise its error would not measure quantisation."""
     module, given = networks.load(name), clip(2)
     signs = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], given.shape)).float()
     with torch.no_grad():
@@ -259,7 +259,7 @@ def test_a_seeded_interpolation_is_a_picture() -> None:
 
 
 def test_a_clip_is_read_both_ways() -> None:
-    """Every output frame sees every input frame, and is its own frame enlarged where the last layer adds nothing."""
+    """Every output frame depends on every input frame, and equals its enlarged frame if the last layer adds nothing."""
     torch.manual_seed(2)
     module = BasicVsr(3, features=8, blocks=2).eval()
     given = clip(3, 40, 33)

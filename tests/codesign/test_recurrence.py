@@ -115,7 +115,8 @@ class Remembering(nn.Module):
 
 
 class Propagating(nn.Module):
-    """BasicVSR's way through a clip: the features of the frame before, brought along the flow between the two."""
+    """BasicVSR's propagation through a clip: the features of the frame before, warped along the flow between the
+    two."""
 
     def __init__(self, features: int = 5) -> None:
         super().__init__()
@@ -146,7 +147,7 @@ def seeded(network: nn.Module) -> nn.Module:
     ids=["gated", "warped"],
 )
 def test_states_stay_in_memory(network: nn.Module, spec: AccelSpec, states: int) -> None:
-    """RTL and golden model keep them in theirs, the referee is handed them: every frame's every value is the same."""
+    """RTL and golden model keep states in their memories, the referee is given them: all values of all frames agree."""
     size = (24, 14)
     clip = moving_photograph(size, 5)
     compiled = compile_clip(find(seeded(network)), spec, size, calibration=clip, quantisation=Quantisation("minmax"))
@@ -176,7 +177,7 @@ def test_a_clip_on_the_golden_model_is_the_rtls() -> None:
 
 
 class Mixing(Remembering):
-    """Half of it is the host's, which would have to be given the state."""
+    """A module with an operator on the host, which would need the state."""
 
     def forward(self, frame: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         picture, state = super().forward(frame, state)
@@ -184,7 +185,7 @@ class Mixing(Remembering):
 
 
 class Forgetful(Remembering):
-    """Leaves another state than it takes."""
+    """A module that returns a state of another shape."""
 
     def forward(self, frame: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         picture, state = super().forward(frame, state)

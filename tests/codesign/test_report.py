@@ -1,4 +1,4 @@
-"""Reports: they say what the comparison says, stand alone, and are written whole or not at all."""
+"""Reports agree with the comparison, need no network, and are written whole or not at all."""
 
 from __future__ import annotations
 

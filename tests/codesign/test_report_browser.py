@@ -53,7 +53,7 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """SESR-M5 on a small photograph: trained, so every chart has something to show."""
+    """SESR-M5 on a small photograph: it is trained, so every chart has data."""
     result = simulate(compile_source(find("sesr_m5_x2"), "tiny", FrameChoice((48, 32))), backend="reference")
     comparison, pictures = compare_targets(result, ["H200", "Orin"], command="python -m codesign compare sesr_m5_x2")
     return write_report(comparison, tmp_path_factory.mktemp("report"), pictures)["page"]
@@ -71,7 +71,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser, report):
-    """Opens the report: ``opened(width, scheme)``. Whatever the console says, or asks the network for, is kept."""
+    """Opens the report: ``opened(width, scheme)``. Console messages and requests are recorded."""
     contexts = []
 
     def opening(width: int = 1280, scheme: str = "light") -> tuple[Page, list[str]]:

@@ -1,4 +1,4 @@
-"""Studies multiply what frames cost; their claims follow from the bands and nothing else."""
+"""Studies multiply the cost of a frame; their verdicts follow from the bands alone."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def study():
 
 
 def test_costs_are_those_of_the_trained_network() -> None:
-    """Neither cycles nor bytes depend on the weights' values or on what they were calibrated with."""
+    """Neither cycles nor bytes depend on the weights' values or on the calibration."""
     costing = cost("espcn_x3", (48, 32), BASE)
     compiled = compile_source(find("espcn_x3"), BASE, FrameChoice((48, 32)))
     result = simulate(compiled, backend="reference")
@@ -109,7 +109,7 @@ def test_a_claim_is_judged_by_its_band(band, judged) -> None:
 
 
 def test_the_claimed_hours_as_macs() -> None:
-    """Multiplied back: a network of so many MACs takes 500 hours."""
+    """The inverse: a network with this number of MACs takes 500 hours."""
     macs = film_hour.macs_of_claim("A100", 24.0)
     share = film_hour.constant("gpu_peak_share", "dimensionless")
     for bound in ("value", "low", "high"):
@@ -182,7 +182,7 @@ def test_int8_s_loss(precisions) -> None:
 
 
 def test_half_precision_rounds_every_layer() -> None:
-    """Against torch's own half-precision arithmetic, which rounds sums too: nearer to it than to nothing."""
+    """The result is close to torch's half-precision arithmetic, which rounds sums too."""
     compiled = compile_source(find("espcn_x2"), TINY, FrameChoice((32, 24)))
     half = int8.run_half(compiled)
     module = networks.load("espcn_x2").half()

@@ -1,4 +1,4 @@
-"""Studies of motion: what they measure is right where the answer is known."""
+"""Studies of motion give the right result where it is known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from codesign.studies.temporal import temporal
 
 
 def known_flow(path: np.ndarray):
-    """The true flow of a camera's clip, by which frames they are; each frame is told by its first pixel."""
+    """The true flow of a camera's clip; each frame is identified by its first pixel."""
 
     def of(clip: Clip):
         index = {frame[..., 0].tobytes(): i for i, frame in enumerate(clip.frames)}
@@ -60,7 +60,7 @@ def test_smoothing_keeps_even_paths() -> None:
 
 
 def test_guidance_calms_grain_and_blurs_nothing() -> None:
-    """A camera that stands still: averaging seven frames of grain; and a flow that is wrong does no harm."""
+    """With a camera that stands still, seven frames of grain are averaged; a wrong flow does no harm."""
     still = over_photograph((64, 48), np.zeros((8, 2)))
     none = lambda a, _: np.zeros((2, *a.shape[:2]), np.float32)  # noqa: E731
     result = temporal(still, none, "none")

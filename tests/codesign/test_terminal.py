@@ -1,4 +1,4 @@
-"""What reaches a terminal is text: names from elsewhere neither style it nor steer it, and outputs destroy nothing."""
+"""Only text reaches a terminal: foreign names neither style nor steer it, and outputs destroy nothing."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _onnx(path: Path, names: list[str], last: str = "Relu") -> Path:
 
 
 def test_names_of_operators(run, tmp_path: Path) -> None:
-    """In tables, plans, simulations and errors."""
+    """Hostile names are harmless in tables, plans, simulations and errors."""
     names = [name for name in HOSTILE if "\udc80" not in name and "\x00" not in name]
     model = _onnx(tmp_path / "m.onnx", names)
     for command in (("compile",), ("compile", "--explain"), ("simulate", "--backend", "reference")):

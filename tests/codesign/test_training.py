@@ -24,7 +24,7 @@ TINY = training.Recipe(steps=40, batch=1, patch=8, warm_up=10, report=10)
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Small tensors gain nothing from more."""
+    """One thread: small tensors gain nothing from more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -64,7 +64,7 @@ def test_patches_stay_aligned_and_do_not_depend_on_the_start(folder: Path) -> No
 
 
 def losses(make: type[torch.optim.Optimizer], inputs: torch.Tensor, truth: torch.Tensor) -> list[float]:
-    """Of fitting a matrix by full-batch steps."""
+    """Losses of fitting a matrix by full-batch steps."""
     weight = torch.nn.Parameter(torch.zeros_like(truth))
     optimiser = make([weight], lr=0.05)  # type: ignore[call-arg]
     result = []
@@ -78,7 +78,7 @@ def losses(make: type[torch.optim.Optimizer], inputs: torch.Tensor, truth: torch
 
 
 def test_soap_does_not_mind_how_the_inputs_are_turned() -> None:
-    """That is its point: Adam's steps, but in axes of the problem's own."""
+    """SOAP takes Adam's steps in the eigenbasis of the problem."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(64, 8, generator=generator, dtype=torch.float64) * torch.logspace(0, -2, 8)
     truth = torch.randn(8, 8, generator=generator, dtype=torch.float64)

@@ -78,7 +78,7 @@ def make_video(
 
 
 def turn(path: Path, degrees: int) -> None:
-    """Say in an MP4's track header that it is shown turned clockwise (ISO 14496-12, 8.3.2)."""
+    """Set a clockwise rotation in an MP4's track header (ISO 14496-12, 8.3.2)."""
     data = bytearray(path.read_bytes())
     a, b, c, d = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0), 45: (1, 1, -1, 1)}[degrees]
     struct.pack_into(">9i", data, data.index(b"tkhd") + 44, a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)

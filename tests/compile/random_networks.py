@@ -18,7 +18,7 @@ from codesign.compile.quantise.quantise import calibrate
 
 @dataclass(frozen=True)
 class Draw:
-    """What Hypothesis chooses of a network; every field is small and prints well when a test fails."""
+    """Hypothesis' choices for a network; every field is small and prints well when a test fails."""
 
     operation: str
     channels: int

@@ -1,7 +1,7 @@
-"""Quantised and float networks as files: operators, scales and small constants as they were; large weights by seeds.
+"""Quantised and float networks as files: operators, scales and small constants; large weights by seeds.
 
-Calibration in float differs in its last bits between processors, so what programs do can be compared only from networks
-whose scales are fixed. A network's file has them, as Relax in TVM's JSON; weights of more than ``KEPT`` values are zero
+Calibration in float differs in its last bits between processors, so programs can be compared only if the scales are
+fixed. A network's file has them, as Relax in TVM's JSON; weights of more than ``KEPT`` values are zero
 there and drawn from a seed when it is read, because no decision of the compiler depends on which weights a network has.
 """
 
@@ -22,7 +22,7 @@ from codesign.compile.ir.graph import Graph
 from codesign.compile.ir.relax import from_module, to_module
 
 KEPT = 1024
-"""Values of the largest weights that are stored as they are."""
+"""Largest number of values of weights that are stored instead of drawn."""
 
 _RANGES = {"int8": (-127, 128), "int16": (-32767, 32768), "float32": (-64, 65)}
 
@@ -34,7 +34,7 @@ def save(path: Path, modules: dict[str, tvm.IRModule]) -> None:
 
 
 def load(path: Path) -> dict[str, tvm.IRModule]:
-    """What :func:`save` wrote."""
+    """The modules written by :func:`save`."""
     data = json.loads(lzma.decompress(path.read_bytes()))
     return {name: _read(stored) for name, stored in data.items()}
 

@@ -1,15 +1,15 @@
-"""What the compiler makes of fourteen networks on six machines, held to stored hashes, or to another commit's.
+"""Programs of fourteen networks on six machines, compared with stored hashes or with another commit.
 
 ::
 
     python tests/golden/golden.py                  compare with tests/golden/hashes.json
-    python tests/golden/golden.py --against HEAD~3 compare two commits in one run, and say what differs
+    python tests/golden/golden.py --against HEAD~3 compare two commits in one run, and list the differences
     python tests/golden/golden.py --accept         store the hashes of this tree
     python tests/golden/golden.py --store          make the networks' files anew (from the catalogue, calibrated here)
 
-A hash covers what a program does: its encoded commands, its weights and where its tensors lie; not the names of layers
-or of the specification's fields, which are for people. Beside the hash lie cycles (by the cycle model) and bytes, so
-that a change that is meant can be stated. Also covered: the text of the CUDA kernels in FP16 and INT8, and the report's
+A hash covers the behaviour of a program: its encoded commands, its weights and the places of its tensors; not the names
+of layers or of the specification's fields. Cycles (by the cycle model) and bytes are stored beside the hash, so that an
+intended change can be stated. Also covered: the text of the CUDA kernels in FP16 and INT8, and the report's
 JSON without times of day.
 """
 
@@ -72,7 +72,7 @@ MACHINES: dict[str, AccelSpec] = {
 }
 
 BLOCKS = {"rrdbnet_x4": "body.0", "spynet_level": "levels.4"}
-"""Networks of which one block is run, as ``make bench-accel`` does."""
+"""Networks of which one block is run, as in ``make bench-accel``."""
 
 SIZES = {
     **dict.fromkeys(("espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3", "quicksrnet_m_x3", "edsr_f32b5_x2"), (61, 47)),
@@ -80,13 +80,13 @@ SIZES = {
     **dict.fromkeys(("flow_small", "spynet", "rife"), (64, 64)),
     "raft_small": (128, 128),
 }
-"""Networks, and the frames (width, height) that they are compiled for."""
+"""Frame size (width, height) of each network."""
 
 Figures = dict[str, Any]
 
 
 def figures(name: str) -> Figures:
-    """Everything that is compared of one network: per machine its programs, and the CUDA texts."""
+    """All compared figures of one network: its programs per machine, and its CUDA texts."""
     modules = fixtures.load(NETWORKS / f"{name}.json.xz")
     graph = from_module(modules["quantised"])
     result: Figures = {}
@@ -135,7 +135,7 @@ def _text(make: Any) -> Figures:
 
 
 def report_figures() -> Figures:
-    """The report's JSON of fixed counters: what users' scripts read."""
+    """Hash of the report's JSON for fixed counters."""
     from report_fixture import report_json
 
     return {"report": _digest(json.dumps(report_json(), sort_keys=True).encode())}
@@ -153,7 +153,7 @@ def all_figures(names: list[str], jobs: int) -> dict[str, Figures]:
 
 
 def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
-    """Every leaf that differs, with its place."""
+    """Every leaf that differs, with its path."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in sorted({*before, *after}):
             yield from differences(before.get(key), after.get(key), f"{where} / {key}" if where else key)

@@ -1,7 +1,7 @@
-"""Programs, CUDA texts and the report are what they were: a sample here, all of them by ``golden.py``.
+"""Programs, CUDA texts and the report have not changed: a sample here, all of them by ``golden.py``.
 
-A step that is meant to change programs runs ``python tests/golden/golden.py --accept`` and states what changed, in
-cycles and bytes, in its commit.
+For an intended change run ``python tests/golden/golden.py --accept`` and state its effect in cycles and bytes in the
+commit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files are complete or not there."""
+"""Files are complete or do not exist."""
 
 from __future__ import annotations
 

@@ -25,9 +25,9 @@ from codesign.hw.normalise import (
 def largest_error(
     codes: np.ndarray, weights: np.ndarray, input_scale: float, output_scale: float, epsilon: float = 1e-5
 ) -> float:
-    """How far the machine's result, before it is rounded, is off at most, in codes of the output.
+    """Largest error of the machine's result before rounding, in codes of the output.
 
-    ``codes`` occur ``weights`` times each; where the output is clamped is of no interest.
+    ``codes`` occur ``weights`` times each; clamped outputs are left out.
     """
     count = int(weights.sum())
     total, squares = (int((codes.astype(object) ** power * weights).sum()) for power in (1, 2))
@@ -77,7 +77,7 @@ def test_any_frame(pixels: list[tuple[int, int]], scale: float, reach: float, ep
 
 
 def test_widths() -> None:
-    """Sums of the largest frame at the codes' ends fit; so does what becomes of them."""
+    """Sums of the largest frame with extreme codes fit, and so do the intermediate results."""
     count = 2**COUNT_BITS - 1
     assert 128 * count <= 2 ** (TOTAL_BITS - 1)
     assert 128**2 * count < 2**SQUARES_BITS

@@ -1,4 +1,4 @@
-"""What a program must keep so that every sum it normalises by is a whole frame's."""
+"""Rules of a program that make every sum for a normalisation that of a whole frame."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_verify_refuses(case: str) -> None:
 
 
 def test_a_norm_before_others_begin() -> None:
-    """Sums may lie where those were that a LOADW has read, once their rows have waited for it."""
+    """Sums may replace those read by a LOADW, once their rows have waited for it."""
     waits = (*frames(COUNTS), SYNC, NORM, *BUFFERS, *LOADWS, LOOP, load(), conv(weights_needed=1), COUNTS, END, HALT)
     counting(*waits).verify()
 

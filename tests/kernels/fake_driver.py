@@ -1,4 +1,4 @@
-"""A CUDA driver that runs kernels on the emulator, so that what calls the driver is tested where there is no GPU.
+"""A CUDA driver that runs kernels on the emulator, so that callers of the driver are tested without a GPU.
 
 Its "machine code" is text: a line ``kernels``, then per kernel its name, emulated library, counts of pointers and of
 integers, and its number there. Device memory is the process's own; a graph is the list of launches that were captured.

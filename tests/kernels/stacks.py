@@ -1,4 +1,4 @@
-"""Random stacks of layers, and what they should compute."""
+"""Random stacks of layers, and their expected results."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _activate(layer: Conv, x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def to_memory(stack: Stack, value: NDArray[Any], channels: int, format_: str, shuffle: int = 1) -> NDArray[Any]:
-    """``[H, W, C]`` as it lies in global memory; what lies beyond the channels of a chunked tensor is zero."""
+    """``[H, W, C]`` in its layout in global memory; unused channels of a chunked tensor are zero."""
     if shuffle > 1:
         height, width = value.shape[:2]
         channels //= shuffle**2

@@ -89,7 +89,7 @@ def sample(maps: Array, index: Array, y: Array, x: Array) -> Array:
 
 
 def positions(flow: Array) -> tuple[Array, Array]:
-    """Where ``[batch, 2, H, W]`` leads: y and x, float64 ``[batch, H, W]``."""
+    """Target positions of a flow ``[batch, 2, H, W]``: y and x, float64 ``[batch, H, W]``."""
     rows, columns = np.mgrid[: flow.shape[2], : flow.shape[3]]
     return rows + flow[:, 1].astype(np.float64), columns + flow[:, 0].astype(np.float64)
 
@@ -104,7 +104,7 @@ def expected_warp(op: BackwardWarp, features: Array, flow: Array) -> Array:
 
 
 def check_warp(bench: Bench, op: BackwardWarp, features: Array, flow: Array) -> Array:
-    """The result; the channels that pad the features are poison."""
+    """The result; the features' unused channels are NaN."""
     flow = flow.astype(np.float16 if op.number == "fp16" else np.float32)
     stored = chunked(features, padding=np.nan)
     fast, naive = bench.run(op, [stored, flow], [(stored.shape, np.float16)], features.shape[2:])

@@ -124,7 +124,8 @@ def texts_of(operators: Sequence[FrameKernel]) -> list[str]:
 
 
 def chunked(values: Array, *, padding: float = 0.0) -> Array:
-    """``[batch, C, H, W]`` to FP16 ``[batch, planes, H, W, 8]``; ``padding`` in what only fills up the last chunk."""
+    """``[batch, C, H, W]`` to FP16 ``[batch, planes, H, W, 8]``; ``padding`` in the unused channels of the last
+    chunk."""
     batch, channels, height, width = values.shape
     filled = np.full((batch, plane_count(channels) * CHUNK, height, width), padding, np.float16)
     filled[:, :channels] = values
@@ -133,7 +134,7 @@ def chunked(values: Array, *, padding: float = 0.0) -> Array:
 
 
 def planar(values: Array, channels: int) -> Array:
-    """Back to ``[batch, C, H, W]``; what fills up the last chunk must be zeros."""
+    """Back to ``[batch, C, H, W]``; unused channels of the last chunk must be zeros."""
     batch, planes, height, width, _ = values.shape
     filled = values.transpose(0, 1, 4, 2, 3).reshape(batch, planes * CHUNK, height, width)
     np.testing.assert_array_equal(filled[:, channels:], 0)
@@ -282,7 +283,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 def check_chain(bench: Bench, op: Chain, inputs: Sequence[Array], wanted: Sequence[Array]) -> None:
-    """``inputs`` and ``wanted`` as ``[batch, C, H, W]``; what pads the inputs is poison."""
+    """Check a chain; ``inputs`` and ``wanted`` are ``[batch, C, H, W]``, unused channels of the inputs are NaN."""
     batch, _, *size = wanted[0].shape
     outputs = [((batch, op.planes, *size, CHUNK), np.float16)] * len(wanted)
     stored = [chunked(values, padding=np.nan) for values in inputs]

@@ -19,7 +19,7 @@ from tests.kernels.stacks import Rng, expected, random_input, random_schedule, r
 def run(
     stack: Stack, schedule: Schedule, frames: list[dict[str, NDArray[Any]]], folder: Path, seed: int
 ) -> list[list[NDArray[Any]]]:
-    """Outputs of each frame of a batch, as they lie in memory."""
+    """Outputs of each frame of a batch, in memory layout."""
     height, width = next(iter(frames[0].values())).shape[:2]
     dtype = np.float16 if stack.precision == "fp16" else np.int8
     arrays = []

@@ -45,7 +45,7 @@ def make_task() -> Task:
 
 
 def prepared(task: Task, folder: Path) -> Path:
-    """Candidates whose machine code the emulating driver takes."""
+    """Candidates with machine code for the emulating driver."""
     prepare([task], "sm_90a", folder, limit=3, say=lambda _: None)
     known = json.loads((folder / "tasks.json").read_text())
     for candidate in known["tasks"][0]["candidates"]:

@@ -1,4 +1,4 @@
-"""Long simulations: interrupted and resumed, traced, seen as waveforms, and none of it changes a cycle."""
+"""Long simulations are interrupted and resumed, traced and recorded as waveforms without changing a cycle."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_a_task_is_known_by_its_structure(module: tvm.IRModule, task: OperatorTa
 
 
 def test_build_measure_record_replay(module: tvm.IRModule, task: OperatorTask, tmp_path: Path) -> None:
-    """From the space to a compiled network, with the times of a GPU that is not here."""
+    """From the space to a compiled network, with made-up times of a GPU."""
     said: list[str] = []
     prepare([task], "sm_90a", tmp_path, limit=3, say=said.append)
     prepare([task], "sm_90a", tmp_path, limit=3, say=said.append)

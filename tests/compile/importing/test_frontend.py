@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 11, 7
 
 
 class Everything(nn.Module):
-    """One of each construction that canonicalisation knows."""
+    """A network with one of each construction that canonicalisation handles."""
 
     def __init__(self) -> None:
         super().__init__()

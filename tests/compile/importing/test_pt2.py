@@ -1,4 +1,4 @@
-"""``.pt2`` archives are data: nothing in them runs or explodes, and sound ones mean what torch means."""
+"""``.pt2`` archives are data: nothing in them runs or takes unbounded memory; valid ones give torch's results."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_pickles_are_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_declared_sizes_hold(tmp_path: Path) -> None:
-    """Equal, derived and bounded extents, and guards: what torch demands of an image is demanded."""
+    """Equal, derived and bounded extents and guards are checked as torch checks them."""
     rows = torch.export.Dim("rows", min=4, max=64)
     half = torch.export.Dim("half", min=2, max=32)
 

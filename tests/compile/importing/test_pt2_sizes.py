@@ -1,4 +1,4 @@
-"""Size arithmetic: sympy's and Python's spelling mean what they say, and no text runs, explodes or takes long."""
+"""Size arithmetic: sympy's and Python's spellings are evaluated correctly, and no text runs or takes long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passes are named, told to who watches, and a graph reads as text: one operator a line."""
+"""Passes are named and reported to watchers, and a graph prints as text, one operator a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Operands of concatenations scaled towards one range: what that costs the weights counts, nothing else changes."""
+"""Operands of concatenations are scaled towards one range, considering the weights' errors; the function stays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDTH, HEIGHT = 24, 18
 class Apart(nn.Module):
     """A feature ``apart`` times as large as the one beside it, which is read by weights ``weights`` times as large.
 
-    ``shared``: others read the small one too, and not with weights.
+    ``shared``: the small one has another reader, without weights.
     """
 
     def __init__(self, apart: float, weights: float, *, shared: bool = False) -> None:
@@ -69,7 +69,7 @@ def concats(graph: Graph) -> list[str]:
 
 
 def reading(graph: Graph) -> tuple[np.ndarray, torch.Tensor]:
-    """The weights of the concatenation's reader, and what it reads."""
+    """The weights of the concatenation's reader, and its input."""
     (concat,) = concats(graph)
     (reader,) = graph.consumers()[concat]
     return graph.constants[reader.inputs[1]], values(graph, images()[0])[concat]
@@ -82,7 +82,7 @@ def factor(before: Graph, after: Graph) -> float:
 
 
 def noise(graph: Graph, small_times: float) -> float:
-    """What 8 bits of what is joined and of the weights change in the reader's sums, over them, as it is measured."""
+    """Measured relative error of the reader's sums with 8 bits for the joined tensor and the weights."""
     weight, joined = reading(graph)
     weight, joined = weight.copy(), joined.clone()
     weight[:, 8:] /= np.float32(small_times)

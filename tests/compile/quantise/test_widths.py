@@ -1,4 +1,4 @@
-"""16 bits where 8 cost most: concatenations of one range, widths by an error budget, sums that stay in 32 bits."""
+"""16 bits for the most harmful tensors: common ranges, bit widths by an error budget, sums within 32 bits."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def model() -> ImportedModel:
 
 
 def error(network: Calibrated, widths: Widths) -> float:
-    """Mean distance per pixel to the float network, in the test's own words."""
+    """Mean distance per pixel to the float network, computed independently."""
     found = []
     for image in images():
         with torch.no_grad():
