@@ -40,9 +40,10 @@ def built(folder: Path, name: str, key: str, build: Callable[[Path], None]) -> P
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SimulationError(
-            f"cannot keep what is built ({error.strerror})", where=str(folder),
+            f"cannot keep what is built ({error.strerror})",
+            where=str(folder),
             hint="Name a writable folder in XDG_CACHE_HOME.",
-        ) from error  # fmt: skip
+        ) from error
     target = folder / name
     if _is_sealed(target, key):
         return target

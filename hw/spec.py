@@ -12,6 +12,7 @@ from typing import Any
 
 from codesign.hw.errors import InputError, SpecError
 from codesign.hw.normalise import SQUARES_BITS, TOTAL_BITS
+from codesign.hw.numerics import ceil_div
 
 COMMAND_BYTES = 64
 """Size of a command in memory."""
@@ -246,7 +247,7 @@ class AccelSpec:
 
     def band_words(self, columns: int) -> int:
         """Words of a window's row of so many columns: a power of two, so that rows divide a set of psums."""
-        return 1 << (-(-columns // self.ci_lanes) - 1).bit_length()
+        return 1 << (ceil_div(columns, self.ci_lanes) - 1).bit_length()
 
     @property
     def window_row_words(self) -> int:
@@ -283,7 +284,9 @@ class AccelSpec:
                 if self.window_beats
                 else {}
             ),
-            **({"statistics": -(-self.statistic_channels * STATISTIC_BITS // 8)} if self.statistic_channels else {}),
+            **(
+                {"statistics": ceil_div(self.statistic_channels * STATISTIC_BITS, 8)} if self.statistic_channels else {}
+            ),
         }
 
     def register_bytes(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What the engines did when, as a trace that Perfetto (ui.perfetto.dev) and chrome://tracing open.
+"""A trace of the engines' work over time, for Perfetto (ui.perfetto.dev) and chrome://tracing.
 
 The machine shows in which cycle each engine begins and ends a row (``activity_o``); engines work their commands off in
 order, so which row that was follows from the program alone.
@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.hw.commands import COMMANDS
 from codesign.hw.errors import SimulationError
 from codesign.hw.files import write_text
-from codesign.hw.isa import Opcode
 from codesign.hw.program.program import Program
 from codesign.hw.program.tokens import Tokens
 
@@ -93,24 +93,10 @@ def _work(program: Program) -> dict[str, list[_Work]]:
     found: dict[str, list[_Work]] = {"load": [], "conv": [], "store": []}
     for index, cmd in program.walk():
         name = program.labels[index] if program.labels else f"command {index}"
-        row: int | None
-        match cmd.opcode:
-            case Opcode.BUFFER:
-                tokens.configure(cmd)
-            case Opcode.SYNC:
-                tokens.sync()
-            case Opcode.LOADW:
-                tokens.weights_loaded += 1
-                found["load"].append(_Work(name, None, index))
-            case Opcode.LOAD:
-                if (row := tokens.load(cmd)) is not None:
-                    found["load"].append(_Work(name, row, index))
-            case Opcode.CONV | Opcode.CORR | Opcode.WARP | Opcode.RESIZE | Opcode.WINDOW:
-                if (at := tokens.conv(cmd)) is not None:
-                    found["conv"].append(_Work(name, at.y, index))
-            case Opcode.STORE:
-                if (row := tokens.store(cmd)) is not None:
-                    found["store"].append(_Work(name, row, index))
+        kind = COMMANDS[cmd.opcode]
+        row = kind.row(tokens, cmd)
+        if kind.engine is not None and (row is not None or kind.buffer is None):  # weights have no rows
+            found[kind.engine].append(_Work(name, row, index))
     return found
 
 

@@ -11,8 +11,9 @@ from codesign.compile.scanline.layers import Layer, LayerGraph, computed
 from codesign.compile.scanline.plan.cascade import Plan
 from codesign.compile.scanline.plan.plan import Cascade, LayerPlan
 from codesign.compile.scanline.plan.statistics import place_statistics
+from codesign.hw.commands import COMMANDS
 from codesign.hw.errors import UnsupportedError
-from codesign.hw.isa import COMPUTE, Command, Opcode, WeightKind, command
+from codesign.hw.isa import Command, Opcode, WeightKind, command
 from codesign.hw.numerics import INT32_MAX, round_up
 from codesign.hw.program.program import Program, TensorSlot
 from codesign.hw.spec import COMMAND_BYTES, FILL_BYTES, PARAMETER_BYTES, STEP_BYTES
@@ -239,15 +240,12 @@ class _Emitter:
 
 def _label(cascade: Cascade, cmd: Command) -> str:
     """The tensor or layer of a command, for people."""
-    match cmd.opcode:
-        case Opcode.BUFFER:
-            return cascade.buffers[cmd["id"]].tensor
-        case Opcode.LOAD | Opcode.STORE:
-            return cascade.buffers[cmd["buffer"]].tensor
-        case Opcode.LOADW:
-            return f"{WeightKind(cmd['kind']).name.lower()} of {cascade.layers[0].layer.name}…"
-        case opcode if opcode in COMPUTE:
-            made = cascade.buffers[cmd["destination"]].tensor
-            return next(plan.layer.name for plan in cascade.layers if plan.layer.output == made)
-        case _:
-            return ""
+    kind = COMMANDS[cmd.opcode]
+    if cmd.opcode is Opcode.LOADW:
+        return f"{WeightKind(cmd['kind']).name.lower()} of {cascade.layers[0].layer.name}…"
+    if kind.buffer is None:
+        return ""
+    tensor = cascade.buffers[cmd[kind.buffer]].tensor
+    if kind.engine != "conv":
+        return tensor
+    return next(plan.layer.name for plan in cascade.layers if plan.layer.output == tensor)

@@ -1,4 +1,4 @@
-"""A clip through one program: what a frame leaves in memory is what the next one finds there.
+"""A clip through one program: a frame finds in memory the tensors that the frame before left there.
 
 A state has two places in memory and two programs take turns: frames 0, 2, 4, ... read the first and write the second,
 the others the other way round. So no row is overwritten that a later row, or a warp, still reads, and nothing is
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.hw.errors import InputError
-from codesign.hw.isa import Command, Opcode, command
+from codesign.hw.isa import Command, command
 from codesign.hw.model import reference
+from codesign.hw.numerics import round_up
 from codesign.hw.program.program import Program, TensorSlot
 from codesign.hw.spec import COMMAND_BYTES
 
@@ -50,7 +51,7 @@ class Stream:
             swaps.append((pair[0], pair[1]))
         if len({slot.name for swap in swaps for slot in swap}) != 2 * len(swaps):
             raise InputError("a tensor is carried twice", where=program.name)
-        at = -(-program.memory_bytes // _PAGE) * _PAGE
+        at = round_up(program.memory_bytes, _PAGE)
         size = at + len(program.commands) * COMMAND_BYTES
         written = [before.offset for after, before in swaps if after in program.outputs]
         even = dataclasses.replace(program, memory_bytes=size, write_first=min([program.write_first, *written]))
@@ -60,9 +61,12 @@ class Stream:
             return dataclasses.replace(slot, offset=places.get(slot.name, slot.offset))
 
         odd = dataclasses.replace(
-            even, commands=tuple(_swapped(cmd, swaps) for cmd in program.commands), commands_offset=at,
-            inputs=tuple(map(moved, program.inputs)), outputs=tuple(map(moved, program.outputs)),
-        )  # fmt: skip
+            even,
+            commands=tuple(_swapped(cmd, swaps) for cmd in program.commands),
+            commands_offset=at,
+            inputs=tuple(map(moved, program.inputs)),
+            outputs=tuple(map(moved, program.outputs)),
+        )
         for turn in (even, odd):
             turn.verify()
         return Stream((even, odd), tuple(carried))
@@ -94,7 +98,7 @@ def put(memory: NDArray[np.uint8], program: Program, inputs: Mapping[str, NDArra
 
 
 def run(stream: Stream, frames: Sequence[Mapping[str, NDArray[np.int8]]]) -> Iterator[dict[str, NDArray[np.int8]]]:
-    """The golden model on a clip: the outputs of every frame. ``frames``: of each what is not carried, by name."""
+    """The golden model on a clip: the outputs of every frame. ``frames``: each frame's inputs that are not carried."""
     memory = stream.memory()
     for number, inputs in enumerate(frames):
         program = stream.turn(number)
@@ -107,12 +111,9 @@ def _kind(slot: TensorSlot) -> tuple[object, ...]:
     return slot.height, slot.width, slot.channels, slot.scale, slot.zero_point
 
 
-_ADDRESSED = (Opcode.LOAD, Opcode.STORE, Opcode.WARP, Opcode.WINDOW)
-
-
 def _swapped(cmd: Command, swaps: Sequence[tuple[TensorSlot, TensorSlot]]) -> Command:
     """``cmd`` on the other place of each pair."""
-    if cmd.opcode not in _ADDRESSED:
+    if "address" not in cmd.names:
         return cmd
     for pair in swaps:
         for here, there in (pair, pair[::-1]):

@@ -168,8 +168,15 @@ class Program:
 
 
 _COUNTS = (
-    "commands", "blob", "commands_offset", "blob_offset", "write_first", "write_end", "memory_bytes", "macs",
-)  # fmt: skip
+    "commands",
+    "blob",
+    "commands_offset",
+    "blob_offset",
+    "write_first",
+    "write_end",
+    "memory_bytes",
+    "macs",
+)
 _EXTENTS = ("offset", "height", "width", "channels")
 
 

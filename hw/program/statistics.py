@@ -5,6 +5,7 @@ from __future__ import annotations
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import NORM_BYTES, Command, decode_norm
 from codesign.hw.normalise import MAX_PLACES, Normalisation
+from codesign.hw.numerics import ceil_div
 from codesign.hw.spec import AccelSpec
 
 
@@ -51,7 +52,7 @@ class Statistics:
         if not cmd["statistics"]:
             return
         lanes = self._spec.ci_lanes
-        first, end = cmd["statistics_base"], cmd["statistics_base"] + -(-cmd["pixel_bytes"] // lanes)
+        first, end = cmd["statistics_base"], cmd["statistics_base"] + ceil_div(cmd["pixel_bytes"], lanes)
         if cmd["sub_rows"] != 1 or cmd["channel"] % lanes:
             raise ProgramError("counts channels that are shuffled, or do not begin a word")
         if end > len(self._pixels):

@@ -6,11 +6,12 @@ raises, because then nothing could ever end the wait.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from codesign.hw.errors import ProgramError
-from codesign.hw.isa import MORE_SOURCES, Command, Opcode
+from codesign.hw.isa import MORE_SOURCES, Command
 from codesign.hw.spec import AccelSpec
 
 
@@ -44,7 +45,8 @@ class Buffer:
     def freed_late(self) -> bool:
         """Whether rows are freed with a CONV's last value, not with its last read.
 
-        Convolutions write in order, so what overwrites a row comes after the rows that still add it. A LOAD does not.
+        Computed rows are written in order, so a row is overwritten after the rows that still add it. A LOAD may come
+        earlier.
         """
         return self.by_load and self.operand
 
@@ -74,24 +76,14 @@ class Buffer:
 
 
 class ConvRow(NamedTuple):
-    """A CONV's output row ``y`` and its first input row ``top`` (may lie above the frame)."""
+    """A computed row ``y`` and the first row ``top`` of its sources (may lie above the frame)."""
 
     y: int
     top: int
 
 
-def first_row(cmd: Command, y: int) -> int:
-    """The first input row that output row ``y`` of a CONV may need; it may lie above the frame."""
-    if cmd.opcode is Opcode.RESIZE:
-        return int(y >> cmd["enlarge_log2"]) - cmd["pad_rows"]
-    return y * cmd["stride_rows"] - cmd["pad_rows"]
-
-
-def keeps_pace(cmd: Command, sources: int, destinations: int) -> bool:
-    """Whether so many rows of its source are to a CONV so many of its destination."""
-    if cmd.opcode is Opcode.RESIZE:
-        return sources << cmd["enlarge_log2"] == destinations
-    return sources == cmd["stride_rows"] * destinations
+FirstRow = Callable[[Command, int], int]
+"""The first row of the sources that a command needs for a row of the destination."""
 
 
 def more_sources(cmd: Command) -> list[tuple[int, bool]]:
@@ -117,12 +109,20 @@ class Tokens:
             raise ProgramError(f"buffer {cmd['id']} is empty")
         halo = cmd["halo"] * self._banks
         if halo and (cmd["loaded"] or halo >= cmd["width"]):
-            raise ProgramError(f"buffer {cmd['id']} has a halo beside which nothing is computed")
+            raise ProgramError(f"buffer {cmd['id']} has a halo, but no pixels beside it to compute")
         self._buffers[cmd["id"]] = Buffer(
-            command=cmd, rows=cmd["rows"], width=cmd["width"], height=cmd["height"], groups=cmd["groups"],
-            zero_point=cmd["zero_point"], loaded=bool(cmd["loaded"]), halo=halo, operand=bool(cmd["operand"]),
-            freed_by_conv=bool(cmd["freed_by_conv"]), freed_by_store=bool(cmd["freed_by_store"]),
-        )  # fmt: skip
+            command=cmd,
+            rows=cmd["rows"],
+            width=cmd["width"],
+            height=cmd["height"],
+            groups=cmd["groups"],
+            zero_point=cmd["zero_point"],
+            loaded=bool(cmd["loaded"]),
+            halo=halo,
+            operand=bool(cmd["operand"]),
+            freed_by_conv=bool(cmd["freed_by_conv"]),
+            freed_by_store=bool(cmd["freed_by_store"]),
+        )
 
     def sync(self) -> None:
         self.weights_loaded = 0
@@ -143,8 +143,11 @@ class Tokens:
             buffer.next_loaded = row + 1
         return row
 
-    def conv(self, cmd: Command) -> ConvRow | None:
-        """The row a CONV computes now, or None when its frame is complete. Frees what the command says it frees."""
+    def conv(self, cmd: Command, first_row: FirstRow) -> ConvRow | None:
+        """The row that is computed now, or None when its frame is complete. Frees the rows that ``cmd`` says it frees.
+
+        ``first_row``: the first row of the sources that a row may need; it may lie above the frame.
+        """
         source, destination = self.buffer(cmd["source"]), self.buffer(cmd["destination"])
         if destination.loaded:
             raise ProgramError(f"buffer {cmd['destination']} is not for CONV")

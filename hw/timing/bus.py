@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
+from codesign.hw.numerics import ceil_div
 from codesign.hw.spec import AccelSpec
 
 
@@ -19,6 +20,11 @@ class Memory:
     def of(spec: AccelSpec, bytes_per_cycle: float | None = None, latency_cycles: int = 100) -> Memory:
         """``bytes_per_cycle`` None is the bus width."""
         return Memory(min(bytes_per_cycle or spec.bus_bytes, spec.bus_bytes), latency_cycles)
+
+
+def beats_between(spec: AccelSpec, first: int, end: int) -> int:
+    """Beats of the bus that hold the bytes [first, end)."""
+    return ceil_div(end, spec.bus_bytes) - first // spec.bus_bytes if end > first else 0
 
 
 _NEVER, _NOTHING = 1e12, 1e-9

@@ -1,4 +1,4 @@
-"""What the rows of a convolution have in common: their timing on the array and the words that they read."""
+"""Timing on the array and words read, common to the rows of a convolution."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.hw.isa import Command, WeightKind, decode_fill, decode_step
+from codesign.hw.numerics import ceil_div
 from codesign.hw.program.program import Program
 from codesign.hw.program.tokens import Buffer, Tokens
 from codesign.hw.spec import FILL_BYTES, STEP_BYTES
@@ -16,7 +17,7 @@ from codesign.hw.timing.row import RowCommand, Rows
 
 @dataclass(frozen=True)
 class ConvShape:
-    """What the rows of one CONV command have in common."""
+    """Timing and reads common to the rows of one CONV command."""
 
     rows: Rows
     words_by_row: tuple[int, ...]  # scratchpad words read per kernel row, all pixel groups
@@ -56,7 +57,7 @@ class ConvShapes:
         self.forget()
 
     def shape(self, cmd: Command, destination: Buffer) -> ConvShape:
-        """Of the rows of a CONV."""
+        """The shape of a CONV's rows, with the weights that are loaded now."""
         key = id(cmd)  # the program's own; forgotten when weights or buffers change
         if key not in self.shapes:
             self.shapes[key] = self._new_shape(cmd, destination)
@@ -64,16 +65,16 @@ class ConvShapes:
 
     def _new_shape(self, cmd: Command, destination: Buffer) -> ConvShape:
         spec = self.program.spec
-        groups = -(-destination.computed_width // spec.pixel_lanes)
+        groups = ceil_div(destination.computed_width, spec.pixel_lanes)
         fills = cmd["fills_count"] * cmd["fills_repeat"]
         x = cmd["x_offset"] + np.arange(groups) * spec.pixel_lanes * cmd["x_stride"]
         reach = 2 * spec.pixel_lanes if cmd["x_stride"] == 2 else spec.segment_pixels
         words = [0] * cmd["kernel_rows"]
         for index in range(cmd["fills_count"]):
             fill = decode_fill(int(self.fills[cmd["fills_base"] + index]))
-            index, delta = (cmd[f"source_{fill.source}"], cmd[f"x_delta_{fill.source}"]) if fill.source else (
-                cmd["source"], 0)  # fmt: skip
-            width = self.tokens.buffer(index).width
+            source = cmd[f"source_{fill.source}"] if fill.source else cmd["source"]
+            delta = cmd[f"x_delta_{fill.source}"] if fill.source else 0
+            width = self.tokens.buffer(source).width
             starts = x + fill.column + delta
             starts = np.minimum(starts, width - 1) if cmd["edge"] else starts
             words[fill.row] += cmd["fills_repeat"] * _pixels(starts, reach, width)

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from codesign.hw.isa import Step
+from codesign.hw.numerics import ceil_div
 from codesign.hw.spec import AccelSpec
 
 LANDING = 2  # cycles from a segment's grant until a step may use it
@@ -112,7 +113,7 @@ class _Operands:
 def follow(spec: AccelSpec, command: RowCommand, groups: int, before: Before, taken: Iterable[Stretch]) -> After:
     """A row of ``groups`` pixel groups, step by step. In the cycles ``taken``, in order, nothing else is read."""
     per_word = spec.pixel_lanes // spec.requantise_pixels
-    sets = -(-command.words // command.words_per_set)
+    sets = ceil_div(command.words, command.words_per_set)
     words = [min(command.words_per_set, command.words - s * command.words_per_set) for s in range(sets)]
     stretches = [*taken, Stretch(_NEVER, _NEVER)]
     coming, (begin, end) = 0, stretches[0]
@@ -169,9 +170,12 @@ def follow(spec: AccelSpec, command: RowCommand, groups: int, before: Before, ta
         if left > 1:
             # When two groups leave everything as it was, so do all that are granted before the next stretch.
             state = (
-                granted - issue, place - issue, chunk - issue, fills - freed,
+                granted - issue,
+                place - issue,
+                chunk - issue,
+                fills - freed,
                 *(time - issue for time in (*freed_at[fills:], *reads, *operands.arriving)),
-            )  # fmt: skip
+            )
             alike, settled = state == settled, state
             if alike and begin == group[3]:
                 times = int(min(left - 1, (begin - 1.0 - max(granted, chunk)) // group_cycles))
@@ -188,9 +192,16 @@ def follow(spec: AccelSpec, command: RowCommand, groups: int, before: Before, ta
                     left -= times
     window = tuple(freed_at[-spec.window_slots :])
     return After(
-        issue + 1.0, group_cycles, fill_stalls, psum_stalls, granted, window, place, chunk - 1.0,
+        issue + 1.0,
+        group_cycles,
+        fill_stalls,
+        psum_stalls,
+        granted,
+        window,
+        place,
+        chunk - 1.0,
         tuple(time for time in reads if time > granted),
-    )  # fmt: skip
+    )
 
 
 def group_cycles(spec: AccelSpec, command: RowCommand) -> int:
@@ -222,10 +233,13 @@ class Rows:
         base = before.array
         granted = max(before.granted, before.freed[0] + 1.0)
         alike = Before(
-            0.0, granted - base, tuple(max(time, granted - 1.0) - base for time in before.freed),
-            max(before.place - base, 0.0), max(before.chunk - base, float(HANDOVER)),
+            0.0,
+            granted - base,
+            tuple(max(time, granted - 1.0) - base for time in before.freed),
+            max(before.place - base, 0.0),
+            max(before.chunk - base, float(HANDOVER)),
             max(before.operand, granted - _OPERANDS) - base if self.command.add else 0.0,
-        )  # fmt: skip
+        )
         if (after := self.known.get(alike)) is None:
             after = self.known[alike] = follow(self.spec, self.command, self.groups, alike, ())
         last = after.drained if self.command.add else after.granted
@@ -233,7 +247,13 @@ class Rows:
         if near and near[0].begin <= base + last:
             return follow(self.spec, self.command, self.groups, before, near)
         return After(
-            base + after.end, after.group, after.fill_stalls, after.requantise_stalls, base + after.granted,
-            tuple(base + time for time in after.freed), base + after.place, base + after.drained,
+            base + after.end,
+            after.group,
+            after.fill_stalls,
+            after.requantise_stalls,
+            base + after.granted,
+            tuple(base + time for time in after.freed),
+            base + after.place,
+            base + after.drained,
             tuple(base + time for time in after.reads),
-        )  # fmt: skip
+        )

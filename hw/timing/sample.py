@@ -8,11 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
-from codesign.hw import numerics
-from codesign.hw.isa import Command
-from codesign.hw.program.tokens import Buffer
 from codesign.hw.spec import AccelSpec
 
 FLOW = 2  # cycles until a pixel group's flow is read and has arrived
@@ -65,18 +60,3 @@ def lost_to_store(row: SampledRow, span: Fetching) -> float:
         return 0.0
     fetches, reading = span.reads / (span.end - span.begin), row.reads / (row.end - row.start)
     return common * fetches * reading / (1.0 - fetches * (1.0 - reading))
-
-
-def warped_words(width: int, words: int) -> int:
-    """Scratchpad words that a WARP's row reads: two pixels of two rows each sample, and a flow.
-
-    At the frame's edges a pixel may stand for two, and is read once.
-    """
-    return (4 * words + 1) * width
-
-
-def resized_words(cmd: Command, source: Buffer, width: int) -> int:
-    """Scratchpad words that a RESIZE's row reads: two pixels of two rows each sample, of the last column one."""
-    own = (cmd["x_first"] << cmd["enlarge_log2"]) + cmd["x_offset"] + np.arange(width)
-    left = numerics.corner_places(own, cmd["step_x"])[0] - cmd["x_first"]
-    return int(2 * cmd["words"] * np.minimum(source.width - left, 2).sum())

@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from codesign.hw.numerics import ceil_div
+
 FETCH = 2  # a batch's first segment read to its first word packed
 
 
@@ -48,7 +50,7 @@ def sub_row_batches(
                     idle = time + 1
                     if last_part:
                         at = first_byte + pixel * pixel_pitch + pixel_bytes
-                        idle += -(-(at % bus_bytes + gap) // bus_bytes)
+                        idle += ceil_div(at % bus_bytes + gap, bus_bytes)
             at = first_byte + (end - 1) * pixel_pitch + pixel_bytes  # the byte after the batch
             if not last_part:
                 at -= (groups - sum(parts[: number + 1])) * pixel_bytes // groups

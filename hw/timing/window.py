@@ -87,7 +87,7 @@ def window_row(spec: AccelSpec, radius: int, width: int, pace: Pace, start: floa
     """
     end = max(start + width * pace.cycles, drain)
     last = bands(spec, radius)[-1].words * spec.pixel_lanes // spec.requantise_pixels
-    return SampledRow(start, end, end + last - 1, -(-width // spec.pixel_lanes))
+    return SampledRow(start, end, end + last - 1, numerics.ceil_div(width, spec.pixel_lanes))
 
 
 def _row(spec: AccelSpec, window: Window, y: int) -> Iterator[_Fetch]:

@@ -96,7 +96,7 @@ BROKEN: dict[str, tuple[tuple[Command, ...], str]] = {
     "compute a loaded row": (replaced(conv(), conv(destination=SOURCE)), "not for CONV"),
     "halo of a loaded row": (
         replaced(BUFFERS[0], buffer(SOURCE, 0, halo=1)),
-        "beside which nothing is computed",
+        "no pixels beside it to compute",
     ),
     "load past the halo": (
         tuple(load(buffer=RESULT, x_first=TINY.banks, x_count=3) if cmd == HALO_LOAD else cmd for cmd in WITH_HALO),

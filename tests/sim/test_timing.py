@@ -328,7 +328,7 @@ def test_what_repeats_is_counted_exactly(
     monkeypatch.setattr(
         timing._Model, "_leave_out", lambda self, *loop: left_out.append(leave_out(self, *loop)) or left_out[-1]
     )
-    assert timing.predict(program, memory) == timing.predict(program, memory, patient=True)
+    assert timing.predict(program, memory) == timing.predict(program, memory, every_iteration=True)
     assert any(left_out)
     counters, layers = timing.profile(program, memory)
     assert counters == timing.predict(program, memory)

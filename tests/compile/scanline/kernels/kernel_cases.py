@@ -11,7 +11,7 @@ from codesign.compile.scanline.kernels.kernel import Kernel, RowPlace
 from codesign.compile.scanline.plan.mapping import Mapping
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw.isa import Opcode, command
-from codesign.hw.model.taps import decode_kernel
+from codesign.hw.model.array_program import decode_kernel
 from codesign.hw.spec import BASE, EDGE, LARGE, TINY, AccelSpec
 
 MACHINES = st.sampled_from([TINY, EDGE, BASE, LARGE])

@@ -15,7 +15,7 @@ from codesign.compile.scanline.plan.mapping import Mapping, Mappings
 from codesign.hw import normalise
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import NORM_BYTES, Opcode, WeightKind, command, decode_norm
-from codesign.hw.model.taps import Products, decode_products
+from codesign.hw.model.array_program import Products, decode_products
 from codesign.hw.spec import AccelSpec
 
 
