@@ -118,7 +118,7 @@ def tensors(graph: LayerGraph, inputs: dict[str, Int8]) -> dict[str, Int8]:
             qmax=epilogue.qmax,
         )
         if epilogue.table is not None:
-            q = numerics.look_up(q, epilogue.table)
+            q = numerics.apply_table(q, epilogue.table)
         match epilogue.second:
             case SecondOperand(tensor=name, rule=numerics.AddRule() as rule):
                 q = numerics.add_requantised(q, values[name], rule)

@@ -66,7 +66,7 @@ class AccelSpec:
     weight_words: int  # depth of the weight memory; a word is ci_lanes x co_lanes bytes, one step of the array
     fill_words: int  # depth of the fill memory
     parameter_channels: int  # channels whose requantisation parameters are resident
-    look_up_tables: int  # resident 256-entry tables
+    tables: int  # resident 256-entry tables
     bus_bytes: int  # AXI data width; 8, 16 or 32
     load_fifo_beats: int  # reads in flight: at least latency x bandwidth to hide the DRAM
     clock_hz: float
@@ -111,7 +111,7 @@ class AccelSpec:
             "load_fifo_beats",
             "store_fifo_beats",
             "queue_depth",
-            "look_up_tables",
+            "tables",
             "weight_words",
             "fill_words",
         ):
@@ -161,7 +161,7 @@ class AccelSpec:
             f"parameter_channels {self.parameter_channels} is not a multiple of ci_lanes {self.ci_lanes}",
         )
         require(4 <= self.buffers <= 64, f"buffers {self.buffers} is outside 4..64")
-        require(self.look_up_tables <= 16, f"look_up_tables {self.look_up_tables} exceeds 16")
+        require(self.tables <= 16, f"tables {self.tables} exceeds 16")
         require(self.load_fifo_beats >= 32, f"load_fifo_beats {self.load_fifo_beats} is less than two bursts (32)")
         require(self.correlator in (0, 1), f"correlator must be 0 or 1, not {self.correlator}")
         require(0 <= self.warp_reach <= 14, f"warp_reach {self.warp_reach} is outside 0..14")
@@ -272,7 +272,7 @@ class AccelSpec:
             "steps": self.weight_words * STEP_BYTES,
             "fills": self.fill_words * FILL_BYTES,
             "parameters": self.parameter_channels * PARAMETER_BYTES,
-            "look-up tables": self.look_up_tables * TABLE_BYTES * self.requantise_lanes,
+            "look-up tables": self.tables * TABLE_BYTES * self.requantise_lanes,
             "commands": self.command_slots * COMMAND_BYTES,
             "load FIFO": self.load_fifo_beats * self.bus_bytes,
             "store FIFO": self.store_fifo_beats * self.bus_bytes,
@@ -313,7 +313,7 @@ TINY = AccelSpec(
     weight_words=512,
     fill_words=512,
     parameter_channels=128,
-    look_up_tables=2,
+    tables=2,
     bus_bytes=8,
     load_fifo_beats=64,
     clock_hz=200e6,
@@ -331,7 +331,7 @@ EDGE = AccelSpec(
     weight_words=1024,
     fill_words=1024,
     parameter_channels=256,
-    look_up_tables=2,
+    tables=2,
     bus_bytes=16,
     load_fifo_beats=128,
     clock_hz=500e6,
@@ -349,7 +349,7 @@ BASE = AccelSpec(
     weight_words=2048,
     fill_words=2048,
     parameter_channels=512,
-    look_up_tables=2,
+    tables=2,
     bus_bytes=16,
     load_fifo_beats=128,
     clock_hz=1e9,
@@ -371,7 +371,7 @@ LARGE = AccelSpec(
     weight_words=2048,
     fill_words=2048,
     parameter_channels=1024,
-    look_up_tables=2,
+    tables=2,
     bus_bytes=32,
     load_fifo_beats=128,
     clock_hz=1e9,

@@ -42,7 +42,7 @@ normalisation
     ``psum = q 2^UNIT_BITS + bias`` of the codes as they are, requantised by ``normalise.frame_factors`` of their
     ``sums`` and the ``normalisation(pixels, epsilon, s_in, s_out)``; ReLU is ``clip_bounds(0, inf)``.
 look-up
-    ``look_up(q, lut_table(name, s_in, z_in, s_out, z_out))``.
+    ``apply_table(q, function_table(name, s_in, z_in, s_out, z_out))``.
 movement, concat
     codes are moved; where scale or zero point change on the way, that operand is first requantised as above.
 """
@@ -179,7 +179,7 @@ def _computed(node: Node, operands: list[Any]) -> Any:
             return _clipped(first, float(attributes["min"]), float(attributes["max"]))
         case "concat":
             return _concatenated(node, operands)
-        case op if op.removeprefix("nn.") in numerics.LOOK_UPS:
+        case op if op.removeprefix("nn.") in numerics.TABLE_FUNCTIONS:
             return LookUp(_tensor(first), op.removeprefix("nn."))
         case _:
             return _moved(node, _tensor(first))
@@ -253,8 +253,8 @@ def _quantised(value: Any, scale: float, zero_point: int) -> Tensor:
         return Tensor(np.concatenate(parts, axis=1), scale, zero_point)
     if isinstance(value, LookUp):
         source = value.source
-        table = numerics.lut_table(value.function, source.scale, source.zero_point, scale, zero_point)
-        return Tensor(numerics.look_up(source.codes, table), scale, zero_point)
+        table = numerics.function_table(value.function, source.scale, source.zero_point, scale, zero_point)
+        return Tensor(numerics.apply_table(source.codes, table), scale, zero_point)
     qmin, qmax = numerics.clip_bounds(value.low, value.high, scale, zero_point)
     if isinstance(value, Sum):
         first, second = value.first, value.second

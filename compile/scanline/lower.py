@@ -496,7 +496,9 @@ class _Builder:
 
     def _close_table(self, pending: PendingTable, target: Tensor) -> None:
         source = self.tensors[pending.source]
-        table = numerics.lut_table(pending.function, source.scale, source.zero_point, target.scale, target.zero_point)
+        table = numerics.function_table(
+            pending.function, source.scale, source.zero_point, target.scale, target.zero_point
+        )
         unjoined = self._unjoined()
         if source.name in unjoined and unjoined[source.name].epilogue.table is None:
             layer = unjoined[source.name]

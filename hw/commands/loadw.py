@@ -79,8 +79,8 @@ def _check_elements(spec: AccelSpec, cmd: Command) -> None:
     }[kind]
     if kind is WeightKind.NORM and (Unit.NORMALISER not in spec.units or cmd["elements"] % 2):
         raise ProgramError("the machine has no statistics, or half a record is read")
-    if kind is WeightKind.TABLE and cmd["table"] >= spec.look_up_tables:
-        raise ProgramError(f"table {cmd['table']} of {spec.look_up_tables}")
+    if kind is WeightKind.TABLE and cmd["table"] >= spec.tables:
+        raise ProgramError(f"table {cmd['table']} of {spec.tables}")
     if cmd["gap"] and (kind is not WeightKind.WEIGHTS or cmd["elements"] % per_word):
         raise ProgramError("only whole words of weights lie apart")
     left_out = cmd["gap"] * (cmd["elements"] // per_word - 1) if cmd["gap"] else 0

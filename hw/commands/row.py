@@ -88,8 +88,8 @@ def _check_results(state: Verification, cmd: Command) -> None:
         raise ProgramError(f"{cmd['words']} output groups do not fit the buffer's {destination.groups}")
     if cmd["parameters_base"] + cmd["words"] > spec.parameter_words:
         raise ProgramError("parameters lie outside their memory")
-    if cmd["table_enable"] and cmd["table"] >= spec.look_up_tables:
-        raise ProgramError(f"table {cmd['table']} of {spec.look_up_tables}")
+    if cmd["table_enable"] and cmd["table"] >= spec.tables:
+        raise ProgramError(f"table {cmd['table']} of {spec.tables}")
     if cmd["add_enable"] and not tokens.buffer(cmd["add_buffer"]).operand:
         raise ProgramError(f"adds rows of buffer {cmd['add_buffer']}, which is not configured as an operand")
     if cmd["add_enable"] and cmd["add_channel"] >= spec.ci_lanes:

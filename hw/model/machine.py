@@ -45,7 +45,7 @@ class Machine:
         self.steps = np.zeros(spec.weight_words, np.uint64)
         self.fills = np.zeros(spec.fill_words, np.uint32)
         self.parameters = bytearray(spec.parameter_channels * PARAMETER_BYTES)
-        self.tables = np.zeros((spec.look_up_tables, TABLE_BYTES), np.int8)
+        self.tables = np.zeros((spec.tables, TABLE_BYTES), np.int8)
         self.totals, self.squares = np.zeros((2, spec.statistic_channels), np.int64)
         self.kernels: dict[tuple[object, ...], Kernel | Products] = {}
 
@@ -74,7 +74,7 @@ class Machine:
         if planes.any():
             high, low = np.split(numerics.byte_planes(numerics.requantise_wide(psums, **factors)), 2, axis=1)
             result = np.where(planes == Plane.HIGH, high, np.where(planes == Plane.LOW, low, result))
-        return numerics.look_up(result, self.tables[cmd["table"]]) if cmd["table_enable"] else result
+        return numerics.apply_table(result, self.tables[cmd["table"]]) if cmd["table_enable"] else result
 
     def write(self, cmd: Command, y: int, result: Int8) -> None:
         """Put row ``y`` into its buffer, behind the halo. ``result: int8[n, C]``."""

@@ -141,16 +141,16 @@ def test_biases_round_half_to_even_and_must_fit() -> None:
         numerics.bias_integers(np.array([1.0]), 1e-6, np.array([1e-6]))
 
 
-@pytest.mark.parametrize("name", numerics.LOOK_UPS)
+@pytest.mark.parametrize("name", numerics.TABLE_FUNCTIONS)
 def test_tables(name: str) -> None:
-    table = numerics.lut_table(name, 0.05, 3, 0.02, -7)
+    table = numerics.function_table(name, 0.05, 3, 0.02, -7)
     assert table.shape == (256,)
     for q in (-128, -1, 3, 4, 127):
-        y = numerics.LOOK_UPS[name]((q - 3) * 0.05)
+        y = numerics.TABLE_FUNCTIONS[name]((q - 3) * 0.05)
         wanted = np.clip(np.rint(y / 0.02) - 7, -128, 127)
-        assert numerics.look_up(np.array([q], np.int8), table)[0] == wanted
+        assert numerics.apply_table(np.array([q], np.int8), table)[0] == wanted
 
 
 @pytest.mark.parametrize("x", [-1e4, -3.0, 0.0, 2.5, 1e4])
 def test_sigmoid_never_overflows(x: float) -> None:
-    assert numerics.LOOK_UPS["sigmoid"](x) == pytest.approx(0.5 * (1 + math.tanh(x / 2)))
+    assert numerics.TABLE_FUNCTIONS["sigmoid"](x) == pytest.approx(0.5 * (1 + math.tanh(x / 2)))

@@ -130,7 +130,7 @@ def test_rams_stay_memories(elaborated: dict[str, Any]) -> None:
         "steps": ("u_conv.u_steps", 1, TINY.weight_words, 64),
         "fills": ("u_conv.u_fills", 1, TINY.fill_words, 32),
         "parameters": ("u_conv.u_parameters", 1, TINY.parameter_words, 128 * TINY.ci_lanes),
-        "look-up tables": ("u_conv.gen_table", TINY.requantise_lanes, 256 * TINY.look_up_tables, 8),
+        "look-up tables": ("u_conv.gen_table", TINY.requantise_lanes, 256 * TINY.tables, 8),
         "commands": ("u_sequencer.u_commands", 1, TINY.command_slots, 512),
     }
     for name, (prefix, count, words, bits) in rams.items():

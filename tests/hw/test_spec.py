@@ -52,7 +52,7 @@ def test_any_segment_is_one_read(spec: AccelSpec) -> None:
         {"parameter_channels": 9},
         {"buffers": 2},
         {"load_fifo_beats": 16},
-        {"look_up_tables": 32},
+        {"tables": 32},
         {"clock_hz": 0.0},
         {"window_beats": 48},
         {"window_beats": 1},

@@ -148,7 +148,7 @@ def expected(stack: Stack, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray
             qmax=rule.high,
         )
         if rule.table is not None:
-            q = numerics.look_up(q, rule.table)
+            q = numerics.apply_table(q, rule.table)
         if layer.add_rule is not None and other is not None:
             add = layer.add_rule
             q = numerics.add_requantised(q, other, add)

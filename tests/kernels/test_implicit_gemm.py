@@ -117,7 +117,7 @@ def expected(wide: WideConv, parts: list[NDArray[Any]], other: NDArray[Any] | No
         qmax=rule.high,
     )
     if rule.table is not None:
-        q = numerics.look_up(q, rule.table)
+        q = numerics.apply_table(q, rule.table)
     if conv.add_rule is not None and second is not None:
         add = conv.add_rule
         q = numerics.add_requantised(q, second, add)

@@ -504,7 +504,7 @@ def _finished(graph: LayerGraph, epilogue: Epilogue, sums: Int64, values: Mappin
         qmin=epilogue.qmin,
         qmax=epilogue.qmax,
     )
-    q = q if epilogue.table is None else numerics.look_up(q, epilogue.table)
+    q = q if epilogue.table is None else numerics.apply_table(q, epilogue.table)
     if (second := epilogue.second) is None:
         return q
     rule = second.rule

@@ -258,8 +258,8 @@ class Planner:
         tables = {layer.epilogue.table.tobytes() for layer in layers.values() if layer.epilogue.table is not None}
         if not fits_memories(spec, list(mappings.values())):
             return "the weights of more layers do not fit on chip together"
-        if len(tables) > spec.look_up_tables:
-            return f"more than {spec.look_up_tables} tables of activations"
+        if len(tables) > spec.tables:
+            return f"more than {spec.tables} tables of activations"
         kept = kept_tensors(list(layers.values())) if halos == "keep" else []
         tails = [name for name in kept if name not in stored]
         rows = self._schedule(Passage.of(graph, list(layers), loads, stored, tails), order)
