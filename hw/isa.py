@@ -99,7 +99,7 @@ BUFFER_FIELDS = (
 )
 
 MORE_SOURCES = 4
-"""A convolution reads at most so many buffers besides its first: concatenations are never copied."""
+"""Buffers that a convolution reads besides its first, at most: concatenations are never copied."""
 
 LOOP_FIELDS = (Field("count", 24),)
 
@@ -127,52 +127,152 @@ LOAD_FIELDS = (
     Field("x_count", 16),
 )
 
-CONV_FIELDS = (
+SOURCE_FIELDS = (
     Field("source", 6),
-    Field("destination", 6),
-    Field("delay", 16),
-    Field("weights_needed", 16),  # LOADWs since the last SYNC that must have finished
-    Field("steps_base", 16),
-    Field("steps_count", 16),  # per pixel group, over all channel groups
-    Field("fills_base", 16),
-    Field("fills_count", 12),
-    Field("fills_repeat", 12),  # passes through the fill list per pixel group
-    Field("kernel_rows", 6),
-    Field("stride_rows", 3),
+    *(Field(f"source_{k}", 6) for k in range(1, MORE_SOURCES + 1)),
+    Field("more_sources", 3),  # further sources, of the same height and zero point, for the fills that name them
+    *(Field(f"x_delta_{k}", 8, True) for k in range(1, MORE_SOURCES + 1)),  # added to x_offset
+    Field("free_source", 1),
+    *(Field(f"free_{k}", 1) for k in range(1, MORE_SOURCES + 1)),
+    Field("kernel_rows", 6),  # rows of a source that must be there
     Field("pad_rows", 7, True),  # rows of padding above
-    Field("x_offset", 16, True),  # source column of tap 0 for output column 0
-    Field("x_stride", 2),  # 1 or 2
-    Field("edge", 1),  # beyond the frame reads as the nearest pixel, not as the zero point
-    Field("lane_groups_log2", 2),
-    Field("words", 12),  # output channel groups written per pixel
-    Field("group", 12),  # first output channel group in the destination
-    Field("parameters_base", 16),
+    Field("x_offset", 16, True),  # source column of the first pixel, or of tap 0 for it
+)
+
+EPILOGUE_FIELDS = (
     Field("qmin", 8, True),
     Field("qmax", 8, True),
     Field("zero_point", 8, True),  # of the requantised value
     Field("table_enable", 1),
     Field("table", 4),
-    Field("free_source", 1),
+)
+
+OPERAND_FIELDS = (
     Field("add_enable", 1),  # a second operand: another buffer's row, added to the value or multiplied with it
-    Field("add_product", 1),  # multiplied; add_multiplier has no say then
-    Field("add_value_zero_point", 8, True),  # of the value, look-up included
     Field("add_buffer", 6),
     Field("add_broadcast", 1),  # every channel adds channel add_channel of group 0
     Field("add_channel", 4),
     Field("add_x_offset", 16, True),
     Field("add_free", 1),
+)
+
+MERGE_FIELDS = (
+    Field("add_product", 1),  # the two are multiplied; add_multiplier is ignored
+    Field("add_value_zero_point", 8, True),  # of the value behind its table
     Field("add_multiplier", 32, True),
     Field("add_other_multiplier", 32, True),
     Field("add_shift", 6),
     Field("add_zero_point", 8, True),  # of the result
     Field("add_qmin", 8, True),
     Field("add_qmax", 8, True),
-    Field("shuffle", 3),  # reserved: pixel shuffle into the destination buffer
-    Field("more_sources", 3),  # further sources, of the same height and zero point, for the fills that name them
-    *(Field(f"source_{k}", 6) for k in range(1, MORE_SOURCES + 1)),
-    *(Field(f"x_delta_{k}", 8, True) for k in range(1, MORE_SOURCES + 1)),  # added to x_offset
-    *(Field(f"free_{k}", 1) for k in range(1, MORE_SOURCES + 1)),
 )
+
+ROW_PARTS: dict[str, tuple[Field, ...]] = {
+    "sources": SOURCE_FIELDS,
+    "epilogue": EPILOGUE_FIELDS,
+    "operand": OPERAND_FIELDS,
+    "merge": MERGE_FIELDS,
+}
+"""Parts of a computed row's command: structs of their own in the RTL."""
+
+ROW_HEAD = (
+    Field("destination", 6),
+    Field("delay", 16),
+    Field("weights_needed", 16),  # LOADWs since the last SYNC that must have finished
+    Field("words", 12),  # output channel groups written per pixel
+    Field("group", 12),  # first output channel group in the destination
+    Field("parameters_base", 16),
+)
+
+ROW_FIELDS = (*ROW_HEAD, *(field for part in ROW_PARTS.values() for field in part))
+"""What every computed row says: where it goes and when, its sources, its epilogue and its second operand."""
+
+CONV_PAYLOAD = (
+    Field("steps_base", 16),
+    Field("steps_count", 16),  # per pixel group, over all channel groups
+    Field("fills_base", 16),
+    Field("fills_count", 12),
+    Field("fills_repeat", 12),  # passes through the fill list per pixel group
+    Field("stride_rows", 3),
+    Field("x_stride", 2),  # 1 or 2
+    Field("edge", 1),  # beyond the frame reads as the nearest pixel, not as the zero point
+    Field("lane_groups_log2", 2),
+)
+"""A row that the array computes, of a CONV or a CORR.
+
+The weights of a CORR are pixels: those of the oldest slot, pixel by pixel and channel by channel. Its weight memory
+says which products are taken: bit 0 of a weight lets its lanes multiply, another leaves them out. A step of a CORR may
+not carry.
+"""
+
+WARP_PAYLOAD = (
+    Field("x_first", 16),  # the frame's column that the source's first pixel is
+    Field("frame_width", 16),
+    Field("pixel_pitch", 16),  # bytes from pixel to pixel of the frame in memory
+    Field("channels", 12),
+    Field("fraction_bits", 4),  # of the flow
+    Field("edge", 1),  # beyond the frame reads as the nearest pixel, not as the zero point
+    Field("address", 32),  # of the frame's first pixel
+    Field("row_stride", 32),
+)
+"""A sampled row: pixel ``x`` is the source at ``x`` plus the second operand's flow, in bilinear weights.
+
+The flow's words hold, of 16-bit numbers, the high bytes right and down and then the low bytes
+(``numerics.byte_planes``); ``fraction_bits`` (at most 8) of them are fractions of a pixel. The source's rows are those
+on chip; other rows, and columns that the buffer has not, are read from memory, where the source lies whole. The psum is
+the sample in units of 2^-16, requantised as any other.
+"""
+
+RESIZE_PAYLOAD = (
+    Field("x_first", 16),  # the frame's column that the source's first pixel is
+    Field("frame_width", 16),
+    Field("enlarge_log2", 3),
+    Field("flow", 1),  # the source is of 16 bits, as a WARP's flow is
+    Field("step_x", 32),  # numerics.corner_step
+    Field("step_y", 32),
+)
+"""A sampled row: pixel ``(x, y)`` is the source at ``(x step_x, y step_y)``, in bilinear weights.
+
+It has ``1 << enlarge_log2`` times the source's rows and columns, so the first row that its row ``y`` may need is ``(y
+>> enlarge_log2) - pad_rows``; all are on chip. Column 0 of the destination is the frame's ``(x_first << enlarge_log2) +
+x_offset``. Beyond the frame reads as the nearest pixel. The psum is the sample in units of 2^-16; with ``flow`` the
+four channels of the source are the byte planes of two numbers, whose samples are the psums of channels 0 and 1, and of
+2 and 3 again.
+"""
+
+RESIZE_ROWS = 3
+"""Rows that a resized row may need: its own among the source's and both neighbours."""
+
+WINDOW_PAYLOAD = (
+    Field("x_first", 16),  # the frame's column that the first computed pixel is
+    Field("map_width", 16),  # pixels of a map
+    Field("map_height", 16),
+    Field("map_zero_point", 8, True),
+    Field("radius", 4),
+    Field("level", 4),
+    Field("fraction_bits", 4),  # of the flow
+    Field("address", 32),  # of the map of column x_first in the frame's row 0
+    Field("row_stride", 32),
+)
+"""A row of windows: pixel ``x`` is a window of a map of its own around its place plus its flow.
+
+The source is the flow, as WARP's second operand is one; it has one row for each of the destination's. The maps lie in
+memory, a byte for every pixel of theirs, row by row, one map behind the other in the order of the frame's columns. A
+map is ``2**level`` times smaller than the frame: the middle of the window is ``numerics.window_places``. A psum is a
+bilinear sample in units of 2^-16, of ``map_zero_point`` beyond the map; ``windows.window_channels`` says which
+channel is which of the ``2 radius + 1`` rows and columns.
+"""
+
+MAX_LEVEL, MAX_MAP_BYTES = 7, 65535
+
+PAYLOADS: dict[Opcode, tuple[Field, ...]] = {
+    Opcode.CONV: CONV_PAYLOAD,
+    Opcode.CORR: CONV_PAYLOAD,
+    Opcode.WARP: WARP_PAYLOAD,
+    Opcode.RESIZE: RESIZE_PAYLOAD,
+    Opcode.WINDOW: WINDOW_PAYLOAD,
+}
+"""What a command that computes rows says behind ``ROW_FIELDS``."""
 
 STORE_FIELDS = (
     Field("buffer", 6),
@@ -192,81 +292,9 @@ STORE_FIELDS = (
     Field("statistics_base", 8),  # word of the first channel group
 )
 
-_WARP_NAMES = {
-    "steps_base": "x_first",  # the frame's column that the source's first pixel is
-    "steps_count": "frame_width",
-    "fills_base": "pixel_pitch",  # bytes from pixel to pixel of the frame in memory
-    "fills_count": "channels",
-    "fills_repeat": "fraction_bits",  # of the flow
-    "add_multiplier": "address",  # of the frame's first pixel
-    "add_other_multiplier": "row_stride",
-}
-
-WARP_FIELDS = tuple(field._replace(name=_WARP_NAMES.get(field.name, field.name)) for field in CONV_FIELDS)
-"""A CONV whose row is sampled: pixel ``x`` is the source at ``x`` plus the second operand's flow, in bilinear weights.
-
-The flow's words hold, of 16-bit numbers, the high bytes right and down and then the low bytes
-(``numerics.byte_planes``); ``fraction_bits`` (at most 8) of them are fractions of a pixel. The kernel's rows are those
-on chip; other rows, and columns that the buffer has not, are read from memory, where the source lies whole. Beyond the
-frame reads as the nearest pixel (``edge``) or the zero point. The psum is the sample in units of 2^-16, requantised as
-any other.
-"""
-
-CORR_FIELDS = CONV_FIELDS
-"""A CONV whose weights are pixels: those of the oldest slot, pixel by pixel and channel by channel.
-
-The weight memory says which products are taken: bit 0 of a weight lets its lanes multiply, another leaves them out. A
-step of a CORR may not carry.
-"""
-
-_RESIZE_NAMES = {
-    "steps_base": "x_first",  # the frame's column that the source's first pixel is
-    "steps_count": "frame_width",
-    "stride_rows": "enlarge_log2",
-    "fills_repeat": "flow",  # the source is of 16 bits, as a WARP's flow is
-    "add_multiplier": "step_x",  # numerics.corner_step
-    "add_other_multiplier": "step_y",
-}
-
-RESIZE_FIELDS = tuple(field._replace(name=_RESIZE_NAMES.get(field.name, field.name)) for field in CONV_FIELDS)
-"""A CONV whose row is sampled: pixel ``(x, y)`` is the source at ``(x step_x, y step_y)``, in bilinear weights.
-
-It has ``1 << enlarge_log2`` times the source's rows and columns, so the first row that its row ``y`` may need is
-``(y >> enlarge_log2) - pad_rows``; all are on chip. Column 0 of the destination is the frame's
-``(x_first << enlarge_log2) + x_offset``. The psum is the sample in units of 2^-16; with ``flow`` the four channels of
-the source are the byte planes of two numbers, whose samples are the psums of channels 0 and 1, and of 2 and 3 again.
-"""
-
-RESIZE_ROWS = 3
-"""Rows that a resized row may need: its own among the source's and both neighbours."""
-
-_WINDOW_NAMES = {
-    "steps_base": "map_width",  # pixels of a map
-    "steps_count": "map_height",
-    "fills_base": "x_first",  # the frame's column that the first computed pixel is
-    "fills_count": "radius",
-    "fills_repeat": "fraction_bits",  # of the flow
-    "add_value_zero_point": "map_zero_point",
-    "add_multiplier": "address",  # of the map of column x_first in the frame's row 0
-    "add_other_multiplier": "row_stride",
-    "add_shift": "level",
-}
-
-WINDOW_FIELDS = tuple(field._replace(name=_WINDOW_NAMES.get(field.name, field.name)) for field in CONV_FIELDS)
-"""A CONV whose row is windows: pixel ``x`` is a window of a map of its own around its place plus its flow.
-
-The source is the flow, as WARP's second operand is one; it has one row for each of the destination's. The maps lie in
-memory, a byte for every pixel of theirs, row by row, one map behind the other in the order of the frame's columns. A
-map is ``2**level`` times smaller than the frame: the middle of the window is ``numerics.window_places``. A psum is a
-bilinear sample in units of 2^-16, of ``map_zero_point`` beyond the map; ``windows.window_channels`` says which
-channel is which of the ``2 radius + 1`` rows and columns.
-"""
-
-MAX_LEVEL, MAX_MAP_BYTES = 7, 65535
-
 SAMPLED = frozenset({Opcode.WINDOW, Opcode.RESIZE, Opcode.WARP})
 
-COMPUTE = frozenset({Opcode.CONV, Opcode.CORR, *SAMPLED})
+COMPUTE = frozenset(PAYLOADS)
 
 ROWS = frozenset({Opcode.LOAD, *COMPUTE, Opcode.STORE})
 """Commands that work on a row: they may start late in a loop."""
@@ -277,11 +305,7 @@ FIELDS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.END: (),
     Opcode.LOADW: LOADW_FIELDS,
     Opcode.LOAD: LOAD_FIELDS,
-    Opcode.CONV: CONV_FIELDS,
-    Opcode.CORR: CORR_FIELDS,
-    Opcode.RESIZE: RESIZE_FIELDS,
-    Opcode.WARP: WARP_FIELDS,
-    Opcode.WINDOW: WINDOW_FIELDS,
+    **{opcode: (*ROW_FIELDS, *payload) for opcode, payload in PAYLOADS.items()},
     Opcode.STORE: STORE_FIELDS,
     Opcode.SYNC: (),
     Opcode.HALT: (),

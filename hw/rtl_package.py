@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from codesign.hw import isa
 from codesign.hw.normalise import SQUARES_BITS, TOTAL_BITS
 from codesign.hw.spec import COMMAND_BYTES, TABLE_BYTES, AccelSpec, Unit
@@ -20,15 +22,54 @@ def _bits(values: int) -> int:
     return max(1, (values - 1).bit_length())
 
 
-def _struct(name: str, fields: tuple[isa.Field, ...]) -> list[str]:
-    """A packed struct, most significant member first."""
-    lines = ["  typedef struct packed {"]
-    for field in reversed(fields):
+def _struct(name: str, fields: tuple[isa.Field, ...], *, strip: str = "", bits: int = 0) -> list[str]:
+    """A packed struct, most significant member first, padded to ``bits``.
+
+    ``strip`` is left out of the members' names; fields ``x``, ``x_1``, ``x_2`` are one array ``x``.
+    """
+    members: list[str] = []
+    for base, run in _runs(fields):
+        field, first = run[0], 0 if run[0].name == base else 1
         sign = "signed " if field.signed else ""
-        span = f"[{field.bits - 1}:0] " if field.bits > 1 else ""
-        lines.append(f"    logic {sign}{span}{_member(field.name)};")
-    lines.append(f"  }} {name};")
-    return lines
+        array = f"[{first + len(run) - 1}:{first}]" if len(run) > 1 else ""
+        span = f"[{field.bits - 1}:0]" if field.bits > 1 else ""
+        gap = " " if array or span else ""
+        members.append(f"    logic {sign}{array}{span}{gap}{_member(base.removeprefix(strip))};")
+    padding = bits - sum(field.bits for field in fields)
+    if padding > 0:
+        members.append(f"    logic [{padding - 1}:0] padding;")
+    return ["", "  typedef struct packed {", *reversed(members), f"  }} {name};"]
+
+
+def _runs(fields: tuple[isa.Field, ...]) -> list[tuple[str, list[isa.Field]]]:
+    """Fields that follow each other and differ by a number at the end of their names alone."""
+    runs: list[tuple[str, list[isa.Field]]] = []
+    for field in fields:
+        base = re.sub(r"_[0-9]+$", "", field.name)
+        if runs and runs[-1][0] == base:
+            runs[-1][1].append(field)
+        else:
+            runs.append((base, [field]))
+    return runs
+
+
+def _row_structs() -> list[str]:
+    """The command of a computed row: what all have in common, and by what it computes a payload of its own."""
+    lines: list[str] = []
+    for part, fields in isa.ROW_PARTS.items():
+        lines += _struct(f"{part}_t", fields, strip="add_")
+    head = _struct("row_cmd_t", isa.ROW_HEAD)
+    lines += [*head[:2], *(f"    {part}_t {part};" for part in reversed(isa.ROW_PARTS)), *head[2:]]
+    kinds = [op for op in isa.PAYLOADS if op is not isa.Opcode.CORR]  # a CORR's payload is a CONV's
+    widest = max(sum(field.bits for field in isa.PAYLOADS[op]) for op in kinds)
+    for op in kinds:
+        lines += _struct(f"{op.name.lower()}_payload_t", isa.PAYLOADS[op], bits=widest)
+    lines += ["", "  typedef union packed {"]
+    lines += [f"    {op.name.lower()}_payload_t {op.name.lower()};" for op in kinds]
+    lines += ["  } payload_t;", "", "  typedef enum logic [2:0] {"]
+    lines.append(",\n".join(f"    Compute{_camel(op.name)}" for op in isa.PAYLOADS))
+    lines += ["  } compute_e;", "", "  typedef struct packed {", "    compute_e compute;", "    payload_t payload;"]
+    return [*lines, "    row_cmd_t row;", "  } compute_cmd_t;"]
 
 
 _SV_WORDS = {"table": "lut", "bytes": "byte_count", "buffer": "buf_id", "edge": "edge_pixels"}
@@ -107,12 +148,11 @@ def render_package(spec: AccelSpec) -> str:
     lines += [f"  localparam int unsigned Count{_camel(name)} = {i};" for i, name in enumerate(isa.COUNTER_NAMES)]
     lines += [f"  localparam logic [1:0] Plane{_camel(plane.name)} = 2'd{plane.value};" for plane in isa.Plane]
     for op, fields in isa.FIELDS.items():
-        if fields and op is not isa.Opcode.CORR:  # a CORR's fields are a CONV's
-            lines.append("")
+        if fields and op not in isa.PAYLOADS:
             lines += _struct(f"{op.name.lower()}_cmd_t", fields)
-    lines.append("")
+    lines += _row_structs()
     lines += _struct("fill_word_t", isa.FILL_FIELDS)
-    lines += ["", *_struct("norm_record_t", isa.NORM_FIELDS)]
+    lines += _struct("norm_record_t", isa.NORM_FIELDS)
     lines += ["", "  typedef struct packed {", f"    logic [{SQUARES_BITS - 1}:0] squares;",
               f"    logic signed [{TOTAL_BITS - 1}:0] total;", "  } statistic_t;"]  # fmt: skip
     lines += ["", "  typedef struct packed {", "    logic part;", "    logic [2:0] shift;", "    logic [2:0] slot;",

@@ -198,7 +198,6 @@ class StripCommands:
             "delay": plan.delay,
             "kernel_rows": footprint.rows,
             "pad_rows": footprint.pad_top,
-            "edge": footprint.edge,
             "words": plan.mapping.output_words,
             "qmin": layer.epilogue.qmin,
             "qmax": layer.epilogue.qmax,

@@ -41,8 +41,8 @@ class Conv(Row):
             raise ProgramError("steps lie outside the weight memory")
         if cmd["fills_base"] + cmd["fills_count"] > spec.fill_words or 0 in (cmd["fills_count"], cmd["fills_repeat"]):
             raise ProgramError("fills lie outside the fill memory")
-        if cmd["x_stride"] not in (1, 2) or (1 << cmd["lane_groups_log2"]) > spec.lane_groups or cmd["shuffle"]:
-            raise ProgramError("stride, lane groups or shuffle are not the machine's")
+        if cmd["x_stride"] not in (1, 2) or (1 << cmd["lane_groups_log2"]) > spec.lane_groups:
+            raise ProgramError("stride or lane groups are not the machine's")
         if cmd["edge"]:
             source, destination = tokens.buffer(cmd["source"]), tokens.buffer(cmd["destination"])
             last_top = (destination.height - 1) * cmd["stride_rows"] - cmd["pad_rows"]

@@ -34,8 +34,8 @@ class Resize(Sampled):
         source, destination = state.tokens.buffer(cmd["source"]), state.tokens.buffer(cmd["destination"])
         if Unit.SAMPLER not in state.program.spec.units:
             raise ProgramError("the machine has no sampler")
-        if cmd["add_enable"] or cmd["more_sources"] or cmd["x_stride"] != 1 or cmd["flow"] > 1:
-            raise ProgramError("a resized row has one source, no second operand and no stride")
+        if cmd["add_enable"] or cmd["more_sources"]:
+            raise ProgramError("a resized row has one source and no second operand")
         if cmd["words"] > source.groups or cmd["x_first"] + source.width > cmd["frame_width"]:
             raise ProgramError("the source has not the channels or columns that are sampled")
         factor = 1 << cmd["enlarge_log2"]

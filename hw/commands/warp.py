@@ -28,8 +28,8 @@ class Warp(Sampled):
         program, source = state.program, state.tokens.buffer(cmd["source"])
         if Unit.SAMPLER not in program.spec.units:
             raise ProgramError("the machine has no sampler")
-        if not cmd["add_enable"] or cmd["more_sources"] or (cmd["stride_rows"], cmd["x_stride"]) != (1, 1):
-            raise ProgramError("a sampled row has one source, a flow, and no stride")
+        if not cmd["add_enable"] or cmd["more_sources"]:
+            raise ProgramError("a sampled row has one source and a flow")
         if cmd["fraction_bits"] > numerics.FLOW_FRACTION_BITS:
             raise ProgramError(f"{cmd['fraction_bits']} fraction bits, the sampler has {numerics.FLOW_FRACTION_BITS}")
         if cmd["words"] > source.groups or cmd["x_first"] + source.width > cmd["frame_width"]:

@@ -32,8 +32,8 @@ class Window(Sampled):
         width, map_bytes = destination.computed_width, cmd["map_width"] * cmd["map_height"]
         if Unit.WINDOWS not in program.spec.units:
             raise ProgramError("the machine makes no windows")
-        if cmd["add_enable"] or cmd["more_sources"] or (cmd["stride_rows"], cmd["x_stride"]) != (1, 1):
-            raise ProgramError("a row of windows has one source, the flow, no second operand and no stride")
+        if cmd["add_enable"] or cmd["more_sources"]:
+            raise ProgramError("a row of windows has one source, the flow, and no second operand")
         if (cmd["kernel_rows"], cmd["pad_rows"]) != (1, 0) or source.height < destination.height:
             raise ProgramError("a row of windows needs the flow's row, and no other")
         if not 1 <= cmd["radius"] <= MAX_RADIUS or cmd["words"] != window_words(program.spec, cmd["radius"]):
@@ -45,7 +45,7 @@ class Window(Sampled):
         if not 1 <= map_bytes <= MAX_MAP_BYTES:
             raise ProgramError(f"maps of {map_bytes} bytes, of 1 to {MAX_MAP_BYTES}")
         last = cmd["address"] + (destination.height - 1) * cmd["row_stride"] + width * map_bytes
-        if cmd["address"] < 0 or cmd["row_stride"] < 0 or last > program.memory_bytes:
+        if last > program.memory_bytes:
             raise ProgramError("maps lie outside the program's memory")
 
     def psums(self, machine: Machine, cmd: Command, at: ConvRow) -> NDArray[np.int64]:

@@ -23,7 +23,7 @@ from codesign.hw.isa import (
 from codesign.hw.program.verify import verify, verify_map
 from codesign.hw.spec import COMMAND_BYTES, AccelSpec
 
-_MAGIC = b"SCANLINE\x01"
+_MAGIC = b"SCANLINE\x02"
 
 MAX_MEMORY = 2**32
 """Bytes that a program can address."""

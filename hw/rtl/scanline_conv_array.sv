@@ -251,7 +251,7 @@ module scanline_conv_array
     if (segment_valid_i) window_q[fill_slot_q] <= arriving;
     // The row's grouping travels with its steps: a later row may group differently while these still drain.
     if (read) groups_log2_q <= row_q.lane_groups_log2;
-    if (read) correlate_q <= row_q.correlate;
+    if (read) correlate_q <= row_q.compute == ComputeCorr;
     operand_groups_log2_q  <= groups_log2_q;
     operand_correlate_q <= correlate_q;
     finished_groups_log2_q <= operand_groups_log2_q;

@@ -7,10 +7,7 @@ module scanline_conv_engine
     input  logic rst_ni,
     input  logic cmd_valid_i,
     output logic cmd_ready_o,
-    input  conv_cmd_t cmd_i,
-    input  logic cmd_is_warp_i,
-    input  logic cmd_is_corr_i,
-    input  logic cmd_is_window_i,
+    input  compute_cmd_t cmd_i,
     input  logic stop_i,
     input  logic [31:0] memory_bytes_i,
     input  logic [15:0] weights_loaded_i,
@@ -178,16 +175,17 @@ module scanline_conv_engine
   row_t row, array_row, drain_row;
   logic [1:0] array_rows;
   logic [2:0] drain_rows;
-  logic row_is_warp;
-  // A WARP's row bypasses the array, which must be out of its way.
-  assign row_ready = drain_row_ready && (row_is_warp ? !array_busy_o : array_row_ready);
+  // A sampled row passes the array by, which must be out of its way.
+  logic row_sampled;
+  assign row_sampled = is_sampled(row.compute);
+  assign row_ready = drain_row_ready && (row_sampled ? !array_busy_o : array_row_ready);
   scanline_stream_fifo #(
       .Width($bits(row_t)),
       .Depth(2)
   ) u_array_rows (
       .clk_i,
       .rst_ni,
-      .valid_i(row_valid && row_ready && !row_is_warp),
+      .valid_i(row_valid && row_ready && !row_sampled),
       .ready_o(array_row_ready),
       .data_i(row),
       .valid_o(array_row_valid),
@@ -234,7 +232,6 @@ module scanline_conv_engine
   end
 
   logic sample_start, sample_done, sample_write, sample_psum_done, psum_held;
-  logic is_window;
   sample_row_t sample_row;
   window_row_t window_row;
   logic [LaneBits-1:0] sample_pixel;
@@ -246,7 +243,7 @@ module scanline_conv_engine
       .stop_i,
       .memory_bytes_i,
       .start_i(sample_start),
-      .is_window_i(is_window),
+      .compute_i(row.compute),
       .row_i(sample_row),
       .window_row_i(window_row),
       .done_o(sample_done),
@@ -277,9 +274,6 @@ module scanline_conv_engine
       .cmd_valid_i,
       .cmd_ready_o,
       .cmd_i,
-      .cmd_is_warp_i,
-      .cmd_is_corr_i,
-      .cmd_is_window_i,
       .source_id_o,
       .destination_id_o,
       .add_id_o,
@@ -291,10 +285,8 @@ module scanline_conv_engine
       .row_valid_o(row_valid),
       .row_ready_i(row_ready),
       .row_o(row),
-      .row_is_warp_o(row_is_warp),
       .sample_start_o(sample_start),
       .sample_row_o(sample_row),
-      .is_window_o(is_window),
       .window_row_o(window_row),
       .sample_done_i(sample_done),
       .sampling_o,

@@ -9,10 +9,7 @@ module scanline_conv_front
     // commands
     input  logic cmd_valid_i,
     output logic cmd_ready_o,
-    input  conv_cmd_t cmd_i,
-    input  logic cmd_is_warp_i,    // or what else is sampled: the same fields, some under other names
-    input  logic cmd_is_corr_i,    // weights are pixels
-    input  logic cmd_is_window_i, // sampled as well; of the others only a WARP has an operand
+    input  compute_cmd_t cmd_i,
     // buffers
     output logic [BufferBits-1:0] source_id_o,
     output logic [BufferBits-1:0] destination_id_o,
@@ -26,11 +23,9 @@ module scanline_conv_front
     output logic row_valid_o,
     input  logic row_ready_i,
     output row_t row_o,
-    output logic row_is_warp_o,
     // a WARP's, RESIZE's or WINDOW's row is sampled instead of brought to the window
     output logic sample_start_o,
     output sample_row_t sample_row_o,
-    output logic is_window_o,
     output window_row_t window_row_o,
     input  logic sample_done_i,
     output logic sampling_o,
@@ -63,18 +58,20 @@ module scanline_conv_front
   } state_e;
   state_e state_q;
 
-  conv_cmd_t cmd_q;
-  logic is_warp_q, is_corr_q, is_window_q;
-  warp_cmd_t warp;
-  assign warp = warp_cmd_t'(cmd_q);
-  resize_cmd_t resize;
-  assign resize = resize_cmd_t'(cmd_q);
-  window_cmd_t window;
-  assign window = window_cmd_t'(cmd_q);
-  logic unused;
-  assign unused = ^{warp, resize, window};
-  logic resizes;
-  assign resizes = is_warp_q && !is_window_q && !cmd_q.add_enable;
+  compute_cmd_t cmd_q;
+  row_cmd_t row;
+  conv_payload_t conv;
+  warp_payload_t warp;
+  resize_payload_t resize;
+  window_payload_t window;
+  logic sampled, resizes;
+  assign row = cmd_q.row;
+  assign conv = cmd_q.payload.conv;
+  assign warp = cmd_q.payload.warp;
+  assign resize = cmd_q.payload.resize;
+  assign window = cmd_q.payload.window;
+  assign sampled = is_sampled(cmd_q.compute);
+  assign resizes = cmd_q.compute == ComputeResize;
   logic free_early_q;  // the first source's rows are free when this row has been read
 
   // Sources are looked at one after another; in the end, freed likewise.
@@ -84,48 +81,46 @@ module scanline_conv_front
   logic [Sources-1:0] source_frees;
   logic signed [Sources-1:0][7:0] source_deltas;
   logic last_source;
-  assign source_ids = {
-    BufferBits'(cmd_q.source_4),
-    BufferBits'(cmd_q.source_3),
-    BufferBits'(cmd_q.source_2),
-    BufferBits'(cmd_q.source_1),
-    BufferBits'(cmd_q.source)
-  };
-  assign source_frees = {cmd_q.free_4, cmd_q.free_3, cmd_q.free_2, cmd_q.free_1, free_early_q};
-  assign source_deltas = {cmd_q.x_delta_4, cmd_q.x_delta_3, cmd_q.x_delta_2, cmd_q.x_delta_1, 8'd0};
-  assign last_source = which_q == SourceBits'(cmd_q.more_sources);
+  always_comb begin
+    for (int unsigned k = 0; k < Sources; k++) source_ids[k] = BufferBits'(row.sources.source[k]);
+  end
+  assign source_frees = {row.sources.free, free_early_q};
+  assign source_deltas = {row.sources.x_delta, 8'd0};
+  assign last_source = which_q == SourceBits'(row.sources.more_sources);
   assign source_id_o = source_ids[which_q];
-  assign destination_id_o = BufferBits'(cmd_q.destination);
-  assign add_id_o = BufferBits'(cmd_q.add_buffer);
+  assign destination_id_o = BufferBits'(row.destination);
+  assign add_id_o = BufferBits'(row.operand.buf_id);
 
   // What the next output row needs. y is the row, top its first input row (may be above the frame).
   logic [15:0] y;
+  logic [2:0] stride;
   logic signed [19:0] top, next_top, rows_needed, source_height;
   logic source_ready, source_computed, add_ready, space_ready, weights_ready, finished;
   assign y = destination_i.next_row;
   always_comb begin
-    // y times the stride, whose few bits do not deserve a multiplier.
-    top = -20'(cmd_q.pad_rows);
-    for (int unsigned bit_ = 0; bit_ < $bits(cmd_q.stride_rows); bit_++) begin
-      if (cmd_q.stride_rows[bit_]) top = top + (20'(y) << bit_);
+    // y times the stride by shifts and additions: three bits are not worth a multiplier.
+    stride = sampled ? 3'd1 : conv.stride_rows;
+    top = -20'(row.sources.pad_rows);
+    for (int unsigned bit_ = 0; bit_ < $bits(stride); bit_++) begin
+      if (stride[bit_]) top = top + (20'(y) << bit_);
     end
-    next_top = top + signed'({17'b0, cmd_q.stride_rows});
+    next_top = top + signed'({17'b0, stride});
     if (resizes) begin
-      top = signed'(20'(y >> resize.enlarge_log2)) - 20'(cmd_q.pad_rows);
-      next_top = signed'(20'((20'(y) + 20'd1) >> resize.enlarge_log2)) - 20'(cmd_q.pad_rows);
+      top = signed'(20'(y >> resize.enlarge_log2)) - 20'(row.sources.pad_rows);
+      next_top = signed'(20'((20'(y) + 20'd1) >> resize.enlarge_log2)) - 20'(row.sources.pad_rows);
     end
   end
   assign source_height = signed'({4'b0, source_i.cfg.height});
   always_comb begin
-    rows_needed = top + signed'(20'(cmd_q.kernel_rows));
+    rows_needed = top + signed'(20'(row.sources.kernel_rows));
     if (rows_needed > source_height) rows_needed = source_height;
   end
   assign finished = y >= destination_i.cfg.height;
   assign source_ready = signed'({4'b0, source_i.done}) >= rows_needed;
   assign source_computed = signed'({4'b0, source_i.computed}) >= rows_needed;  // then it is the halo that is missing
-  assign add_ready = !cmd_q.add_enable || (add_i.done > y);
+  assign add_ready = !row.operand.enable || (add_i.done > y);
   assign space_ready = 16'(y - destination_i.freed) < destination_i.cfg.rows;
-  assign weights_ready = weights_loaded_i >= cmd_q.weights_needed;
+  assign weights_ready = weights_loaded_i >= row.weights_needed;
 
   always_comb begin
     wait_o = WaitNone;
@@ -159,23 +154,22 @@ module scanline_conv_front
   assign row_o = row_q;
   assign row_valid_o = state_q == Start;
   assign claim_o = (state_q == Start) && row_ready_i;
-  assign row_is_warp_o = is_warp_q;
-  assign sample_start_o = claim_o && is_warp_q;
+  assign sample_start_o = claim_o && sampled;
   assign sampling_o = state_q == Sample;
 
   // A WARP's row, or a RESIZE's.
   logic signed [19:0] window_end;
   logic [15:0] y_q;
-  assign window_end = top_q + signed'(20'(cmd_q.kernel_rows));
+  assign window_end = top_q + signed'(20'(row.sources.kernel_rows));
   always_comb begin
     sample_row_o.y = y_q;
     sample_row_o.pixel_groups = row_q.pixel_groups;
     sample_row_o.width = row_q.width;
     sample_row_o.words = row_q.words;
-    sample_row_o.frame_x = (resizes ? warp.x_first << resize.enlarge_log2 : warp.x_first) + unsigned'(warp.x_offset);
-    sample_row_o.frame_width = warp.frame_width;
+    sample_row_o.frame_x = (resizes ? resize.x_first << resize.enlarge_log2 : warp.x_first) + unsigned'(row.sources.x_offset);
+    sample_row_o.frame_width = resizes ? resize.frame_width : warp.frame_width;
     sample_row_o.frame_height = source_height_q[15:0];
-    sample_row_o.x_first = warp.x_first;
+    sample_row_o.x_first = resizes ? resize.x_first : warp.x_first;
     sample_row_o.window_first = (top_q < 0) ? '0 : top_q[15:0];
     sample_row_o.window_end = (window_end > source_height_q) ? source_height_q[15:0] : window_end[15:0];
     sample_row_o.next_row = reading_q[0].next_row;
@@ -187,20 +181,19 @@ module scanline_conv_front
     sample_row_o.source_width = reading_q[0].width;
     sample_row_o.zero_point = reading_q[0].zero_point;
     sample_row_o.flow_address = row_q.add_row_address;
-    sample_row_o.flow_x = row_q.add_x_offset;
+    sample_row_o.flow_x = row_q.operand.x_offset;
     sample_row_o.flow_width = row_q.add_width;
-    sample_row_o.address = unsigned'(warp.address);
-    sample_row_o.row_stride = unsigned'(warp.row_stride);
+    sample_row_o.address = resizes ? resize.step_x : warp.address;
+    sample_row_o.row_stride = resizes ? resize.step_y : warp.row_stride;
     sample_row_o.pixel_pitch = warp.pixel_pitch;
     sample_row_o.channels = warp.channels;
-    sample_row_o.fraction_bits = warp.fraction_bits[3:0];
+    sample_row_o.fraction_bits = warp.fraction_bits;
     sample_row_o.edge_pixels = warp.edge_pixels || resizes;
     sample_row_o.steps = resizes;
-    sample_row_o.wide = resizes && (resize.flow != '0);
+    sample_row_o.wide = resizes && resize.flow;
   end
 
   // A WINDOW's.
-  assign is_window_o = is_window_q;
   always_comb begin
     window_row_o.y = y_q;
     window_row_o.pixel_groups = row_q.pixel_groups;
@@ -211,13 +204,13 @@ module scanline_conv_front
     window_row_o.zero_point = window.map_zero_point;
     window_row_o.flow_address = reading_q[0].base +
         16'(slot_of(y_q, reading_q[0].next_row, reading_q[0].next_slot, reading_q[0].rows) * reading_q[0].row_pitch);
-    window_row_o.flow_x = window.x_offset;
+    window_row_o.flow_x = row.sources.x_offset;
     window_row_o.flow_width = reading_q[0].width;
-    window_row_o.address = unsigned'(window.address);
-    window_row_o.row_stride = unsigned'(window.row_stride);
+    window_row_o.address = window.address;
+    window_row_o.row_stride = window.row_stride;
     window_row_o.radius = window.radius[2:0];
     window_row_o.level = window.level[2:0];
-    window_row_o.fraction_bits = window.fraction_bits[3:0];
+    window_row_o.fraction_bits = window.fraction_bits;
   end
 
   logic signed [19:0] freed_to;
@@ -232,8 +225,8 @@ module scanline_conv_front
   logic [15:0] group_q;
   logic [11:0] fill_q, pass_q;
   logic walk_last_fill, walk_last_pass, walk_last_group;
-  assign walk_last_fill  = fill_q + 12'd1 == cmd_q.fills_count;
-  assign walk_last_pass  = pass_q + 12'd1 == cmd_q.fills_repeat;
+  assign walk_last_fill  = fill_q + 12'd1 == conv.fills_count;
+  assign walk_last_pass  = pass_q + 12'd1 == conv.fills_repeat;
   assign walk_last_group = group_q + 16'd1 == row_q.pixel_groups;
 
   logic walk_q;                            // stage 0 has a fill word to read
@@ -245,7 +238,7 @@ module scanline_conv_front
   assign word_advance = !word_valid_q || request_advance;
 
   assign fill_read_o = (state_q == Fill) && walk_q && word_advance;
-  assign fill_addr_o = FillAddrBits'(cmd_q.fills_base + 16'(fill_q));
+  assign fill_addr_o = FillAddrBits'(conv.fills_base + 16'(fill_q));
 
   // Rows are free when they have been read. Those that must be freed late are so with the last value of this row, or,
   // as a further source, when nothing is under way.
@@ -263,8 +256,8 @@ module scanline_conv_front
   segment_request_t word_request;
   always_comb begin
     word_row = top_q + signed'(20'(fill_word_i.row));
-    if (cmd_q.edge_pixels && (word_row < 0)) word_row = '0;
-    if (cmd_q.edge_pixels && (word_row >= source_height_q)) word_row = source_height_q - 20'sd1;
+    if (conv.edge_pixels && (word_row < 0)) word_row = '0;
+    if (conv.edge_pixels && (word_row >= source_height_q)) word_row = source_height_q - 20'sd1;
     reading = reading_q[(32'(fill_word_i.source)<Sources)?SourceBits'(fill_word_i.source):'0];
     word_slot = slot_of(word_row[15:0], reading.next_row, reading.next_slot, reading.rows);
     word_request.row_valid = (word_row >= 0) && (word_row < source_height_q);
@@ -272,10 +265,10 @@ module scanline_conv_front
         16'(16'(fill_word_i.group) * reading.group_pitch);
     word_request.x = word_x_q + 18'(fill_word_i.column) + 18'(reading.x_delta);
     // Beyond the last pixel there is only that one.
-    if (cmd_q.edge_pixels && (word_request.x >= signed'({2'b0, reading.width}))) begin
+    if (conv.edge_pixels && (word_request.x >= signed'({2'b0, reading.width}))) begin
       word_request.x = signed'({2'b0, reading.width}) - 18'sd1;
     end
-    word_request.edge_pixels = cmd_q.edge_pixels;
+    word_request.edge_pixels = conv.edge_pixels;
     word_request.width = segment_end(word_request.x, segment_x2_o ? 18'(2 * PixelLanes) : 18'(SegmentPixels),
                                      reading.width);
     word_request.zero_point = reading.zero_point;
@@ -284,7 +277,7 @@ module scanline_conv_front
   // A request goes out only when the window has a slot for it.
   assign segment_read_o = request_valid_q && (window_free_i != '0);
   assign segment_o = request_q;
-  assign segment_x2_o = cmd_q.x_stride == 2'd2;
+  assign segment_x2_o = conv.x_stride == 2'd2;
 
   logic [17:0] group_step;
   assign group_step = segment_x2_o ? 18'(2 * PixelLanes) : 18'(PixelLanes);
@@ -317,8 +310,8 @@ module scanline_conv_front
         end
         Start:
         if (row_ready_i) begin
-          state_q <= is_warp_q ? Sample : Fill;
-          walk_q  <= !is_warp_q;
+          state_q <= sampled ? Sample : Fill;
+          walk_q  <= !sampled;
           which_q <= '0;
         end
         Sample: if (sample_done_i) state_q <= Finish;
@@ -353,9 +346,6 @@ module scanline_conv_front
   always_ff @(posedge clk_i) begin
     if (cmd_ready_o && cmd_valid_i) begin
       cmd_q <= cmd_i;
-      is_warp_q <= cmd_is_warp_i;
-      is_corr_q <= cmd_is_corr_i;
-      is_window_q <= cmd_is_window_i;
     end
     if (state_q == Check) begin
       top_q <= top;
@@ -369,51 +359,37 @@ module scanline_conv_front
       reading_q[which_q].width <= source_i.cfg.width;
       reading_q[which_q].zero_point <= source_i.cfg.zero_point;
       reading_q[which_q].x_delta <= source_deltas[which_q];
-      group_x_q <= 18'(cmd_q.x_offset);
+      group_x_q <= 18'(row.sources.x_offset);
       row_q.destination <= destination_id_o;
       row_q.source <= source_ids[0];
       row_q.pixel_groups <= 16'((17'(computed_width) + 17'(PixelLanes - 1)) / 17'(PixelLanes));
-      row_q.steps_base <= WeightAddrBits'(cmd_q.steps_base);
-      row_q.steps_count <= cmd_q.steps_count;
-      row_q.lane_groups_log2 <= cmd_q.lane_groups_log2;
-      row_q.correlate <= is_corr_q;
-      row_q.words <= cmd_q.words;
-      row_q.parameters_base <= ParameterAddrBits'(cmd_q.parameters_base);
-      row_q.qmin <= cmd_q.qmin;
-      row_q.qmax <= cmd_q.qmax;
-      row_q.zero_point <= cmd_q.zero_point;
-      row_q.table_enable <= cmd_q.table_enable;
-      row_q.lut <= TableBits'(cmd_q.lut);
+      row_q.steps_base <= WeightAddrBits'(conv.steps_base);
+      row_q.steps_count <= conv.steps_count;
+      row_q.lane_groups_log2 <= sampled ? '0 : conv.lane_groups_log2;
+      row_q.compute <= cmd_q.compute;
+      row_q.words <= row.words;
+      row_q.parameters_base <= ParameterAddrBits'(row.parameters_base);
+      row_q.epilogue <= row.epilogue;
       row_q.row_address <= destination_i.cfg.base + 16'(destination_i.next_slot * destination_i.cfg.row_pitch) +
-          16'(16'(cmd_q.group) * destination_i.cfg.group_pitch) + 16'(destination_i.cfg.halo);
+          16'(16'(row.group) * destination_i.cfg.group_pitch) + 16'(destination_i.cfg.halo);
       row_q.group_pitch <= destination_i.cfg.group_pitch;
       row_q.width <= computed_width;
       if (which_q == '0) begin
-        row_q.free_source <= cmd_q.free_source && source_i.free_late;
-        free_early_q <= cmd_q.free_source && !source_i.free_late;
+        row_q.free_source <= row.sources.free_source && source_i.free_late;
+        free_early_q <= row.sources.free_source && !source_i.free_late;
         source_height_q <= source_height;
       end
       row_q.free_source_to <= freed_to[15:0];
-      row_q.add_enable <= cmd_q.add_enable && !is_warp_q;  // its flow goes to the sampler
-      row_q.add_product <= cmd_q.add_product;
-      row_q.add_value_zero_point <= cmd_q.add_value_zero_point;
-      row_q.add_buffer <= add_id_o;
-      row_q.add_broadcast <= cmd_q.add_broadcast;
-      row_q.add_channel <= cmd_q.add_channel;
-      row_q.add_x_offset <= cmd_q.add_x_offset;
-      row_q.add_free <= cmd_q.add_enable && cmd_q.add_free;
+      row_q.operand <= row.operand;
+      row_q.operand.enable <= row.operand.enable && !sampled;  // a WARP's flow goes to the sampler
+      row_q.operand.free <= row.operand.enable && row.operand.free;
+      row_q.merge <= row.merge;
       row_q.add_free_to <= y + 16'd1;
       row_q.add_row_address <= add_i.cfg.base +
           16'(slot_of(y, add_i.next_row, add_i.next_slot, add_i.cfg.rows) * add_i.cfg.row_pitch);
       row_q.add_group_pitch <= add_i.cfg.group_pitch;
       row_q.add_width <= add_i.cfg.width;
       row_q.add_operand_zero_point <= add_i.cfg.zero_point;
-      row_q.add_multiplier <= cmd_q.add_multiplier;
-      row_q.add_other_multiplier <= cmd_q.add_other_multiplier;
-      row_q.add_shift <= cmd_q.add_shift;
-      row_q.add_zero_point <= cmd_q.add_zero_point;
-      row_q.add_qmin <= cmd_q.add_qmin;
-      row_q.add_qmax <= cmd_q.add_qmax;
     end
     if (fill_read_o) begin
       word_x_q <= group_x_q;

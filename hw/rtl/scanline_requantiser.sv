@@ -50,21 +50,10 @@ module scanline_requantiser
 
   // What the pipeline must remember of a chunk's row.
   typedef struct packed {
-    logic signed [7:0] qmin;
-    logic signed [7:0] qmax;
-    logic signed [7:0] zero_point;
-    logic table_enable;
-    logic [TableBits-1:0] lut;
+    epilogue_t epilogue;
     logic add_enable;
-    logic add_product;
-    logic signed [7:0] add_value_zero_point;
+    merge_t merge;
     logic signed [7:0] add_operand_zero_point;
-    logic signed [31:0] add_multiplier;
-    logic signed [31:0] add_other_multiplier;
-    logic [5:0] add_shift;
-    logic signed [7:0] add_zero_point;
-    logic signed [7:0] add_qmin;
-    logic signed [7:0] add_qmax;
     logic [15:0] address;
     logic [15:0] x;
     logic [RequantPixels-1:0] mask;
@@ -95,7 +84,7 @@ module scanline_requantiser
   assign last_of_cog = last_word || (cog_word_q + 12'd1 == words_per_cog);
   assign last_group = group_q + 16'd1 == row_q.pixel_groups;
   logic add_valid;
-  assign issue = active_q && (psum_held_q || psum_valid_i) && parameter_valid_q && (add_valid || !row_q.add_enable);
+  assign issue = active_q && (psum_held_q || psum_valid_i) && parameter_valid_q && (add_valid || !row_q.operand.enable);
 
   // New psums arrive three cycles after they are asked for, so the array may finish its next set while the last three
   // chunks of this one leave. They leave one a cycle, unless a word among them still waits for its second operand.
@@ -106,7 +95,7 @@ module scanline_requantiser
                                                                          : words_per_cog - cog_word_q - 12'd1;
   assign chunks_left = 12'(32'(words_left) * RequantChunks + (RequantChunks - 1 - 32'(chunk_q)));
   assign psum_ends = issue && last_chunk && last_of_cog;
-  assign psum_free_o = issue && !psum_let_go_q && (chunks_left <= 12'd2) && (!row_q.add_enable || last_of_cog);
+  assign psum_free_o = issue && !psum_let_go_q && (chunks_left <= 12'd2) && (!row_q.operand.enable || last_of_cog);
   assign row_ready_o = !active_q || (issue && last_chunk && last_word && last_group);
 
   // Parameters of the next word are read while the last chunk of this one leaves.
@@ -127,12 +116,12 @@ module scanline_requantiser
   assign add_last_word = add_word_q + 12'd1 == row_q.words;
   assign add_last_group = add_group_q + 16'd1 == row_q.pixel_groups;
   assign add_valid = add_count_q != '0;
-  assign add_pop = word_ends && row_q.add_enable;
-  assign segment_read_o = active_q && row_q.add_enable && add_more_q && (add_count_q + 2'(add_pending_q) < 2'd2);
+  assign add_pop = word_ends && row_q.operand.enable;
+  assign segment_read_o = active_q && row_q.operand.enable && add_more_q && (add_count_q + 2'(add_pending_q) < 2'd2);
   always_comb begin
     segment_o.address = row_q.add_row_address +
-        (row_q.add_broadcast ? '0 : 16'(16'(add_word_q) * row_q.add_group_pitch));
-    segment_o.x = signed'({2'b0, add_group_x}) + 18'(row_q.add_x_offset);
+        (row_q.operand.broadcast ? '0 : 16'(16'(add_word_q) * row_q.add_group_pitch));
+    segment_o.x = signed'({2'b0, add_group_x}) + 18'(row_q.operand.x_offset);
     segment_o.width = segment_end(segment_o.x, 18'(PixelLanes), row_q.add_width);
     segment_o.row_valid = 1'b1;
     segment_o.edge_pixels = 1'b0;
@@ -144,7 +133,7 @@ module scanline_requantiser
       logic [CiLanes-1:0][7:0] word;
       word = segment_data_i[p];
       for (int unsigned j = 0; j < CiLanes; j++) begin
-        add_arriving[p][j] = row_q.add_broadcast ? word[row_q.add_channel[$clog2(CiLanes)-1:0]] : word[j];
+        add_arriving[p][j] = row_q.operand.broadcast ? word[row_q.operand.channel[$clog2(CiLanes)-1:0]] : word[j];
       end
     end
   end
@@ -212,21 +201,10 @@ module scanline_requantiser
   logic [15:0] chunk_x;
   assign chunk_x = group_x + 16'(chunk_q) * 16'(RequantPixels);
   always_comb begin
-    meta_now.qmin = row_q.qmin;
-    meta_now.qmax = row_q.qmax;
-    meta_now.zero_point = row_q.zero_point;
-    meta_now.table_enable = row_q.table_enable;
-    meta_now.lut = row_q.lut;
-    meta_now.add_enable = row_q.add_enable;
-    meta_now.add_product = row_q.add_product;
-    meta_now.add_value_zero_point = row_q.add_value_zero_point;
+    meta_now.epilogue = row_q.epilogue;
+    meta_now.add_enable = row_q.operand.enable;
+    meta_now.merge = row_q.merge;
     meta_now.add_operand_zero_point = row_q.add_operand_zero_point;
-    meta_now.add_multiplier = row_q.add_multiplier;
-    meta_now.add_other_multiplier = row_q.add_other_multiplier;
-    meta_now.add_shift = row_q.add_shift;
-    meta_now.add_zero_point = row_q.add_zero_point;
-    meta_now.add_qmin = row_q.add_qmin;
-    meta_now.add_qmax = row_q.add_qmax;
     meta_now.address = row_q.row_address + 16'(16'(word_q) * row_q.group_pitch);
     meta_now.x = chunk_x;
     for (int unsigned p = 0; p < RequantPixels; p++) meta_now.mask[p] = 17'(chunk_x) + 17'(p) < 17'(row_q.width);
@@ -235,8 +213,8 @@ module scanline_requantiser
     meta_now.free_source = row_q.free_source;
     meta_now.source = row_q.source;
     meta_now.free_source_to = row_q.free_source_to;
-    meta_now.add_free = row_q.add_free;
-    meta_now.add_buffer = row_q.add_buffer;
+    meta_now.add_free = row_q.operand.free;
+    meta_now.add_buffer = BufferBits'(row_q.operand.buf_id);
     meta_now.add_free_to = row_q.add_free_to;
   end
 
@@ -263,7 +241,7 @@ module scanline_requantiser
   // Stages 1 to 6, lane by lane: bias and factor; product; rounding; clamp and look-up; second operand; its rounding.
   // The operand's own share is worked out while the value is looked up: a sum adds it, a product multiplies by it.
   logic signed [7:0] result[RequantPixels][CiLanes];
-  assign table_read_o = valid_q[3] && meta_q[3].table_enable;
+  assign table_read_o = valid_q[3] && meta_q[3].epilogue.table_enable;
   for (genvar p = 0; p < RequantPixels; p++) begin : gen_pixel
     for (genvar j = 0; j < CiLanes; j++) begin : gen_channel
       logic signed [31:0] biased, biased_q, factor_q;
@@ -279,29 +257,29 @@ module scanline_requantiser
 
       assign biased = psum0_q[p][j] + parameter0_q[j].bias;
       scanline_round_shift #(.Width(64)) u_round (.product_i(product_q), .shift_i(shift2_q), .rounded_o(rounded));
-      scanline_round_shift #(.Width(JoinBits)) u_round_joined (.product_i(joined_q), .shift_i(meta_q[5].add_shift),
+      scanline_round_shift #(.Width(JoinBits)) u_round_joined (.product_i(joined_q), .shift_i(meta_q[5].merge.shift),
           .rounded_o(joined_rounded));
 
       always_comb begin
-        shifted = rounded_q + 64'(meta_q[3].zero_point);
+        shifted = rounded_q + 64'(meta_q[3].epilogue.zero_point);
         clamped = shifted[7:0];
-        if (shifted < 64'(meta_q[3].qmin)) clamped = meta_q[3].qmin;
-        if (shifted > 64'(meta_q[3].qmax)) clamped = meta_q[3].qmax;
+        if (shifted < 64'(meta_q[3].epilogue.qmin)) clamped = meta_q[3].epilogue.qmin;
+        if (shifted > 64'(meta_q[3].epilogue.qmax)) clamped = meta_q[3].epilogue.qmax;
         // numerics.byte_planes of 16 bits
         wide = rounded_q[15:0];
         if (rounded_q < -64'sd32768) wide = -16'sd32768;
         if (rounded_q > 64'sd32639) wide = 16'sd32639;
         if (plane3_q == PlaneHigh) clamped = wide[15:8] + 8'(wide[7]);
         if (plane3_q == PlaneLow) clamped = wide[7:0];
-        table_addr_o[p*CiLanes+j] = {meta_q[3].lut, clamped ^ 8'h80};
-        looked_up = meta_q[4].table_enable ? table_data_i[p*CiLanes+j] : clamped_q;
-        joined = JoinBits'(9'(looked_up) - 9'(meta_q[4].add_value_zero_point)) *
-            JoinBits'(meta_q[4].add_product ? share_q : 41'(meta_q[4].add_multiplier));
-        if (!meta_q[4].add_product) joined = joined + JoinBits'(share_q);
-        joined_shifted = joined_rounded + JoinBits'(meta_q[5].add_zero_point);
+        table_addr_o[p*CiLanes+j] = {TableBits'(meta_q[3].epilogue.lut), clamped ^ 8'h80};
+        looked_up = meta_q[4].epilogue.table_enable ? table_data_i[p*CiLanes+j] : clamped_q;
+        joined = JoinBits'(9'(looked_up) - 9'(meta_q[4].merge.value_zero_point)) *
+            JoinBits'(meta_q[4].merge.product ? share_q : 41'(meta_q[4].merge.multiplier));
+        if (!meta_q[4].merge.product) joined = joined + JoinBits'(share_q);
+        joined_shifted = joined_rounded + JoinBits'(meta_q[5].merge.zero_point);
         result[p][j] = joined_shifted[7:0];
-        if (joined_shifted < JoinBits'(meta_q[5].add_qmin)) result[p][j] = meta_q[5].add_qmin;
-        if (joined_shifted > JoinBits'(meta_q[5].add_qmax)) result[p][j] = meta_q[5].add_qmax;
+        if (joined_shifted < JoinBits'(meta_q[5].merge.qmin)) result[p][j] = meta_q[5].merge.qmin;
+        if (joined_shifted > JoinBits'(meta_q[5].merge.qmax)) result[p][j] = meta_q[5].merge.qmax;
         if (!meta_q[5].add_enable) result[p][j] = plain5_q;
       end
 
@@ -326,7 +304,7 @@ module scanline_requantiser
         end
         if (valid_q[3]) begin
           clamped_q <= clamped;
-          share_q   <= 41'(9'(add3_q) - 9'(meta_q[3].add_operand_zero_point)) * 41'(meta_q[3].add_other_multiplier);
+          share_q   <= 41'(9'(add3_q) - 9'(meta_q[3].add_operand_zero_point)) * 41'(meta_q[3].merge.other_multiplier);
         end
         if (valid_q[4]) begin
           joined_q <= joined;

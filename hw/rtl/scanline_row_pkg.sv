@@ -29,7 +29,7 @@ package scanline_row_pkg;
     logic [15:0] stored;     // rows that a STORE has taken
   } buffer_view_t;
 
-  // One CONV row on its way from the front through the array to the requantiser.
+  // One row on its way from the front through the array to the requantiser; a sampled one passes the array by.
   typedef struct packed {
     logic [BufferBits-1:0] destination;
     logic [BufferBits-1:0] source;
@@ -37,39 +37,28 @@ package scanline_row_pkg;
     logic [WeightAddrBits-1:0] steps_base;
     logic [15:0] steps_count;
     logic [1:0] lane_groups_log2;
-    logic correlate;         // a CORR: weights are pixels
+    compute_e compute;
     logic [11:0] words;
     logic [ParameterAddrBits-1:0] parameters_base;
-    logic signed [7:0] qmin;
-    logic signed [7:0] qmax;
-    logic signed [7:0] zero_point;
-    logic table_enable;
-    logic [TableBits-1:0] lut;
+    epilogue_t epilogue;
     logic [15:0] row_address;
     logic [15:0] group_pitch;
     logic [15:0] width;
     logic free_source;
     logic [15:0] free_source_to;
-    logic add_enable;
-    logic add_product;
-    logic signed [7:0] add_value_zero_point;
-    logic [BufferBits-1:0] add_buffer;
-    logic add_broadcast;
-    logic [3:0] add_channel;
-    logic signed [15:0] add_x_offset;
-    logic add_free;
+    operand_t operand;
+    merge_t merge;
     logic [15:0] add_free_to;
     logic [15:0] add_row_address;
     logic [15:0] add_group_pitch;
     logic [15:0] add_width;
     logic signed [7:0] add_operand_zero_point;
-    logic signed [31:0] add_multiplier;
-    logic signed [31:0] add_other_multiplier;
-    logic [5:0] add_shift;
-    logic signed [7:0] add_zero_point;
-    logic signed [7:0] add_qmin;
-    logic signed [7:0] add_qmax;
   } row_t;
+
+  // Whether a row is sampled; the array computes the others.
+  function automatic logic is_sampled(input compute_e compute);
+    return (compute == ComputeWarp) || (compute == ComputeResize) || (compute == ComputeWindow);
+  endfunction
 
   // A WARP's row: where its source's rows and their flow are on chip, and the source's frame in memory. Or a RESIZE's: its
   // steps across and down stand where that frame would be.
@@ -101,8 +90,8 @@ package scanline_row_pkg;
     logic [11:0] channels;
     logic [3:0] fraction_bits;
     logic edge_pixels;
-    logic steps;                // a RESIZE: places by steps, no flow
-    logic wide;                 // of which the source is a flow
+    logic steps;                // places by steps, as a RESIZE has them, no flow
+    logic wide;                 // the source is a flow
   } sample_row_t;
 
   // A WINDOW's row: where its flow is on chip, and the maps of its pixels in memory.

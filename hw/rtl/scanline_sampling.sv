@@ -1,5 +1,5 @@
-// What samples rows instead of convolving them: the sampler, and where the machine has it the look-up. One of them works
-// at a time, so that they share the scratchpad's port, the memory's and the psum registers.
+// The units that sample rows instead of convolving them: the sampler, and where the machine has it the one for windows. One
+// of them works at a time, so that they share the scratchpad's port, the memory's and the psum registers.
 module scanline_sampling
   import scanline_pkg::*;
   import scanline_row_pkg::*;
@@ -10,7 +10,7 @@ module scanline_sampling
     input  logic [31:0] memory_bytes_i,
     // a row, which stays until it is done
     input  logic start_i,
-    input  logic is_window_i,
+    input  compute_e compute_i,
     input  sample_row_t row_i,
     input  window_row_t window_row_i,
     output logic done_o,
@@ -56,6 +56,8 @@ module scanline_sampling
     logic gathered;
   } outputs_t;
   outputs_t samples, windows, shown;
+  logic is_window;
+  assign is_window = compute_i == ComputeWindow;
 
   if (Sampler) begin : gen_sampler
     scanline_sampler u_sampler (
@@ -63,17 +65,17 @@ module scanline_sampling
         .rst_ni,
         .stop_i,
         .memory_bytes_i,
-        .start_i(start_i && !is_window_i),
+        .start_i(start_i && !is_window),
         .row_i,
         .done_o(samples.done),
         .segment_read_o(samples.segment_read),
         .segment_o(samples.segment),
-        .segment_grant_i(segment_grant_i && !is_window_i),
+        .segment_grant_i(segment_grant_i && !is_window),
         .segment_data_i,
         .ar_valid_o(samples.ar_valid),
-        .ar_ready_i(ar_ready_i && !is_window_i),
+        .ar_ready_i(ar_ready_i && !is_window),
         .ar_offset_o(samples.ar_offset),
-        .r_valid_i(r_valid_i && !is_window_i),
+        .r_valid_i(r_valid_i && !is_window),
         .r_data_i,
         .window_error_o(samples.window_error),
         .window_address_o(samples.window_address),
@@ -99,17 +101,17 @@ module scanline_sampling
         .rst_ni,
         .stop_i,
         .memory_bytes_i,
-        .start_i(start_i && is_window_i),
+        .start_i(start_i && is_window),
         .row_i(window_row_i),
         .done_o(windows.done),
         .segment_read_o(windows.segment_read),
         .segment_o(windows.segment),
-        .segment_grant_i(segment_grant_i && is_window_i),
+        .segment_grant_i(segment_grant_i && is_window),
         .segment_data_i,
         .ar_valid_o(windows.ar_valid),
-        .ar_ready_i(ar_ready_i && is_window_i),
+        .ar_ready_i(ar_ready_i && is_window),
         .ar_offset_o(windows.ar_offset),
-        .r_valid_i(r_valid_i && is_window_i),
+        .r_valid_i(r_valid_i && is_window),
         .r_data_i,
         .window_error_o(windows.window_error),
         .window_address_o(windows.window_address),
@@ -128,7 +130,7 @@ module scanline_sampling
     assign unused_row = ^window_row_i;
   end
 
-  assign shown = is_window_i ? windows : samples;
+  assign shown = is_window ? windows : samples;
   assign done_o = shown.done;
   assign segment_read_o = shown.segment_read;
   assign segment_o = shown.segment;

@@ -28,10 +28,7 @@ module scanline_sequencer
     output loadw_cmd_t loadw_cmd_o,
     output logic conv_valid_o,
     input  logic conv_ready_i,
-    output conv_cmd_t conv_cmd_o,
-    output logic conv_is_warp_o,
-    output logic conv_is_corr_o,
-    output logic conv_is_window_o,
+    output compute_cmd_t conv_cmd_o,
     output logic store_valid_o,
     input  logic store_ready_i,
     output store_cmd_t store_cmd_o,
@@ -107,28 +104,36 @@ module scanline_sequencer
   assign as_loop = word[8+:$bits(loop_cmd_t)];
   assign load_cmd_o = word[8+:$bits(load_cmd_t)];
   assign loadw_cmd_o = word[8+:$bits(loadw_cmd_t)];
-  assign conv_cmd_o = word[8+:$bits(conv_cmd_t)];
+  assign conv_cmd_o.row = word[8+:$bits(row_cmd_t)];
+  assign conv_cmd_o.payload = word[8+$bits(row_cmd_t)+:$bits(payload_t)];
   assign store_cmd_o = word[8+:$bits(store_cmd_t)];
 
   logic [23:0] iteration;
   assign iteration = (depth_q != '0) ? done_q[top] : 24'hffffff;
 
-  logic execute, delayed, advance, illegal, sampled, is_compute;
-  assign sampled = opcode == OpWarp || opcode == OpResize || opcode == OpWindow;
-  assign is_compute = opcode == OpConv || opcode == OpCorr || sampled;
+  logic execute, delayed, advance, illegal, is_compute;
+  always_comb begin
+    is_compute = 1'b1;
+    conv_cmd_o.compute = ComputeConv;
+    unique case (opcode)
+      OpConv: ;
+      OpCorr: conv_cmd_o.compute = ComputeCorr;
+      OpWarp: conv_cmd_o.compute = ComputeWarp;
+      OpResize: conv_cmd_o.compute = ComputeResize;
+      OpWindow: conv_cmd_o.compute = ComputeWindow;
+      default: is_compute = 1'b0;
+    endcase
+  end
   assign execute = (state_q == Execute) && !stop_i;
   always_comb begin
     delayed = 1'b0;
     if (opcode == OpLoad) delayed = iteration < 24'(load_cmd_o.delay);
-    if (is_compute) delayed = iteration < 24'(conv_cmd_o.delay);
+    if (is_compute) delayed = iteration < 24'(conv_cmd_o.row.delay);
     if (opcode == OpStore) delayed = iteration < 24'(store_cmd_o.delay);
   end
   assign load_valid_o = execute && !delayed && !illegal && (opcode == OpLoad || opcode == OpLoadw);
   assign load_is_weights_o = opcode == OpLoadw;
   assign conv_valid_o = execute && !delayed && !illegal && is_compute;
-  assign conv_is_warp_o = sampled;
-  assign conv_is_corr_o = opcode == OpCorr;
-  assign conv_is_window_o = opcode == OpWindow;
   assign store_valid_o = execute && !delayed && !illegal && (opcode == OpStore);
 
   assign set_o = execute && (opcode == OpBuffer);
@@ -173,12 +178,12 @@ module scanline_sequencer
         advance = !illegal && load_ready_i;
       end
       OpConv, OpCorr: begin
-        illegal = (conv_cmd_o.shuffle != '0) || (32'(conv_cmd_o.more_sources) >= Sources) ||
-            (!Correlator && opcode == OpCorr);
+        illegal = (32'(conv_cmd_o.row.sources.more_sources) >= Sources) || (!Correlator && opcode == OpCorr);
         advance = !illegal && (delayed || conv_ready_i);
       end
       OpWarp, OpResize, OpWindow: begin
-        illegal = !Sampler || (!Windows && opcode == OpWindow) || (conv_cmd_o.add_enable != (opcode == OpWarp));
+        illegal = !Sampler || (!Windows && opcode == OpWindow) || 
+            (conv_cmd_o.row.operand.enable != (opcode == OpWarp));
         advance = !illegal && (delayed || conv_ready_i);
       end
       OpStore: begin

@@ -172,8 +172,7 @@ module scanline_top
   logic load_cmd_valid, load_cmd_ready, load_is_weights, conv_cmd_valid, conv_cmd_ready, store_cmd_valid, store_cmd_ready;
   load_cmd_t load_cmd;
   loadw_cmd_t loadw_cmd;
-  conv_cmd_t conv_cmd;
-  logic conv_is_warp, conv_q_is_warp, conv_is_corr, conv_q_is_corr, conv_is_window, conv_q_is_window;
+  compute_cmd_t conv_cmd;
   store_cmd_t store_cmd;
   logic engines_idle, sync, waiting_sync, command_done, sequencer_running;
 
@@ -201,9 +200,6 @@ module scanline_top
       .conv_valid_o(conv_cmd_valid),
       .conv_ready_i(conv_cmd_ready),
       .conv_cmd_o(conv_cmd),
-      .conv_is_warp_o(conv_is_warp),
-      .conv_is_corr_o(conv_is_corr),
-      .conv_is_window_o(conv_is_window),
       .store_valid_o(store_cmd_valid),
       .store_ready_i(store_cmd_ready),
       .store_cmd_o(store_cmd),
@@ -224,7 +220,7 @@ module scanline_top
   logic load_q_is_weights;
   load_cmd_t load_q_cmd;
   loadw_cmd_t loadw_q_cmd;
-  conv_cmd_t conv_q_cmd;
+  compute_cmd_t conv_q_cmd;
   store_cmd_t store_q_cmd;
   logic [QueueBits-1:0] load_q_count, conv_q_count, store_q_count;
   scanline_stream_fifo #(
@@ -242,17 +238,17 @@ module scanline_top
       .count_o(load_q_count)
   );
   scanline_stream_fifo #(
-      .Width($bits(conv_cmd_t) + 3),
+      .Width($bits(compute_cmd_t)),
       .Depth(QueueDepth)
   ) u_conv_queue (
       .clk_i,
       .rst_ni(engine_rst_nq),
       .valid_i(conv_cmd_valid),
       .ready_o(conv_cmd_ready),
-      .data_i({conv_is_window, conv_is_corr, conv_is_warp, conv_cmd}),
+      .data_i(conv_cmd),
       .valid_o(conv_q_valid),
       .ready_i(conv_q_ready),
-      .data_o({conv_q_is_window, conv_q_is_corr, conv_q_is_warp, conv_q_cmd}),
+      .data_o(conv_q_cmd),
       .count_o(conv_q_count)
   );
   scanline_stream_fifo #(
@@ -476,9 +472,6 @@ module scanline_top
       .cmd_valid_i(conv_q_valid),
       .cmd_ready_o(conv_q_ready),
       .cmd_i(conv_q_cmd),
-      .cmd_is_warp_i(conv_q_is_warp),
-      .cmd_is_corr_i(conv_q_is_corr),
-      .cmd_is_window_i(conv_q_is_window),
       .stop_i(stop),
       .memory_bytes_i(memory_bytes),
       .weights_loaded_i(weights_loaded_q),

@@ -38,6 +38,12 @@ def test_commands_fit(opcode: Opcode) -> None:
     assert len({field.name for field in FIELDS[opcode]}) == len(FIELDS[opcode])
 
 
+def test_computed_rows_begin_alike() -> None:
+    """The sequencer and the front read a row's own fields before they know its payload."""
+    for opcode in isa.COMPUTE:
+        assert FIELDS[opcode][: len(isa.ROW_FIELDS)] == isa.ROW_FIELDS
+
+
 @pytest.mark.parametrize("opcode", FIELDS)
 def test_values_that_do_not_fit_are_refused(opcode: Opcode) -> None:
     for field in FIELDS[opcode]:

@@ -205,6 +205,7 @@ class Kernel:
             "lane_groups_log2": made.lane_groups_log2,
             "stride_rows": footprint.stride,
             "x_stride": footprint.stride,
+            "edge": footprint.edge,
             "x_offset": offset,
             "more_sources": len(at.sources) - 1,
         }

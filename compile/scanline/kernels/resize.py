@@ -41,8 +41,6 @@ class Resize(Sampled):
     def fields(self, at: RowPlace) -> dict[str, int]:
         tensor = at.tensors[at.sources[0]]
         return {
-            "x_stride": 1,
-            "fills_base": at.fills_base,  # ignored
             "x_first": at.held,
             "x_offset": at.first - self.factor * at.held,
             "frame_width": tensor.width,

@@ -49,14 +49,13 @@ class Warp(Sampled):
     def fields(self, at: RowPlace) -> dict[str, int]:
         tensor = at.tensors[at.sources[0]]
         return {
-            "stride_rows": 1,
-            "x_stride": 1,
             "x_first": at.held,
             "x_offset": at.first - at.held,  # of the pixel itself, not of the first column around it
             "frame_width": tensor.width,
             "pixel_pitch": tensor.channels,
             "channels": tensor.channels,
             "fraction_bits": self.fraction_bits,
+            "edge": self.edge,
             "address": at.addresses[tensor.name],
             "row_stride": tensor.width * tensor.channels,
         }

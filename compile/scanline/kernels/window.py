@@ -75,8 +75,6 @@ class Window(Sampled):
     def fields(self, at: RowPlace) -> dict[str, int]:
         volume = at.tensors[self.maps]
         return {
-            "stride_rows": 1,
-            "x_stride": 1,
             "x_offset": at.first - at.held,
             "map_width": self.map_width,
             "map_height": self.map_height,

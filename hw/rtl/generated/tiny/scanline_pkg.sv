@@ -62,8 +62,8 @@ package scanline_pkg;
   localparam logic [7:0] OpLoad = 8'd5;
   localparam logic [7:0] OpConv = 8'd6;
   localparam logic [7:0] OpCorr = 8'd20;
-  localparam logic [7:0] OpResize = 8'd18;
   localparam logic [7:0] OpWarp = 8'd19;
+  localparam logic [7:0] OpResize = 8'd18;
   localparam logic [7:0] OpWindow = 8'd21;
   localparam logic [7:0] OpStore = 8'd7;
   localparam logic [7:0] OpSync = 8'd8;
@@ -165,230 +165,6 @@ package scanline_pkg;
   } load_cmd_t;
 
   typedef struct packed {
-    logic free_4;
-    logic free_3;
-    logic free_2;
-    logic free_1;
-    logic signed [7:0] x_delta_4;
-    logic signed [7:0] x_delta_3;
-    logic signed [7:0] x_delta_2;
-    logic signed [7:0] x_delta_1;
-    logic [5:0] source_4;
-    logic [5:0] source_3;
-    logic [5:0] source_2;
-    logic [5:0] source_1;
-    logic [2:0] more_sources;
-    logic [2:0] shuffle;
-    logic signed [7:0] add_qmax;
-    logic signed [7:0] add_qmin;
-    logic signed [7:0] add_zero_point;
-    logic [5:0] add_shift;
-    logic signed [31:0] add_other_multiplier;
-    logic signed [31:0] add_multiplier;
-    logic add_free;
-    logic signed [15:0] add_x_offset;
-    logic [3:0] add_channel;
-    logic add_broadcast;
-    logic [5:0] add_buffer;
-    logic signed [7:0] add_value_zero_point;
-    logic add_product;
-    logic add_enable;
-    logic free_source;
-    logic [3:0] lut;
-    logic table_enable;
-    logic signed [7:0] zero_point;
-    logic signed [7:0] qmax;
-    logic signed [7:0] qmin;
-    logic [15:0] parameters_base;
-    logic [11:0] group;
-    logic [11:0] words;
-    logic [1:0] lane_groups_log2;
-    logic edge_pixels;
-    logic [1:0] x_stride;
-    logic signed [15:0] x_offset;
-    logic signed [6:0] pad_rows;
-    logic [2:0] stride_rows;
-    logic [5:0] kernel_rows;
-    logic [11:0] fills_repeat;
-    logic [11:0] fills_count;
-    logic [15:0] fills_base;
-    logic [15:0] steps_count;
-    logic [15:0] steps_base;
-    logic [15:0] weights_needed;
-    logic [15:0] delay;
-    logic [5:0] destination;
-    logic [5:0] source;
-  } conv_cmd_t;
-
-  typedef struct packed {
-    logic free_4;
-    logic free_3;
-    logic free_2;
-    logic free_1;
-    logic signed [7:0] x_delta_4;
-    logic signed [7:0] x_delta_3;
-    logic signed [7:0] x_delta_2;
-    logic signed [7:0] x_delta_1;
-    logic [5:0] source_4;
-    logic [5:0] source_3;
-    logic [5:0] source_2;
-    logic [5:0] source_1;
-    logic [2:0] more_sources;
-    logic [2:0] shuffle;
-    logic signed [7:0] add_qmax;
-    logic signed [7:0] add_qmin;
-    logic signed [7:0] add_zero_point;
-    logic [5:0] add_shift;
-    logic signed [31:0] step_y;
-    logic signed [31:0] step_x;
-    logic add_free;
-    logic signed [15:0] add_x_offset;
-    logic [3:0] add_channel;
-    logic add_broadcast;
-    logic [5:0] add_buffer;
-    logic signed [7:0] add_value_zero_point;
-    logic add_product;
-    logic add_enable;
-    logic free_source;
-    logic [3:0] lut;
-    logic table_enable;
-    logic signed [7:0] zero_point;
-    logic signed [7:0] qmax;
-    logic signed [7:0] qmin;
-    logic [15:0] parameters_base;
-    logic [11:0] group;
-    logic [11:0] words;
-    logic [1:0] lane_groups_log2;
-    logic edge_pixels;
-    logic [1:0] x_stride;
-    logic signed [15:0] x_offset;
-    logic signed [6:0] pad_rows;
-    logic [2:0] enlarge_log2;
-    logic [5:0] kernel_rows;
-    logic [11:0] flow;
-    logic [11:0] fills_count;
-    logic [15:0] fills_base;
-    logic [15:0] frame_width;
-    logic [15:0] x_first;
-    logic [15:0] weights_needed;
-    logic [15:0] delay;
-    logic [5:0] destination;
-    logic [5:0] source;
-  } resize_cmd_t;
-
-  typedef struct packed {
-    logic free_4;
-    logic free_3;
-    logic free_2;
-    logic free_1;
-    logic signed [7:0] x_delta_4;
-    logic signed [7:0] x_delta_3;
-    logic signed [7:0] x_delta_2;
-    logic signed [7:0] x_delta_1;
-    logic [5:0] source_4;
-    logic [5:0] source_3;
-    logic [5:0] source_2;
-    logic [5:0] source_1;
-    logic [2:0] more_sources;
-    logic [2:0] shuffle;
-    logic signed [7:0] add_qmax;
-    logic signed [7:0] add_qmin;
-    logic signed [7:0] add_zero_point;
-    logic [5:0] add_shift;
-    logic signed [31:0] row_stride;
-    logic signed [31:0] address;
-    logic add_free;
-    logic signed [15:0] add_x_offset;
-    logic [3:0] add_channel;
-    logic add_broadcast;
-    logic [5:0] add_buffer;
-    logic signed [7:0] add_value_zero_point;
-    logic add_product;
-    logic add_enable;
-    logic free_source;
-    logic [3:0] lut;
-    logic table_enable;
-    logic signed [7:0] zero_point;
-    logic signed [7:0] qmax;
-    logic signed [7:0] qmin;
-    logic [15:0] parameters_base;
-    logic [11:0] group;
-    logic [11:0] words;
-    logic [1:0] lane_groups_log2;
-    logic edge_pixels;
-    logic [1:0] x_stride;
-    logic signed [15:0] x_offset;
-    logic signed [6:0] pad_rows;
-    logic [2:0] stride_rows;
-    logic [5:0] kernel_rows;
-    logic [11:0] fraction_bits;
-    logic [11:0] channels;
-    logic [15:0] pixel_pitch;
-    logic [15:0] frame_width;
-    logic [15:0] x_first;
-    logic [15:0] weights_needed;
-    logic [15:0] delay;
-    logic [5:0] destination;
-    logic [5:0] source;
-  } warp_cmd_t;
-
-  typedef struct packed {
-    logic free_4;
-    logic free_3;
-    logic free_2;
-    logic free_1;
-    logic signed [7:0] x_delta_4;
-    logic signed [7:0] x_delta_3;
-    logic signed [7:0] x_delta_2;
-    logic signed [7:0] x_delta_1;
-    logic [5:0] source_4;
-    logic [5:0] source_3;
-    logic [5:0] source_2;
-    logic [5:0] source_1;
-    logic [2:0] more_sources;
-    logic [2:0] shuffle;
-    logic signed [7:0] add_qmax;
-    logic signed [7:0] add_qmin;
-    logic signed [7:0] add_zero_point;
-    logic [5:0] level;
-    logic signed [31:0] row_stride;
-    logic signed [31:0] address;
-    logic add_free;
-    logic signed [15:0] add_x_offset;
-    logic [3:0] add_channel;
-    logic add_broadcast;
-    logic [5:0] add_buffer;
-    logic signed [7:0] map_zero_point;
-    logic add_product;
-    logic add_enable;
-    logic free_source;
-    logic [3:0] lut;
-    logic table_enable;
-    logic signed [7:0] zero_point;
-    logic signed [7:0] qmax;
-    logic signed [7:0] qmin;
-    logic [15:0] parameters_base;
-    logic [11:0] group;
-    logic [11:0] words;
-    logic [1:0] lane_groups_log2;
-    logic edge_pixels;
-    logic [1:0] x_stride;
-    logic signed [15:0] x_offset;
-    logic signed [6:0] pad_rows;
-    logic [2:0] stride_rows;
-    logic [5:0] kernel_rows;
-    logic [11:0] fraction_bits;
-    logic [11:0] radius;
-    logic [15:0] x_first;
-    logic [15:0] map_height;
-    logic [15:0] map_width;
-    logic [15:0] weights_needed;
-    logic [15:0] delay;
-    logic [5:0] destination;
-    logic [5:0] source;
-  } window_cmd_t;
-
-  typedef struct packed {
     logic [7:0] statistics_base;
     logic statistics_begin;
     logic statistics;
@@ -405,6 +181,126 @@ package scanline_pkg;
     logic [15:0] delay;
     logic [5:0] buf_id;
   } store_cmd_t;
+
+  typedef struct packed {
+    logic signed [15:0] x_offset;
+    logic signed [6:0] pad_rows;
+    logic [5:0] kernel_rows;
+    logic [4:1] free;
+    logic free_source;
+    logic signed [4:1][7:0] x_delta;
+    logic [2:0] more_sources;
+    logic [4:0][5:0] source;
+  } sources_t;
+
+  typedef struct packed {
+    logic [3:0] lut;
+    logic table_enable;
+    logic signed [7:0] zero_point;
+    logic signed [7:0] qmax;
+    logic signed [7:0] qmin;
+  } epilogue_t;
+
+  typedef struct packed {
+    logic free;
+    logic signed [15:0] x_offset;
+    logic [3:0] channel;
+    logic broadcast;
+    logic [5:0] buf_id;
+    logic enable;
+  } operand_t;
+
+  typedef struct packed {
+    logic signed [7:0] qmax;
+    logic signed [7:0] qmin;
+    logic signed [7:0] zero_point;
+    logic [5:0] shift;
+    logic signed [31:0] other_multiplier;
+    logic signed [31:0] multiplier;
+    logic signed [7:0] value_zero_point;
+    logic product;
+  } merge_t;
+
+  typedef struct packed {
+    merge_t merge;
+    operand_t operand;
+    epilogue_t epilogue;
+    sources_t sources;
+    logic [15:0] parameters_base;
+    logic [11:0] group;
+    logic [11:0] words;
+    logic [15:0] weights_needed;
+    logic [15:0] delay;
+    logic [5:0] destination;
+  } row_cmd_t;
+
+  typedef struct packed {
+    logic [51:0] padding;
+    logic [1:0] lane_groups_log2;
+    logic edge_pixels;
+    logic [1:0] x_stride;
+    logic [2:0] stride_rows;
+    logic [11:0] fills_repeat;
+    logic [11:0] fills_count;
+    logic [15:0] fills_base;
+    logic [15:0] steps_count;
+    logic [15:0] steps_base;
+  } conv_payload_t;
+
+  typedef struct packed {
+    logic [2:0] padding;
+    logic [31:0] row_stride;
+    logic [31:0] address;
+    logic edge_pixels;
+    logic [3:0] fraction_bits;
+    logic [11:0] channels;
+    logic [15:0] pixel_pitch;
+    logic [15:0] frame_width;
+    logic [15:0] x_first;
+  } warp_payload_t;
+
+  typedef struct packed {
+    logic [31:0] padding;
+    logic [31:0] step_y;
+    logic [31:0] step_x;
+    logic flow;
+    logic [2:0] enlarge_log2;
+    logic [15:0] frame_width;
+    logic [15:0] x_first;
+  } resize_payload_t;
+
+  typedef struct packed {
+    logic [31:0] row_stride;
+    logic [31:0] address;
+    logic [3:0] fraction_bits;
+    logic [3:0] level;
+    logic [3:0] radius;
+    logic signed [7:0] map_zero_point;
+    logic [15:0] map_height;
+    logic [15:0] map_width;
+    logic [15:0] x_first;
+  } window_payload_t;
+
+  typedef union packed {
+    conv_payload_t conv;
+    warp_payload_t warp;
+    resize_payload_t resize;
+    window_payload_t window;
+  } payload_t;
+
+  typedef enum logic [2:0] {
+    ComputeConv,
+    ComputeCorr,
+    ComputeWarp,
+    ComputeResize,
+    ComputeWindow
+  } compute_e;
+
+  typedef struct packed {
+    compute_e compute;
+    payload_t payload;
+    row_cmd_t row;
+  } compute_cmd_t;
 
   typedef struct packed {
     logic [2:0] source;
