@@ -22,20 +22,12 @@ module scanline_buffer_table
     // producers claim the next row, later report it finished
     input  logic load_claim_i,
     input  logic conv_claim_i,
-    input  logic load_done_i,
-    input  logic [BufferBits-1:0] load_done_id_i,
-    input  logic conv_done_i,
-    input  logic [BufferBits-1:0] conv_done_id_i,
+    input  row_done_t load_done_i,
+    input  row_done_t conv_done_i,
     // consumers free rows: every row below the given one
-    input  logic front_free_i,
-    input  logic [BufferBits-1:0] front_free_id_i,
-    input  logic [15:0] front_free_to_i,
-    input  logic free_source_i,
-    input  logic [BufferBits-1:0] free_source_id_i,
-    input  logic [15:0] free_source_to_i,
-    input  logic free_add_i,
-    input  logic [BufferBits-1:0] free_add_id_i,
-    input  logic [15:0] free_add_to_i,
+    input  rows_freed_t front_free_i,
+    input  rows_freed_t free_source_i,
+    input  rows_freed_t free_add_i,
     input  logic store_claim_i,
     input  logic store_free_i,
     input  logic [15:0] store_free_to_i
@@ -107,10 +99,10 @@ module scanline_buffer_table
       .clk_i,
       .clear_i(set_i),
       .clear_id_i(set_id_i),
-      .write_i(load_done_i),
-      .write_id_i(load_done_id_i),
+      .write_i(load_done_i.valid),
+      .write_id_i(load_done_i.id),
       .write_data_i(done_loaded[Views] + 16'd1),
-      .read_id_i({load_done_id_i, id}),
+      .read_id_i({load_done_i.id, id}),
       .read_data_o(done_loaded)
   );
   scanline_row_marks #(
@@ -119,10 +111,10 @@ module scanline_buffer_table
       .clk_i,
       .clear_i(set_i),
       .clear_id_i(set_id_i),
-      .write_i(conv_done_i),
-      .write_id_i(conv_done_id_i),
+      .write_i(conv_done_i.valid),
+      .write_id_i(conv_done_i.id),
       .write_data_i(done_computed[Views] + 16'd1),
-      .read_id_i({conv_done_id_i, id}),
+      .read_id_i({conv_done_i.id, id}),
       .read_data_o(done_computed)
   );
 
@@ -145,9 +137,9 @@ module scanline_buffer_table
       .clk_i,
       .clear_i(set_i),
       .clear_id_i(set_id_i),
-      .write_i(front_free_i),
-      .write_id_i(front_free_id_i),
-      .write_data_i(front_free_to_i),
+      .write_i(front_free_i.valid),
+      .write_id_i(front_free_i.id),
+      .write_data_i(front_free_i.to),
       .read_id_i(id),
       .read_data_o(freed_front)
   );
@@ -157,9 +149,9 @@ module scanline_buffer_table
       .clk_i,
       .clear_i(set_i),
       .clear_id_i(set_id_i),
-      .write_i(free_source_i),
-      .write_id_i(free_source_id_i),
-      .write_data_i(free_source_to_i),
+      .write_i(free_source_i.valid),
+      .write_id_i(free_source_i.id),
+      .write_data_i(free_source_i.to),
       .read_id_i(id),
       .read_data_o(freed_source)
   );
@@ -169,9 +161,9 @@ module scanline_buffer_table
       .clk_i,
       .clear_i(set_i),
       .clear_id_i(set_id_i),
-      .write_i(free_add_i),
-      .write_id_i(free_add_id_i),
-      .write_data_i(free_add_to_i),
+      .write_i(free_add_i.valid),
+      .write_id_i(free_add_i.id),
+      .write_data_i(free_add_i.to),
       .read_id_i(id),
       .read_data_o(freed_add)
   );

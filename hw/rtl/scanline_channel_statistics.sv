@@ -2,14 +2,11 @@
 // Words may repeat at once. What is read for a NORM is defined when nothing is added meanwhile.
 module scanline_channel_statistics
   import scanline_pkg::*;
+  import scanline_row_pkg::*;
 (
     input  logic clk_i,
     input  logic rst_ni,
-    // codes to be added; bytes that do not count are zero
-    input  logic add_i,
-    input  logic begin_i,  // instead of what was there
-    input  logic [StatisticAddrBits-1:0] add_addr_i,
-    input  logic [WordBits-1:0] codes_i,
+    input  count_t add_i,
     // a word, one cycle after the read
     input  logic read_i,
     input  logic [StatisticAddrBits-1:0] read_addr_i,
@@ -27,9 +24,9 @@ module scanline_channel_statistics
 
   logic ram_read, overtaken;
   logic [StatisticAddrBits-1:0] ram_addr;
-  assign ram_addr = add_i ? add_addr_i : read_addr_i;
+  assign ram_addr = add_i.valid ? add_i.addr : read_addr_i;
   assign overtaken = write_q && (write_addr_q == ram_addr);  // read and written at once: undefined, and not needed
-  assign ram_read = (add_i && !overtaken) || read_i;
+  assign ram_read = (add_i.valid && !overtaken) || read_i;
   scanline_ram_1r1w #(
       .Words(StatisticWords),
       .Parts(1),
@@ -62,19 +59,19 @@ module scanline_channel_statistics
       write_q <= 1'b0;
       written_q <= 1'b0;
     end else begin
-      sum_q <= add_i;
+      sum_q <= add_i.valid;
       write_q <= sum_q;
       written_q <= write_q;
     end
   end
 
   always_ff @(posedge clk_i) begin
-    if (add_i) begin
-      sum_begins_q <= begin_i;
-      sum_addr_q <= add_addr_i;
+    if (add_i.valid) begin
+      sum_begins_q <= add_i.begins;
+      sum_addr_q <= add_i.addr;
       for (int unsigned j = 0; j < CiLanes; j++) begin
         logic signed [7:0] code;
-        code = codes_i[8*j+:8];
+        code = add_i.codes[8*j+:8];
         code_q[j] <= code;
         square_q[j] <= SquareBits'(16'(code) * 16'(code));
       end

@@ -14,7 +14,7 @@ module scanline_conv_array
     // segments arriving from the scratchpad
     input  logic segment_valid_i,
     input  logic segment_x2_i,
-    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
+    input  segment_data_t segment_data_i,
     input  logic segment_granted_i,  // a segment will arrive in the next cycle
     output logic [3:0] window_free_o,
     // weight memory: a word and its step, one cycle after the read
@@ -25,10 +25,7 @@ module scanline_conv_array
     // psums of PixelLanes pixels for one set of output channels, to the requantiser
     output logic psum_valid_o,
     // psums made elsewhere, of one pixel and one channel group, while the array is idle and their place empty
-    input  logic sample_write_i,
-    input  logic [LaneBits-1:0] sample_pixel_i,
-    input  logic [11:0] sample_word_i,
-    input  logic [CiLanes-1:0][31:0] sample_data_i,
+    input  psum_write_t sample_i,
     input  logic psum_free_i,   // psums of a last step issued from now on find their place empty
     output logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum_o,
     // state, for the counters
@@ -193,9 +190,9 @@ module scanline_conv_array
 
   always_ff @(posedge clk_i) begin
     if (finished_q) psum_o <= grouped;
-    if (Sampler && sample_write_i) begin
+    if (Sampler && sample_i.valid) begin
       for (int unsigned j = 0; j < CiLanes; j++) begin
-        psum_o[sample_pixel_i][32'(sample_word_i)*CiLanes+j] <= sample_data_i[j];
+        psum_o[sample_i.pixel][32'(sample_i.word)*CiLanes+j] <= sample_i.data[j];
       end
     end
   end
@@ -241,7 +238,7 @@ module scanline_conv_array
       operand_last_q <= issue && step_word_i.last;
       finished_q <= operand_valid_q && operand_last_q;
       psum_valid_o <= finished_q;
-      if ((issue && step_word_i.last) || sample_write_i) psum_taken_q <= 1'b1;
+      if ((issue && step_word_i.last) || sample_i.valid) psum_taken_q <= 1'b1;
       else if (psum_free_i) psum_taken_q <= 1'b0;
     end
   end

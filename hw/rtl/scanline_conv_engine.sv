@@ -19,55 +19,25 @@ module scanline_conv_engine
     input  buffer_view_t destination_i,
     input  buffer_view_t add_i,
     output logic claim_o,
-    output logic done_o,
-    output logic [BufferBits-1:0] done_id_o,
-    output logic front_free_o,
-    output logic [BufferBits-1:0] front_free_id_o,
-    output logic [15:0] front_free_to_o,
-    output logic free_source_o,
-    output logic [BufferBits-1:0] free_source_id_o,
-    output logic [15:0] free_source_to_o,
-    output logic free_add_o,
-    output logic [BufferBits-1:0] free_add_id_o,
-    output logic [15:0] free_add_to_o,
+    output row_done_t done_o,
+    output rows_freed_t front_free_o,
+    output rows_freed_t free_source_o,
+    output rows_freed_t free_add_o,
     // scratchpad
-    output logic segment_read_o,
-    output segment_request_t segment_o,
+    output segment_read_t segment_o,
     input  logic segment_grant_i,
-    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
-    output logic write_o,
-    output logic [15:0] write_address_o,
-    output logic [15:0] write_x_o,
-    output logic [RequantPixels-1:0] write_mask_o,
-    output logic [RequantPixels-1:0][WordBits-1:0] write_data_o,
+    input  segment_data_t segment_data_i,
+    output drain_write_t write_o,
     // memory, for samples beyond what is on chip
-    output logic ar_valid_o,
-    input  logic ar_ready_i,
-    output logic [31:0] ar_offset_o,
-    input  logic r_valid_i,
-    input  logic [BusBits-1:0] r_data_i,
-    output logic window_error_o,
-    output logic [31:0] window_address_o,
+    output burst_t read_o,
+    input  logic read_ready_i,
+    input  read_beat_t beat_i,
+    output window_error_t window_error_o,
     // elements of a LOADW
-    input  logic element_valid_i,
-    input  logic [2:0] element_kind_i,
-    input  logic [3:0] element_table_i,
-    input  logic [23:0] element_index_i,
-    input  logic [15:0] element_base_i,
-    input  logic [BusBits-1:0] element_data_i,
+    input  element_t element_i,
     // state
-    output logic front_busy_o,
-    output wait_e front_wait_o,
-    output logic array_busy_o,
-    output logic row_begins_o,  // a row enters the array
-    output logic sampling_o,
-    output logic gather_beat_o,
-    output logic gathered_o,
-    output logic issue_o,
-    output logic wait_segment_o,
-    output logic wait_psum_o,
-    output logic drain_busy_o,
-    output logic [15:0] values_o
+    output conv_activity_t activity_o,
+    output logic row_begins_o  // a row enters the array
 );
   // Memories -----------------------------------------------------------------------------------------------------------
   localparam int unsigned WeightParts = WeightWordBits / BusBits;
@@ -94,9 +64,9 @@ module scanline_conv_engine
   always_comb begin
     weight_write = '0;
     parameter_write = '0;
-    if (element_valid_i && element_kind_i == KindWeights) weight_write[32'(element_index_i)%WeightParts] = 1'b1;
-    if (element_valid_i && element_kind_i == KindParameters) begin
-      parameter_write[32'(element_index_i)%ParameterParts] = 1'b1;
+    if (element_i.valid && element_i.kind == KindWeights) weight_write[32'(element_i.index)%WeightParts] = 1'b1;
+    if (element_i.valid && element_i.kind == KindParameters) begin
+      parameter_write[32'(element_i.index)%ParameterParts] = 1'b1;
     end
     for (int unsigned j = 0; j < CiLanes; j++) channel_parameters[j] = parameter_raw[j][$bits(parameter_t)-1:0];
   end
@@ -110,8 +80,8 @@ module scanline_conv_engine
       .read_addr_i(weight_addr),
       .read_data_o(weight_raw),
       .write_i(weight_write),
-      .write_addr_i(WeightAddrBits'(32'(element_base_i) + 32'(element_index_i) / WeightParts)),
-      .write_data_i({WeightParts{element_data_i}})
+      .write_addr_i(WeightAddrBits'(32'(element_i.base) + 32'(element_i.index) / WeightParts)),
+      .write_data_i({WeightParts{element_i.data}})
   );
   scanline_ram_1r1w #(
       .Words(WeightWords),
@@ -122,9 +92,9 @@ module scanline_conv_engine
       .read_i(weight_read),
       .read_addr_i(weight_addr),
       .read_data_o(step_raw),
-      .write_i(element_valid_i && element_kind_i == KindSteps),
-      .write_addr_i(WeightAddrBits'(32'(element_base_i) + 32'(element_index_i))),
-      .write_data_i(element_data_i[63:0])
+      .write_i(element_i.valid && element_i.kind == KindSteps),
+      .write_addr_i(WeightAddrBits'(32'(element_i.base) + 32'(element_i.index))),
+      .write_data_i(element_i.data[63:0])
   );
   scanline_ram_1r1w #(
       .Words(FillWords),
@@ -135,9 +105,9 @@ module scanline_conv_engine
       .read_i(fill_read),
       .read_addr_i(fill_addr),
       .read_data_o(fill_raw),
-      .write_i(element_valid_i && element_kind_i == KindFills),
-      .write_addr_i(FillAddrBits'(32'(element_base_i) + 32'(element_index_i))),
-      .write_data_i(element_data_i[31:0])
+      .write_i(element_i.valid && element_i.kind == KindFills),
+      .write_addr_i(FillAddrBits'(32'(element_i.base) + 32'(element_i.index))),
+      .write_data_i(element_i.data[31:0])
   );
   scanline_ram_1r1w #(
       .Words(ParameterWords),
@@ -149,8 +119,8 @@ module scanline_conv_engine
       .read_addr_i(parameter_addr),
       .read_data_o(parameter_raw),
       .write_i(parameter_write),
-      .write_addr_i(ParameterAddrBits'(32'(element_base_i) + 32'(element_index_i) / ParameterParts)),
-      .write_data_i({ParameterParts{element_data_i[63:0]}})
+      .write_addr_i(ParameterAddrBits'(32'(element_i.base) + 32'(element_i.index) / ParameterParts)),
+      .write_data_i({ParameterParts{element_i.data[63:0]}})
   );
   for (genvar l = 0; l < Lanes; l++) begin : gen_table
     scanline_ram_1r1w #(
@@ -162,9 +132,9 @@ module scanline_conv_engine
         .read_i(table_read),
         .read_addr_i(($clog2(Tables * TableBytes))'(table_addr[l])),
         .read_data_o(table_data[l]),
-        .write_i(element_valid_i && element_kind_i == KindTable),
-        .write_addr_i(($clog2(Tables * TableBytes))'({element_table_i, element_index_i[7:0]})),
-        .write_data_i(element_data_i[7:0])
+        .write_i(element_i.valid && element_i.kind == KindTable),
+        .write_addr_i(($clog2(Tables * TableBytes))'({element_i.lut, element_i.index[7:0]})),
+        .write_data_i(element_i.data[7:0])
     );
   end
 
@@ -173,12 +143,13 @@ module scanline_conv_engine
   logic row_valid, row_ready;
   logic array_row_ready, array_row_valid, array_row_take, drain_row_ready, drain_row_valid, drain_row_take;
   row_t row, array_row, drain_row;
+  logic array_rows_busy, drain_busy;
   logic [1:0] array_rows;
   logic [2:0] drain_rows;
   // A sampled row passes the array by, which must be out of its way.
   logic row_sampled;
   assign row_sampled = is_sampled(row.compute);
-  assign row_ready = drain_row_ready && (row_sampled ? !array_busy_o : array_row_ready);
+  assign row_ready = drain_row_ready && (row_sampled ? !array_rows_busy : array_row_ready);
   scanline_stream_fifo #(
       .Width($bits(row_t)),
       .Depth(2)
@@ -208,18 +179,15 @@ module scanline_conv_engine
       .count_o(drain_rows)
   );
 
-  logic front_read, front_grant, front_x2, add_read, add_grant;
-  segment_request_t front_segment, add_segment;
+  logic front_grant, front_x2, add_grant;
+  segment_read_t front_segment, add_segment, sample_segment;
   logic [3:0] window_free;
   logic segment_arrives_q, segment_x2_q;
 
   // The second operand goes before the window: the requantiser must not hold the array up.
-  logic sample_read;
-  segment_request_t sample_segment;
-  assign segment_read_o = front_read || add_read || sample_read;
-  assign segment_o = add_read ? add_segment : sample_read ? sample_segment : front_segment;
-  assign add_grant = segment_grant_i && add_read;
-  assign front_grant = segment_grant_i && !add_read && !sample_read;
+  assign segment_o = add_segment.valid ? add_segment : sample_segment.valid ? sample_segment : front_segment;
+  assign add_grant = segment_grant_i && add_segment.valid;
+  assign front_grant = segment_grant_i && !add_segment.valid && !sample_segment.valid;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
@@ -231,12 +199,13 @@ module scanline_conv_engine
     end
   end
 
-  logic sample_start, sample_done, sample_write, sample_psum_done, psum_held;
+  logic sample_start, sample_done, sample_psum_done, psum_held;
   sample_row_t sample_row;
   window_row_t window_row;
-  logic [LaneBits-1:0] sample_pixel;
-  logic [11:0] sample_word;
-  logic [CiLanes-1:0][31:0] sample_data;
+  psum_write_t sample;
+  logic front_busy, sampling, gather_beat, gathered, issue, wait_segment, wait_psum;
+  wait_e front_wait;
+  logic [15:0] values;
   scanline_sampling u_sampling (
       .clk_i,
       .rst_ni,
@@ -247,25 +216,18 @@ module scanline_conv_engine
       .row_i(sample_row),
       .window_row_i(window_row),
       .done_o(sample_done),
-      .segment_read_o(sample_read),
       .segment_o(sample_segment),
-      .segment_grant_i(segment_grant_i && !add_read && sample_read),
+      .segment_grant_i(segment_grant_i && !add_segment.valid && sample_segment.valid),
       .segment_data_i,
-      .ar_valid_o,
-      .ar_ready_i,
-      .ar_offset_o,
-      .r_valid_i,
-      .r_data_i,
+      .read_o,
+      .read_ready_i,
+      .beat_i,
       .window_error_o,
-      .window_address_o,
       .psum_held_i(psum_held),
-      .write_o(sample_write),
-      .write_pixel_o(sample_pixel),
-      .write_word_o(sample_word),
-      .write_data_o(sample_data),
+      .psum_o(sample),
       .psum_done_o(sample_psum_done),
-      .beat_o(gather_beat_o),
-      .gathered_o
+      .beat_o(gather_beat),
+      .gathered_o(gathered)
   );
 
   scanline_conv_front u_front (
@@ -289,21 +251,18 @@ module scanline_conv_engine
       .sample_row_o(sample_row),
       .window_row_o(window_row),
       .sample_done_i(sample_done),
-      .sampling_o,
+      .sampling_o(sampling),
       .free_o(front_free_o),
-      .free_id_o(front_free_id_o),
-      .free_to_o(front_free_to_o),
       .fill_read_o(fill_read),
       .fill_addr_o(fill_addr),
       .fill_word_i(fill_raw[$bits(fill_word_t)-1:0]),
-      .segment_read_o(front_read),
       .segment_o(front_segment),
       .segment_grant_i(front_grant),
       .segment_x2_o(front_x2),
       .window_free_i(window_free),
-      .behind_busy_i(array_busy_o || drain_busy_o),
-      .busy_o(front_busy_o),
-      .wait_o(front_wait_o)
+      .behind_busy_i(array_rows_busy || drain_busy),
+      .busy_o(front_busy),
+      .wait_o(front_wait)
   );
 
   logic psum_valid, psum_free, array_busy;
@@ -324,19 +283,16 @@ module scanline_conv_engine
       .weight_word_i(weight_raw),
       .step_word_i(step_raw[$bits(step_word_t)-1:0]),
       .psum_valid_o(psum_valid),
-      .sample_write_i(sample_write),
-      .sample_pixel_i(sample_pixel),
-      .sample_word_i(sample_word),
-      .sample_data_i(sample_data),
+      .sample_i(sample),
       .psum_free_i(psum_free),
       .psum_o(psum),
       .busy_o(array_busy),
-      .issue_o,
-      .wait_segment_o,
-      .wait_psum_o
+      .issue_o(issue),
+      .wait_segment_o(wait_segment),
+      .wait_psum_o(wait_psum)
   );
 
-  assign array_busy_o = array_busy || (array_rows != '0);
+  assign array_rows_busy = array_busy || (array_rows != '0);
   assign row_begins_o = (array_row_valid && array_row_take) || sample_start;
 
   logic requantiser_busy;
@@ -356,25 +312,28 @@ module scanline_conv_engine
       .table_read_o(table_read),
       .table_addr_o(table_addr),
       .table_data_i(table_data),
-      .segment_read_o(add_read),
       .segment_o(add_segment),
       .segment_grant_i(add_grant),
       .segment_data_i,
       .write_o,
-      .write_address_o,
-      .write_x_o,
-      .write_mask_o,
-      .write_data_o,
       .done_o,
-      .done_id_o,
       .free_source_o,
-      .free_source_id_o,
-      .free_source_to_o,
       .free_add_o,
-      .free_add_id_o,
-      .free_add_to_o,
       .busy_o(requantiser_busy),
-      .values_o
+      .values_o(values)
   );
-  assign drain_busy_o = requantiser_busy || (drain_rows != '0);
+  assign drain_busy = requantiser_busy || (drain_rows != '0);
+  assign activity_o = '{
+    front_wait: front_wait,
+    front_busy: front_busy,
+    array_busy: array_rows_busy,
+    issue: issue,
+    wait_segment: wait_segment,
+    wait_psum: wait_psum,
+    sampling: sampling,
+    drain_busy: drain_busy,
+    gather_beat: gather_beat,
+    gathered: gathered,
+    values: values
+  };
 endmodule

@@ -30,16 +30,13 @@ module scanline_conv_front
     input  logic sample_done_i,
     output logic sampling_o,
     // source rows that this row was the last to read, unless they are freed late
-    output logic free_o,
-    output logic [BufferBits-1:0] free_id_o,
-    output logic [15:0] free_to_o,
+    output rows_freed_t free_o,
     // fill memory
     output logic fill_read_o,
     output logic [FillAddrBits-1:0] fill_addr_o,
     input  fill_word_t fill_word_i,
     // segments: requested here, delivered by the scratchpad in the cycle after the grant
-    output logic segment_read_o,
-    output segment_request_t segment_o,
+    output segment_read_t segment_o,
     input  logic segment_grant_i,
     output logic segment_x2_o,     // with the grant: the row's pixel stride is 2
     input  logic [3:0] window_free_i,  // slots that are neither filled nor spoken for
@@ -245,9 +242,9 @@ module scanline_conv_front
   logic requested, may_free;
   assign requested = !word_valid_q && !request_valid_q;
   assign may_free = (which_q == '0) || !source_frees[which_q] || !source_i.free_late || !behind_busy_i;
-  assign free_o = (state_q == Finish) && requested && may_free && source_frees[which_q];
-  assign free_id_o = source_id_o;
-  assign free_to_o = row_q.free_source_to;
+  assign free_o.valid = (state_q == Finish) && requested && may_free && source_frees[which_q];
+  assign free_o.id = source_id_o;
+  assign free_o.to = row_q.free_source_to;
 
   // Stage 1: where the segment is.
   logic signed [19:0] word_row;
@@ -275,8 +272,8 @@ module scanline_conv_front
   end
 
   // A request goes out only when the window has a slot for it.
-  assign segment_read_o = request_valid_q && (window_free_i != '0);
-  assign segment_o = request_q;
+  assign segment_o.valid = request_valid_q && (window_free_i != '0);
+  assign segment_o.at = request_q;
   assign segment_x2_o = conv.x_stride == 2'd2;
 
   logic [17:0] group_step;

@@ -7,31 +7,17 @@ module scanline_counters
     input  logic rst_ni,
     input  logic clear_i,
     input  logic running_i,
-    // the array
-    input  logic issue_i,
-    input  logic wait_segment_i,
-    input  logic wait_psum_i,
-    input  logic array_busy_i,
-    input  logic sampling_i,
-    // what stands before it
-    input  logic front_busy_i,
-    input  wait_e front_wait_i,
-    input  logic drain_busy_i,
-    input  logic load_busy_i,
-    input  logic load_wait_store_i,
+    // the engines
+    input  conv_activity_t conv_i,
+    input  load_activity_t load_i,
     input  logic store_busy_i,
     input  logic waiting_sync_i,
     input  logic weights_pending_i,
     // events
     input  logic command_beat_i,
-    input  logic weight_beat_i,
-    input  logic load_beat_i,
-    input  logic gather_beat_i,
-    input  logic gathered_i,
     input  logic write_beat_i,
     input  logic [BankBits:0] words_read_i,
     input  logic [BankBits:0] words_written_i,
-    input  logic [15:0] values_i,
     input  logic command_done_i,
     output logic [Counters-1:0][63:0] counters_o
 );
@@ -41,20 +27,20 @@ module scanline_counters
   always_comb begin
     event_now = '0;
     event_now[CountCycles] = 1'b1;
-    if (issue_i) event_now[CountBusyCycles] = 1'b1;
-    else if (sampling_i) event_now[CountSampleStallCycles] = 1'b1;
-    else if (wait_psum_i) event_now[CountRequantiseStallCycles] = 1'b1;
-    else if (front_wait_i == WaitLoad) begin
-      if (load_wait_store_i) event_now[CountStoreStallCycles] = 1'b1;
+    if (conv_i.issue) event_now[CountBusyCycles] = 1'b1;
+    else if (conv_i.sampling) event_now[CountSampleStallCycles] = 1'b1;
+    else if (conv_i.wait_psum) event_now[CountRequantiseStallCycles] = 1'b1;
+    else if (conv_i.front_wait == WaitLoad) begin
+      if (load_i.wait_store) event_now[CountStoreStallCycles] = 1'b1;
       else event_now[CountLoadStallCycles] = 1'b1;
-    end else if (front_wait_i == WaitStore) event_now[CountStoreStallCycles] = 1'b1;
-    else if (front_wait_i == WaitWeights) event_now[CountWeightsStallCycles] = 1'b1;
-    else if (front_wait_i == WaitDrain) event_now[CountDrainStallCycles] = 1'b1;
-    else if (wait_segment_i || front_busy_i || array_busy_i) event_now[CountFillStallCycles] = 1'b1;
-    else if (waiting_sync_i && drain_busy_i) event_now[CountDrainStallCycles] = 1'b1;
+    end else if (conv_i.front_wait == WaitStore) event_now[CountStoreStallCycles] = 1'b1;
+    else if (conv_i.front_wait == WaitWeights) event_now[CountWeightsStallCycles] = 1'b1;
+    else if (conv_i.front_wait == WaitDrain) event_now[CountDrainStallCycles] = 1'b1;
+    else if (conv_i.wait_segment || conv_i.front_busy || conv_i.array_busy) event_now[CountFillStallCycles] = 1'b1;
+    else if (waiting_sync_i && conv_i.drain_busy) event_now[CountDrainStallCycles] = 1'b1;
     else if (waiting_sync_i && store_busy_i) event_now[CountStoreStallCycles] = 1'b1;
     else if (waiting_sync_i && weights_pending_i) event_now[CountWeightsStallCycles] = 1'b1;
-    else if (waiting_sync_i && load_busy_i) event_now[CountLoadStallCycles] = 1'b1;
+    else if (waiting_sync_i && load_i.busy) event_now[CountLoadStallCycles] = 1'b1;
     else event_now[CountControlStallCycles] = 1'b1;
   end
 
@@ -66,14 +52,14 @@ module scanline_counters
     always_comb begin
       unique case (c)
         CountDramCommandReadBeats: step[c] = StepBits'(command_beat_i);
-        CountDramWeightReadBeats: step[c] = StepBits'(weight_beat_i);
-        CountDramLoadReadBeats: step[c] = StepBits'(load_beat_i);
-        CountDramGatherReadBeats: step[c] = StepBits'(gather_beat_i);
-        CountGatheredReads: step[c] = StepBits'(gathered_i);
+        CountDramWeightReadBeats: step[c] = StepBits'(load_i.weight_beat);
+        CountDramLoadReadBeats: step[c] = StepBits'(load_i.load_beat);
+        CountDramGatherReadBeats: step[c] = StepBits'(conv_i.gather_beat);
+        CountGatheredReads: step[c] = StepBits'(conv_i.gathered);
         CountDramWriteBeats: step[c] = StepBits'(write_beat_i);
         CountScratchpadReadWords: step[c] = StepBits'(words_read_i);
         CountScratchpadWriteWords: step[c] = StepBits'(words_written_i);
-        CountRequantisedValues: step[c] = StepBits'(values_i);
+        CountRequantisedValues: step[c] = StepBits'(conv_i.values);
         CountCommands: step[c] = StepBits'(command_done_i);
         default: step[c] = StepBits'(event_now[c]);
       endcase

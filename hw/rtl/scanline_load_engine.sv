@@ -17,37 +17,21 @@ module scanline_load_engine
     output logic [BufferBits-1:0] buffer_id_o,
     input  buffer_view_t buffer_i,
     output logic claim_o,
-    output logic done_o,
-    output logic [BufferBits-1:0] done_id_o,
-    // bus reads: offset into the program's memory, beats - 1
-    output logic ar_valid_o,
-    input  logic ar_ready_i,
-    output logic [31:0] ar_offset_o,
-    output logic [7:0] ar_len_o,
-    input  logic r_valid_i,
-    input  logic [BusBits-1:0] r_data_i,
+    output row_done_t done_o,
+    // bus reads
+    output burst_t read_o,
+    input  logic read_ready_i,
+    input  read_beat_t beat_i,
     // scratchpad
-    output logic write_o,
+    output word_write_t write_o,
     input  logic write_grant_i,
-    output logic [15:0] write_address_o,
-    output logic [15:0] write_x_o,
-    output logic [WordBits-1:0] write_data_o,
     // tables: one element a cycle, as long as they are taken
-    output logic element_valid_o,
+    output element_t element_o,
     input  logic element_ready_i,
-    output logic [2:0] element_kind_o,
-    output logic [3:0] element_table_o,
-    output logic [23:0] element_index_o,  // from the start of the LOADW
-    output logic [15:0] element_base_o,
-    output logic [BusBits-1:0] element_data_o,
     output logic weights_done_o,
     // state
-    output logic busy_o,
-    output logic wait_store_o,  // wants space that a STORE frees
-    output logic window_error_o,
-    output logic [31:0] window_address_o,
-    output logic weight_beat_o,
-    output logic load_beat_o
+    output window_error_t window_error_o,
+    output load_activity_t activity_o
 );
   localparam int unsigned WeightParts = WeightWordBits / BusBits;
   localparam int unsigned CreditBits = $clog2(LoadFifoBeats) + 1;
@@ -100,7 +84,7 @@ module scanline_load_engine
   assign skip_row = buffer_i.next_row >= buffer_i.cfg.height;
   assign space = 16'(buffer_i.next_row - buffer_i.freed) < buffer_i.cfg.rows;
   assign claim_o = (state_q == Issue) && job_ready && !is_weights_q;
-  assign wait_store_o = (state_q == Check) && !is_weights_q && !skip_row && !space && buffer_i.cfg.freed_by_store;
+  assign activity_o.wait_store = (state_q == Check) && !is_weights_q && !skip_row && !space && buffer_i.cfg.freed_by_store;
 
   // Bytes wanted of a row: from the first pixel to the last, as far as they exist.
   logic signed [32:0] wanted_first, wanted_end;
@@ -114,8 +98,8 @@ module scanline_load_engine
 
   logic window_bad;
   assign window_bad = (end_byte_q > memory_bytes_i) || (first_byte_q > end_byte_q);
-  assign window_error_o = (state_q == Issue) && window_bad;
-  assign window_address_o = first_byte_q;
+  assign window_error_o.valid = (state_q == Issue) && window_bad;
+  assign window_error_o.address = first_byte_q;
 
   logic [31:0] burst_end, burst_beats;
   always_comb begin
@@ -123,9 +107,9 @@ module scanline_load_engine
     if (burst_end > end_q) burst_end = end_q;
     burst_beats = (burst_end - next_q) >> BusShift;
   end
-  assign ar_valid_o = (state_q == Request) && (next_q != end_q) && (32'(credits_q) >= burst_beats) && !stop_i;
-  assign ar_offset_o = next_q;
-  assign ar_len_o = 8'(burst_beats - 32'd1);
+  assign read_o.valid = (state_q == Request) && (next_q != end_q) && (32'(credits_q) >= burst_beats) && !stop_i;
+  assign read_o.offset = next_q;
+  assign read_o.len = 8'(burst_beats - 32'd1);
 
   // Beats fetched --------------------------------------------------------------------------------------------------
   logic fifo_valid, fifo_pop, fifo_unused_ready;
@@ -137,9 +121,9 @@ module scanline_load_engine
   ) u_fifo (
       .clk_i,
       .rst_ni,
-      .valid_i(r_valid_i),
+      .valid_i(beat_i.valid),
       .ready_o(fifo_unused_ready),
-      .data_i(r_data_i),
+      .data_i(beat_i.data),
       .valid_o(fifo_valid),
       .ready_i(fifo_pop),
       .data_o(fifo_data),
@@ -184,7 +168,7 @@ module scanline_load_engine
         default: state_q <= Idle;
       endcase
       if (stop_i) state_q <= Idle;
-      credits_q <= credits_q + CreditBits'(fifo_pop) - ((ar_valid_o && ar_ready_i) ? CreditBits'(burst_beats) : '0);
+      credits_q <= credits_q + CreditBits'(fifo_pop) - ((read_o.valid && read_ready_i) ? CreditBits'(burst_beats) : '0);
     end
   end
 
@@ -242,7 +226,7 @@ module scanline_load_engine
         end_q <= (first_byte_q == end_byte_q) ? ((first_byte_q >> BusShift) << BusShift)
                                               : (((end_byte_q + 32'(BusBytes - 1)) >> BusShift) << BusShift);
       end
-      Request: if (ar_valid_o && ar_ready_i) next_q <= burst_end;
+      Request: if (read_o.valid && read_ready_i) next_q <= burst_end;
       default: ;
     endcase
   end
@@ -300,26 +284,26 @@ module scanline_load_engine
     for (int unsigned j = 0; j < CiLanes; j++) begin
       logic signed [31:0] index;
       index = index_q + signed'(32'(j));
-      write_data_o[8*j+:8] = raw[8*j+:8];
+      write_o.data[8*j+:8] = raw[8*j+:8];
       if (index < 0 || index >= work_q.row_bytes || 32'(taken_q) + 32'(j) >= 32'(work_q.pixel_bytes)) begin
-        write_data_o[8*j+:8] = work_q.zero_point;
+        write_o.data[8*j+:8] = work_q.zero_point;
       end
     end
   end
-  assign write_o = load_emit;
-  assign write_address_o = word_address_q;
-  assign write_x_o = x_q;
+  assign write_o.valid = load_emit;
+  assign write_o.address = word_address_q;
+  assign write_o.x = x_q;
 
-  assign element_valid_o = ready_now && work_q.is_weights;
-  assign element_kind_o = work_q.kind;
-  assign element_table_o = work_q.lut;
-  assign element_index_o = element_q;
-  assign element_base_o = work_q.destination;
-  assign element_data_o = lo_q >> (8 * rel_q[7:0]);
+  assign element_o.valid = ready_now && work_q.is_weights;
+  assign element_o.kind = work_q.kind;
+  assign element_o.lut = work_q.lut;
+  assign element_o.index = element_q;
+  assign element_o.base = work_q.destination;
+  assign element_o.data = lo_q >> (8 * rel_q[7:0]);
 
   assign weights_done_o = ends && work_q.is_weights;
-  assign done_o = ends && !work_q.is_weights;
-  assign done_id_o = work_q.buf_id;
+  assign done_o.valid = ends && !work_q.is_weights;
+  assign done_o.id = work_q.buf_id;
   assign job_take = !active_q;
 
   // Beats move up when the position passes the lower one, or to fill an empty place.
@@ -327,8 +311,8 @@ module scanline_load_engine
   assign want_lo = active_q && !lo_valid_q;
   assign want_hi = active_q && lo_valid_q && (!hi_valid_q || shift_beat);
   assign fifo_pop = fifo_valid && (left_q != '0) && (want_lo || want_hi);
-  assign weight_beat_o = fifo_pop && work_q.is_weights;
-  assign load_beat_o = fifo_pop && !work_q.is_weights;
+  assign activity_o.weight_beat = fifo_pop && work_q.is_weights;
+  assign activity_o.load_beat = fifo_pop && !work_q.is_weights;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
@@ -389,5 +373,5 @@ module scanline_load_engine
     end
   end
 
-  assign busy_o = (state_q != Idle) || (job_count != '0) || active_q || (fifo_count != '0);
+  assign activity_o.busy = (state_q != Idle) || (job_count != '0) || active_q || (fifo_count != '0);
 endmodule

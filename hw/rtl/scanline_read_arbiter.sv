@@ -2,14 +2,13 @@
 // request.
 module scanline_read_arbiter
   import scanline_pkg::*;
+  import scanline_row_pkg::*;
 (
     input  logic clk_i,
     input  logic rst_ni,
     input  logic [39:0] memory_base_i,
-    input  logic [2:0] valid_i,
+    input  burst_t [2:0] read_i,
     output logic [2:0] ready_o,
-    input  logic [2:0][31:0] offset_i,
-    input  logic [2:0][7:0] len_i,
     output logic [2:0] data_valid_o,
     output logic idle_o,
     output logic error_o,
@@ -27,13 +26,13 @@ module scanline_read_arbiter
   logic [1:0] held_who_q, who;
   logic [39:0] held_addr_q;
   logic [7:0] held_len_q;
-  assign who = held_q ? held_who_q : valid_i[0] ? 2'd0 : (!Sampler || valid_i[1]) ? 2'd1 : 2'd2;
+  assign who = held_q ? held_who_q : read_i[0].valid ? 2'd0 : (!Sampler || read_i[1].valid) ? 2'd1 : 2'd2;
   logic order_ready, order_valid;
   logic [1:0] order_who;
   logic [$clog2(ReadsInFlight):0] order_count;
-  assign ar_valid_o = held_q || (valid_i[who] && order_ready);
-  assign ar_addr_o = held_q ? held_addr_q : memory_base_i + 40'(offset_i[who]);
-  assign ar_len_o = held_q ? held_len_q : len_i[who];
+  assign ar_valid_o = held_q || (read_i[who].valid && order_ready);
+  assign ar_addr_o = held_q ? held_addr_q : memory_base_i + 40'(read_i[who].offset);
+  assign ar_len_o = held_q ? held_len_q : read_i[who].len;
   always_comb begin
     ready_o = '0;
     ready_o[who] = ar_ready_i && order_ready;

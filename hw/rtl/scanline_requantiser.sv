@@ -23,25 +23,15 @@ module scanline_requantiser
     output logic [RequantPixels*CiLanes-1:0][TableBits+7:0] table_addr_o,
     input  logic [RequantPixels*CiLanes-1:0][7:0] table_data_i,
     // the second operand, from the scratchpad
-    output logic segment_read_o,
-    output segment_request_t segment_o,
+    output segment_read_t segment_o,
     input  logic segment_grant_i,
-    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
+    input  segment_data_t segment_data_i,
     // result
-    output logic write_o,
-    output logic [15:0] write_address_o,
-    output logic [15:0] write_x_o,
-    output logic [RequantPixels-1:0] write_mask_o,
-    output logic [RequantPixels-1:0][WordBits-1:0] write_data_o,
+    output drain_write_t write_o,
     // tokens
-    output logic done_o,
-    output logic [BufferBits-1:0] done_id_o,
-    output logic free_source_o,
-    output logic [BufferBits-1:0] free_source_id_o,
-    output logic [15:0] free_source_to_o,
-    output logic free_add_o,
-    output logic [BufferBits-1:0] free_add_id_o,
-    output logic [15:0] free_add_to_o,
+    output row_done_t done_o,
+    output rows_freed_t free_source_o,
+    output rows_freed_t free_add_o,
     output logic busy_o,
     output logic [15:0] values_o  // requantised in this cycle
 );
@@ -117,15 +107,15 @@ module scanline_requantiser
   assign add_last_group = add_group_q + 16'd1 == row_q.pixel_groups;
   assign add_valid = add_count_q != '0;
   assign add_pop = word_ends && row_q.operand.enable;
-  assign segment_read_o = active_q && row_q.operand.enable && add_more_q && (add_count_q + 2'(add_pending_q) < 2'd2);
+  assign segment_o.valid = active_q && row_q.operand.enable && add_more_q && (add_count_q + 2'(add_pending_q) < 2'd2);
   always_comb begin
-    segment_o.address = row_q.add_row_address +
+    segment_o.at.address = row_q.add_row_address +
         (row_q.operand.broadcast ? '0 : 16'(16'(add_word_q) * row_q.add_group_pitch));
-    segment_o.x = signed'({2'b0, add_group_x}) + 18'(row_q.operand.x_offset);
-    segment_o.width = segment_end(segment_o.x, 18'(PixelLanes), row_q.add_width);
-    segment_o.row_valid = 1'b1;
-    segment_o.edge_pixels = 1'b0;
-    segment_o.zero_point = row_q.add_operand_zero_point;
+    segment_o.at.x = signed'({2'b0, add_group_x}) + 18'(row_q.operand.x_offset);
+    segment_o.at.width = segment_end(segment_o.at.x, 18'(PixelLanes), row_q.add_width);
+    segment_o.at.row_valid = 1'b1;
+    segment_o.at.edge_pixels = 1'b0;
+    segment_o.at.zero_point = row_q.add_operand_zero_point;
   end
   logic [PixelLanes-1:0][CiLanes-1:0][7:0] add_q[2], add_arriving;
   always_comb begin
@@ -317,24 +307,24 @@ module scanline_requantiser
   always_ff @(posedge clk_i) begin
     if (valid_q[5]) begin
       for (int unsigned p = 0; p < RequantPixels; p++) begin
-        for (int unsigned j = 0; j < CiLanes; j++) write_data_o[p][8*j+:8] <= result[p][j];
+        for (int unsigned j = 0; j < CiLanes; j++) write_o.data[p][8*j+:8] <= result[p][j];
       end
     end
   end
 
   // Stage 6: write, and tell.
-  assign write_o = valid_q[6];
-  assign write_address_o = meta_q[6].address;
-  assign write_x_o = meta_q[6].x;
-  assign write_mask_o = meta_q[6].mask;
-  assign done_o = valid_q[6] && meta_q[6].last;
-  assign done_id_o = meta_q[6].destination;
-  assign free_source_o = done_o && meta_q[6].free_source;
-  assign free_source_id_o = meta_q[6].source;
-  assign free_source_to_o = meta_q[6].free_source_to;
-  assign free_add_o = done_o && meta_q[6].add_free;
-  assign free_add_id_o = meta_q[6].add_buffer;
-  assign free_add_to_o = meta_q[6].add_free_to;
+  assign write_o.valid = valid_q[6];
+  assign write_o.address = meta_q[6].address;
+  assign write_o.x = meta_q[6].x;
+  assign write_o.mask = meta_q[6].mask;
+  assign done_o.valid = valid_q[6] && meta_q[6].last;
+  assign done_o.id = meta_q[6].destination;
+  assign free_source_o.valid = done_o.valid && meta_q[6].free_source;
+  assign free_source_o.id = meta_q[6].source;
+  assign free_source_o.to = meta_q[6].free_source_to;
+  assign free_add_o.valid = done_o.valid && meta_q[6].add_free;
+  assign free_add_o.id = meta_q[6].add_buffer;
+  assign free_add_o.to = meta_q[6].add_free_to;
   assign busy_o = active_q || (valid_q != '0);
   assign values_o = valid_q[6] ? 16'($countones(meta_q[6].mask)) * 16'(CiLanes) : '0;
 endmodule

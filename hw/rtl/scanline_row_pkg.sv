@@ -139,6 +139,90 @@ package scanline_row_pkg;
     logic signed [7:0] zero_point;
   } segment_request_t;
 
+  // Ports, in bundles. What is wide stands last, so that its words lie as they would alone.
+
+  // A read of the scratchpad, whose data comes in the cycle after the grant.
+  typedef struct packed {
+    logic valid;
+    segment_request_t at;
+  } segment_read_t;
+  typedef logic [Banks-1:0][WordBits-1:0] segment_data_t;
+
+  // A read or a write of the program's memory: a burst of len + 1 beats from `offset` on.
+  typedef struct packed {
+    logic valid;
+    logic [31:0] offset;
+    logic [7:0] len;
+  } burst_t;
+  typedef struct packed {
+    logic valid;
+    logic [BusBits-1:0] data;
+  } read_beat_t;
+  typedef struct packed {
+    logic valid;
+    logic last;
+    logic [BusBytes-1:0] strobe;
+    logic [BusBits-1:0] data;
+  } write_beat_t;
+
+  // An address outside the program's memory, or its write window.
+  typedef struct packed {
+    logic valid;
+    logic [31:0] address;
+  } window_error_t;
+
+  // Psums of one pixel and one channel group, made beside the array.
+  typedef struct packed {
+    logic valid;
+    logic [LaneBits-1:0] pixel;
+    logic [11:0] word;
+    logic [CiLanes-1:0][31:0] data;
+  } psum_write_t;
+
+  // One element of a LOADW; `index` counts from its start.
+  typedef struct packed {
+    logic valid;
+    logic [2:0] kind;
+    logic [3:0] lut;
+    logic [23:0] index;
+    logic [15:0] base;
+    logic [BusBits-1:0] data;
+  } element_t;
+
+  // Writes of the scratchpad: aligned pixels of the requantiser, or one word of the load engine.
+  typedef struct packed {
+    logic valid;
+    logic [15:0] address;
+    logic [15:0] x;
+    logic [RequantPixels-1:0] mask;
+    logic [RequantPixels-1:0][WordBits-1:0] data;
+  } drain_write_t;
+  typedef struct packed {
+    logic valid;
+    logic [15:0] address;
+    logic [15:0] x;
+    logic [WordBits-1:0] data;
+  } word_write_t;
+
+  // A buffer's next row is complete; rows of a buffer below `to` may be overwritten.
+  typedef struct packed {
+    logic valid;
+    logic [BufferBits-1:0] id;
+  } row_done_t;
+  typedef struct packed {
+    logic valid;
+    logic [BufferBits-1:0] id;
+    logic [15:0] to;
+  } rows_freed_t;
+
+  // Codes of a word that a STORE counts: added to the statistics, or the first of them. Bytes that do not count are zero.
+  typedef struct packed {
+    logic valid;
+    logic begins;
+    logic [StatisticAddrBits-1:0] addr;
+    logic [WordBits-1:0] codes;
+  } count_t;
+
   // The end of a read of `count` pixels from `x` in a row of `width` pixels: banks beyond it are left alone.
   function automatic logic [15:0] segment_end(input logic signed [17:0] x, input logic signed [17:0] count,
                                               input logic [15:0] width);
@@ -156,6 +240,27 @@ package scanline_row_pkg;
     WaitWeights,
     WaitDrain
   } wait_e;
+
+  // What the engines do in a cycle, for the counters.
+  typedef struct packed {
+    wait_e front_wait;
+    logic front_busy;
+    logic array_busy;
+    logic issue;
+    logic wait_segment;
+    logic wait_psum;
+    logic sampling;
+    logic drain_busy;
+    logic gather_beat;
+    logic gathered;
+    logic [15:0] values;  // requantised
+  } conv_activity_t;
+  typedef struct packed {
+    logic busy;
+    logic wait_store;  // wants space that a STORE frees
+    logic weight_beat;
+    logic load_beat;
+  } load_activity_t;
 
   // The slot of row `row` in a buffer whose next row and slot are known; needs row in [next_row - rows, next_row).
   function automatic logic [15:0] slot_of(input logic [15:0] row, input logic [15:0] next_row,

@@ -14,24 +14,17 @@ module scanline_sampler
     input  sample_row_t row_i,
     output logic done_o,
     // scratchpad
-    output logic segment_read_o,
-    output segment_request_t segment_o,
+    output segment_read_t segment_o,
     input  logic segment_grant_i,
-    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
+    input  segment_data_t segment_data_i,
     // memory, a beat at a time
-    output logic ar_valid_o,
-    input  logic ar_ready_i,
-    output logic [31:0] ar_offset_o,
-    input  logic r_valid_i,
-    input  logic [BusBits-1:0] r_data_i,
-    output logic window_error_o,
-    output logic [31:0] window_address_o,
+    output burst_t read_o,
+    input  logic read_ready_i,
+    input  read_beat_t beat_i,
+    output window_error_t window_error_o,
     // psums of one pixel and one channel group; done when a set is complete
     input  logic psum_held_i,  // the requantiser still reads the last set
-    output logic write_o,
-    output logic [LaneBits-1:0] write_pixel_o,
-    output logic [11:0] write_word_o,
-    output logic [CiLanes-1:0][31:0] write_data_o,
+    output psum_write_t psum_o,
     output logic psum_done_o,
     // events
     output logic beat_o,
@@ -134,21 +127,21 @@ module scanline_sampler
   assign on_chip = row_i.steps || ((row >= row_i.window_first) && (row < row_i.window_end) &&
       (place_q.x >= row_i.x_first) && (17'(from_first) + 17'(!place_q.one) < 17'(row_i.source_width)));
   assign blank = (lower ? place_q.lower_zero : place_q.upper_zero) || (place_q.left_zero && place_q.right_zero);
-  assign segment_read_o = (state_q == Flow) || (((state_q == Upper) || lower) && on_chip && !blank);
+  assign segment_o.valid = (state_q == Flow) || (((state_q == Upper) || lower) && on_chip && !blank);
   always_comb begin
-    segment_o.row_valid = 1'b1;
-    segment_o.edge_pixels = 1'b0;
-    segment_o.zero_point = row_i.zero_point;
+    segment_o.at.row_valid = 1'b1;
+    segment_o.at.edge_pixels = 1'b0;
+    segment_o.at.zero_point = row_i.zero_point;
     if (state_q == Flow) begin
-      segment_o.address = row_i.flow_address;
-      segment_o.x = signed'({2'b0, group_x}) + 18'(row_i.flow_x);
-      segment_o.width = segment_end(segment_o.x, 18'(PixelLanes), row_i.flow_width);
+      segment_o.at.address = row_i.flow_address;
+      segment_o.at.x = signed'({2'b0, group_x}) + 18'(row_i.flow_x);
+      segment_o.at.width = segment_end(segment_o.at.x, 18'(PixelLanes), row_i.flow_width);
     end else begin
-      segment_o.address = row_i.base +
+      segment_o.at.address = row_i.base +
           16'(slot_of(row, row_i.next_row, row_i.next_slot, row_i.rows) * row_i.row_pitch) +
           16'(16'(set_q + word_q) * row_i.group_pitch);
-      segment_o.x = signed'({2'b0, from_first});
-      segment_o.width = segment_end(segment_o.x, 18'd2, row_i.source_width);
+      segment_o.at.x = signed'({2'b0, from_first});
+      segment_o.at.width = segment_end(segment_o.at.x, 18'd2, row_i.source_width);
     end
   end
 
@@ -161,18 +154,19 @@ module scanline_sampler
   logic [WordBits-1:0] taken;
   assign offset = address_q[BusShift-1:0];
   assign straddles = 32'(offset) + 32'(bytes_q) > BusBytes;
-  assign ar_offset_o = ((address_q >> BusShift) + 32'(second_beat_q)) << BusShift;
-  assign window_error_o = (state_q == Ask) && !stop_i && (33'(ar_offset_o) + 33'(BusBytes) > 33'(memory_bytes_i));
-  assign window_address_o = ar_offset_o;
-  assign ar_valid_o = (state_q == Ask) && !stop_i && !window_error_o;
-  assign word_there = (state_q == Take) && r_valid_i && (second_beat_q || !straddles);
+  assign read_o.offset = ((address_q >> BusShift) + 32'(second_beat_q)) << BusShift;
+  assign read_o.len = '0;
+  assign window_error_o.valid = (state_q == Ask) && !stop_i && (33'(read_o.offset) + 33'(BusBytes) > 33'(memory_bytes_i));
+  assign window_error_o.address = read_o.offset;
+  assign read_o.valid = (state_q == Ask) && !stop_i && !window_error_o.valid;
+  assign word_there = (state_q == Take) && beat_i.valid && (second_beat_q || !straddles);
   assign gathered = word_there && (right_q || place_q.one);
   assign gathered_o = gathered;
-  assign beat_o = (state_q == Take) && r_valid_i;
+  assign beat_o = (state_q == Take) && beat_i.valid;
   always_comb begin
     logic [WordBits-1:0] bits;
-    bits = second_beat_q ? pixels_q[right_q] | WordBits'(r_data_i << (8 * (BusBytes - 32'(offset))))
-                         : WordBits'(r_data_i >> (8 * 32'(offset)));
+    bits = second_beat_q ? pixels_q[right_q] | WordBits'(beat_i.data << (8 * (BusBytes - 32'(offset))))
+                         : WordBits'(beat_i.data >> (8 * 32'(offset)));
     for (int unsigned j = 0; j < CiLanes; j++) begin
       taken[8*j+:8] = (j < 32'(bytes_q)) ? bits[8*j+:8] : row_i.zero_point;
     end
@@ -219,18 +213,18 @@ module scanline_sampler
       sample[j] = 32'(signed'(upper_q[j])) * (32'sd256 - signed'(32'(crossed_q.lower_share))) +
           32'(signed'(value_q[j])) * signed'(32'(crossed_q.lower_share));
     end
-    write_data_o = sample;
+    psum_o.data = sample;
     // A flow's samples are those of its bytes, of which the high ones count 256-fold.
     if (row_i.wide) begin
       for (int unsigned j = 0; j < 2; j++) begin
-        write_data_o[j] = (sample[j] <<< 8) + sample[j+2];
-        write_data_o[j+2] = write_data_o[j];
+        psum_o.data[j] = (sample[j] <<< 8) + sample[j+2];
+        psum_o.data[j+2] = psum_o.data[j];
       end
     end
   end
-  assign write_o = crossed_valid_q && crossed_q.lower;
-  assign write_pixel_o = crossed_q.pixel;
-  assign write_word_o = crossed_q.word;
+  assign psum_o.valid = crossed_valid_q && crossed_q.lower;
+  assign psum_o.pixel = crossed_q.pixel;
+  assign psum_o.word = crossed_q.word;
 
   assign done_o = (state_q == Hand) && psum_done_o && last_set && last_group;
 
@@ -262,9 +256,9 @@ module scanline_sampler
           else state_q <= (last_word && last_pixel) ? Hand : Upper;
         end
         Locate: state_q <= Ask;
-        Ask: if (ar_valid_o && ar_ready_i) state_q <= Take;
+        Ask: if (read_o.valid && read_ready_i) state_q <= Take;
         Take:
-        if (r_valid_i) begin
+        if (beat_i.valid) begin
           if (!word_there) state_q <= Ask;
           else if (!gathered) state_q <= Ask;
           else if (!lower_q) state_q <= Lower;
@@ -286,7 +280,7 @@ module scanline_sampler
       end
       arrives_q <= advance;
       crossed_valid_q <= arrives_q;
-      psum_done_o <= write_o && crossed_q.last;
+      psum_done_o <= psum_o.valid && crossed_q.last;
     end
   end
 
@@ -305,7 +299,7 @@ module scanline_sampler
       bytes_q <= (32'(row_i.channels) - 32'(set_q + word_q) * CiLanes < CiLanes)
           ? ByteBits'(32'(row_i.channels) - 32'(set_q + word_q) * CiLanes) : ByteBits'(CiLanes);
     end
-    if (state_q == Take && r_valid_i) begin
+    if (state_q == Take && beat_i.valid) begin
       pixels_q[right_q] <= taken;
       if (word_there && !gathered) address_q <= address_q + 32'(row_i.pixel_pitch);
     end

@@ -15,24 +15,17 @@ module scanline_sampling
     input  window_row_t window_row_i,
     output logic done_o,
     // scratchpad
-    output logic segment_read_o,
-    output segment_request_t segment_o,
+    output segment_read_t segment_o,
     input  logic segment_grant_i,
-    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
+    input  segment_data_t segment_data_i,
     // memory
-    output logic ar_valid_o,
-    input  logic ar_ready_i,
-    output logic [31:0] ar_offset_o,
-    input  logic r_valid_i,
-    input  logic [BusBits-1:0] r_data_i,
-    output logic window_error_o,
-    output logic [31:0] window_address_o,
+    output burst_t read_o,
+    input  logic read_ready_i,
+    input  read_beat_t beat_i,
+    output window_error_t window_error_o,
     // psums
     input  logic psum_held_i,
-    output logic write_o,
-    output logic [LaneBits-1:0] write_pixel_o,
-    output logic [11:0] write_word_o,
-    output logic [CiLanes-1:0][31:0] write_data_o,
+    output psum_write_t psum_o,
     output logic psum_done_o,
     // events
     output logic beat_o,
@@ -41,19 +34,13 @@ module scanline_sampling
   // What either shows the rest of the machine.
   typedef struct packed {
     logic done;
-    logic segment_read;
-    segment_request_t segment;
-    logic ar_valid;
-    logic [31:0] ar_offset;
-    logic window_error;
-    logic [31:0] window_address;
-    logic write;
-    logic [LaneBits-1:0] write_pixel;
-    logic [11:0] write_word;
-    logic [CiLanes-1:0][31:0] write_data;
+    segment_read_t segment;
+    burst_t read;
+    window_error_t window_error;
     logic psum_done;
     logic beat;
     logic gathered;
+    psum_write_t psum;
   } outputs_t;
   outputs_t samples, windows, shown;
   logic is_window;
@@ -68,22 +55,15 @@ module scanline_sampling
         .start_i(start_i && !is_window),
         .row_i,
         .done_o(samples.done),
-        .segment_read_o(samples.segment_read),
         .segment_o(samples.segment),
         .segment_grant_i(segment_grant_i && !is_window),
         .segment_data_i,
-        .ar_valid_o(samples.ar_valid),
-        .ar_ready_i(ar_ready_i && !is_window),
-        .ar_offset_o(samples.ar_offset),
-        .r_valid_i(r_valid_i && !is_window),
-        .r_data_i,
+        .read_o(samples.read),
+        .read_ready_i(read_ready_i && !is_window),
+        .beat_i('{valid: beat_i.valid && !is_window, data: beat_i.data}),
         .window_error_o(samples.window_error),
-        .window_address_o(samples.window_address),
         .psum_held_i,
-        .write_o(samples.write),
-        .write_pixel_o(samples.write_pixel),
-        .write_word_o(samples.write_word),
-        .write_data_o(samples.write_data),
+        .psum_o(samples.psum),
         .psum_done_o(samples.psum_done),
         .beat_o(samples.beat),
         .gathered_o(samples.gathered)
@@ -91,8 +71,8 @@ module scanline_sampling
   end else begin : gen_no_sampler
     assign samples = '{done: 1'b1, default: '0};
     logic unused;
-    assign unused = ^{clk_i, rst_ni, stop_i, memory_bytes_i, start_i, row_i, segment_grant_i, segment_data_i, ar_ready_i,
-                      r_valid_i, r_data_i, psum_held_i};
+    assign unused = ^{clk_i, rst_ni, stop_i, memory_bytes_i, start_i, row_i, segment_grant_i, segment_data_i, read_ready_i,
+                      beat_i, psum_held_i};
   end
 
   if (Windows) begin : gen_window
@@ -104,22 +84,15 @@ module scanline_sampling
         .start_i(start_i && is_window),
         .row_i(window_row_i),
         .done_o(windows.done),
-        .segment_read_o(windows.segment_read),
         .segment_o(windows.segment),
         .segment_grant_i(segment_grant_i && is_window),
         .segment_data_i,
-        .ar_valid_o(windows.ar_valid),
-        .ar_ready_i(ar_ready_i && is_window),
-        .ar_offset_o(windows.ar_offset),
-        .r_valid_i(r_valid_i && is_window),
-        .r_data_i,
+        .read_o(windows.read),
+        .read_ready_i(read_ready_i && is_window),
+        .beat_i('{valid: beat_i.valid && is_window, data: beat_i.data}),
         .window_error_o(windows.window_error),
-        .window_address_o(windows.window_address),
         .psum_held_i,
-        .write_o(windows.write),
-        .write_pixel_o(windows.write_pixel),
-        .write_word_o(windows.write_word),
-        .write_data_o(windows.write_data),
+        .psum_o(windows.psum),
         .psum_done_o(windows.psum_done),
         .beat_o(windows.beat),
         .gathered_o(windows.gathered)
@@ -132,16 +105,10 @@ module scanline_sampling
 
   assign shown = is_window ? windows : samples;
   assign done_o = shown.done;
-  assign segment_read_o = shown.segment_read;
   assign segment_o = shown.segment;
-  assign ar_valid_o = shown.ar_valid;
-  assign ar_offset_o = shown.ar_offset;
+  assign read_o = shown.read;
   assign window_error_o = shown.window_error;
-  assign window_address_o = shown.window_address;
-  assign write_o = shown.write;
-  assign write_pixel_o = shown.write_pixel;
-  assign write_word_o = shown.write_word;
-  assign write_data_o = shown.write_data;
+  assign psum_o = shown.psum;
   assign psum_done_o = shown.psum_done;
   assign beat_o = shown.beat;
   assign gathered_o = shown.gathered;

@@ -10,23 +10,14 @@ module scanline_scratchpad
     input  logic rst_ni,
     // A segment, rotated so that element i is pixel x + i; beyond the row it reads the zero point. The store engine,
     // which reads seldom, goes before the convolution engine.
-    input  logic store_read_i,
-    input  segment_request_t store_segment_i,
-    input  logic conv_read_i,
-    input  segment_request_t conv_segment_i,
+    input  segment_read_t store_segment_i,
+    input  segment_read_t conv_segment_i,
     output logic conv_grant_o,
-    output logic [Banks-1:0][WordBits-1:0] segment_data_o,
+    output segment_data_t segment_data_o,
     // requantiser: RequantPixels pixels from an aligned x
-    input  logic drain_write_i,
-    input  logic [15:0] drain_address_i,
-    input  logic [15:0] drain_x_i,
-    input  logic [RequantPixels-1:0] drain_mask_i,
-    input  logic [RequantPixels-1:0][WordBits-1:0] drain_data_i,
+    input  drain_write_t drain_i,
     // load engine: one word
-    input  logic load_write_i,
-    input  logic [15:0] load_address_i,
-    input  logic [15:0] load_x_i,
-    input  logic [WordBits-1:0] load_data_i,
+    input  word_write_t load_i,
     output logic load_grant_o,
     // events
     output logic [BankBits:0] words_read_o,
@@ -40,9 +31,9 @@ module scanline_scratchpad
 
   logic read;
   segment_request_t segment;
-  assign conv_grant_o = conv_read_i && !store_read_i;
-  assign read = conv_read_i || store_read_i;
-  assign segment = store_read_i ? store_segment_i : conv_segment_i;
+  assign conv_grant_o = conv_segment_i.valid && !store_segment_i.valid;
+  assign read = conv_segment_i.valid || store_segment_i.valid;
+  assign segment = store_segment_i.valid ? store_segment_i.at : conv_segment_i.at;
 
   // Reads. Bank b holds pixel x + ((b - x) mod Banks) of a segment that starts at x.
   logic [BankBits-1:0] first_bank;
@@ -66,23 +57,23 @@ module scanline_scratchpad
 
   // Writes.
   logic [BankBits-1:0] drain_bank, load_bank;
-  assign drain_bank = drain_x_i[BankBits-1:0];
-  assign load_bank  = load_x_i[BankBits-1:0];
+  assign drain_bank = drain_i.x[BankBits-1:0];
+  assign load_bank  = load_i.x[BankBits-1:0];
 
   always_comb begin
     load_grant_o = 1'b0;
     for (int unsigned b = 0; b < Banks; b++) begin
       logic drain_here, load_here;
-      drain_here = drain_write_i && ((BankBits'(b) / BankBits'(RequantPixels)) == (drain_bank / BankBits'(RequantPixels)));
-      load_here = load_write_i && (load_bank == BankBits'(b));
+      drain_here = drain_i.valid && ((BankBits'(b) / BankBits'(RequantPixels)) == (drain_bank / BankBits'(RequantPixels)));
+      load_here = load_i.valid && (load_bank == BankBits'(b));
       if (drain_here) begin
-        bank_write[b] = drain_mask_i[b%RequantPixels];
-        write_addr[b] = BankAddrBits'(drain_address_i + (drain_x_i >> BankBits));
-        write_data[b] = drain_data_i[b%RequantPixels];
+        bank_write[b] = drain_i.mask[b%RequantPixels];
+        write_addr[b] = BankAddrBits'(drain_i.address + (drain_i.x >> BankBits));
+        write_data[b] = drain_i.data[b%RequantPixels];
       end else begin
         bank_write[b] = load_here;
-        write_addr[b] = BankAddrBits'(load_address_i + (load_x_i >> BankBits));
-        write_data[b] = load_data_i;
+        write_addr[b] = BankAddrBits'(load_i.address + (load_i.x >> BankBits));
+        write_data[b] = load_i.data;
         if (load_here) load_grant_o = 1'b1;
       end
     end

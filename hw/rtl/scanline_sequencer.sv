@@ -10,12 +10,9 @@ module scanline_sequencer
     input  logic [31:0] command_address_i,  // multiple of CommandBytes
     input  logic [31:0] command_count_i,
     // bus reads: one command each
-    output logic ar_valid_o,
-    input  logic ar_ready_i,
-    output logic [31:0] ar_offset_o,
-    output logic [7:0] ar_len_o,
-    input  logic r_valid_i,
-    input  logic [BusBits-1:0] r_data_i,
+    output burst_t read_o,
+    input  logic read_ready_i,
+    input  read_beat_t beat_i,
     // buffers
     output logic set_o,
     output logic [BufferBits-1:0] set_id_o,
@@ -68,10 +65,10 @@ module scanline_sequencer
   // A command stays on chip while an open loop may come back to it.
   logic [31:0] oldest;
   assign oldest = (depth_q != '0) ? body_q[0] : pc_q;
-  assign ar_valid_o = (state_q != Stopped) && !stop_i && (requested_q != command_count_i) &&
+  assign read_o.valid = (state_q != Stopped) && !stop_i && (requested_q != command_count_i) &&
       (requested_q - oldest < CommandSlots);
-  assign ar_offset_o = command_address_i + requested_q * CommandBytes;
-  assign ar_len_o = 8'(BeatsPerCommand - 1);
+  assign read_o.offset = command_address_i + requested_q * CommandBytes;
+  assign read_o.len = 8'(BeatsPerCommand - 1);
 
   logic [CommandBits-1:0] word;
   logic ram_read;
@@ -79,7 +76,7 @@ module scanline_sequencer
   logic [BeatsPerCommand-1:0] beat_write;
   always_comb begin
     beat_write = '0;
-    if (r_valid_i) beat_write[beat_q] = 1'b1;
+    if (beat_i.valid) beat_write[beat_q] = 1'b1;
   end
   scanline_ram_1r1w #(
       .Words(CommandSlots),
@@ -92,7 +89,7 @@ module scanline_sequencer
       .read_data_o(word),
       .write_i(beat_write),
       .write_addr_i(arrived_q[SlotBits-1:0]),
-      .write_data_i({BeatsPerCommand{r_data_i}})
+      .write_data_i({BeatsPerCommand{beat_i.data}})
   );
 
   // Decode.
@@ -218,8 +215,8 @@ module scanline_sequencer
       beat_q <= '0;
       depth_q <= '0;
     end else begin
-      if (ar_valid_o && ar_ready_i) requested_q <= requested_q + 32'd1;
-      if (r_valid_i) begin
+      if (read_o.valid && read_ready_i) requested_q <= requested_q + 32'd1;
+      if (beat_i.valid) begin
         beat_q <= (32'(beat_q) == BeatsPerCommand - 1) ? '0 : beat_q + 1'b1;
         if (32'(beat_q) == BeatsPerCommand - 1) arrived_q <= arrived_q + 32'd1;
       end

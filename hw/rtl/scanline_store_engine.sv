@@ -18,29 +18,19 @@ module scanline_store_engine
     output logic free_o,
     output logic [15:0] free_to_o,
     // scratchpad: a segment, one cycle after the read
-    output logic read_o,
-    output segment_request_t segment_o,
-    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
+    output segment_read_t segment_o,
+    input  segment_data_t segment_data_i,
     // statistics: a word as it is packed; bytes that are not stored are zero
-    output logic count_o,
-    output logic count_begin_o,
-    output logic [StatisticAddrBits-1:0] count_addr_o,
-    output logic [WordBits-1:0] count_codes_o,
+    output count_t count_o,
     // bus writes
-    output logic aw_valid_o,
-    input  logic aw_ready_i,
-    output logic [31:0] aw_offset_o,
-    output logic [7:0] aw_len_o,
-    output logic w_valid_o,
-    input  logic w_ready_i,
-    output logic [BusBits-1:0] w_data_o,
-    output logic [BusBytes-1:0] w_strobe_o,
-    output logic w_last_o,
+    output burst_t burst_o,
+    input  logic burst_ready_i,
+    output write_beat_t beat_o,
+    input  logic beat_ready_i,
     input  logic b_valid_i,
     // state
     output logic busy_o,
-    output logic window_error_o,
-    output logic [31:0] window_address_o
+    output window_error_t window_error_o
 );
   localparam int unsigned FifoBits = $clog2(StoreFifoBeats) + 1;
 
@@ -73,8 +63,8 @@ module scanline_store_engine
 
   logic window_bad;
   assign window_bad = (sub_start_q < write_first_i) || (sub_end_q > write_end_i) || (sub_end_q < sub_start_q);
-  assign window_error_o = (state_q == Range) && window_bad;
-  assign window_address_o = sub_start_q;
+  assign window_error_o.valid = (state_q == Range) && window_bad;
+  assign window_error_o.address = sub_start_q;
 
   // Bursts of this sub-row go out on their own; the data follows in order.
   logic [31:0] aw_next_q, aw_end_q, burst_end, burst_beats;
@@ -88,18 +78,18 @@ module scanline_store_engine
   end
   // Once offered, a transfer stays as it is until it is taken, even when the machine stops meanwhile.
   logic aw_held_q, w_held_q, beat_shown;
-  assign aw_valid_o = (aw_next_q != aw_end_q) && len_ready && (!stop_i || aw_held_q);
-  assign aw_offset_o = aw_next_q;
-  assign aw_len_o = 8'(burst_beats - 32'd1);
+  assign burst_o.valid = (aw_next_q != aw_end_q) && len_ready && (!stop_i || aw_held_q);
+  assign burst_o.offset = aw_next_q;
+  assign burst_o.len = 8'(burst_beats - 32'd1);
   scanline_stream_fifo #(
       .Width(8),
       .Depth(8)
   ) u_lengths (
       .clk_i,
       .rst_ni,
-      .valid_i(aw_valid_o && aw_ready_i),
+      .valid_i(burst_o.valid && burst_ready_i),
       .ready_o(len_ready),
-      .data_i(aw_len_o),
+      .data_i(burst_o.len),
       .valid_o(len_valid),
       .ready_i(len_pop),
       .data_o(len_data),
@@ -124,17 +114,17 @@ module scanline_store_engine
       .ready_o(beat_ready),
       .data_i({beat_strobe, beat_data}),
       .valid_o(beat_valid),
-      .ready_i(w_valid_o && w_ready_i),
+      .ready_i(beat_o.valid && beat_ready_i),
       .data_o({fifo_strobe, fifo_data}),
       .count_o(beat_count)
   );
   // A machine that stops with an error completes its bursts with beats that write nothing.
-  assign w_valid_o = len_valid && (beat_valid || stop_i);
+  assign beat_o.valid = len_valid && (beat_valid || stop_i);
   assign beat_shown = beat_valid && (!stop_i || w_held_q);
-  assign w_data_o = beat_shown ? fifo_data : '0;
-  assign w_strobe_o = beat_shown ? fifo_strobe : '0;
-  assign w_last_o = sent_q == len_data;
-  assign len_pop = w_valid_o && w_ready_i && w_last_o;
+  assign beat_o.data = beat_shown ? fifo_data : '0;
+  assign beat_o.strobe = beat_shown ? fifo_strobe : '0;
+  assign beat_o.last = sent_q == len_data;
+  assign len_pop = beat_o.valid && beat_ready_i && beat_o.last;
 
   // Reading: a batch of words is fetched segment by segment, one channel group each, so that the scratchpad is seldom
   // taken from the array; the batch goes out pixel by pixel, group by group, from its first segment on: the first
@@ -162,14 +152,14 @@ module scanline_store_engine
   assign batch_ends = (last_group_now || (16'(group_q - batch_group_q) + 16'd1 == 16'(batch_groups_q))) &&
       ((16'(x_q - batch_x_q) + 16'd1 == 16'(batch_pixels_q)) || last_x_now);
 
-  assign read_o = ((state_q == Fetch) || (state_q == Pixels)) && (fetch_q != batch_groups_q);
+  assign segment_o.valid = ((state_q == Fetch) || (state_q == Pixels)) && (fetch_q != batch_groups_q);
   always_comb begin
-    segment_o.address = word_address_q;
-    segment_o.x = signed'({2'b0, batch_x_q});
-    segment_o.width = segment_end(segment_o.x, 18'(batch_pixels_q), cmd_q.x_first + cmd_q.x_count);
-    segment_o.row_valid = 1'b1;
-    segment_o.edge_pixels = 1'b0;
-    segment_o.zero_point = '0;
+    segment_o.at.address = word_address_q;
+    segment_o.at.x = signed'({2'b0, batch_x_q});
+    segment_o.at.width = segment_end(segment_o.at.x, 18'(batch_pixels_q), cmd_q.x_first + cmd_q.x_count);
+    segment_o.at.row_valid = 1'b1;
+    segment_o.at.edge_pixels = 1'b0;
+    segment_o.at.zero_point = '0;
   end
 
   // The largest power of two of pixels whose words of all groups fit a batch.
@@ -216,10 +206,10 @@ module scanline_store_engine
     beat_strobe = placed_strobe[BusBytes-1:0];
   end
 
-  assign count_o = read_valid_q && cmd_q.statistics;
-  assign count_begin_o = row_begins_q && first_pixel_q;
-  assign count_addr_o = count_addr_q;
-  assign count_codes_o = taken;
+  assign count_o.valid = read_valid_q && cmd_q.statistics;
+  assign count_o.begins = row_begins_q && first_pixel_q;
+  assign count_o.addr = count_addr_q;
+  assign count_o.codes = taken;
 
   logic [15:0] outstanding_q;
   always_ff @(posedge clk_i or negedge rst_ni) begin
@@ -238,8 +228,8 @@ module scanline_store_engine
       aw_held_q <= 1'b0;
       w_held_q <= 1'b0;
     end else begin
-      aw_held_q <= aw_valid_o && !aw_ready_i;
-      w_held_q  <= w_valid_o && !w_ready_i && beat_shown;
+      aw_held_q <= burst_o.valid && !burst_ready_i;
+      w_held_q  <= beat_o.valid && !beat_ready_i && beat_shown;
       unique case (state_q)
         Idle: if (cmd_valid_i) state_q <= Check;
         Check: if (skip_row) state_q <= Idle;
@@ -266,7 +256,7 @@ module scanline_store_engine
         beat_q <= '0;
         gap_q <= '0;
       end else begin
-        if (aw_valid_o && aw_ready_i) aw_next_q <= burst_end;
+        if (burst_o.valid && burst_ready_i) aw_next_q <= burst_end;
         if (read_valid_q) begin
           beat_q <= crosses ? placed[2*BusBits-1:BusBits] : placed[BusBits-1:0];
           strobe_q <= crosses ? placed_strobe[2*BusBytes-1:BusBytes] : placed_strobe[BusBytes-1:0];
@@ -287,9 +277,9 @@ module scanline_store_engine
         end
       end
       read_valid_q <= read;
-      fetch_valid_q <= read_o;
-      if (w_valid_o && w_ready_i) sent_q <= w_last_o ? '0 : sent_q + 8'd1;
-      outstanding_q <= outstanding_q + 16'(aw_valid_o && aw_ready_i) - 16'(b_valid_i);
+      fetch_valid_q <= segment_o.valid;
+      if (beat_o.valid && beat_ready_i) sent_q <= beat_o.last ? '0 : sent_q + 8'd1;
+      outstanding_q <= outstanding_q + 16'(burst_o.valid && burst_ready_i) - 16'(b_valid_i);
     end
   end
 
@@ -307,7 +297,7 @@ module scanline_store_engine
       end
     end
     if (read) word_q <= batch_q[word_at];
-    if (read_o) begin
+    if (segment_o.valid) begin
       fetch_q <= fetch_q + 1'b1;
       word_address_q <= word_address_q + buffer_i.cfg.group_pitch;
     end
@@ -369,6 +359,6 @@ module scanline_store_engine
   assign free_o = (state_q == NextSub) && (sub_q + 8'd1 == cmd_q.sub_rows);
   assign free_to_o = row_after_q;
   // After a stop nobody wants the beats of bursts that were never offered; the next start clears them.
-  assign busy_o = (state_q != Idle) || (!stop_i && ((aw_next_q != aw_end_q) || beat_valid)) || aw_valid_o ||
+  assign busy_o = (state_q != Idle) || (!stop_i && ((aw_next_q != aw_end_q) || beat_valid)) || burst_o.valid ||
       (outstanding_q != '0) || (len_count != '0);
 endmodule

@@ -63,14 +63,16 @@ module scanline_top
   logic [Counters-1:0][63:0] counter_values;
   assign stop = cause_q != CauseNone;
 
-  logic illegal, nesting, load_window_error, store_window_error, read_error, write_error, halted;
-  logic sample_window_error;
-  logic [31:0] position, load_window_address, store_window_address, sample_window_address;
+  logic illegal, nesting, read_error, write_error, halted;
+  window_error_t load_window_error, store_window_error, sample_window_error;
+  logic [31:0] position;
   logic commands_bad;
   assign commands_bad = 40'(command_address) + 40'(command_count) * CommandBytes > 40'(memory_bytes);
   assign write_error = m_axi_bvalid && (m_axi_bresp != 2'b00);
 
-  logic read_idle, load_busy, store_busy, front_busy, array_busy, drain_busy;
+  conv_activity_t conv_activity;
+  load_activity_t load_activity;
+  logic read_idle, store_busy;
   assign finished = busy_q && finishing_q && (!stop || (read_idle && !store_busy));
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
@@ -106,15 +108,15 @@ module scanline_top
         end else if (nesting) begin
           cause_q <= CauseLoopNesting;
           error_address_q <= position;
-        end else if (load_window_error) begin
+        end else if (load_window_error.valid) begin
           cause_q <= CauseReadWindow;
-          error_address_q <= load_window_address;
-        end else if (sample_window_error) begin
+          error_address_q <= load_window_error.address;
+        end else if (sample_window_error.valid) begin
           cause_q <= CauseReadWindow;
-          error_address_q <= sample_window_address;
-        end else if (store_window_error) begin
+          error_address_q <= sample_window_error.address;
+        end else if (store_window_error.valid) begin
           cause_q <= CauseWriteWindow;
-          error_address_q <= store_window_address;
+          error_address_q <= store_window_error.address;
         end else if (read_error) begin
           cause_q <= CauseBusRead;
           error_address_q <= position;
@@ -163,9 +165,9 @@ module scanline_top
   );
 
   // Commands -------------------------------------------------------------------------------------------------------------
-  logic [2:0] reader_valid, reader_ready, reader_data;
-  logic [2:0][31:0] reader_offset;
-  logic [2:0][7:0] reader_len;
+  burst_t [2:0] reader;
+  logic [2:0] reader_ready, reader_data;
+  read_beat_t [2:0] reader_beat;
   logic set_buffer;
   logic [BufferBits-1:0] set_id;
   buffer_config_t set_config;
@@ -183,12 +185,9 @@ module scanline_top
       .stop_i(stop),
       .command_address_i(command_address),
       .command_count_i(command_count),
-      .ar_valid_o(reader_valid[0]),
-      .ar_ready_i(reader_ready[0]),
-      .ar_offset_o(reader_offset[0]),
-      .ar_len_o(reader_len[0]),
-      .r_valid_i(reader_data[0]),
-      .r_data_i(m_axi_rdata),
+      .read_o(reader[0]),
+      .read_ready_i(reader_ready[0]),
+      .beat_i(reader_beat[0]),
       .set_o(set_buffer),
       .set_id_o(set_id),
       .set_config_o(set_config),
@@ -265,15 +264,16 @@ module scanline_top
       .data_o(store_q_cmd),
       .count_o(store_q_count)
   );
-  assign engines_idle = (load_q_count == '0) && (conv_q_count == '0) && (store_q_count == '0) && !load_busy &&
-      !store_busy && !front_busy && !array_busy && !drain_busy;
+  assign engines_idle = (load_q_count == '0) && (conv_q_count == '0) && (store_q_count == '0) && !load_activity.busy &&
+      !store_busy && !conv_activity.front_busy && !conv_activity.array_busy && !conv_activity.drain_busy;
 
   // Buffers --------------------------------------------------------------------------------------------------------------
   logic [BufferBits-1:0] load_id, source_id, destination_id, add_id, store_id;
   buffer_view_t load_view, source_view, destination_view, add_view, store_view;
-  logic load_claim, load_done, conv_claim, conv_done, store_claim, store_free, front_free, free_source, free_add;
-  logic [BufferBits-1:0] load_done_id, conv_done_id, front_free_id, free_source_id, free_add_id;
-  logic [15:0] front_free_to, free_source_to, free_add_to, store_free_to;
+  logic load_claim, conv_claim, store_claim, store_free;
+  row_done_t load_done, conv_done;
+  rows_freed_t front_free, free_source, free_add;
+  logic [15:0] store_free_to;
   scanline_buffer_table u_buffers (
       .clk_i,
       .set_i(set_buffer),
@@ -292,73 +292,50 @@ module scanline_top
       .load_claim_i(load_claim),
       .conv_claim_i(conv_claim),
       .load_done_i(load_done),
-      .load_done_id_i(load_done_id),
       .conv_done_i(conv_done),
-      .conv_done_id_i(conv_done_id),
       .front_free_i(front_free),
-      .front_free_id_i(front_free_id),
-      .front_free_to_i(front_free_to),
       .free_source_i(free_source),
-      .free_source_id_i(free_source_id),
-      .free_source_to_i(free_source_to),
       .free_add_i(free_add),
-      .free_add_id_i(free_add_id),
-      .free_add_to_i(free_add_to),
       .store_claim_i(store_claim),
       .store_free_i(store_free),
       .store_free_to_i(store_free_to)
   );
 
   // Scratchpad -----------------------------------------------------------------------------------------------------------
-  logic store_read, segment_read, segment_grant, drain_write, load_write, load_grant;
-  logic [15:0] drain_address, drain_x, load_address, load_x;
-  logic [WordBits-1:0] load_word;
-  segment_request_t segment, store_segment;
-  logic [Banks-1:0][WordBits-1:0] segment_data;
-  logic [RequantPixels-1:0] drain_mask;
-  logic [RequantPixels-1:0][WordBits-1:0] drain_data;
+  logic segment_grant, load_grant;
+  segment_read_t segment, store_segment;
+  segment_data_t segment_data;
+  drain_write_t drain_write;
+  word_write_t load_write;
   logic [BankBits:0] words_read, words_written;
   scanline_scratchpad u_scratchpad (
       .clk_i,
       .rst_ni(engine_rst_nq),
-      .store_read_i(store_read),
       .store_segment_i(store_segment),
-      .conv_read_i(segment_read),
       .conv_segment_i(segment),
       .conv_grant_o(segment_grant),
       .segment_data_o(segment_data),
-      .drain_write_i(drain_write),
-      .drain_address_i(drain_address),
-      .drain_x_i(drain_x),
-      .drain_mask_i(drain_mask),
-      .drain_data_i(drain_data),
-      .load_write_i(load_write),
-      .load_address_i(load_address),
-      .load_x_i(load_x),
-      .load_data_i(load_word),
+      .drain_i(drain_write),
+      .load_i(load_write),
       .load_grant_o(load_grant),
       .words_read_o(words_read),
       .words_written_o(words_written)
   );
 
-  logic row_begins, weights_done, sampling;
+  logic row_begins, weights_done;
   assign activity_o = {
-    array_busy || sampling,
+    conv_activity.array_busy || conv_activity.sampling,
     store_free,
     store_claim,
-    conv_done,
+    conv_done.valid,
     row_begins,
-    load_done || weights_done,
+    load_done.valid || weights_done,
     load_claim || (load_q_valid && load_q_ready && load_q_is_weights)
   };
 
   // Engines --------------------------------------------------------------------------------------------------------------
-  logic element_valid, element_ready, load_wait_store, weight_beat, load_beat;
-  logic [2:0] element_kind;
-  logic [3:0] element_table;
-  logic [23:0] element_index;
-  logic [15:0] element_base;
-  logic [BusBits-1:0] element_data;
+  logic element_ready;
+  element_t element, stored_element;
   scanline_load_engine u_load (
       .clk_i,
       .rst_ni(engine_rst_nq),
@@ -373,53 +350,33 @@ module scanline_top
       .buffer_i(load_view),
       .claim_o(load_claim),
       .done_o(load_done),
-      .done_id_o(load_done_id),
-      .ar_valid_o(reader_valid[1]),
-      .ar_ready_i(reader_ready[1]),
-      .ar_offset_o(reader_offset[1]),
-      .ar_len_o(reader_len[1]),
-      .r_valid_i(reader_data[1]),
-      .r_data_i(m_axi_rdata),
+      .read_o(reader[1]),
+      .read_ready_i(reader_ready[1]),
+      .beat_i(reader_beat[1]),
       .write_o(load_write),
       .write_grant_i(load_grant),
-      .write_address_o(load_address),
-      .write_x_o(load_x),
-      .write_data_o(load_word),
-      .element_valid_o(element_valid),
+      .element_o(element),
       .element_ready_i(element_ready),
-      .element_kind_o(element_kind),
-      .element_table_o(element_table),
-      .element_index_o(element_index),
-      .element_base_o(element_base),
-      .element_data_o(element_data),
       .weights_done_o(weights_done),
-      .busy_o(load_busy),
-      .wait_store_o(load_wait_store),
       .window_error_o(load_window_error),
-      .window_address_o(load_window_address),
-      .weight_beat_o(weight_beat),
-      .load_beat_o(load_beat)
+      .activity_o(load_activity)
   );
 
   // Elements go to the convolution engine's memories; of records, what a normalisation makes of them goes there.
-  logic count, count_begin, norm_write;
-  logic [StatisticAddrBits-1:0] count_addr;
-  logic [WordBits-1:0] count_codes;
+  logic norm_write;
+  count_t count;
   logic [23:0] norm_index;
   logic [63:0] norm_data;
   if (Statistics) begin : gen_statistics
     logic norm_valid, norm_ready, norm_read;
     logic [StatisticAddrBits-1:0] norm_addr;
     statistic_t [CiLanes-1:0] norm_statistics;
-    assign norm_valid = element_valid && (element_kind == KindNorm);
-    assign element_ready = norm_ready || (element_kind != KindNorm);
+    assign norm_valid = element.valid && (element.kind == KindNorm);
+    assign element_ready = norm_ready || (element.kind != KindNorm);
     scanline_channel_statistics u_statistics (
         .clk_i,
         .rst_ni(engine_rst_nq),
         .add_i(count),
-        .begin_i(count_begin),
-        .add_addr_i(count_addr),
-        .codes_i(count_codes),
         .read_i(norm_read),
         .read_addr_i(norm_addr),
         .read_data_o(norm_statistics)
@@ -429,8 +386,8 @@ module scanline_top
         .rst_ni(engine_rst_nq),
         .valid_i(norm_valid),
         .ready_o(norm_ready),
-        .index_i(element_index),
-        .data_i(element_data[63:0]),
+        .index_i(element.index),
+        .data_i(element.data[63:0]),
         .read_o(norm_read),
         .read_addr_o(norm_addr),
         .statistics_i(norm_statistics),
@@ -444,7 +401,17 @@ module scanline_top
     assign norm_index = '0;
     assign norm_data = '0;
     logic unused;
-    assign unused = count ^ count_begin ^ (^count_addr) ^ (^count_codes);
+    assign unused = ^count;
+  end
+
+  always_comb begin
+    stored_element = element;
+    if (norm_write) begin
+      stored_element.valid = 1'b1;
+      stored_element.kind = KindParameters;
+      stored_element.index = norm_index;
+      stored_element.data = BusBits'(norm_data);
+    end
   end
 
   // LOADWs finished since the last SYNC, and whether any is still to come.
@@ -462,10 +429,6 @@ module scanline_top
     end
   end
 
-  assign reader_len[2] = '0;
-  logic issue, wait_segment, wait_psum, gather_beat, gathered;
-  wait_e front_wait;
-  logic [15:0] values;
   scanline_conv_engine u_conv (
       .clk_i,
       .rst_ni(engine_rst_nq),
@@ -483,53 +446,24 @@ module scanline_top
       .add_i(add_view),
       .claim_o(conv_claim),
       .done_o(conv_done),
-      .done_id_o(conv_done_id),
       .front_free_o(front_free),
-      .front_free_id_o(front_free_id),
-      .front_free_to_o(front_free_to),
       .free_source_o(free_source),
-      .free_source_id_o(free_source_id),
-      .free_source_to_o(free_source_to),
       .free_add_o(free_add),
-      .free_add_id_o(free_add_id),
-      .free_add_to_o(free_add_to),
-      .segment_read_o(segment_read),
       .segment_o(segment),
       .segment_grant_i(segment_grant),
       .segment_data_i(segment_data),
       .write_o(drain_write),
-      .write_address_o(drain_address),
-      .write_x_o(drain_x),
-      .write_mask_o(drain_mask),
-      .write_data_o(drain_data),
-      .ar_valid_o(reader_valid[2]),
-      .ar_ready_i(reader_ready[2]),
-      .ar_offset_o(reader_offset[2]),
-      .r_valid_i(reader_data[2]),
-      .r_data_i(m_axi_rdata),
+      .read_o(reader[2]),
+      .read_ready_i(reader_ready[2]),
+      .beat_i(reader_beat[2]),
       .window_error_o(sample_window_error),
-      .window_address_o(sample_window_address),
-      .element_valid_i(element_valid || norm_write),
-      .element_kind_i(norm_write ? KindParameters : element_kind),
-      .element_table_i(element_table),
-      .element_index_i(norm_write ? norm_index : element_index),
-      .element_base_i(element_base),
-      .element_data_i(norm_write ? BusBits'(norm_data) : element_data),
-      .front_busy_o(front_busy),
-      .front_wait_o(front_wait),
-      .array_busy_o(array_busy),
-      .row_begins_o(row_begins),
-      .sampling_o(sampling),
-      .gather_beat_o(gather_beat),
-      .gathered_o(gathered),
-      .issue_o(issue),
-      .wait_segment_o(wait_segment),
-      .wait_psum_o(wait_psum),
-      .drain_busy_o(drain_busy),
-      .values_o(values)
+      .element_i(stored_element),
+      .activity_o(conv_activity),
+      .row_begins_o(row_begins)
   );
 
-  logic [31:0] aw_offset;
+  burst_t burst;
+  write_beat_t write_beat;
   scanline_store_engine u_store (
       .clk_i,
       .rst_ni(engine_rst_nq),
@@ -544,28 +478,24 @@ module scanline_top
       .claim_o(store_claim),
       .free_o(store_free),
       .free_to_o(store_free_to),
-      .read_o(store_read),
       .segment_o(store_segment),
       .segment_data_i(segment_data),
       .count_o(count),
-      .count_begin_o(count_begin),
-      .count_addr_o(count_addr),
-      .count_codes_o(count_codes),
-      .aw_valid_o(m_axi_awvalid),
-      .aw_ready_i(m_axi_awready),
-      .aw_offset_o(aw_offset),
-      .aw_len_o(m_axi_awlen),
-      .w_valid_o(m_axi_wvalid),
-      .w_ready_i(m_axi_wready),
-      .w_data_o(m_axi_wdata),
-      .w_strobe_o(m_axi_wstrb),
-      .w_last_o(m_axi_wlast),
+      .burst_o(burst),
+      .burst_ready_i(m_axi_awready),
+      .beat_o(write_beat),
+      .beat_ready_i(m_axi_wready),
       .b_valid_i(m_axi_bvalid),
       .busy_o(store_busy),
-      .window_error_o(store_window_error),
-      .window_address_o(store_window_address)
+      .window_error_o(store_window_error)
   );
-  assign m_axi_awaddr = memory_base + 40'(aw_offset);
+  assign m_axi_awvalid = burst.valid;
+  assign m_axi_awaddr = memory_base + 40'(burst.offset);
+  assign m_axi_awlen = burst.len;
+  assign m_axi_wvalid = write_beat.valid;
+  assign m_axi_wdata = write_beat.data;
+  assign m_axi_wstrb = write_beat.strobe;
+  assign m_axi_wlast = write_beat.last;
   assign m_axi_awsize = 3'(BusShift);
   assign m_axi_awburst = 2'b01;
   assign m_axi_bready = 1'b1;
@@ -574,10 +504,8 @@ module scanline_top
       .clk_i,
       .rst_ni,
       .memory_base_i(memory_base),
-      .valid_i(reader_valid),
+      .read_i(reader),
       .ready_o(reader_ready),
-      .offset_i(reader_offset),
-      .len_i(reader_len),
       .data_valid_o(reader_data),
       .idle_o(read_idle),
       .error_o(read_error),
@@ -589,6 +517,9 @@ module scanline_top
       .r_resp_i(m_axi_rresp),
       .r_last_i(m_axi_rlast)
   );
+  always_comb begin
+    for (int unsigned i = 0; i < 3; i++) reader_beat[i] = '{valid: reader_data[i], data: m_axi_rdata};
+  end
   assign m_axi_arsize = 3'(BusShift);
   assign m_axi_arburst = 2'b01;
   assign m_axi_rready = 1'b1;
@@ -598,28 +529,15 @@ module scanline_top
       .rst_ni,
       .clear_i(start || clear),
       .running_i(busy_q),
-      .issue_i(issue),
-      .wait_segment_i(wait_segment),
-      .wait_psum_i(wait_psum),
-      .sampling_i(sampling),
-      .array_busy_i(array_busy),
-      .front_busy_i(front_busy),
-      .front_wait_i(front_wait),
-      .drain_busy_i(drain_busy),
-      .load_busy_i(load_busy),
-      .load_wait_store_i(load_wait_store),
+      .conv_i(conv_activity),
+      .load_i(load_activity),
       .store_busy_i(store_busy),
       .waiting_sync_i(waiting_sync),
       .weights_pending_i(weights_loaded_q != weights_sent_q),
       .command_beat_i(reader_data[0]),
-      .weight_beat_i(weight_beat),
-      .load_beat_i(load_beat),
-      .gather_beat_i(gather_beat),
-      .gathered_i(gathered),
       .write_beat_i(m_axi_wvalid && m_axi_wready),
       .words_read_i(words_read),
       .words_written_i(words_written),
-      .values_i(values),
       .command_done_i(command_done),
       .counters_o(counter_values)
   );

@@ -14,24 +14,17 @@ module scanline_window
     input  window_row_t row_i,
     output logic done_o,
     // scratchpad
-    output logic segment_read_o,
-    output segment_request_t segment_o,
+    output segment_read_t segment_o,
     input  logic segment_grant_i,
-    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
+    input  segment_data_t segment_data_i,
     // memory, a beat at a time
-    output logic ar_valid_o,
-    input  logic ar_ready_i,
-    output logic [31:0] ar_offset_o,
-    input  logic r_valid_i,
-    input  logic [BusBits-1:0] r_data_i,
-    output logic window_error_o,
-    output logic [31:0] window_address_o,
+    output burst_t read_o,
+    input  logic read_ready_i,
+    input  read_beat_t beat_i,
+    output window_error_t window_error_o,
     // psums of one pixel and one channel group; done when a set is complete
     input  logic psum_held_i,  // the requantiser still reads the last set
-    output logic write_o,
-    output logic [LaneBits-1:0] write_pixel_o,
-    output logic [11:0] write_word_o,
-    output logic [CiLanes-1:0][31:0] write_data_o,
+    output psum_write_t psum_o,
     output logic psum_done_o,
     // events
     output logic beat_o,
@@ -55,15 +48,12 @@ module scanline_window
       .memory_bytes_i,
       .start_i,
       .row_i,
-      .segment_read_o,
       .segment_o,
       .segment_grant_i,
       .segment_data_i,
-      .ar_valid_o,
-      .ar_ready_i,
-      .ar_offset_o,
+      .read_o,
+      .read_ready_i,
       .window_error_o,
-      .window_address_o,
       .beat_taken_i(beat_take),
       .entry_valid_o(entry_in_valid),
       .entry_ready_i(entry_in_ready),
@@ -89,15 +79,15 @@ module scanline_window
   ) u_beats (
       .clk_i,
       .rst_ni,
-      .valid_i(r_valid_i),
+      .valid_i(beat_i.valid),
       .ready_o(beat_unused_ready),
-      .data_i(r_data_i),
+      .data_i(beat_i.data),
       .valid_o(beat_valid),
       .ready_i(beat_take),
       .data_o(beat),
       .count_o(beat_count)
   );
-  assign beat_o = r_valid_i;
+  assign beat_o = beat_i.valid;
   assign gathered_o = entry_take && (entry.low || entry.high);
 
   // A row's bytes, of one beat, two or none; beyond the map is its zero point.
@@ -183,13 +173,13 @@ module scanline_window
   assign above = again_q ? passed_q : above_read;
   always_comb begin
     for (int unsigned j = 0; j < CiLanes; j++) begin
-      write_data_o[j] = 32'(signed'(above[j])) * (32'sd256 - signed'(32'(sample_q.lower_share))) +
+      psum_o.data[j] = 32'(signed'(above[j])) * (32'sd256 - signed'(32'(sample_q.lower_share))) +
           32'(signed'(crossed_q[j])) * signed'(32'(sample_q.lower_share));
     end
   end
-  assign write_o = sampled_q && sample_q.below;
-  assign write_pixel_o = sample_q.pixel;
-  assign write_word_o = 12'(sample_q.word);
+  assign psum_o.valid = sampled_q && sample_q.below;
+  assign psum_o.pixel = sample_q.pixel;
+  assign psum_o.word = 12'(sample_q.word);
   assign done_o = psum_done_o && ends_q;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
@@ -225,7 +215,7 @@ module scanline_window
       end
       if (psum_done_o) handing_q <= 1'b0;
       sampled_q   <= issue;
-      psum_done_o <= write_o && sample_q.last;
+      psum_done_o <= psum_o.valid && sample_q.last;
     end
   end
 
@@ -248,7 +238,7 @@ module scanline_window
       sample_q.last <= (window_row_q != '0) && set_ends && last_word && last_pixel;
       sample_q.ends <= last_band && last_row && last_group;
     end
-    if (write_o) ends_q <= sample_q.ends;
+    if (psum_o.valid) ends_q <= sample_q.ends;
   end
 
   logic unused;

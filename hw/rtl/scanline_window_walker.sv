@@ -13,16 +13,13 @@ module scanline_window_walker
     input  logic start_i,
     input  window_row_t row_i,
     // scratchpad: the flow
-    output logic segment_read_o,
-    output segment_request_t segment_o,
+    output segment_read_t segment_o,
     input  logic segment_grant_i,
-    input  logic [Banks-1:0][WordBits-1:0] segment_data_i,
+    input  segment_data_t segment_data_i,
     // memory, a beat at a time
-    output logic ar_valid_o,
-    input  logic ar_ready_i,
-    output logic [31:0] ar_offset_o,
-    output logic window_error_o,
-    output logic [31:0] window_address_o,
+    output burst_t read_o,
+    input  logic read_ready_i,
+    output window_error_t window_error_o,
     input  logic beat_taken_i,  // the lanes have room for one more
     // one entry for each row of a window, in order
     output logic entry_valid_o,
@@ -55,14 +52,14 @@ module scanline_window_walker
   assign last_band = first_column_q + columns == side;
   assign last_group = group_q + 16'd1 == row_i.pixel_groups;
 
-  assign segment_read_o = state_q == Flow;
+  assign segment_o.valid = state_q == Flow;
   always_comb begin
-    segment_o.row_valid = 1'b1;
-    segment_o.edge_pixels = 1'b0;
-    segment_o.zero_point = '0;
-    segment_o.address = row_i.flow_address;
-    segment_o.x = signed'({2'b0, group_x}) + 18'(row_i.flow_x);
-    segment_o.width = segment_end(segment_o.x, 18'(PixelLanes), row_i.flow_width);
+    segment_o.at.row_valid = 1'b1;
+    segment_o.at.edge_pixels = 1'b0;
+    segment_o.at.zero_point = '0;
+    segment_o.at.address = row_i.flow_address;
+    segment_o.at.x = signed'({2'b0, group_x}) + 18'(row_i.flow_x);
+    segment_o.at.width = segment_end(segment_o.at.x, 18'(PixelLanes), row_i.flow_width);
   end
 
   // One multiplier: a map's size, then how far the row of maps lies in memory, then how far the rows of a map do.
@@ -135,13 +132,14 @@ module scanline_window_walker
   assign need_low = low && !low_done_q;
   assign request = located_q && (need_low || high) && !stop_i;
   assign room = entry_ready_i && (credits_q != '0);
-  assign ar_offset_o = ((address_q >> BusShift) + 32'(!need_low)) << BusShift;
-  assign window_error_o = request && (33'(ar_offset_o) + 33'(BusBytes) > 33'(memory_bytes_i));
-  assign window_address_o = ar_offset_o;
-  assign ar_valid_o = request && room && !window_error_o;
+  assign read_o.offset = ((address_q >> BusShift) + 32'(!need_low)) << BusShift;
+  assign read_o.len = '0;
+  assign window_error_o.valid = request && (33'(read_o.offset) + 33'(BusBytes) > 33'(memory_bytes_i));
+  assign window_error_o.address = read_o.offset;
+  assign read_o.valid = request && room && !window_error_o.valid;
   // The row is handed on with its last request.
   assign entry_valid_o = located_q && !stop_i &&
-      ((need_low || high) ? ar_valid_o && ar_ready_i && !(need_low && high) : 1'b1);
+      ((need_low || high) ? read_o.valid && read_ready_i && !(need_low && high) : 1'b1);
   assign pushed = entry_valid_o && entry_ready_i;
   always_comb begin
     entry_o.low = low;
@@ -189,8 +187,8 @@ module scanline_window_walker
       if (!placed_q || place_moves) placed_q <= advance;
       if (!located_q || pushed) located_q <= placed_q;
       if (pushed) low_done_q <= 1'b0;
-      else if (ar_valid_o && ar_ready_i) low_done_q <= 1'b1;
-      credits_q <= credits_q - CreditBits'(ar_valid_o && ar_ready_i) + CreditBits'(beat_taken_i);
+      else if (read_o.valid && read_ready_i) low_done_q <= 1'b1;
+      credits_q <= credits_q - CreditBits'(read_o.valid && read_ready_i) + CreditBits'(beat_taken_i);
     end
   end
 
