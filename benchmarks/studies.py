@@ -64,7 +64,9 @@ if __name__ == "__main__":
         raise SystemExit
     weights = {} if options.data is None else {"srvgg16_x4": options.data / "weights" / "realesr_animevideov3_x4.npz"}
     command = "make bench-studies" + (" DATA=DIR" if weights else "")
-    hour = film_hour.film_hour((), (3840, 2160), 24.0, BASE, GPUS, price_kwh=0.25, command=command, say=print)
+    hour = film_hour.film_hour(
+        (), film_hour.Film((3840, 2160), 24.0), BASE, GPUS, film_hour.Prices(0.25), command=command, say=print
+    )
     write("film_hour", film_hour.to_json(hour))
     precisions = int8.int8_study((), (1280, 720), BASE, "H200", weights=weights, command=command, say=print)
     write("int8", int8.to_json(precisions))

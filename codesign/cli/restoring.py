@@ -27,7 +27,7 @@ def restore(
 ) -> None:
     """Restore a video frame by frame: audio is copied, times are kept, --resume continues an interrupted run."""
     from codesign.video.restore import restore as restore_video
-    from codesign.video.targets import check_target
+    from codesign.video.targets import Device, check_target
     from codesign.workflows.sources import find
 
     found = find(network, weights)
@@ -48,10 +48,8 @@ def restore(
                 video,
                 output,
                 found,
-                target=check_target(target),
-                accel=accel,
-                resume=resume,
-                overwrite=overwrite,
+                Device(check_target(target), accel),
+                existing="overwrite" if overwrite else "resume" if resume else "refuse",
                 say=say,
                 tick=tick,
             )

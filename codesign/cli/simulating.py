@@ -34,6 +34,7 @@ from codesign.hw.errors import CodesignError, InputError
 if TYPE_CHECKING:  # what these modules import takes seconds to load
     from codesign.sim.model import Dram
     from codesign.workflows.clip import ClipFrame, Reals
+    from codesign.workflows.simulate import Simulation
     from codesign.workflows.watch import Backend, Say, Tick, Watch
 
 app = typer.Typer()
@@ -79,7 +80,6 @@ def simulate(
 ) -> None:
     """Run one frame, several side by side, or a clip on the accelerator and compare every value."""
     began = time.perf_counter()
-    from codesign.pictures.images import save_image
     from codesign.workflows.compile import compile_source
     from codesign.workflows.frames import FrameChoice
     from codesign.workflows.simulate import simulate as run_frame
@@ -116,6 +116,14 @@ def simulate(
             _report_frames(paths, results, save, json_to)
             return
         result = run_frame(compiled, on, dram, watch, began=began)
+    _report_frame(network, result, recorded, save, json_to)
+
+
+def _report_frame(
+    network: NetworkOptions, result: Simulation, recorded: WatchOptions, save: Path | None, json_to: str | None
+) -> None:
+    from codesign.pictures.images import save_image
+
     if save is not None:
         save_image(result.judged.pixels, save)
     for what, path in (("timeline", recorded.timeline), ("waveform", recorded.waves), ("image", save)):

@@ -56,12 +56,10 @@ def film_hour_command(
     with progress("Studying") as (say, _):
         study = film_hour.film_hour(
             networks or [],
-            size,
-            fps,
+            film_hour.Film(size, fps),
             load_spec(accel),
             [name.strip() for name in gpu.split(",") if name.strip()],
-            price_kwh=price_kwh,
-            price_device_hour=price_device_hour,
+            film_hour.Prices(price_kwh, price_device_hour),
             command=command_line(),
             say=say,
         )
@@ -72,9 +70,11 @@ def film_hour_command(
 
 
 def _print_film_hour(study: FilmHour) -> None:
-    width, height = study.resolution
+    width, height = study.film.resolution
     table = Table(
-        title=f"An hour of film, {width}x{height}, {study.fps:g} frames a second", box=box.SIMPLE_HEAD, pad_edge=False
+        title=f"An hour of film, {width}x{height}, {study.film.fps:g} frames a second",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     for heading in ("network, target", "device-hours", "energy", "cost", "energy/frame"):
         table.add_column(heading, justify="left" if heading == "network, target" else "right")
@@ -85,9 +85,9 @@ def _print_film_hour(study: FilmHour) -> None:
         for one in hour.bills:
             cost = one.kwh
             if cost is not None:
-                cost = cost * study.price_kwh
-                if study.price_device_hour is not None and one.row.kind == "gpu":
-                    cost = cost + one.device_hours * study.price_device_hour
+                cost = cost * study.prices.kwh
+                if study.prices.device_hour is not None and one.row.kind == "gpu":
+                    cost = cost + one.device_hours * study.prices.device_hour
             target = one.row.target.split(" (")[0].split(",")[0]
             table.add_row(
                 Text.assemble(f"  {target}\n  ", (one.row.energy_evidence, "cyan")),
@@ -97,8 +97,8 @@ def _print_film_hour(study: FilmHour) -> None:
                 _band(one.row.j_per_frame, "J"),
             )
     out.print(table)
-    priced = "energy and rent" if study.price_device_hour is not None else "energy alone"
-    out.print(f"Cost: {priced}, {study.price_kwh:g} per kWh. Bands are bounds, low to high.", style="dim")
+    priced = "energy and rent" if study.prices.device_hour is not None else "energy alone"
+    out.print(f"Cost: {priced}, {study.prices.kwh:g} per kWh. Bands are bounds, low to high.", style="dim")
     for hour in study.networks:
         if hour.costing.host_mac_share > 0.0:
             out.print(

@@ -94,21 +94,46 @@ class NetworkHour:
 
 
 @dataclass(frozen=True)
-class FilmHour:
-    """The study. ``price_kwh`` and ``price_device_hour`` are the user's, in the user's currency."""
+class Film:
+    """Frames of ``resolution`` (width, height), ``fps`` a second. Raises :class:`InputError` for an impossible rate."""
 
     resolution: tuple[int, int]
     fps: float
-    gpus: tuple[str, ...]
-    spec: AccelSpec
-    price_kwh: float
-    price_device_hour: float | None
-    networks: tuple[NetworkHour, ...]
-    command: str
+
+    def __post_init__(self) -> None:
+        if self.fps <= 0.0 or self.fps > 1000.0:
+            raise InputError(
+                f"{self.fps:g} frames a second", where="--fps", hint="Choose for example 24, 25, 30 or 60."
+            )
 
     @property
     def frames(self) -> int:
+        """Frames of an hour."""
         return round(self.fps * 3600)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices in the user's currency. Raises :class:`InputError` for a negative one."""
+
+    kwh: float
+    device_hour: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kwh < 0.0 or (self.device_hour or 0.0) < 0.0:
+            raise InputError("a price is negative", where="--price-kwh", hint="Give prices of 0 or more.")
+
+
+@dataclass(frozen=True)
+class FilmHour:
+    """The study."""
+
+    film: Film
+    prices: Prices
+    gpus: tuple[str, ...]
+    spec: AccelSpec
+    networks: tuple[NetworkHour, ...]
+    command: str
 
     @property
     def verdicts(self) -> tuple[str, ...]:
@@ -118,38 +143,31 @@ class FilmHour:
 
 def film_hour(
     names: Sequence[str],
-    resolution: tuple[int, int],
-    fps: float,
+    film: Film,
     spec: AccelSpec,
     gpus: Sequence[str],
+    prices: Prices,
     *,
-    price_kwh: float,
-    price_device_hour: float | None = None,
     dram: str = DRAMS[0],
     results: Path = RESULTS,
     command: str = "",
     say: Say = silent,
 ) -> FilmHour:
-    """Study ``names`` (NETWORKS when empty) at ``resolution`` (width, height) of the output, ``fps`` frames a second.
+    """Study ``names`` (NETWORKS when empty) on a film of the output's resolution.
 
     GPUs' rows are recorded measurements where ``results`` has fitting ones, rooflines elsewhere. Raises
-    :class:`InputError` for unknown networks and GPUs, a resolution that a network cannot make, and impossible prices.
+    :class:`InputError` for unknown networks and GPUs, and a resolution that a network cannot make.
     """
-    if fps <= 0.0 or fps > 1000.0:
-        raise InputError(f"{fps:g} frames a second", where="--fps", hint="Choose for example 24, 25, 30 or 60.")
-    if price_kwh < 0.0 or (price_device_hour or 0.0) < 0.0:
-        raise InputError("a price is negative", where="--price-kwh")
     for gpu in gpus:
         find_device(gpu)
     chosen = tuple(names) or NETWORKS
-    sizes = {name: _input_size(name, resolution) for name in chosen}
-    frames = round(fps * 3600)
+    sizes = {name: _input_size(name, film.resolution) for name in chosen}
     recorded = sorted((results / "gpu").glob("*.json"))
     hours = []
     for name in chosen:
         costing = cost(name, sizes[name], spec, prefixed(say, name))
-        hours.append(_hour(costing, frames, gpus, dram, recorded))
-    return FilmHour(resolution, fps, tuple(gpus), spec, price_kwh, price_device_hour, tuple(hours), command)
+        hours.append(_hour(costing, film.frames, gpus, dram, recorded))
+    return FilmHour(film, prices, tuple(gpus), spec, tuple(hours), command)
 
 
 def _input_size(name: str, resolution: tuple[int, int]) -> tuple[int, int]:
@@ -250,14 +268,14 @@ def _verdicts(study: FilmHour) -> Iterator[str]:
     for index, gpu in enumerate(study.gpus, start=1):
         claims = {hour.costing.network.name: hour.hours_claim[gpu] for hour in study.networks}
         dearest = max(study.networks, key=lambda hour: hour.bills[index].device_hours.value)
-        hours, limit = dearest.bills[index].device_hours, macs_of_claim(gpu, study.fps)
-        diffusion = Interval.exact(diffusion_macs(study.resolution) * CLAIMED_HOURS) / limit
+        hours, limit = dearest.bills[index].device_hours, macs_of_claim(gpu, study.film.fps)
+        diffusion = Interval.exact(diffusion_macs(study.film.resolution) * CLAIMED_HOURS) / limit
         yield (
             f"{CLAIMED_HOURS:.0f} hours of an {gpu} for an hour of film: {_claims(claims)}. The dearest, "
             f"{dearest.costing.network.name}, takes {hours.value:.3g} hours ({hours.low:.3g} to {hours.high:.3g}). "
-            f"{CLAIMED_HOURS:.0f} hours are {CLAIMED_HOURS / study.fps:.1f} s a frame, in which it computes "
+            f"{CLAIMED_HOURS:.0f} hours are {CLAIMED_HOURS / study.film.fps:.1f} s a frame, in which it computes "
             f"{engineering(limit.value)}MAC ({span(limit, 'MAC')}). A diffusion up-scaler of {DIFFUSION_STEPS} steps "
-            f"has {engineering(diffusion_macs(study.resolution))}MAC: {diffusion.value:.3g} hours "
+            f"has {engineering(diffusion_macs(study.film.resolution))}MAC: {diffusion.value:.3g} hours "
             f"({diffusion.low:.3g} to {diffusion.high:.3g})."
         )
     for gpu in study.gpus:
@@ -293,7 +311,7 @@ def to_json(study: FilmHour) -> dict[str, Any]:
     def bill(one: Bill) -> dict[str, Any]:
         row = one.row
         energy = one.kwh
-        rent = None if study.price_device_hour is None or row.kind != "gpu" else study.price_device_hour
+        rent = None if study.prices.device_hour is None or row.kind != "gpu" else study.prices.device_hour
         return {
             "target": row.target,
             "kind": row.kind,
@@ -304,7 +322,7 @@ def to_json(study: FilmHour) -> dict[str, Any]:
             "device_hours": one.device_hours.to_json(),
             "kwh": None if energy is None else energy.to_json(),
             "chip_kwh": None if one.chip_kwh is None else one.chip_kwh.to_json(),
-            "energy_cost": None if energy is None else (energy * study.price_kwh).to_json(),
+            "energy_cost": None if energy is None else (energy * study.prices.kwh).to_json(),
             "rent_cost": None if rent is None else (one.device_hours * rent).to_json(),
             "evidence": row.evidence.value,
             "energy_evidence": row.energy_evidence.value,
@@ -316,15 +334,15 @@ def to_json(study: FilmHour) -> dict[str, Any]:
     return {
         "schema": "codesign.film-hour/1",
         "command": study.command,
-        "resolution": f"{study.resolution[0]}x{study.resolution[1]}",
-        "fps": study.fps,
-        "frames": study.frames,
+        "resolution": f"{study.film.resolution[0]}x{study.film.resolution[1]}",
+        "fps": study.film.fps,
+        "frames": study.film.frames,
         "accel": study.spec.name,
-        "price_kwh": study.price_kwh,
-        "price_device_hour": study.price_device_hour,
+        "price_kwh": study.prices.kwh,
+        "price_device_hour": study.prices.device_hour,
         "claims": {"gpu_hours": CLAIMED_HOURS, "energy_ratio": CLAIMED_RATIO},
         "verdicts": list(study.verdicts),
-        "diffusion_macs_per_frame": diffusion_macs(study.resolution),
+        "diffusion_macs_per_frame": diffusion_macs(study.film.resolution),
         "networks": [
             {
                 "network": hour.costing.network.name,

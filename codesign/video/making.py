@@ -11,7 +11,7 @@ from typing import Any
 import codesign
 from codesign.hw.errors import InputError
 from codesign.hw.spec import load_spec
-from codesign.video.targets import Target
+from codesign.video.targets import Device
 from codesign.workflows.sources import Source
 
 _WORDS = {
@@ -28,7 +28,7 @@ _WORDS = {
 _LIBRARIES = ("torch", "numpy", "av", "apache-tvm")
 
 
-def making_of_run(path: Path, source: Source, *, target: Target, accel: str, size: tuple[int, int]) -> dict[str, Any]:
+def making_of_run(path: Path, source: Source, device: Device, size: tuple[int, int]) -> dict[str, Any]:
     """Everything that decides the frames of an output, as JSON values; contents by their SHA-256.
 
     ``size``: (width, height) of the output. Raises :class:`InputError` for a source or a specification that cannot be
@@ -39,12 +39,12 @@ def making_of_run(path: Path, source: Source, *, target: Target, accel: str, siz
             digest = hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
-    spec = load_spec(accel) if target == "scanline-model" else None
+    spec = load_spec(device.accel) if device.target == "scanline-model" else None
     return {
         "source": digest,
         "network": source.name,
         "weights": _weights(source),
-        "target": target,
+        "target": device.target,
         "accelerator": None if spec is None else _digest(json.dumps(spec.to_dict(), sort_keys=True).encode()),
         "size": list(size),
         "release": _release(),

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from codesign.hw.errors import InputError
 from codesign.hw.files import is_special
@@ -17,11 +17,15 @@ from codesign.video.passes import BetweenFrames, EachFrame, Pass, Window
 from codesign.video.pump import DEPTH, pump
 from codesign.video.sink import SUFFIXES, Restored, Sink, Timing, making_of
 from codesign.video.source import probe
-from codesign.video.targets import Target, running
+from codesign.video.targets import Device, running
 from codesign.workflows.sources import Source
 from codesign.workflows.watch import Say, silent
 
 Tick = Callable[[int, int | None], None]
+
+
+Existing = Literal["refuse", "resume", "overwrite"]
+"""Treatment of an output that exists already."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,9 @@ def restore(
     path: Path,
     output: Path,
     source: Source,
+    device: Device = Device(),
     *,
-    target: Target = "cpu",
-    accel: str = "base",
-    resume: bool = False,
-    overwrite: bool = False,
+    existing: Existing = "refuse",
     depth: int = DEPTH,
     say: Say = silent,
     tick: Tick = silent,
@@ -54,7 +56,7 @@ def restore(
     """Run every frame of ``path`` through the network into ``output``; audio is copied, times are kept.
 
     ``tick`` is told frames written and expected. An interruption (``KeyboardInterrupt``) leaves a playable file, which
-    ``resume`` continues. Raises :class:`InputError` for an unsuitable source (see
+    ``existing="resume"`` continues. Raises :class:`InputError` for an unsuitable source (see
     :func:`codesign.video.source.probe`), for a network that makes no frames, and for an output that exists already or
     was made by something else.
     """
@@ -72,7 +74,7 @@ def restore(
     if output.exists() and path.exists() and output.samefile(path):
         raise InputError("is the source itself", where=str(output), hint="Give another name.")
     special = is_special(output)
-    if special and resume:
+    if special and existing == "resume":
         raise InputError(
             "is not a regular file, so there is nothing to resume", where=str(output), hint="Leave --resume out."
         )
@@ -81,10 +83,10 @@ def restore(
     video = probe(path)
     way: Pass = (BetweenFrames if network.task == "interpolate" else EachFrame)(video, network)
     size = video.width * network.scale, video.height * network.scale
-    making = making_of_run(path, source, target=target, accel=accel, size=size)
-    kept = None if special else _earlier(output, making, resume=resume, overwrite=overwrite)
+    making = making_of_run(path, source, device, size)
+    kept = None if special else _earlier(output, making, existing)
     # Compile before the output is touched: a network that does not compile costs nothing.
-    with running(source, target, (video.width, video.height), accel=accel, say=say) as run:
+    with running(source, device, (video.width, video.height), say) as run:
         sink = Sink(output, video, size, Timing(way.time_base, way.rate), json.dumps(making), kept, way.times)
         if kept is not None:
             kept.unlink()
@@ -109,14 +111,14 @@ def restore(
     return Restoration(sink.done, resumed, size, time.monotonic() - began)
 
 
-def _earlier(output: Path, making: dict[str, Any], *, resume: bool, overwrite: bool) -> Path | None:
+def _earlier(output: Path, making: dict[str, Any], existing: Existing) -> Path | None:
     """An interrupted output, renamed to be continued. Raises :class:`InputError` for an output that is in the way."""
     aside = output.with_name(f"{output.stem}.interrupted{output.suffix}")
     found = aside if aside.exists() else output if output.exists() else None
-    if found is None or overwrite:
+    if found is None or existing == "overwrite":
         aside.unlink(missing_ok=True)
         return None
-    if not resume:
+    if existing == "refuse":
         raise InputError(
             "exists already", where=str(found), hint="Continue it with --resume, or replace it with --overwrite."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -19,10 +20,18 @@ from codesign.workflows.compile import compile_source
 from codesign.workflows.frames import FrameChoice
 from codesign.workflows.simulate import host_module
 from codesign.workflows.sources import Source
-from codesign.workflows.watch import Say
+from codesign.workflows.watch import Say, silent
 
 Target = Literal["cpu", "cuda", "scanline-model"]
 TARGETS: tuple[Target, ...] = ("cpu", "cuda", "scanline-model")
+
+
+@dataclass(frozen=True)
+class Device:
+    """A target, and the accelerator that ``scanline-model`` stands for."""
+
+    target: Target = "cpu"
+    accel: str = "base"
 
 
 def check_target(text: str) -> Target:
@@ -37,18 +46,18 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @contextlib.contextmanager
-def running(source: Source, target: Target, size: tuple[int, int], *, accel: str = "base", say: Say) -> Iterator[Run]:
+def running(source: Source, device: Device, size: tuple[int, int], say: Say = silent) -> Iterator[Run]:
     """Prepare ``source`` for frames of ``size`` (width, height); yields a function that runs it.
 
     ``cpu``: FP32 by torch. ``scanline-model``: the machine's golden model, whose bits are the RTL's. ``cuda``: the
     compiled module in FP16. Raises :class:`InputError` for a model file on the CPU and for a missing GPU.
     """
-    if target == "cpu":
+    if device.target == "cpu":
         if source.module is None:
             raise InputError("a model file has no torch module to run", where=source.name, hint="Use scanline-model.")
         yield _by_torch(source.module)
-    elif target == "scanline-model":
-        compiled = compile_source(source, accel, FrameChoice(size), say=say)
+    elif device.target == "scanline-model":
+        compiled = compile_source(source, device.accel, FrameChoice(size), say=say)
         with host_module(compiled, say) as path:
             module = LoadedModule(path, lambda program, inputs: reference.run(program, inputs))
             yield lambda planes: module.run(planes[None])[0]

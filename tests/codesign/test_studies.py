@@ -30,12 +30,10 @@ RESOLUTION = (192, 128)
 def study():
     return film_hour.film_hour(
         ["bicubic_x2", "espcn_x4"],
-        RESOLUTION,
-        24.0,
+        film_hour.Film(RESOLUTION, 24.0),
         TINY,
         ["A100", "Orin"],
-        price_kwh=0.5,
-        price_device_hour=2.0,
+        film_hour.Prices(0.5, 2.0),
         command="the command",
     )
 
@@ -67,18 +65,18 @@ def test_large_frames_of_networks_that_know_their_size_are_multiplied(monkeypatc
 
 
 def test_an_hour_is_its_frames(study) -> None:
-    assert study.frames == 24 * 3600
+    assert study.film.frames == 24 * 3600
     for hour in study.networks:
         assert hour.costing.output_size == RESOLUTION
         assert hour.costing.input_size == size_in(hour.costing.network, RESOLUTION)
         chip, *gpus = hour.bills
         bill = account(hour.costing.counters, TINY)
-        assert chip.kwh.value == pytest.approx(bill.system_j.value * study.frames / 3.6e6)
-        assert chip.device_hours.value == pytest.approx(hour.costing.seconds * study.frames / 3600)
+        assert chip.kwh.value == pytest.approx(bill.system_j.value * study.film.frames / 3.6e6)
+        assert chip.device_hours.value == pytest.approx(hour.costing.seconds * study.film.frames / 3600)
         for one, name in zip(gpus, study.gpus, strict=True):
             figures = on_gpu(hour.costing.workload, name)
-            assert one.kwh.high == pytest.approx(figures.joules.high * study.frames / 3.6e6)
-            assert one.device_hours.low == pytest.approx(figures.seconds.low * study.frames / 3600)
+            assert one.kwh.high == pytest.approx(figures.joules.high * study.film.frames / 3.6e6)
+            assert one.device_hours.low == pytest.approx(figures.seconds.low * study.film.frames / 3600)
 
 
 def test_ratios_and_the_share_at_which_five_times_holds(study) -> None:
@@ -136,17 +134,16 @@ def test_film_hour_as_json(study) -> None:
 
 
 def test_bad_questions() -> None:
-    for arguments, text in (
-        ((["espcn_x3"], (64, 64), 24.0), "not divisible by the scale 3"),
-        ((["espcn_x2"], (64, 64), 0.0), "frames a second"),
-        ((["no_such_net"], (64, 64), 24.0), "unknown network"),
-    ):
+    film, prices = film_hour.Film((64, 64), 24.0), film_hour.Prices(0.1)
+    for network, text in (("espcn_x3", "not divisible by the scale 3"), ("no_such_net", "unknown network")):
         with pytest.raises(InputError, match=text):
-            film_hour.film_hour(*arguments, TINY, ["A100"], price_kwh=0.1)
+            film_hour.film_hour([network], film, TINY, ["A100"], prices)
+    with pytest.raises(InputError, match="frames a second"):
+        film_hour.Film((64, 64), 0.0)
     with pytest.raises(InputError, match="price is negative"):
-        film_hour.film_hour(["espcn_x2"], (64, 64), 24.0, TINY, ["A100"], price_kwh=-0.1)
+        film_hour.Prices(-0.1)
     with pytest.raises(InputError, match="unknown GPU"):
-        film_hour.film_hour(["espcn_x2"], (64, 64), 24.0, TINY, ["B9000"], price_kwh=0.1)
+        film_hour.film_hour(["espcn_x2"], film, TINY, ["B9000"], prices)
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from codesign.video.pump import pump
 from codesign.video.restore import restore
 from codesign.video.sink import GROUP, Restored, Sink, Timing
 from codesign.video.source import frames, luma, probe, rgb
+from codesign.video.targets import Device
 from codesign.workflows.sources import Source, find
 
 
@@ -196,7 +197,7 @@ def test_a_doubled_video_goes_on(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         restore(source, tmp_path / "out.mp4", network, tick=interrupt)
-    made = restore(source, tmp_path / "out.mp4", network, resume=True)
+    made = restore(source, tmp_path / "out.mp4", network, existing="resume")
     assert (made.frames, made.resumed_frames) == (2 * count - 1, GROUP)
     whole = restore(source, tmp_path / "whole.mp4", network)
     assert whole.frames == made.frames
@@ -269,8 +270,8 @@ def test_an_interrupted_output_plays_and_goes_on(tmp_path: Path, suffix: str) ->
     with pytest.raises(InputError, match="exists already"):
         restore(source, output, network)
     with pytest.raises(InputError, match="another network"):
-        restore(source, output, find("sesr_m5_x2"), resume=True)
-    made = restore(source, output, network, resume=True)
+        restore(source, output, find("sesr_m5_x2"), existing="resume")
+    made = restore(source, output, network, existing="resume")
     assert (made.frames, made.resumed_frames) == (count, GROUP)
     whole = tmp_path / f"whole{suffix}"
     restore(source, whole, network)
@@ -299,7 +300,7 @@ def test_only_the_same_run_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
 
     def refused(what: str, *, of: Path = source, by: Source = network, **options: Any) -> None:
         with pytest.raises(InputError, match=f"made with {what}"):
-            restore(of, output, by, resume=True, **options)
+            restore(of, output, by, existing="resume", **options)
         assert output.read_bytes() == before
 
     assert network.module is not None
@@ -313,26 +314,26 @@ def test_only_the_same_run_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.M
     content[-1] ^= 1
     twin.write_bytes(content)
     refused("another source", of=twin)
-    refused("another target", target="scanline-model", accel="tiny")
+    refused("another target", device=Device("scanline-model", "tiny"))
     with monkeypatch.context() as patched:
         patched.setattr("codesign.__version__", "999")
         refused("another release")
     (tmp_path / "moved.mp4").write_bytes(source.read_bytes())  # the same film under another name goes on
-    made = restore(tmp_path / "moved.mp4", output, network, resume=True)
+    made = restore(tmp_path / "moved.mp4", output, network, existing="resume")
     assert (made.frames, made.resumed_frames) == (GROUP + 5, GROUP)
     make_video(tmp_path / "other.mp4", 3, (16, 16))
     with pytest.raises(InputError, match="something else"):
-        restore(source, tmp_path / "other.mp4", network, resume=True)
+        restore(source, tmp_path / "other.mp4", network, existing="resume")
 
 
 def test_another_machine_of_the_same_name(tmp_path: Path) -> None:
     source = make_video(tmp_path / "in.mp4", 3, (16, 16))
     machine = tmp_path / "m.toml"
     machine.write_text('extends = "tiny"\n')
-    network, options = find("bicubic_x2"), {"target": "scanline-model", "accel": str(machine), "size": (32, 32)}
-    before = making_of_run(source, network, **options)
+    network, options = find("bicubic_x2"), (Device("scanline-model", str(machine)), (32, 32))
+    before = making_of_run(source, network, *options)
     machine.write_text('extends = "tiny"\nscratchpad_bytes = 65536\n')
-    after = making_of_run(source, network, **options)
+    after = making_of_run(source, network, *options)
     assert difference(json.dumps(before), after) == "another accelerator"
     assert difference(json.dumps(before), before) is None
 
@@ -349,7 +350,7 @@ def test_links_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         restore(source, link, network, tick=interrupt)
-    restore(source, link, network, resume=True)
+    restore(source, link, network, existing="resume")
     assert link.is_symlink()
     assert len(read(real)[0]) == GROUP + 5
     pipe = tmp_path / "pipe.mkv"
@@ -361,7 +362,7 @@ def test_links_and_pipes_stay_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "read.mkv").write_bytes(content)
     assert len(read(tmp_path / "read.mkv")[0]) == GROUP + 5
     with pytest.raises(InputError, match="not a regular file"):
-        restore(source, pipe, network, resume=True)
+        restore(source, pipe, network, existing="resume")
 
 
 def test_a_killed_process_leaves_what_plays(tmp_path: Path) -> None:
@@ -389,7 +390,7 @@ def test_a_killed_process_leaves_what_plays(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        restore(source, output, find("bicubic_x2"), resume=True, tick=enough)
+        restore(source, output, find("bicubic_x2"), existing="resume", tick=enough)
     assert len(read(output)[0]) >= kept - GROUP
 
 
@@ -397,7 +398,7 @@ def test_the_golden_model_restores(tmp_path: Path) -> None:
     """Every frame is what the simulated machine gives, to the bit before the video's own compression."""
     source = make_video(tmp_path / "in.mp4", 2, (23, 17), pix_fmt="yuv444p")
     for target in ("cpu", "scanline-model"):
-        restore(source, tmp_path / f"{target}.mkv", find("bicubic_x2"), target=target, accel="tiny")
+        restore(source, tmp_path / f"{target}.mkv", find("bicubic_x2"), Device(target, "tiny"))
     ours, theirs = (read(tmp_path / f"{target}.mkv")[1] for target in ("cpu", "scanline-model"))
     for a, b in zip(ours, theirs, strict=True):
         assert psnr(to_real(a), to_real(b)) > 35.0
@@ -423,14 +424,14 @@ def test_what_cannot_be_taken_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a container"):
         restore(good, tmp_path / "a.avi", network)
     with pytest.raises(InputError, match="source itself"):
-        restore(good, good, network, overwrite=True)
+        restore(good, good, network, existing="overwrite")
     with pytest.raises(InputError, match="no such video"):
         restore(tmp_path / "absent.mp4", tmp_path / "a.mp4", network)
     (tmp_path / "text.mp4").write_text("not a video")
     with pytest.raises(InputError, match="not a readable video"):
         restore(tmp_path / "text.mp4", tmp_path / "a.mp4", network)
     with pytest.raises(InputError, match="GPU"):
-        restore(good, tmp_path / "a.mp4", network, target="cuda")
+        restore(good, tmp_path / "a.mp4", network, Device("cuda"))
     assert not (tmp_path / "a.mp4").exists()
 
 

@@ -157,16 +157,9 @@ def calibrate(liberty: Path, node: str, *, spec: AccelSpec = TINY, say: Say = si
         compiled = compile_source(find(NETWORK), spec.name, FrameChoice(SIZE))
         run_frame(compiled, watch=Watch(waves=Waves(waves, 0, WINDOW)))
         (work / "scanline_pkg.sv").write_text(render_package(spec))
-        array = _run_block(work, "scanline_conv_array", ("scanline_conv_array.sv",), liberty, library, waves, say)
-        requantiser = _run_block(
-            work,
-            "scanline_requantiser",
-            ("scanline_round_shift.sv", "scanline_requantiser.sv"),
-            liberty,
-            library,
-            waves,
-            say,
-        )
+        bench = _Bench(work, liberty, library, waves, say)
+        array = _run_block(bench, "scanline_conv_array", ("scanline_conv_array.sv",))
+        requantiser = _run_block(bench, "scanline_requantiser", ("scanline_round_shift.sv", "scanline_requantiser.sv"))
     multiply = next(row.netlist_pj for row in units if row.record == "int8_multiply")
     issued = float(array.seen["issue_o"].sum()) / array.energy.cycles
     selection = array.per_cycle("operand_q logic") / (issued * spec.pixel_lanes * spec.ci_lanes * spec.lane_groups)
@@ -235,9 +228,19 @@ class _Run:
         return self.energy.dynamic_j / self.energy.cycles * 1e12 - self.per_cycle(*owners)
 
 
-def _run_block(
-    work: Path, top: str, files: Sequence[str], liberty: Path, library: Library, waves: Path, say: Say
-) -> _Run:
+@dataclass(frozen=True)
+class _Bench:
+    """A folder to work in, the cells, and the waveform of the RTL's run."""
+
+    work: Path
+    liberty: Path
+    library: Library
+    waves: Path
+    say: Say
+
+
+def _run_block(bench: _Bench, top: str, files: Sequence[str]) -> _Run:
+    work, liberty, library, waves, say = bench.work, bench.liberty, bench.library, bench.waves, bench.say
     folder = work / top
     folder.mkdir()
     say(f"map {top} to the cells of {library.name} (about a minute)")
