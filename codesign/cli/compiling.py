@@ -94,7 +94,11 @@ class WrittenOptions:
             written["module"] = str(self.output)
         if self.program is not None:
             if not network.regions:
-                raise InputError("nothing runs on the accelerator, so there is no program", where=network.name)
+                raise InputError(
+                    "nothing runs on the accelerator, so there is no program",
+                    where=network.name,
+                    hint="Leave --program out; the table shows the reasons.",
+                )
             network.regions[0].program.save(self.program)
             written["program"] = str(self.program)
         if self.export_qdq is not None:

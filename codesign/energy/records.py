@@ -84,7 +84,11 @@ class Record(Band):
         try:
             factor = float((1.0 * _UNITS.Unit(self.unit)).to(unit).magnitude)
         except pint.DimensionalityError as error:
-            raise InputError(f"{self.unit} is not convertible to {unit}", where=self.what) from error
+            raise InputError(
+                f"{self.unit} is not convertible to {unit}",
+                where=self.what,
+                hint="Ask for a unit of the same dimension.",
+            ) from error
         return self.interval * factor
 
 
@@ -127,7 +131,7 @@ def _table(path: Path) -> dict[str, Raw]:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"is not a readable table ({error})", where=str(path)) from error
+        raise InputError(f"is not a readable table ({error})", where=str(path), hint="Correct the TOML.") from error
     for name, entry in table.items():
         if not isinstance(entry, dict):
             raise InputError(f"{name} is a bare number", where=str(path), hint="Give value, bounds, unit and source.")
@@ -159,7 +163,9 @@ def load_records(*paths: Path) -> dict[str, Record]:
         for key, entry in _table(path).items():
             for name, one in _expanded(key, entry, path):
                 if name in entries:
-                    raise InputError(f"{name} is defined twice", where=str(path))
+                    raise InputError(
+                        f"{name} is defined twice", where=str(path), hint="Remove or rename one of the entries."
+                    )
                 entries[name] = one, path
     found: dict[str, Record] = {}
     for name in entries:
@@ -173,7 +179,7 @@ def _expanded(key: str, entry: Raw, path: Path) -> Iterator[tuple[str, Raw]]:
         yield template, {field: value for field, value in entry.items() if field != "name"}
         return
     if {"node", "voltage"} & set(entry):
-        raise InputError(f"{key} has both nodes and a node", where=str(path))
+        raise InputError(f"{key} has both nodes and a node", where=str(path), hint="Keep one of them.")
     for node in entry["nodes"]:
 
         def fill(value: Any, node: str = node) -> Any:
@@ -195,16 +201,26 @@ def _resolve(
     if name in found:
         return found[name]
     if name in asked:
-        raise InputError(f"{name} is derived from itself", where=" from ".join((*asked, name)))
+        raise InputError(
+            f"{name} is derived from itself",
+            where=" from ".join((*asked, name)),
+            hint="Give one of these entries a value.",
+        )
     if name not in entries:
-        raise InputError(f"{asked[-1]} names no energy record: {name!r}", where=str(entries[asked[-1]][1]))
+        raise InputError(
+            f"{asked[-1]} names no energy record: {name!r}",
+            where=str(entries[asked[-1]][1]),
+            hint="Correct the name, or add the record with its source.",
+        )
     entry, path = entries[name]
     asked = (*asked, name)
     if "voltage" not in entry and "supply_" + str(entry.get("node")) in entries:
         entry = entry | {"voltage": _resolve(f"supply_{entry['node']}", entries, found, asked).value}
     if "derived" in entry:
         if {"value", "low", "high"} & set(entry):
-            raise InputError(f"{name} is derived and has a value of its own", where=str(path))
+            raise InputError(
+                f"{name} is derived and has a value of its own", where=str(path), hint="Keep the value or the rule."
+            )
         # All fields but the figures are checked first, so that a missing field is named as in any entry.
         blank = _validated(Record, name, entry | {"value": 0.0, "low": 0.0, "high": 0.0}, path)
         assert blank.derived is not None
@@ -232,7 +248,9 @@ def _derived(name: str, blank: Record, how: Derivation, parents: list[Record], p
         figure = derive(how, points, blank.node, blank.voltage)
         factor = float(_UNITS.Quantity(1.0, result).to(blank.unit).magnitude)
     except (ValueError, pint.DimensionalityError) as error:
-        raise InputError(f"{name} derived: {error}", where=str(path)) from error
+        raise InputError(
+            f"{name} derived: {error}", where=str(path), hint="Correct the rule or its parents."
+        ) from error
     return (figure * factor).to_json()
 
 
@@ -250,7 +268,11 @@ def devices() -> Mapping[str, Device]:
     for name, device in table.items():
         for record in (device.flop, device.memory):
             if record not in records():
-                raise InputError(f"{name} names no energy record: {record!r}", where="devices.toml")
+                raise InputError(
+                    f"{name} names no energy record: {record!r}",
+                    where="devices.toml",
+                    hint="Correct the name, or add the record with its source.",
+                )
     return table
 
 

@@ -24,7 +24,11 @@ def psnr(image: Reals, truth: Reals, *, shave: int = 0, peak: float = 1.0) -> fl
     Infinite for equal images. Raises :class:`InputError` when shapes differ or nothing is left.
     """
     if image.shape != truth.shape or min(truth.shape[:2]) <= 2 * shave:
-        raise InputError(f"cannot compare {image.shape} with {truth.shape} after shaving {shave}", where="psnr")
+        raise InputError(
+            f"cannot compare {image.shape} with {truth.shape} after shaving {shave}",
+            where="psnr",
+            hint="Give images of one size, larger than the border.",
+        )
     inside = (slice(shave, truth.shape[0] - shave), slice(shave, truth.shape[1] - shave))
     error = float(np.mean((image[inside].astype(np.float64) - truth[inside]) ** 2))
     return math.inf if error == 0.0 else 10.0 * math.log10(peak**2 / error)
@@ -66,7 +70,7 @@ def set5(upscale: Upscaler, data: str | Path, scale: int) -> dict[str, float]:
     """Y-PSNR in dB per Set5 image and their ``mean``. ``data`` holds ``set5/*.png``."""
     paths = sorted((Path(data) / "set5").glob("*.png"))
     if not paths:
-        raise InputError("holds no set5/*.png", where=str(data))
+        raise InputError("holds no set5/*.png", where=str(data), hint="Give the folder that contains set5/.")
     result: dict[str, float] = {}
     for path in paths:
         truth = luma(to_real(crop_to_multiple(load_image(path), scale)))

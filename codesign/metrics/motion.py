@@ -34,13 +34,23 @@ def end_point_error(flow: Flow, truth: Flow, valid: NDArray[np.bool_] | None = N
     differ, for no valid pixel and for a flow that is not finite on one.
     """
     if flow.shape != truth.shape or flow.ndim != 3 or flow.shape[0] != 2:
-        raise InputError(f"cannot compare flows {flow.shape} and {truth.shape}", where="end-point error")
+        raise InputError(
+            f"cannot compare flows {flow.shape} and {truth.shape}",
+            where="end-point error",
+            hint="Give flows of one size.",
+        )
     counted = np.isfinite(truth).all(0) if valid is None else valid
     if counted.shape != truth.shape[1:] or not counted.any():
-        raise InputError("no pixel has a true flow", where="end-point error")
+        raise InputError(
+            "no pixel has a true flow",
+            where="end-point error",
+            hint="Mark the valid pixels, or give a truth with finite values.",
+        )
     ours, theirs = (np.asarray(x[:, counted], np.float64) for x in (flow, truth))
     if not np.isfinite(ours).all():
-        raise InputError("the flow is not finite", where="end-point error")
+        raise InputError(
+            "the flow is not finite", where="end-point error", hint="Mark the pixels without a flow as not valid."
+        )
     error = np.hypot(*(ours - theirs))
     wrong = (error > OUTLIER_PIXELS) & (error > OUTLIER_SHARE * np.hypot(*theirs))
     return FlowError(float(error.mean()), float(wrong.mean()), int(counted.sum()))
@@ -89,7 +99,11 @@ def warping_error(
     back, inside = sampled(following, flow)
     counted = inside & seen
     if frame.shape != following.shape or not counted.any():
-        raise InputError("the frames have nothing in common to compare", where="warping error")
+        raise InputError(
+            "the frames have nothing in common to compare",
+            where="warping error",
+            hint="Give consecutive frames and the flow between them.",
+        )
     return float(np.mean((frame.astype(np.float64)[counted] - back[counted]) ** 2))
 
 
@@ -101,6 +115,10 @@ def jitter(path: NDArray[np.floating] | Sequence[Sequence[float]]) -> float:
     """
     places = np.asarray(path, np.float64)
     if places.ndim != 2 or places.shape[0] < 3:
-        raise InputError(f"a path of shape {places.shape} has no second difference", where="jitter")
+        raise InputError(
+            f"a path of shape {places.shape} has no second difference",
+            where="jitter",
+            hint="Give at least three positions, [frames, 2].",
+        )
     shake = places[2:] - 2.0 * places[1:-1] + places[:-2]
     return float(np.sqrt(np.mean((shake**2).sum(1))))

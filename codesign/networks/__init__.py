@@ -208,7 +208,11 @@ def count_macs(module: nn.Module, width: int, height: int, channels: int | None 
     twin = copy.deepcopy(module).to("meta")
     layers = [layer for layer in twin.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
     if not layers:
-        raise InputError("has no convolution, so no multiply-accumulates to count", where=type(module).__name__)
+        raise InputError(
+            "has no convolution, so no multiply-accumulates to count",
+            where=type(module).__name__,
+            hint="Give a network with convolutions.",
+        )
     total = 0
 
     def count(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -276,12 +280,20 @@ def _fill(module: nn.Module, network: Network, state: dict[str, torch.Tensor], w
             )
         if state[name].shape != tensor.shape:
             raise InputError(
-                f"tensor {name!r} is {list(state[name].shape)}, {network.name} needs {list(tensor.shape)}", where=where
+                f"tensor {name!r} is {list(state[name].shape)}, {network.name} needs {list(tensor.shape)}",
+                where=where,
+                hint="Give weights of exactly this network.",
             )
         if not torch.isfinite(state[name]).all():
-            raise InputError(f"tensor {name!r} holds values that are not finite", where=where)
+            raise InputError(
+                f"tensor {name!r} holds values that are not finite",
+                where=where,
+                hint="Train again, or give other weights.",
+            )
     if extra := sorted(set(state) - set(wanted)):
-        raise InputError(f"holds an unknown tensor {extra[0]!r}", where=where)
+        raise InputError(
+            f"holds an unknown tensor {extra[0]!r}", where=where, hint="Give weights of exactly this network."
+        )
     module.load_state_dict(state)
 
 

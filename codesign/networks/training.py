@@ -85,7 +85,7 @@ def load_pairs(data: Path, shrinks: tuple[float, ...] = Recipe.shrinks) -> list[
     """
     paths = sorted((data / "bsds").glob("*/*.jpg"))
     if not paths:
-        raise InputError("holds no bsds/*/*.jpg", where=str(data))
+        raise InputError("holds no bsds/*/*.jpg", where=str(data), hint="Give the folder that contains bsds/.")
     pairs: list[Pair] = []
     for path in paths:
         full = to_real(load_image(path))

@@ -134,7 +134,9 @@ class TrainingRun(Generic[_M]):
         except FileNotFoundError as missing:
             raise InputError("no such checkpoint", where=str(path), hint="Start without --resume.") from missing
         except Exception as broken:  # readers of foreign files raise anything
-            raise InputError("is not a checkpoint of this network", where=str(path)) from broken
+            raise InputError(
+                "is not a checkpoint of this network", where=str(path), hint="Start without --resume."
+            ) from broken
 
 
 @contextlib.contextmanager

@@ -25,14 +25,20 @@ def load_flow(path: str | Path) -> Flow:
     except FileNotFoundError as error:
         raise InputError("no such flow file", where=str(path), hint="Check the path.") from error
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        raise InputError(
+            f"cannot be read ({error.strerror})", where=str(path), hint="Check the file's permissions."
+        ) from error
     if len(raw) < 12 or np.frombuffer(raw, "<f4", 1)[0] != _MAGIC:
-        raise InputError("is not a Middlebury .flo file", where=str(path))
+        raise InputError(
+            "is not a Middlebury .flo file", where=str(path), hint="Give a file written as Middlebury's .flo."
+        )
     width, height = (int(x) for x in np.frombuffer(raw, "<i4", 2, 4))
     check_size(width, height, where=str(path))
     if len(raw) != 12 + 8 * width * height:
         raise InputError(
-            f"has {len(raw)} bytes, a flow of {width}x{height} has {12 + 8 * width * height}", where=str(path)
+            f"has {len(raw)} bytes, a flow of {width}x{height} has {12 + 8 * width * height}",
+            where=str(path),
+            hint="The file is incomplete or damaged: copy it again.",
         )
     flow = np.frombuffer(raw, "<f4", offset=12).reshape(height, width, 2).transpose(2, 0, 1).astype(np.float32)
     return np.asarray(np.where(np.abs(flow).max(0) > UNKNOWN, np.float32(np.nan), flow))

@@ -59,7 +59,9 @@ def image_files(folder: str | Path) -> list[Path]:
     try:
         found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in known and path.is_file())
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=str(folder)) from error
+        raise InputError(
+            f"cannot be read ({error.strerror})", where=str(folder), hint="Check the folder's permissions."
+        ) from error
     if not found:
         raise InputError(
             "is not a folder with images in it", where=str(folder), hint="Give a folder of PNG or JPEG files."

@@ -38,7 +38,9 @@ def making_of_run(path: Path, source: Source, device: Device, size: tuple[int, i
         with path.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        raise InputError(
+            f"cannot be read ({error.strerror})", where=str(path), hint="Check the file's permissions."
+        ) from error
     spec = load_spec(device.accel) if device.target == "scanline-model" else None
     return {
         "source": digest,

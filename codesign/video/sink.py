@@ -69,7 +69,11 @@ class Sink:
         try:
             self.container = av.open(str(path), "w", container_options=options if path.suffix != ".mkv" else {})
         except (av.error.FFmpegError, OSError) as error:
-            raise InputError(f"cannot write here ({error.strerror})", where=str(path)) from error
+            raise InputError(
+                f"cannot write here ({error.strerror})",
+                where=str(path),
+                hint="Check the folder's permissions and the free space.",
+            ) from error
         self.container.metadata[MARK] = making
         self.stream: Any = self.container.add_stream(
             "libx264",

@@ -67,14 +67,22 @@ def probe(path: Path) -> Video:
     """
     with _opened(path) as container:
         if not container.streams.video:
-            raise InputError("has no video stream", where=str(path))
+            raise InputError("has no video stream", where=str(path), hint="Give a file with a video stream.")
         stream = container.streams.video[0]
         try:
             first = next(iter(container.decode(stream)), None)
         except av.error.FFmpegError as error:
-            raise InputError(f"its video cannot be decoded ({error.strerror})", where=str(path)) from error
+            raise InputError(
+                f"its video cannot be decoded ({error.strerror})",
+                where=str(path),
+                hint="Convert it first, for example with ffmpeg -i IN OUT.mp4.",
+            ) from error
         if first is None:
-            raise InputError("has no frame that can be decoded", where=str(path))
+            raise InputError(
+                "has no frame that can be decoded",
+                where=str(path),
+                hint="The file is damaged: copy or convert it again.",
+            )
         check_size(first.width, first.height, where=str(path))
         _check(first, path)
         if stream.codec_context.color_trc in _HDR:
@@ -206,4 +214,8 @@ def _opened(path: Path) -> av.container.InputContainer:
         raise InputError("no such video", where=str(path), hint="Check the path.") from error
     except (av.error.FFmpegError, OSError) as error:
         reason = error.strerror or type(error).__name__
-        raise InputError(f"is not a readable video ({reason})", where=str(path)) from error
+        raise InputError(
+            f"is not a readable video ({reason})",
+            where=str(path),
+            hint="Convert it first, for example with ffmpeg -i IN OUT.mp4.",
+        ) from error

@@ -100,6 +100,10 @@ def run_float(compiled: Compiled) -> NDArray[np.float32]:
     Raises :class:`InputError` for a model file, which has no torch module.
     """
     if compiled.source.module is None:
-        raise InputError("FP32 quality needs a torch module", where=compiled.source.name)
+        raise InputError(
+            "FP32 quality needs a torch module",
+            where=compiled.source.name,
+            hint="Give a reference network or a torch module.",
+        )
     with torch.no_grad():
         return np.asarray(compiled.source.module(torch.from_numpy(compiled.frame.tensor)).numpy(), np.float32)

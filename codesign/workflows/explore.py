@@ -107,7 +107,9 @@ class Exploration:
         for family in self.families:
             if index in family.where:
                 return family.plan(index, self.machines)
-        raise InputError(f"no plan fits machine {index}", where=self.network)
+        raise InputError(
+            f"no plan fits machine {index}", where=self.network, hint="Choose a machine with finite cycles."
+        )
 
     def pareto(self) -> Ints:
         """Indices of the machines that no other beats in time, energy and on-chip memory at once, fastest first."""

@@ -66,7 +66,7 @@ class FrameChoice:
 
     def __post_init__(self) -> None:
         if self.image is not None and self.given is not None:
-            raise InputError("--image and --input exclude each other", where="options")
+            raise InputError("--image and --input exclude each other", where="options", hint="Give only one of them.")
 
 
 def make_frame(channels: int, scale: int, choice: FrameChoice = FrameChoice()) -> Frame:

@@ -51,7 +51,9 @@ class Bundle:
             data = json.loads((folder / "launches.json").read_text())
             blob, binary = (folder / "parameters.bin").read_bytes(), (folder / "kernels.cubin").read_bytes()
         except OSError as error:
-            raise InputError(f"is not a bundle ({error})", where=str(folder)) from error
+            raise InputError(
+                f"is not a bundle ({error})", where=str(folder), hint="Give a folder written by Bundle.save."
+            ) from error
         launches = []
         for entry in data["launches"]:
             first, size = entry.pop("first"), entry.pop("bytes")

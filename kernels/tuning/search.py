@@ -229,7 +229,11 @@ def measure(folder: Path, driver: Driver, *, say: Say = print, seconds: float | 
     known = json.loads((folder / "tasks.json").read_text())
     capability = "".join(map(str, driver.capability))
     if known["arch"].removeprefix("sm_").rstrip("a") != capability:
-        raise CodesignError(f"is an sm_{capability}, the candidates are for {known['arch']}", where=driver.name)
+        raise CodesignError(
+            f"is an sm_{capability}, the candidates are for {known['arch']}",
+            where=driver.name,
+            hint="Build candidates for this GPU's architecture.",
+        )
     began = time.monotonic()
     results = folder / "results.jsonl"
     done = {json.loads(line)["name"] for line in results.read_text().splitlines()} if results.is_file() else set()

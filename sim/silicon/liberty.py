@@ -110,7 +110,11 @@ class Library:
         """The smallest NAND of two inputs: the gate equivalent. Raises :class:`InputError` when there is none."""
         found = [cell for cell in self.cells.values() if cell.area > 0 and _is_nand2(cell)]
         if not found:
-            raise InputError("has no NAND of two inputs", where=f"Liberty library {self.name}")
+            raise InputError(
+                "has no NAND of two inputs",
+                where=f"Liberty library {self.name}",
+                hint="Give a library with a two-input NAND, the gate equivalent.",
+            )
         return min(found, key=lambda cell: cell.area)
 
 
@@ -119,14 +123,18 @@ def read_liberty(path: Path) -> Library:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", where=str(path)) from error
+        raise InputError(f"cannot be read ({error.strerror})", where=str(path), hint="Check the path.") from error
     try:
         top = parse(text)
         if top.kind != "library":
             raise InputError(f"begins with {top.kind!r}")
         return _library(top)
     except InputError as error:
-        raise InputError(f"is not a Liberty library ({error})", where=str(path)) from error
+        raise InputError(
+            f"is not a Liberty library ({error})",
+            where=str(path),
+            hint="Give a standard-cell library in Liberty's format.",
+        ) from error
 
 
 def parse(text: str) -> Group:

@@ -229,12 +229,20 @@ def _program(netlist: Netlist, library: Library) -> _Program:
     for one in netlist.instances:
         cell = library.cells.get(one.cell)
         if cell is None:
-            raise InputError(f"{one.cell} is not in the library", where=library.name)
+            raise InputError(
+                f"{one.cell} is not in the library",
+                where=library.name,
+                hint="Give the library that the netlist was mapped to.",
+            )
         pins = dict(one.pins)
         if (stored := cell.flip_flop) is not None:
             edge = function_of(stored.clocked_on)
             if edge.operands or pins.get(edge.word) != clock:
-                raise InputError(f"{one.cell} is not clocked by the block's clock", where=netlist.top)
+                raise InputError(
+                    f"{one.cell} is not clocked by the block's clock",
+                    where=netlist.top,
+                    hint="Map a block with a single clock.",
+                )
             state, inverse, new = nets, nets + 1, nets + 2
             nets += 3
             gates += [
@@ -246,7 +254,11 @@ def _program(netlist: Netlist, library: Library) -> _Program:
         for pin in cell.pins.values():
             if pin.is_output and one.pins.get(pin.name, 0) > 1:
                 if not pin.function:
-                    raise InputError(f"{one.cell} has no function for {pin.name}", where=library.name)
+                    raise InputError(
+                        f"{one.cell} has no function for {pin.name}",
+                        where=library.name,
+                        hint="Use a library whose cells have functions.",
+                    )
                 gates.append(_gate(function_of(pin.function), pins, pins[pin.name]))
     inputs = {net for port in netlist.ports.values() if port.is_input for net in port.nets}
     return _Program(nets, tuple(_ordered(gates, {0, 1} | inputs | {state for state, _ in states})), tuple(states))
@@ -290,7 +302,9 @@ def _ordered(gates: list[_Gate], known: set[int]) -> Iterator[_Gate]:
             if missing[reader] == 0:
                 ready.append(reader)
     if len(ready) < len(gates):
-        raise InputError("the logic has a loop or an undriven net", where="netlist")
+        raise InputError(
+            "the logic has a loop or an undriven net", where="netlist", hint="Map a block without combinational loops."
+        )
 
 
 def _bits(words: Words, width: int) -> NDArray[np.uint8]:

@@ -70,7 +70,11 @@ def _find(lines: Iterable[str], wanted: Mapping[str, Port]) -> dict[str, _Variab
         elif words[0] == "$enddefinitions":
             break
     if found is None:
-        raise InputError(f"no instance has the ports {', '.join(wanted)}", where="waveform")
+        raise InputError(
+            f"no instance has the ports {', '.join(wanted)}",
+            where="waveform",
+            hint="Record the waveform of the machine that contains the block.",
+        )
     return found
 
 

@@ -103,7 +103,7 @@ def _circuit(module: Mapping[str, Any]) -> Circuit:
     while waiting:
         ready = [gate for gate in waiting if known.issuperset(gate.inputs)]
         if not ready:
-            raise InputError("the logic has a loop", where="switching")
+            raise InputError("the logic has a loop", where="switching", hint="Give combinational logic without loops.")
         ordered += ready
         known |= {gate.output for gate in ready}
         waiting = [gate for gate in waiting if gate.output not in known]
