@@ -1,11 +1,11 @@
-"""What one run of the machine counted; the RTL's registers and the cycle model fill the same record."""
+"""Counters of one run of the machine; the RTL's registers and the cycle model fill the same record."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 STALL_CAUSES = ("load", "store", "weights", "requantise", "control", "fill", "drain", "sample")
-"""Why the MAC array did not issue in a cycle. With ``busy`` these partition ``cycles``."""
+"""Causes for which the MAC array did not issue in a cycle. With ``busy`` these partition ``cycles``."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class Counters:
 
 @dataclass(frozen=True)
 class LayerCounters:
-    """What of a frame's events belongs to one layer. Spans of a cascade's layers overlap: they take turns on the array.
+    """One layer's share of a frame's events. Spans of a cascade's layers overlap: they take turns on the array.
 
     A step reads one weight word, so ``busy_cycles`` counts those too.
     """
 
     name: str
     begin_cycle: int
-    """When the array began the layer's first row, from the accepted start write."""
+    """Cycle in which the array began the layer's first row, counted from the accepted start write."""
     end_cycle: int
     busy_cycles: int
     scratchpad_read_words: int

@@ -27,15 +27,15 @@ UNIT_BITS = 22
 COUNT_BITS, TOTAL_BITS, SQUARES_BITS = 24, 32, 38
 """Bits of a frame's pixels, of ``S1`` (signed) and of ``S2``."""
 
-CYCLES = 140
-"""Of a channel on the machine."""
+CYCLES_PER_CHANNEL = 140
+"""Cycles that the normaliser takes per channel."""
 
 ROOT_BITS, EPSILON_BITS, MULTIPLIER_BITS, MAX_SHIFT, MAX_PLACES = 32, 55, 31, 31, 8
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """What is known of a normalisation before its frame is: the compiler's constants."""
+    """Constants of a normalisation that the compiler knows before the frame is there."""
 
     count: int  # pixels
     multiplier: int  # with ``shift``: count 2^places / (UNIT s_y)

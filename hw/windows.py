@@ -1,4 +1,4 @@
-"""How the windows of a WINDOW lie among a pixel's channels: row by row, in bands of columns.
+"""Layout of a WINDOW's windows among a pixel's channels: row by row, in bands of columns.
 
 A band's row comes from one fetch of at most two beats and is interpolated ``ci_lanes`` columns at a time, so that it is
 whole words; unless it fills them, channels beside it hold nothing of use.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from codesign.hw.spec import MAX_WINDOW_SIDE, AccelSpec
 
 MAX_RADIUS = MAX_WINDOW_SIDE // 2
-"""Of a window: columns and rows on each side of its middle."""
+"""Columns and rows on each side of a window's middle, at most."""
 
 
 class Band(NamedTuple):

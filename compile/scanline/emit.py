@@ -48,7 +48,7 @@ def check_accumulator(graph: LayerGraph, layer: Layer) -> None:
 
 
 def compulsory_bytes(graph: LayerGraph) -> int:
-    """Dense inputs, outputs and weights: what any machine must move."""
+    """Bytes of dense inputs, outputs and weights, which any machine must move."""
     tensors = (graph.tensors[name] for name in (*graph.inputs, *graph.outputs))
     weights = sum(layer.kernel.weight_bytes for layer in computed(graph.layers))
     return sum(t.height * t.width * t.channels for t in tensors) + weights

@@ -1,4 +1,4 @@
-"""What the steps and fills of a CONV or CORR amount to: which taps meet which weights, for the golden model.
+"""Steps and fills of a CONV or CORR, decoded for the golden model: which taps meet which weights.
 
 A *tap* is a kernel row, a column, a source and a channel of it. The window's ring of slots is followed through one
 pixel group; every other group does the same.
@@ -80,7 +80,7 @@ def decode_kernel(
     lanes_of_group = spec.co_lanes // spec.lane_groups
     blocks: dict[_Tap, NDArray[np.int64]] = {}  # [part lanes, outputs]
     for event in _walk(spec, cmd, steps, fills):
-        if isinstance(event, range):  # what was summed so far counts 256-fold
+        if isinstance(event, range):  # the sums so far count 256-fold
             for block in blocks.values():
                 block[:, event.start : event.stop] *= 256
             continue
@@ -168,7 +168,7 @@ def _walk(
 
 
 def _extent(spec: AccelSpec, cmd: Command, taps: list[_Tap]) -> Taps:
-    """What encloses ``taps``."""
+    """The smallest box around ``taps``."""
     first = min(tap.column for tap in taps)
     channels = tuple(
         max((tap.channel // spec.ci_lanes + 1 for tap in taps if tap.source == source), default=0) * spec.ci_lanes
@@ -179,5 +179,5 @@ def _extent(spec: AccelSpec, cmd: Command, taps: list[_Tap]) -> Taps:
 
 
 def _index(taps: Taps, tap: _Tap) -> tuple[int, int, int]:
-    """Where a tap lies among rows, columns and the channels of all sources."""
+    """Index of a tap among rows, columns and the channels of all sources."""
     return taps.rows.index(tap.row), tap.column - taps.first_column, sum(taps.channels[: tap.source]) + tap.channel

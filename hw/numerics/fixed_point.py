@@ -40,7 +40,7 @@ def requantise(
 def requantise_wide(
     psum: AnyInts, *, multiplier: AnyInts, negative_multiplier: AnyInts, shift: AnyInts
 ) -> NDArray[np.int16]:
-    """As :func:`requantise`, to int16: clamped to what :func:`byte_planes` can hold, with zero point 0."""
+    """As :func:`requantise`, to int16: clamped to the range of byte planes, with zero point 0."""
     psum = np.asarray(psum, dtype=np.int64)
     factor = np.where(psum < 0, negative_multiplier, multiplier).astype(np.int64)
     return np.clip(round_shift(psum * factor, shift), INT16_MIN, INT16_MAX).astype(np.int16)
@@ -48,7 +48,7 @@ def requantise_wide(
 
 @dataclass(frozen=True)
 class AddRule:
-    """How a second operand is added: ``clip(round(((q - z) m + (other - z') m') / 2**shift) + z_out)``.
+    """Numbers for adding a second operand: ``clip(round(((q - z) m + (other - z') m') / 2**shift) + z_out)``.
 
     Both multipliers are on one shift, as :func:`quantise_pair` makes them.
     """
@@ -65,7 +65,7 @@ class AddRule:
 
 @dataclass(frozen=True)
 class MultiplyRule:
-    """How a second operand is multiplied with: ``clip(round((q - z) (other - z') m / 2**shift) + z_out)``.
+    """Numbers for multiplying by a second operand: ``clip(round((q - z) (other - z') m / 2**shift) + z_out)``.
 
     Multiplier and shift are those of :func:`product_parameters`.
     """

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 INT8_MIN, INT8_MAX = -128, 127
 INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1 - 128
-"""What :func:`byte_planes` can hold."""
+"""Range of values in byte planes: both bytes are signed."""
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 

@@ -1,4 +1,4 @@
-"""When the statistics may be added to and read: what a program must keep so that every sum is a whole frame's."""
+"""Rules for the order in which statistics are added to and read, so that every sum is a whole frame's."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Statistics:
             if word >= len(self._pixels):
                 raise ProgramError(f"statistics word {word} of {len(self._pixels)}")
             if constants.count != self._pixels[word]:
-                raise ProgramError(f"normalises by {constants.count} pixels what {self._pixels[word]} were added to")
+                raise ProgramError(f"normalises by {constants.count} pixels, {self._pixels[word] or 0} were added up")
             _check_widths(constants)
 
     def stored(self, cmd: Command, row: int) -> None:

@@ -1,4 +1,4 @@
-"""Hardware loops as the cycle model walks them: command after command, and what a loop's body works on."""
+"""Hardware loops as the cycle model walks them, command after command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from codesign.hw.program.tokens import more_sources
 
 @dataclass(frozen=True)
 class Body:
-    """What a loop's commands work on."""
+    """The commands of a loop's body, and their buffers."""
 
     delay: int  # executions until every command takes part
     buffers: tuple[int, ...]

@@ -28,7 +28,7 @@ from codesign.hw.timing.loop import Body, every_command
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """Where a loop stood after ``done`` executions."""
+    """State of a loop after ``done`` executions."""
 
     done: int
     time: float
@@ -67,7 +67,7 @@ class _Model:
     # Loops in their steady state
 
     def _leave_out(self, first: int, end: int, done: int, left: int) -> int:
-        """How many of the ``left`` executions of the loop body [first, end) need not be followed.
+        """Number of the ``left`` executions of the loop body [first, end) that need not be followed.
 
         When the state after an execution is one met before, shifted in time, the executions in between repeat: they
         are counted as often as they fit into the frame, and the frame is made that much lower.

@@ -30,7 +30,7 @@ _NEVER, _LONG_AGO = 1e12, -1e12
 
 @dataclass(frozen=True)
 class RowCommand:
-    """What of a CONV decides a row's timing."""
+    """The part of a CONV that decides a row's timing."""
 
     steps: tuple[Step, ...]
     fills: int  # per pixel group, all passes
@@ -40,7 +40,7 @@ class RowCommand:
 
     @cached_property
     def plan(self) -> list[tuple[int, int, bool]]:
-        """Of each step: the youngest slot it takes, the slots it frees, whether it finishes a set of psums."""
+        """For each step the youngest slot it takes, the slots it frees, and whether it finishes a set of psums."""
         return [(max(selector.slot for selector in step.selectors), step.free, step.last) for step in self.steps]
 
 
@@ -52,7 +52,7 @@ class Stretch(NamedTuple):
 
 
 class Before(NamedTuple):
-    """Where the engine stands when a row comes."""
+    """State of the engine when a row comes."""
 
     array: float  # when the first step may be issued, if its segment has come
     granted: float  # when the first segment may be granted
@@ -63,7 +63,7 @@ class Before(NamedTuple):
 
 
 class After(NamedTuple):
-    """How a row went."""
+    """State of the engine after a row, and its stalls."""
 
     end: float  # after its last step
     group: float  # cycles of its last pixel group
@@ -205,7 +205,7 @@ def follow(spec: AccelSpec, command: RowCommand, groups: int, before: Before, ta
 
 
 def group_cycles(spec: AccelSpec, command: RowCommand) -> int:
-    """Cycles that one more pixel group of a long row takes: its steps, and what they wait for."""
+    """Cycles that one more pixel group of a long row takes: its steps, and their waits."""
     window = (_LONG_AGO,) * spec.window_slots
     filled = Before(0.0, -float(LANDING + spec.window_slots), window, _LONG_AGO, _LONG_AGO, _LONG_AGO)
     return int(follow(spec, command, SETTLED_GROUPS, filled, ()).group)
@@ -213,7 +213,7 @@ def group_cycles(spec: AccelSpec, command: RowCommand) -> int:
 
 @dataclass
 class Rows:
-    """Rows of one kind. Many begin alike, so what became of those that nothing disturbed is remembered."""
+    """Rows of one kind. Many begin alike, so the results of those that nothing disturbed are remembered."""
 
     spec: AccelSpec
     command: RowCommand

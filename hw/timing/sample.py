@@ -1,7 +1,7 @@
 """One row of a WARP or RESIZE on the sampler, sample after sample, as if all that it samples were on chip.
 
-The rules are those of ``scanline_sampler.sv``. What a WARP must gather from memory depends on the flow, which no model
-knows.
+The rules are those of ``scanline_sampler.sv``. The pixels that a WARP must gather from memory depend on the flow, which
+no model knows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ HANDOVER = 3  # last read of a set to its psums at the requantiser
 
 
 class SampledRow(NamedTuple):
-    """When the sampler begins a row, when it and the requantiser have finished it, and how often it reads meanwhile."""
+    """Times at which the sampler begins a row and at which it and the requantiser end it, and the reads in between."""
 
     start: float
     end: float
@@ -34,7 +34,7 @@ class Fetching(NamedTuple):
 def sampled_row(spec: AccelSpec, width: int, words: int, start: float, drain: float, *, flow: bool) -> SampledRow:
     """A row of ``width`` pixels of ``words`` channel groups from cycle ``start`` on.
 
-    ``drain``: when the requantiser has finished what came before. ``flow``: it says where the samples lie.
+    ``drain``: when the requantiser has finished the rows before. ``flow``: a flow says where the samples lie.
     """
     per_set, chunks = spec.co_lanes // spec.ci_lanes, spec.pixel_lanes // spec.requantise_pixels
     now, reads = start, 0

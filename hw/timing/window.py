@@ -1,8 +1,8 @@
 """One row of a WINDOW, as if no pixel moved: how many beats its windows take, and how long.
 
 The rules are those of ``scanline_window_walker.sv`` and ``scanline_window.sv``, followed for every row of a frame and
-taken on average. What windows take elsewhere in their maps, or beyond them, where nothing is fetched, depends on the
-flow, which no model knows.
+taken on average. Elsewhere in their maps, or beyond them where nothing is fetched, the cost depends on the flow,
+which no model knows.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Window(NamedTuple):
 
     @staticmethod
     def of(cmd: Command, destination: Buffer) -> Window:
-        """What a WINDOW does, of the whole frame."""
+        """The windows of ``cmd``, for the whole frame."""
         width = cmd["row_stride"] // (cmd["map_height"] * cmd["map_width"])
         height = destination.command["height"]
         return Window(cmd["radius"], cmd["level"], cmd["map_height"], cmd["map_width"], height, width)
 
 
 class Pace(NamedTuple):
-    """What windows take of a pixel, on average."""
+    """Cost of a pixel's window, on average."""
 
     beats: float
     rows: float  # that are fetched
@@ -81,7 +81,7 @@ def pace_of(spec: AccelSpec, window: Window, latency_cycles: int, cycles_per_bea
 
 
 def window_row(spec: AccelSpec, radius: int, width: int, pace: Pace, start: float, drain: float) -> SampledRow:
-    """A row of ``width`` pixels from cycle ``start`` on; ``drain``: when the requantiser has finished what came before.
+    """A row of ``width`` pixels from cycle ``start`` on; ``drain``: when the requantiser has finished the rows before.
 
     Of the scratchpad it reads the flow alone.
     """
@@ -91,7 +91,7 @@ def window_row(spec: AccelSpec, radius: int, width: int, pace: Pace, start: floa
 
 
 def _row(spec: AccelSpec, window: Window, y: int) -> Iterator[_Fetch]:
-    """What row ``y`` of the frame fetches, in order."""
+    """Fetches of row ``y`` of the frame, in order."""
     still = np.zeros(1, np.int16)
     x, _ = numerics.window_places(np.arange(window.width), still, 0, window.level)
     down, _ = numerics.window_places(np.array([y]), still, 0, window.level)

@@ -81,7 +81,7 @@ def test_sums_become_parameters() -> None:
 
 BROKEN: dict[str, tuple[tuple[Command, ...], str]] = {
     "read before a SYNC": ((*frames(COUNTS), NORM, HALT), "may still add to"),
-    "read before they begin": ((SYNC, NORM, HALT), "None were added to"),
+    "read before they begin": ((SYNC, NORM, HALT), "0 were added up"),
     "never begun": ((*frames(store(statistics=1)), HALT), "never begun"),
     "half a frame": (
         (
@@ -95,7 +95,7 @@ BROKEN: dict[str, tuple[tuple[Command, ...], str]] = {
             NORM,
             HALT,
         ),
-        "normalises by 54 pixels what 45",
+        "normalises by 54 pixels, 45",
     ),
     "too many words": (
         (*frames(store(statistics=1, statistics_begin=1, statistics_base=2)), HALT),
@@ -130,7 +130,7 @@ def test_a_norm_before_others_begin() -> None:
 @pytest.mark.parametrize(
     ("changes", "word", "message"),
     [
-        ({"count": 53}, 0, "normalises by 53 pixels what 54"),
+        ({"count": 53}, 0, "normalises by 53 pixels, 54"),
         ({"epsilon": 0}, 0, "64 bits"),
         ({"places": 9}, 0, "64 bits"),
         ({}, 2, "statistics word 2 of 2"),

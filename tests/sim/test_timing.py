@@ -253,7 +253,7 @@ def test_a_normalisation(spec: AccelSpec, dram: Dram) -> None:
     """What the array waits for while parameters are computed are weights."""
     rtl, model = measured_and_predicted(spec, NORMALISED, dram)
     close(rtl, model, relative=0.01, cycles=12)
-    assert min(rtl.weights_stall_cycles, model.weights_stall_cycles) >= 16 * normalise.CYCLES
+    assert min(rtl.weights_stall_cycles, model.weights_stall_cycles) >= 16 * normalise.CYCLES_PER_CHANNEL
 
 
 ENLARGED = GraphDraw(20, 96, 11, (CONV, dataclasses.replace(CONV, enlarge=2), CONV), 9)

@@ -101,7 +101,7 @@ class Convolution(Kernel):
 
     @property
     def weight_bytes(self) -> int:
-        """Of 16-bit weights both bytes for those pairs of channels alone that have such."""
+        """A pair of channels counts two bytes a tap only if one of its weights needs 16 bits."""
         planes = weight_planes(self.weights)
         if len(planes) == 1:
             return self.weights.size

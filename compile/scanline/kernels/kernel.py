@@ -50,7 +50,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class RowPlace:
-    """Where a layer's operands lie while a strip's rows are computed: what the fields of its command are made from."""
+    """Places of a layer's operands while a strip's rows are computed, for the fields of its command."""
 
     sources: tuple[str, ...]
     tensors: Mapping[str, Tensor]
@@ -71,7 +71,7 @@ class RowPlace:
 
 
 class Kernel:
-    """How a layer's psums come about, before its epilogue."""
+    """The part of a layer that makes psums; its epilogue makes codes."""
 
     opcode: ClassVar[Opcode] = Opcode.CONV
     orders_channels: ClassVar[bool] = False
@@ -151,7 +151,7 @@ class Kernel:
         return None
 
     def unfolding(self, spec: AccelSpec) -> int:
-        """How many neighbours of a pixel are loaded as the channels of a one-channel source; 0: none."""
+        """Neighbours of a pixel that are loaded as the channels of a one-channel source; 0: none."""
         return 0
 
     def map(self, mappings: mapping.Mappings, source_channels: tuple[int, ...], unfold: int = 0) -> mapping.Mapping:
@@ -175,7 +175,7 @@ class Kernel:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of dense weights: what any machine must move."""
+        """Bytes of dense weights, which any machine must move."""
         return 0
 
     # What the machine is told

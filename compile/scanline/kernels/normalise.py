@@ -12,7 +12,7 @@ import numpy as np
 from codesign.compile.scanline.kernels.kernel import Int64, Kernel
 from codesign.compile.scanline.plan.mapping import Mapping, Mappings
 from codesign.hw.isa import NORM_BYTES, encode_norm
-from codesign.hw.normalise import CYCLES, UNIT_BITS, UNIT_CARRIES, UNIT_WEIGHT, Normalisation
+from codesign.hw.normalise import CYCLES_PER_CHANNEL, UNIT_BITS, UNIT_CARRIES, UNIT_WEIGHT, Normalisation
 from codesign.hw.spec import AccelSpec
 
 
@@ -49,7 +49,7 @@ class Normalise(Kernel):
 
     @property
     def setup(self) -> tuple[float, float]:
-        return self.count * NORM_BYTES, self.count * CYCLES
+        return self.count * NORM_BYTES, self.count * CYCLES_PER_CHANNEL
 
     def statistic_records(self, spec: AccelSpec, base: int) -> bytes:
         first = base + self.first // spec.ci_lanes

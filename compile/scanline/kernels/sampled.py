@@ -24,7 +24,7 @@ class Sampled(Kernel):
         return Mapping(words, (), (), 1, 0, ceil_div(self.channels, spec.ci_lanes))
 
     def group_cycles(self, mappings: Mappings, made: Mapping, output: Tensor, operand: bool) -> int:
-        """Two reads a sample, and what a set of words and its places take besides."""
+        """Two reads a sample, and the overhead of a set of words and its places."""
         spec = mappings.spec
         sets = ceil_div(made.output_words * spec.ci_lanes, spec.co_lanes)
         return 2 * spec.pixel_lanes * made.output_words + 4 * sets + 2

@@ -17,7 +17,7 @@ from codesign.hw.spec import AccelSpec
 class Warp(Sampled):
     """Samples at ``field``, a flow of two 16-bit numbers in ``2**-fraction_bits`` pixels: to the right and down.
 
-    The machine keeps ``reach`` rows and columns of the source around a pixel on chip, and fetches what lies further.
+    The machine keeps ``reach`` rows and columns of the source around a pixel on chip and fetches pixels beyond them.
     """
 
     field: str

@@ -18,10 +18,10 @@ DRAM_BYTE_MACS = 160
 """Multiply-accumulates that take as much energy as a byte from DRAM: 64 pJ (LPDDR4, 8 pJ per bit) over 0.4 pJ."""
 
 ENERGY_WEIGHT = 0.5
-"""How much DRAM energy counts against time: frames per second first, joules second."""
+"""Weight of DRAM energy against time: frames per second first, joules second."""
 
 ROW_CYCLES, EAGER_ROW_CYCLES = 1, 24
-"""What the array loses between two rows; eagerly, when a row follows the one it reads."""
+"""Cycles that the array loses between two rows; more eagerly, where a row follows the one that it reads."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Demand:
     dram_bytes: int
     weight_bytes: int
     waits: tuple[tuple[float, float], ...]
-    """Bytes and words that are moved while the array waits: the first rows in, the last ones out, strip by strip; and
+    """Bytes and words moved while the array waits: the first rows in, the last ones out, strip by strip; and
     bytes and cycles that layers take before their first row."""
     halo: float  # share of the computing that strips do twice
     read_words: int  # of the scratchpad
@@ -60,7 +60,7 @@ class Cost:
     start: float  # until the array has its first rows, strip by strip, and the last rows' way out
     halo: float
     dram_bytes: int
-    byte_cycles: float  # what a byte from DRAM is priced at
+    byte_cycles: float  # price of a byte from DRAM
 
     @property
     def price(self) -> float:

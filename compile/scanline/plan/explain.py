@@ -1,4 +1,4 @@
-"""Why the plan is as it is: per cascade its layers, strips, buffers, cost, limit, and the reason it ends."""
+"""A plan explained: each cascade's layers, strips, buffers, cost, limit, and the reason it ends."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class _Unit:
     group: int  # channel group of ci_lanes
     part: int
     plane: int = 0  # of the weights' bytes
-    carry: bool = False  # weighs nothing; what was summed so far counts 256-fold
+    carry: bool = False  # no weights; the sum so far counts 256-fold
 
 
 class Mappings:

@@ -20,7 +20,7 @@ class RowOrder(Enum):
 
 @dataclass(frozen=True)
 class Conversion:
-    """How a loaded tensor lies in its buffer: as it is, or each pixel with its right neighbours as channels."""
+    """Layout of a loaded tensor in its buffer: as in memory, or each pixel with its right neighbours as channels."""
 
     unfold: int = 0  # neighbours per word; 0: as it is
     pad_left: int = 0

@@ -3,8 +3,8 @@
 A tensor at ``f`` times the width and height is kept as ``f^2`` times the channels, the way a shuffle's source holds it.
 A convolution on it becomes one on those channels: output pixel ``(f y + i, f x + j)`` is output channel ``(o, i, j)``,
 and its tap at ``(dy, dx)`` reads sub-pixel ``(i + dy - pad) mod f`` of row ``y + (i + dy - pad) div f``. Every true
-product appears once per output pixel, as before; what the wider kernel adds are zero blocks, which the mapping never
-lists. Padding stays exact: beyond the frame both forms read the zero point.
+product appears once per output pixel, as before; the wider kernel adds zero blocks, which the mapping never lists.
+Padding stays exact: beyond the frame both forms read the zero point.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class _Folder:
         )
 
     def _foldable(self) -> set[str]:
-        """Shuffled tensors, and what is computed from them, of which no layer needs the pixels in place."""
+        """Shuffled tensors, and tensors computed from them, whose pixels no layer needs in place."""
         graph = self.graph
         readers: dict[str, list[Layer | Shuffle]] = {name: [] for name in graph.tensors}
         factors = dict.fromkeys(graph.tensors, 1)

@@ -1,6 +1,6 @@
 """The convolution engine in the cycle model: array, sampler and requantiser, row by row.
 
-How long a row takes once its operands are there, its command tells (:mod:`codesign.hw.commands`).
+The time of a row once its operands are there is its command's (:mod:`codesign.hw.commands`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SAMPLED_ROWS = 4
 
 
 class ArrayEngine:
-    """When it can take its next command, and when its parts have finished all."""
+    """Times at which it can take its next command and its parts have finished all."""
 
     def __init__(self, engines: Engines) -> None:
         self.engines, self.spec = engines, engines.spec
@@ -50,7 +50,7 @@ class ArrayEngine:
 
     @property
     def reported(self) -> float:
-        """When the last row is seen as finished."""
+        """Time at which the last row is seen as finished."""
         return self.drain + REPORT
 
     def take(self, kind: Row, cmd: Command) -> None:
@@ -119,7 +119,7 @@ class ArrayEngine:
         self.count("read_words", read_words)
 
     def state(self, times: Times) -> Iterator[object]:
-        """What decides about its rows to come."""
+        """Everything that decides its rows to come."""
         oldest = min(self.engines.sequencer, self.array, self.front) - LONG_PAST
         yield times(self.array, self.drain, *self.begun)
         yield times(*self.freed, self.place)

@@ -1,7 +1,7 @@
 """The clocks of the cycle model: the sequencer and its three engines, with the tokens that they wait for.
 
 Commands advance the clocks through the same tokens as in hardware: rows finished, rows freed, LOADWs finished, places
-in the queues. A command is handed over first and followed later, when somebody needs to know what became of it.
+in the queues. A command is handed over first and followed later, when its result is needed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Rows:
-    """When the rows of a buffer were loaded, computed and freed."""
+    """Times at which the rows of a buffer were loaded, computed and freed."""
 
     loaded: list[float] = field(default_factory=list)
     computed: list[float] = field(default_factory=list)
@@ -36,12 +36,12 @@ class Rows:
     by_store: list[float] = field(default_factory=list)
 
     def done(self, buffer: Buffer, row: int) -> list[tuple[float, str]]:
-        """When ``row`` was there, and the cause to wait until then; both parts of a row with a halo."""
+        """Time at which ``row`` was there, and the cause to wait until then; both parts of a row with a halo."""
         computed = [] if buffer.loaded else [(self.computed[row], "drain")]
         return [*computed, (self.loaded[row], "load")] if buffer.by_load else computed
 
     def freed(self, buffer: Buffer, row: int) -> float:
-        """When ``row`` was freed by all who free it."""
+        """Time at which all who free ``row`` had freed it."""
         pairs = (self.by_conv, buffer.freed_by_conv), (self.by_store, buffer.freed_by_store)
         return max(times[row] for times, used in pairs if used)
 
@@ -130,7 +130,7 @@ class Engines:
         self.array.shapes.forget()
 
     def there(self, index: int, row: int) -> list[tuple[float, str]]:
-        """When a buffer's row was there, and the cause to wait until then."""
+        """Time at which a buffer's row was there, and the cause to wait until then."""
         buffer, rows = self.tokens.buffer(index), self.rows[index]
         if buffer.by_load:
             self.until("load", rows.loaded, row)
@@ -139,7 +139,7 @@ class Engines:
         return rows.done(buffer, row)
 
     def free(self, index: int, row: int) -> float:
-        """When a buffer's row was freed."""
+        """Time at which a buffer's row was freed."""
         buffer, rows = self.tokens.buffer(index), self.rows[index]
         if buffer.freed_by_conv:
             self.until("conv", rows.by_conv, row)
@@ -165,7 +165,7 @@ class Engines:
         self.weights = []
 
     def state(self, times: Times) -> Iterator[object]:
-        """All that decides about the future but for the tokens, times made relative by ``times``."""
+        """Everything but the tokens that decides the future, with times made relative by ``times``."""
         yield times(self.load.request, self.array.front, self.store.now, self.load.unpacked)
         yield from self.array.state(times)
         yield times(self.store.written, *self.load.jobs)

@@ -23,7 +23,7 @@ JOBS = 5
 
 
 class LoadEngine:
-    """When it can take its next command, and when it has finished all."""
+    """Times at which it can take its next command and has finished all."""
 
     def __init__(self, engines: Engines) -> None:
         self.engines = engines
@@ -93,7 +93,7 @@ class LoadEngine:
         return conflicts * min(1.0, words / since)
 
     def _popped(self, beat: int) -> float:
-        """When the unpacker has taken beat number ``beat``, and its place in the FIFO is free."""
+        """Time at which the unpacker has taken beat number ``beat``, and its place in the FIFO is free."""
         while len(self.bursts) > 1 and self.bursts[0][0] < beat:
             self.bursts.popleft()
         if beat <= 0 or not self.bursts:
@@ -102,7 +102,7 @@ class LoadEngine:
         return popped - max(0, end - beat) * pace
 
     def state(self, times: Times) -> Iterator[object]:
-        """What decides about its loads to come."""
+        """Everything that decides its loads to come."""
         yield self.engines.array.chunks_since_load, round(self.last_load - self.engines.sequencer, 3)
         yield tuple((number - self.beats, times(popped), pace) for number, popped, pace in self.bursts)
 
@@ -115,7 +115,9 @@ class _Load(Waiting):
 class _LoadedWeights(_Load):
     def follow(self, checked: float) -> None:
         cmd, engines = self.cmd, self.engine.engines
-        words = normalise.CYCLES * (cmd["elements"] // 2) if cmd["kind"] == WeightKind.NORM else cmd["elements"]
+        words = cmd["elements"]
+        if cmd["kind"] == WeightKind.NORM:
+            words = normalise.CYCLES_PER_CHANNEL * (cmd["elements"] // 2)
         beats = cmd["bytes"] // engines.spec.bus_bytes
         engines.weights.append(self.engine.job(checked + TO_REQUEST_WEIGHTS, cmd["address"], beats, words))
         engines.count("weight_bytes", cmd["bytes"])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class StoreEngine:
-    """When it can take its next command, and when its last row is written."""
+    """Times at which it can take its next command and its last row is written."""
 
     def __init__(self, engines: Engines) -> None:
         self.engines = engines

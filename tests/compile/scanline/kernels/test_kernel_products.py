@@ -119,7 +119,7 @@ def test_a_normalisation_is_an_identity_in_fine_units(spec: AccelSpec, channels:
     data_of = kernel.statistic_records(spec, base)
     records = [decode_norm(data_of[at : at + NORM_BYTES]) for at in range(0, len(data_of), NORM_BYTES)]
     assert records == [(constants, base + (first + k) // spec.ci_lanes) for k in range(kernel.channels)]
-    assert kernel.setup == (len(data_of), kernel.channels * normalise.CYCLES)
+    assert kernel.setup == (len(data_of), kernel.channels * normalise.CYCLES_PER_CHANNEL)
 
 
 def test_a_normalisation_waits_for_the_frame() -> None:
