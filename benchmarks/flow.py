@@ -107,7 +107,7 @@ def output(network: Calibrated, widths: Widths, frames: Frames) -> NDArray[np.fl
 
 def whole(network: Calibrated, widths: Widths) -> Widths:
     """``widths`` that were chosen at another size, for ``network``, whose operators have the same names."""
-    found = network.closed(network.least | widths)
+    found = network.with_consequences(network.least | widths)
     missing = (widths.tensors - {unit.name for unit in network.parts}) | (
         widths.weights - {unit.head.name for unit in network.parts}
     )

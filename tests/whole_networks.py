@@ -18,7 +18,6 @@ from torch import nn
 from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.quantise.quantise import Calibrated
-from codesign.compile.quantise.units import Kind
 from codesign.compile.quantise.widths import Widths
 from codesign.compile.referee.integer import evaluate
 from codesign.hw import numerics
@@ -360,9 +359,9 @@ def drawn_widths(network: Calibrated, share: float, seed: int) -> Widths:
     rng = np.random.default_rng(seed)
     widths = network.least
     for unit in network.parts:
-        if rng.random() < share and (more := network.closed(Widths(frozenset({unit.name})))) is not None:
+        if rng.random() < share and (more := network.with_consequences(Widths(frozenset({unit.name})))) is not None:
             widths |= more
-        if unit.kind is Kind.CONVOLUTION and rng.random() < share:
+        if unit.operator.weighs and rng.random() < share:
             widths |= Widths(weights=frozenset({unit.head.name}))
     return widths
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from codesign.compile.ir.graph import Array, Editor, Graph, Node
-
-CONVOLUTIONS = ("nn.conv2d", "nn.conv2d_transpose")
+from codesign.compile.operators.convolution import CONVOLUTIONS
 
 
 def per_channel(graph: Graph, node: Node, name: str) -> Array | None:

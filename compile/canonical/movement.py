@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from codesign.compile.canonical.affine import CONVOLUTIONS, conv_attributes
+from codesign.compile.canonical.affine import conv_attributes
 from codesign.compile.ir.graph import Array, Editor, Graph, Node
+from codesign.compile.operators.convolution import CONVOLUTIONS
 
 _EXACT_NEAREST: Mapping[str, tuple[str, ...]] = {
     # Coordinate modes with the roundings under which an integer factor copies every pixel into a square block.

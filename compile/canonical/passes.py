@@ -30,7 +30,7 @@ from codesign.compile.canonical.movement import recognise_movement
 from codesign.compile.ir.evaluate import apply
 from codesign.compile.ir.graph import COPY, Array, Editor, Graph, Node
 from codesign.compile.ir.passes import Pass, passed, run_passes
-from codesign.compile.operators.composite import Composite
+from codesign.compile.operators.operator import Composite
 from codesign.compile.operators.registry import COMPOSITES
 from codesign.hw.errors import UnsupportedError
 

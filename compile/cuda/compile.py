@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import tvm
 
-from codesign.compile.canonical.affine import CONVOLUTIONS
 from codesign.compile.cuda.fusion import from_graph
 from codesign.compile.cuda.launches import GpuPlan, Tuned, plan_launches
 from codesign.compile.cuda.layers import GpuGraph, Other, from_layers
@@ -22,6 +21,7 @@ from codesign.compile.cuda.tvm_operators import scheduled, target_of
 from codesign.compile.ir.graph import Node
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.compile.ir.runnable import runnable
+from codesign.compile.operators.convolution import CONVOLUTIONS
 from codesign.compile.scanline.layers import LayerGraph
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 from codesign.hw.files import replaced

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from codesign.compile.canonical.affine import is_bias
 from codesign.compile.cuda.chains import merge_chains
+from codesign.compile.cuda.channel_moves import arrange_channels
 from codesign.compile.cuda.convolutions import Convolutions
 from codesign.compile.cuda.layers import GpuGraph, Pointwise, Shuffle, Tensor
 from codesign.compile.cuda.look_ups import LOOK_UP, PAIR_MAPS, merge_windows
 from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.ir.passes import passed, run_passes
-from codesign.compile.operators.channel_moves import arrange_channels
 from codesign.compile.operators.convex_upsample import recognise_convex_upsampling
 from codesign.kernels import chain
 from codesign.kernels.chain import Apply, Chain, Kind, PerChannel

@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from codesign.compile.ir.graph import Editor, Graph, Node
-from codesign.compile.operators.all_pairs import AllPairs
-from codesign.compile.operators.window import POOL, Window
+from codesign.compile.operators.all_pairs import ALL_PAIRS
+from codesign.compile.operators.window import POOL, WINDOW
 
 PAIR_MAPS, LOOK_UP = "pair_maps", "look_up"
 
@@ -48,14 +48,14 @@ def _keep_maps(editor: Editor, volume: Node) -> str:
 
 def _levels(graph: Graph, node: Node) -> tuple[Node, ...]:
     """The windows, level by level, that ``node`` is: itself, or those that it concatenates."""
-    if node.op == Window.op:
+    if node.op == WINDOW:
         readers = graph.consumers()[node.name]
         joined = any(reader.op == "concat" and len(_levels(graph, reader)) > 1 for reader in readers)
         return () if joined or not _consecutive(graph, (node,)) else (node,)
     if node.op != "concat" or int(node.attributes["axis"]) not in (1, -3):
         return ()
     parts = tuple(graph.by_name.get(name) for name in node.inputs)
-    levels = tuple(part for part in parts if part is not None and part.op == Window.op)
+    levels = tuple(part for part in parts if part is not None and part.op == WINDOW)
     return levels if len(levels) == len(parts) and _consecutive(graph, levels) else ()
 
 
@@ -63,11 +63,11 @@ def _consecutive(graph: Graph, levels: tuple[Node, ...]) -> bool:
     """Whether ``levels`` are windows of levels 0, 1, ... of the products of one pair of tensors, at one flow."""
     volumes = [graph.by_name.get(level.inputs[0]) for level in levels]
     first = volumes[0]
-    if first is None or first.op != AllPairs.op:
+    if first is None or first.op != ALL_PAIRS:
         return False
     second = first.inputs[1]
     for depth, (level, volume) in enumerate(zip(levels, volumes, strict=True)):
-        if volume is None or volume.op != AllPairs.op or level.attributes["level"] != depth:
+        if volume is None or volume.op != ALL_PAIRS or level.attributes["level"] != depth:
             return False
         alike = level.attributes["radius"] == levels[0].attributes["radius"]
         alike = alike and _same(graph, level.inputs[1], levels[0].inputs[1])

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from codesign.compile.canonical.affine import CONVOLUTIONS
 from codesign.compile.ir.graph import Array, Editor, Graph, Node
+from codesign.compile.operators.convolution import CONVOLUTIONS
+from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.calibration import QuantParams
 from codesign.compile.quantise.insertion import insert
-from codesign.compile.quantise.units import Kind, Unit, units
+from codesign.compile.quantise.units import units
 from codesign.hw.errors import UnsupportedError
 
 _OFFSETS = {"uint8": 128, "int8": 0}
@@ -136,7 +137,7 @@ def _completed(
     graph: Graph, parts: Sequence[Unit], chosen: dict[str, QuantParams]
 ) -> tuple[Graph, dict[str, QuantParams]]:
     """Parameters for tensors that data movement shares with its source or result, as a model may round only one."""
-    movement = [unit.head for unit in parts if unit.kind is Kind.MOVEMENT]
+    movement = [unit.head for unit in parts if unit.operator.keeps_scale]
     for node in movement:
         if node.inputs[0] in chosen:
             chosen.setdefault(node.name, chosen[node.inputs[0]])
@@ -161,5 +162,5 @@ def _check(unit: Unit, chosen: dict[str, QuantParams], weights: Weights) -> None
     hint = "Quantise the whole model (no nodes excluded)."
     if unit.name not in chosen:
         raise UnsupportedError("the model does not quantise its result", where=unit.nodes[-1].where, hint=hint)
-    if unit.kind is Kind.CONVOLUTION and unit.head.name not in weights:
+    if unit.operator.weighs and unit.head.name not in weights:
         raise UnsupportedError("the model does not quantise its weights", where=unit.head.where, hint=hint)

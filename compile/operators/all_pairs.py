@@ -8,27 +8,47 @@ tensor's, as products are linear.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+import torch
 from tvm import relax
 
 from codesign.compile.ir.graph import Editor, Graph, Node
-from codesign.compile.operators.composite import Bind, Composite
+from codesign.compile.operators.operator import Bind, Composite
+from codesign.compile.operators.rules import FRAME
+from codesign.compile.operators.unit import RoundedUnit
+from codesign.compile.scanline.kernels import all_pairs as kernels
+from codesign.compile.scanline.lowering import Lowering, Psums, identity_of
+from codesign.compile.scanline.tensors import Tensor
+
+ALL_PAIRS = "all_pairs"
 
 
 class AllPairs(Composite):
-    """Pixels of ``second``, which become channels, times pixels of ``first``, times the attribute ``scale``."""
+    """Products of every pixel of one tensor with every pixel of another, whose pixels become channels."""
 
-    op = "all_pairs"
+    ops = (ALL_PAIRS,)
+    spellings = ("torch and ONNX: a matrix product of two tensors' pixels, as RAFT's volumes",)
+    centred = True
+    rules = FRAME
+
+    def begins(self, graph: Graph, node: Node) -> bool:
+        return node.op in self.ops and all(map(graph.is_activation, node.inputs))
+
+    def bits_fit(self, unit: RoundedUnit) -> bool:
+        return unit.narrow and not any(operand.zero_point for operand in unit.operands)
+
+    def macs(self, graph: Graph, node: Node) -> int:
+        return node.shape[1] * node.shape[2] * node.shape[3] * graph.shape_of(node.inputs[0])[1]
 
     def recognise(self, graph: Graph) -> Graph:
         return recognise_all_pairs(graph)
 
-    def evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
+    def evaluate(self, node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
         first, second = (value.flatten(2)[0] for value in inputs)
-        product: Tensor = (second.T @ first) * node.attributes["scale"]
+        product: torch.Tensor = (second.T @ first) * node.attributes["scale"]
         return product.reshape(1, -1, *inputs[0].shape[2:])
 
     def body(self, node: Node, inputs: list[Any], bind: Bind) -> Any:
@@ -41,6 +61,23 @@ class AllPairs(Composite):
         product = bind(f"{node.name}.product", relax.op.matmul(turned, first))
         spread = bind(f"{node.name}.all", relax.op.reshape(product, node.shape))
         return bind(node.name, relax.op.multiply(spread, relax.const(float(node.attributes["scale"]), node.dtype)))
+
+    def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
+        first, second = lowering.operands(unit)
+        # The second tensor's pixels are the weights, and lie in memory as such.
+        words = lowering.make(replace(second, name=lowering.fresh(f"{second.name}.weights"), as_weights=True))
+        lowering.close(identity_of(words.name, second), words)
+        pixels = second.height * second.width
+        psums = Psums(
+            name=unit.name,
+            sources=(first.name,),
+            kernel=kernels.AllPairs(words.name, pixels),
+            scales=np.full(pixels, second.scale * float(unit.head.attributes["scale"])),
+            height=first.height,
+            width=first.width,
+            macs=first.height * first.width * first.channels * pixels,
+        )
+        lowering.close(psums, target)
 
 
 @dataclass(frozen=True)
@@ -65,7 +102,7 @@ def recognise_all_pairs(graph: Graph) -> Graph:
         _, _, height, width = graph.shape_of(maps.first)
         pixels = node.shape[-2] * node.shape[-1] if len(node.shape) == 4 else node.shape[1]
         inputs, attributes = (maps.first, maps.second), {"scale": maps.scale}
-        made = editor.add(f"{node.name}.pairs", AllPairs.op, inputs, attributes, shape=(1, pixels, height, width))
+        made = editor.add(f"{node.name}.pairs", ALL_PAIRS, inputs, attributes, shape=(1, pixels, height, width))
         flat = (pixels, height * width)
         made = editor.add(f"{node.name}.flat", "reshape", (made,), {"shape": flat}, shape=flat)
         turned = f"{node.name}.turned"

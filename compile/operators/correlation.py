@@ -8,29 +8,59 @@ a reach, rows of displacements first, is ``correlation``: ``first``, ``second``:
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 from tvm import relax
 
 from codesign.compile.ir.graph import Editor, Graph, Node
-from codesign.compile.operators.composite import Bind, Composite, constant
+from codesign.compile.operators.activation import PIECEWISE_LINEAR
+from codesign.compile.operators.operator import Bind, Composite, constant
+from codesign.compile.operators.rules import FRAME
+from codesign.compile.operators.unit import RoundedUnit
+from codesign.compile.scanline.kernels import correlation as kernels
+from codesign.compile.scanline.lowering import Lowering, Psums, identity_of
+from codesign.compile.scanline.tensors import Tensor
+from codesign.hw.spec import AccelSpec
+from codesign.hw.spec import Unit as MachineUnit
+
+MAX_REACH = 15
+
+
+def reach_fits(graph: Graph, node: Node) -> bool:
+    """A cost volume may reach 15 pixels at most."""
+    return int(node.attributes["reach"]) <= MAX_REACH
 
 
 class Correlation(Composite):
-    """Means over the channels of ``first`` times ``second``, moved by up to ``reach`` pixels in rows and columns."""
+    """A local cost volume: means over the channels of one tensor times another, at every displacement up to a reach."""
 
-    op = "correlation"
+    ops = ("correlation",)
+    spellings = ("torch and ONNX: a concatenation of mean(x * slice(pad(y))) for all displacements",)
     size_free = True
+    centred = True
+    fuses = PIECEWISE_LINEAR
+    rules = (*FRAME, reach_fits)
+
+    def begins(self, graph: Graph, node: Node) -> bool:
+        return node.op in self.ops and all(map(graph.is_activation, node.inputs))
+
+    def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
+        if MachineUnit.CORRELATOR not in spec.units:
+            return "This machine has no correlator."
+        return super().unsupported(graph, node, spec)
+
+    def bits_fit(self, unit: RoundedUnit) -> bool:
+        return unit.narrow and not any(operand.zero_point for operand in unit.operands)
 
     def recognise(self, graph: Graph) -> Graph:
         return recognise_correlations(graph)
 
-    def evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
+    def evaluate(self, node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
         first, second = inputs
         reach, (rows, columns) = int(node.attributes["reach"]), first.shape[2:]
         around, window = F.pad(second, (reach,) * 4), range(2 * reach + 1)
@@ -47,6 +77,23 @@ class Correlation(Composite):
         product = bind(f"{node.name}.product", relax.op.multiply(spread, moved))
         by_channel = bind(f"{node.name}.all", relax.op.reshape(product, (1, channels, count, height, width)))
         return bind(node.name, relax.op.mean(by_channel, axis=1))
+
+    def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
+        first, second = lowering.operands(unit)
+        if first.name == second.name:
+            copy = lowering.make(replace(second, name=lowering.fresh(f"{second.name}.moved")))
+            lowering.close(identity_of(copy.name, second), copy)
+            second = copy
+        kernel = kernels.Correlation(int(unit.head.attributes["reach"]))
+        psums = Psums(
+            name=unit.name,
+            sources=(first.name, second.name),
+            kernel=kernel,
+            scales=np.full(kernel.channels, second.scale / first.channels),  # the mean over the channels
+            height=first.height,
+            width=first.width,
+        )
+        lowering.close(psums.activated(unit), target)
 
 
 def recognise_correlations(graph: Graph) -> Graph:

@@ -10,23 +10,50 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from tvm import relax
 
 from codesign.compile.ir.graph import Editor, Graph, Node
-from codesign.compile.operators.composite import Bind, Composite, constant
+from codesign.compile.operators.activation import CLIPS
+from codesign.compile.operators.operator import Bind, Composite, constant
+from codesign.compile.operators.rules import FRAME
+from codesign.compile.operators.unit import RoundedUnit
+from codesign.compile.scanline.kernels.normalise import Normalise
+from codesign.compile.scanline.layers import Epilogue, Layer
+from codesign.compile.scanline.lowering import Lowering
+from codesign.compile.scanline.tensors import Tensor
+from codesign.hw import normalise, numerics
+from codesign.hw.errors import UnsupportedError
+from codesign.hw.normalise import COUNT_BITS
+from codesign.hw.spec import AccelSpec
+
+
+def frame_is_counted(graph: Graph, node: Node) -> bool:
+    """An instance normalisation must be of frames of less than 2^24 pixels."""
+    height, width = node.shape[2:]
+    return height * width < 1 << COUNT_BITS
 
 
 class InstanceNorm(Composite):
-    """``x [1, C, H, W]`` less every channel's mean, over the root of its variance plus ``epsilon``."""
+    """Every channel of a frame less its mean, over the root of its variance plus epsilon."""
 
-    op = "instance_norm"
+    ops = ("instance_norm",)
+    spellings = (
+        "torch: InstanceNorm2d, GroupNorm with a group a channel, or written out",
+        "ONNX: InstanceNormalization",
+    )
     size_free = True
+    fuses = CLIPS
+    rules = (*FRAME, frame_is_counted)
+
+    def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
+        if node.shape[1] > spec.statistic_channels:
+            return f"This machine keeps the sums of {spec.statistic_channels} channels (statistic_channels)."
+        return super().unsupported(graph, node, spec)
 
     def recognise(self, graph: Graph) -> Graph:
         return recognise_norms(graph)
 
-    def evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
+    def evaluate(self, node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
         (x,) = inputs
         centred = x - x.mean((2, 3), keepdim=True)
         return centred * torch.rsqrt((centred * centred).mean((2, 3), keepdim=True) + node.attributes["epsilon"])
@@ -36,8 +63,23 @@ class InstanceNorm(Composite):
         how = {"channel_axis": 1, "axes": [2, 3], "epsilon": float(node.attributes["epsilon"])}
         return bind(node.name, relax.op.nn.instance_norm(inputs[0], ones, zeros, **how))
 
+    def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
+        (source,) = lowering.operands(unit)
+        epsilon = float(unit.head.attributes["epsilon"])
+        try:
+            pixels = source.height * source.width
+            constants = normalise.normalisation(pixels, epsilon, source.scale, target.scale)
+        except ValueError as error:
+            raise UnsupportedError(str(error), where=unit.head.where) from error
+        low, high = unit.activation.low, unit.activation.high
+        bounds = numerics.clip_bounds(low, high, target.scale, target.zero_point)
+        none = np.zeros(source.channels, np.int64)  # the machine computes bias, multipliers and shifts of the sums
+        epilogue = Epilogue(none, none, none, none, target.zero_point, *bounds)
+        kernel = Normalise(constants, source.channels)
+        lowering.layers.append(Layer(unit.name, (source.name,), target.name, kernel, epilogue))
 
-OP, _RELAX = InstanceNorm.op, "nn.instance_norm"
+
+OP, _RELAX = InstanceNorm.ops[0], "nn.instance_norm"
 
 
 def recognise_norms(graph: Graph) -> Graph:

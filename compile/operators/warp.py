@@ -8,33 +8,67 @@ networks begin, the samples are the image itself.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 from tvm import relax
 
 from codesign.compile.ir.arithmetic import evaluated
 from codesign.compile.ir.graph import Editor, Graph, Node
-from codesign.compile.operators.composite import Bind, Composite, constant
 from codesign.compile.operators.grids import CLOSE_PIXELS, grid_of_flow
+from codesign.compile.operators.operator import Bind, Composite, constant
+from codesign.compile.operators.rules import FRAME
+from codesign.compile.operators.unit import RoundedUnit, Unit
+from codesign.compile.scanline.kernels import warp as kernels
+from codesign.compile.scanline.lowering import Lowering, Psums
+from codesign.compile.scanline.tensors import Tensor
+from codesign.hw import numerics
+from codesign.hw.errors import UnsupportedError
+from codesign.hw.spec import AccelSpec
+from codesign.hw.spec import Unit as MachineUnit
 
 PADDINGS = ("zeros", "border")
 
 
-class Warp(Composite):
-    """``image [1, C, H, W]`` at every pixel's place plus ``flow [1, 2, H, W]``; attribute ``padding_mode``."""
+class AtAFlow(Composite):
+    """An operator that samples its first operand, of 8 bits, at its second, a flow of 16."""
 
-    op = "warp"
+    at_a_flow = True
+
+    def reads_16_bits(self, unit: Unit, which: int, *, result_wide: bool) -> bool:
+        return which == 1
+
+    def bits_fit(self, unit: RoundedUnit) -> bool:
+        return [codes.bits for codes in (*unit.operands, unit.result)] == [8, 16, 8]
+
+
+class Warp(AtAFlow):
+    """An image sampled bilinearly at every pixel's own place plus a flow, in pixels; beyond it zeros or its border."""
+
+    ops = ("warp",)
+    spellings = (
+        "torch: grid_sample (bilinear; zeros or border) of a grid that a flow makes",
+        "ONNX: GridSample, the same",
+    )
     size_free = True
+    rules = FRAME
+
+    def begins(self, graph: Graph, node: Node) -> bool:
+        return node.op in self.ops and all(map(graph.is_activation, node.inputs))
+
+    def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
+        if MachineUnit.SAMPLER not in spec.units:
+            return "This machine has no sampler (warp_reach)."
+        return super().unsupported(graph, node, spec)
 
     def recognise(self, graph: Graph) -> Graph:
         return recognise_warps(graph)
 
-    def evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
+    def evaluate(self, node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
         image, flow = inputs
         rows, columns = image.shape[2:]
         across = torch.arange(columns, dtype=image.dtype) + flow[:, 0]
@@ -50,6 +84,28 @@ class Warp(Composite):
         how = {"method": "bilinear", "layout": "NCHW", "align_corners": True}
         padding = str(node.attributes["padding_mode"])
         return bind(node.name, relax.op.image.grid_sample(image, grid, padding_mode=padding, **how))
+
+    def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
+        image, flow = lowering.operands(unit)
+        edge = str(unit.head.attributes["padding_mode"]) == "border"
+        psums = Psums(
+            name=unit.name,
+            sources=(image.name,),
+            kernel=kernels.Warp(flow.name, fraction_bits(unit), image.channels, edge),
+            scales=np.full(image.channels, 1.0 / numerics.SAMPLE_UNITS),
+            height=image.height,
+            width=image.width,
+        )
+        lowering.close(psums, target)
+
+
+def fraction_bits(unit: RoundedUnit) -> int:
+    """Bits of the fraction of a pixel that the flow of ``unit`` has. Its scale must be a binary fraction."""
+    flow = unit.operands[1]
+    bits = round(-math.log2(flow.scale))
+    if flow.scale != 2.0**-bits or not 0 <= bits <= numerics.FLOW_FRACTION_BITS:
+        raise UnsupportedError("samples at a flow that is not in binary fractions of a pixel", where=unit.head.where)
+    return bits
 
 
 def recognise_warps(graph: Graph) -> Graph:

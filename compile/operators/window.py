@@ -15,15 +15,23 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from tvm import relax
 
 from codesign.compile.ir.arithmetic import evaluated
 from codesign.compile.ir.graph import Editor, Graph, Node
-from codesign.compile.operators.all_pairs import AllPairs
-from codesign.compile.operators.composite import Bind, Composite, constant
+from codesign.compile.operators.all_pairs import ALL_PAIRS
 from codesign.compile.operators.grids import CLOSE_PIXELS, grid_of_windows
+from codesign.compile.operators.operator import Bind, constant
+from codesign.compile.operators.rules import FRAME
+from codesign.compile.operators.unit import RoundedUnit
+from codesign.compile.operators.warp import AtAFlow, fraction_bits
+from codesign.compile.scanline.kernels import window as kernels
+from codesign.compile.scanline.lowering import Lowering, Psums
+from codesign.compile.scanline.tensors import Tensor
+from codesign.hw import numerics
 from codesign.hw.isa import MAX_LEVEL, MAX_MAP_BYTES
+from codesign.hw.spec import AccelSpec
+from codesign.hw.spec import Unit as MachineUnit
 from codesign.hw.windows import MAX_RADIUS
 
 POOL = {
@@ -62,15 +70,35 @@ class _Lookup:
     flow: str | None  # None: zeros
 
 
-class Window(Composite):
-    """Windows of ``volume [1, h w, H, W]`` at ``flow [1, 2, H, W]``; attributes ``radius``, ``level``, ``map``."""
+WINDOW = "window"
 
-    op = "window"
+
+def window_fits(graph: Graph, node: Node) -> bool:
+    """A window may reach 7 pixels, on levels 0 to 7, in maps of less than 65536 pixels."""
+    rows, columns = node.attributes["map"]
+    radius, level = int(node.attributes["radius"]), int(node.attributes["level"])
+    return 1 <= radius <= MAX_RADIUS and 0 <= level <= MAX_LEVEL and rows * columns <= MAX_MAP_BYTES
+
+
+class Window(AtAFlow):
+    """Bilinear windows of every pixel's own map around its place plus a flow: RAFT's look-up, level by level."""
+
+    ops = (WINDOW,)
+    spellings = ("torch and ONNX: grid_sample (bilinear, zeros) of all pairs' maps, as RAFT spells it",)
+    rules = (*FRAME, window_fits)
+
+    def begins(self, graph: Graph, node: Node) -> bool:
+        return node.op in self.ops and all(map(graph.is_activation, node.inputs))
+
+    def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
+        if MachineUnit.WINDOWS not in spec.units:
+            return "This machine makes no windows (window_beats)."
+        return super().unsupported(graph, node, spec)
 
     def recognise(self, graph: Graph) -> Graph:
         return recognise_windows(graph)
 
-    def evaluate(self, node: Node, inputs: list[Tensor]) -> Tensor:
+    def evaluate(self, node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
         volume, flow = inputs
         (rows, columns), radius = node.attributes["map"], int(node.attributes["radius"])
         _, _, height, width = volume.shape
@@ -108,6 +136,20 @@ class Window(Composite):
         by_window = bind(f"{node.name}.turned", relax.op.permute_dims(flat, (1, 0)))
         return bind(node.name, relax.op.reshape(by_window, (1, count, height, width)))
 
+    def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
+        volume, flow = lowering.operands(unit)
+        attributes = unit.head.attributes
+        (rows, columns), radius, level = attributes["map"], int(attributes["radius"]), int(attributes["level"])
+        psums = Psums(
+            name=unit.name,
+            sources=(flow.name,),
+            kernel=kernels.Window(volume.name, rows, columns, radius, level, fraction_bits(unit)),
+            scales=np.full(unit.head.shape[1], 1.0 / numerics.SAMPLE_UNITS),
+            height=flow.height,
+            width=flow.width,
+        )
+        lowering.close(psums, target)
+
 
 def recognise_windows(graph: Graph) -> Graph:
     """``graph`` with ``all_pairs`` and ``window``, level by level, for RAFT's look-ups."""
@@ -136,11 +178,11 @@ def recognise_windows(graph: Graph) -> Graph:
             if key not in volumes:
                 scale = {"scale": found.volume.scale}
                 shape = (1, here[0] * here[1], *size)
-                volumes[key] = editor.add(f"{first}.pairs{level}", AllPairs.op, (first, second), scale, shape=shape)
+                volumes[key] = editor.add(f"{first}.pairs{level}", ALL_PAIRS, (first, second), scale, shape=shape)
             attributes = {"radius": found.radius, "level": level, "map": here}
             shape = (1, (2 * found.radius + 1) ** 2, *size)
             inputs = (volumes[key], flow)
-            levels.append(editor.add(f"{node.name}.level{level}", Window.op, inputs, attributes, shape=shape))
+            levels.append(editor.add(f"{node.name}.level{level}", WINDOW, inputs, attributes, shape=shape))
         if len(levels) == 1:
             editor.alias(node.name, levels[0])
         else:
@@ -163,11 +205,11 @@ def compute_flows(graph: Graph) -> Graph:
     editor = Editor(graph)
     made: dict[str, str] = {}
     for node in graph.nodes:
-        if node.op != Window.op or not graph.is_constant(node.inputs[1]) or graph.constants[node.inputs[1]].any():
+        if node.op != WINDOW or not graph.is_constant(node.inputs[1]) or graph.constants[node.inputs[1]].any():
             editor.keep(node)
             continue
         volume = graph.by_name.get(node.inputs[0])
-        source = volume.inputs[0] if volume is not None and volume.op == AllPairs.op else node.inputs[0]
+        source = volume.inputs[0] if volume is not None and volume.op == ALL_PAIRS else node.inputs[0]
         if source not in made:
             made[source] = _zeros(editor, source)
         editor.keep(node, inputs=(node.inputs[0], made[source]))

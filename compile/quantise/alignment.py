@@ -20,10 +20,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.canonical.affine import CONVOLUTIONS
 from codesign.compile.ir.graph import Array, Editor, Graph, Node
+from codesign.compile.operators.convolution import CONVOLUTIONS
+from codesign.compile.operators.scale import Scale
+from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.equalise import ChannelRange, scalable, takes
-from codesign.compile.quantise.units import Kind, Unit, units
+from codesign.compile.quantise.units import units
 from codesign.hw.numerics import INT8_MAX, INT8_MIN
 
 Peaks = NDArray[np.float64]
@@ -50,7 +52,7 @@ class Group:
 
 def is_aligned(unit: Unit) -> bool:
     """Whether ``unit`` is a scale that :func:`aligned` put in."""
-    return unit.kind is Kind.SCALE and ALIGNED in unit.name
+    return isinstance(unit.operator, Scale) and ALIGNED in unit.name
 
 
 def is_copy(graph: Graph, unit: Unit) -> bool:
@@ -64,7 +66,7 @@ def is_copy(graph: Graph, unit: Unit) -> bool:
 def groups(graph: Graph, parts: tuple[Unit, ...]) -> tuple[Group, ...]:
     """The groups of concatenations whose operands may be scaled apart."""
     consumers = graph.consumers()
-    heads = {unit.name: unit.head for unit in parts if unit.kind is Kind.CONCAT}
+    heads = {unit.name: unit.head for unit in parts if unit.operator.joins_scales}
     members: dict[str, set[str]] = {name: {name} for name in heads}
     for name, head in heads.items():
         for operand in set(head.inputs) & heads.keys():

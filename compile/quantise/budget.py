@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codesign.compile.canonical.affine import CONVOLUTIONS
 from codesign.compile.ir.evaluate import run
 from codesign.compile.ir.graph import Graph
+from codesign.compile.operators.convolution import CONVOLUTIONS
+from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.alignment import groups, is_aligned, is_copy
 from codesign.compile.quantise.quantise import Calibrated
 from codesign.compile.quantise.sensitivity import damage
-from codesign.compile.quantise.units import Kind, Unit
-from codesign.compile.quantise.widths import Widths, reads_all, widenable
+from codesign.compile.quantise.widths import Widths
 from codesign.hw.errors import InputError
 
 FREE_SHARE = 0.002
@@ -205,10 +205,10 @@ def _sets(network: Calibrated) -> tuple[dict[str, Widths], tuple[Refusal, ...]]:
     for unit in parts:
         if unit.name not in network.stored or unit.name in least.tensors:
             continue
-        if unit.kind in (Kind.MOVEMENT, Kind.CONCAT) or (is_aligned(unit) and not _flow(unit, least)):
+        if unit.operator.keeps_scale or unit.operator.joins_scales or (is_aligned(unit) and not _flow(unit, least)):
             continue
-        if not widenable(unit):
-            refusals.append(Refusal(unit.name, f"{unit.kind.value}: it makes 8 bits"))
+        if not unit.operator.stores_16_bits(unit):
+            refusals.append(Refusal(unit.name, f"{unit.operator.title}: it makes 8 bits"))
             continue
         wanted = {unit.name}
         for reader in parts:
@@ -216,7 +216,7 @@ def _sets(network: Calibrated) -> tuple[dict[str, Widths], tuple[Refusal, ...]]:
                 wanted.add(reader.name)
         for _ in range(2):  # a concatenation may be read by another
             wanted |= {reader.name for reader in parts if reader.name in mixable and wanted & set(reader.head.inputs)}
-        closed = network.closed(Widths(frozenset(wanted)))
+        closed = network.with_consequences(Widths(frozenset(wanted)))
         if closed is None:
             refusals.append(Refusal(unit.name, "what it is added to or moved with has 8 bits"))
         elif not _read(graph, parts, by_name, closed.tensors):
@@ -233,7 +233,7 @@ def _flow(unit: Unit, least: Widths) -> bool:
 def _copies(network: Calibrated) -> set[str]:
     """Tensors that are moved, or only scaled for a reader: their rounding is their source's."""
     least = network.least
-    moved = {unit.name for unit in network.parts if unit.kind in (Kind.MOVEMENT, Kind.CONCAT)}
+    moved = {unit.name for unit in network.parts if unit.operator.keeps_scale or unit.operator.joins_scales}
     return moved | {unit.name for unit in network.parts if is_copy(network.graph, unit) and not _flow(unit, least)}
 
 
@@ -242,9 +242,9 @@ def _read(graph: Graph, parts: Sequence[Unit], by_name: dict[str, Unit], wide: f
     if graph.output in wide:
         return True
     return any(
-        name in wide and reads_all(unit, which, result_wide=unit.name in wide)
+        name in wide and unit.operator.reads_16_bits(unit, which, result_wide=unit.name in wide)
         for unit in parts
-        if unit.kind not in (Kind.MOVEMENT, Kind.CONCAT, Kind.SUM) and not is_aligned(unit)
+        if not (unit.operator.keeps_scale or unit.operator.joins_scales or unit.operator.adds) and not is_aligned(unit)
         for which, name in enumerate(unit.head.inputs)
     )
 

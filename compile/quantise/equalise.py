@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from codesign.compile.ir.evaluate import trace
 from codesign.compile.ir.graph import Array, Graph, Node
-from codesign.compile.quantise.units import PIECEWISE_LINEAR, Kind, Unit, units
+from codesign.compile.operators.activation import PIECEWISE_LINEAR
+from codesign.compile.operators.unit import Unit
+from codesign.compile.quantise.units import units
 
 MAX_FACTOR = 256.0
 """No channel is scaled by more: channels that are almost empty say little about their range."""
@@ -58,7 +60,7 @@ def scalable(graph: Graph, unit: Unit) -> bool:
     """A plain convolution whose activation commutes with positive factors."""
     head = unit.head
     homogeneous = all(node.op != "clip" for node in unit.nodes)
-    plain = unit.kind is Kind.CONVOLUTION and head.attributes["groups"] == 1 and graph.is_constant(head.inputs[1])
+    plain = unit.operator.weighs and head.attributes["groups"] == 1 and graph.is_constant(head.inputs[1])
     return plain and homogeneous
 
 

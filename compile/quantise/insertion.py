@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.ir.graph import STATE, Array, Editor, Graph, Node
+from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.calibration import QuantParams
-from codesign.compile.quantise.units import AT_A_FLOW, Kind, Unit
-from codesign.compile.quantise.widths import reads_all, widenable
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.numerics import INT16_MAX, INT32_MAX, psum_reach, weight_planes
 
@@ -69,7 +68,7 @@ def insert(
     wide: dict[str, str] = {}
 
     def quantised(name: str, result: str) -> None:
-        if wide_codes(name) in chosen and name in kinds and widenable(kinds[name]):
+        if wide_codes(name) in chosen and name in kinds and kinds[name].operator.stores_16_bits(kinds[name]):
             wide[name] = _quantize(editor, result, chosen[wide_codes(name)], graph.shape_of(name), dtype="int16")
         else:
             codes[name] = _quantize(editor, result, chosen[name], graph.shape_of(name))
@@ -92,7 +91,7 @@ def insert(
             editor.keep(head)
             quantised(head.name, head.name)
             continue
-        if unit.kind is Kind.CONVOLUTION:
+        if unit.operator.weighs:
             source = head.inputs[0]
             read = chosen[wide_codes(source)] if source in wide else chosen[source]
             kernel = _kernel(
@@ -100,12 +99,12 @@ def insert(
             )
             _keep_convolution(editor, unit, opened(source, all_bits=True), kernel)
         else:
-            result_wide = wide_codes(unit.name) in chosen and widenable(unit)
+            result_wide = wide_codes(unit.name) in chosen and unit.operator.stores_16_bits(unit)
             inputs = [
-                opened(name, all_bits=reads_all(unit, which, result_wide=result_wide))
+                opened(name, all_bits=unit.operator.reads_16_bits(unit, which, result_wide=result_wide))
                 for which, name in enumerate(head.inputs)
             ]
-            if unit.kind in AT_A_FLOW and (flow := head.inputs[1]) not in wide:
+            if unit.operator.at_a_flow and (flow := head.inputs[1]) not in wide:
                 shape, params = graph.shape_of(flow), chosen[wide_codes(flow)]
                 rounded = _quantize(editor, inputs[1], params, shape, dtype="int16")
                 inputs[1] = _dequantize(editor, rounded, f"{head.name}.flow", params, shape)

@@ -45,6 +45,7 @@ from codesign.compile.canonical.movement import slice_splits
 from codesign.compile.ir.graph import Graph
 from codesign.compile.ir.passes import passed, run_passes
 from codesign.compile.ir.relax import from_module, to_module
+from codesign.compile.operators.unit import Unit
 from codesign.compile.operators.window import compute_flows
 from codesign.compile.quantise.alignment import aligned, is_copy
 from codesign.compile.quantise.calibration import (
@@ -59,13 +60,9 @@ from codesign.compile.quantise.calibration import (
 )
 from codesign.compile.quantise.equalise import channel_ranges, equalised
 from codesign.compile.quantise.insertion import insert, scalar_params, wide_codes
-from codesign.compile.quantise.units import Kind, Unit, float_only, units
-from codesign.compile.quantise.widths import Widths, closed, flow_tensors, flows, wide_scales
+from codesign.compile.quantise.units import stays_float, units
+from codesign.compile.quantise.widths import Widths, flow_tensors, flows, wide_scales, with_consequences
 from codesign.hw.errors import InputError, UnsupportedError
-
-_CENTRED = (Kind.CORRELATION, Kind.PAIRS)
-"""What multiplies tensors with each other and sums: their zero points are 0."""
-
 
 STAGE = "quantised"
 _PASSES = (lift_zero_channels, fold_zero_channels, compute_flows, slice_splits)
@@ -105,11 +102,11 @@ class Calibrated:
         """What has 16 bits in any case: flows."""
         return Widths(flow_tensors(self.graph, self.parts, self.stored))
 
-    def closed(self, widths: Widths) -> Widths | None:
+    def with_consequences(self, widths: Widths) -> Widths | None:
         """``widths`` with all that follows from them; None if that cannot be."""
         if not widths.tensors:
             return widths
-        tensors = closed(self.graph, self.parts, widths.tensors, self.stored | flows(self.parts))
+        tensors = with_consequences(self.graph, self.parts, widths.tensors, self.stored | flows(self.parts))
         fixed = {name for pair in self.graph.carried for name in pair}
         fixed |= {self.graph.result} if self.output_params is not None else set()
         return Widths(tensors, widths.weights) if tensors and not tensors & fixed else None
@@ -162,13 +159,13 @@ def calibrate(
                 "a state of 16 bits", where=f"state '{state}'", hint="Carry the features, not the flow that moves them."
             )
     if equalise:
-        names = {unit.name for unit in parts if unit.kind is Kind.CONVOLUTION}
-        names |= {name for unit in parts if unit.kind is Kind.CONCAT for name in unit.head.inputs}
+        names = {unit.name for unit in parts if unit.operator.weighs}
+        names |= {name for unit in parts if unit.operator.joins_scales for name in unit.head.inputs}
         ranges = channel_ranges(graph, calibration, names)
         graph = passed(STAGE, equalised(graph, ranges), "equalised")
         graph = passed(STAGE, aligned(graph, ranges, flowing), "aligned")
         parts = units(graph)
-    stored = frozenset({graph.input, *(unit.name for unit in parts)} - float_only(graph, parts))
+    stored = frozenset({graph.input, *(unit.name for unit in parts)} - stays_float(graph, parts))
     observations = observe(graph, calibration, stored | flows(parts))
     return Calibrated(graph, parts, stored, observations, method, percentile, input_params, output_params)
 
@@ -209,10 +206,10 @@ def _chosen(network: Calibrated, wide: frozenset[str], scales: Mapping[str, Quan
     graph, parts, observations = network.graph, network.parts, network.observations
     classes = _Classes()
     for unit in parts:
-        if unit.kind is Kind.MOVEMENT:
+        if unit.operator.keeps_scale:
             classes.join(unit.name, unit.head.inputs[0])
     for unit in parts:
-        if unit.kind is Kind.CONCAT:
+        if unit.operator.joins_scales:
             for name in unit.head.inputs:
                 if classes.find(name)[0] != classes.find(graph.input)[0]:
                     classes.join(name, unit.name)
@@ -233,16 +230,18 @@ def _chosen(network: Calibrated, wide: frozenset[str], scales: Mapping[str, Quan
         fixed.setdefault(root, _scaled(network.output_params, 1.0 / factor))
     for unit in parts:
         # Next to operands of 16 bits, one of 8 is the high bytes of 16.
-        if unit.kind is Kind.CONCAT and unit.name in wide and unit.name in scales:
+        if unit.operator.joins_scales and unit.name in wide and unit.name in scales:
             root, factor = classes.find(unit.name)
             fixed.setdefault(root, _scaled(scales[unit.name], 256.0 / factor))
-    sources = {unit.name for unit in parts if unit.kind not in (Kind.MOVEMENT, Kind.CONCAT)} & network.stored
+    sources = {
+        unit.name for unit in parts if not (unit.operator.keeps_scale or unit.operator.joins_scales)
+    } & network.stored
     seen: dict[str, Observation] = {}
     for name in sorted(sources):
         root, factor = classes.find(name)
         found = observations[name].scaled(1.0 / factor)
         seen[root] = seen[root].joined(found) if root in seen else found
-    centred = {classes.find(name)[0] for unit in parts if unit.kind in _CENTRED for name in unit.head.inputs}
+    centred = {classes.find(name)[0] for unit in parts if unit.operator.centred for name in unit.head.inputs}
     settled: dict[str, QuantParams] = dict(fixed)
     chosen: dict[str, QuantParams] = {}
     for name in observations:

@@ -6,80 +6,19 @@ one quantise node. Whatever has this form is a unit; every other operator is the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from codesign.compile.canonical.affine import is_bias
-from codesign.compile.ir.graph import Array, Graph, Node
-from codesign.compile.quantise.units import SLOPES, Kind, fuses, kind_of, turns_sign
-
-Reals = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A stored tensor: real = ``scale`` x (code - ``zero_point``); ``shape``: ``[1, C, H, W]``."""
-
-    name: str
-    shape: tuple[int, ...]
-    scale: float
-    zero_point: int
-    bits: int
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A convolution's codes, ``int8`` or ``int16``, with a scale for each channel of ``axis``."""
-
-    codes: Array
-    scales: Reals
-    axis: int
-
-
-@dataclass(frozen=True)
-class Activation:
-    """Piecewise linear: below 0 times ``slope`` (a number, or one a channel), then limited to [``low``, ``high``]."""
-
-    slope: float | Reals = 1.0
-    low: float = -math.inf
-    high: float = math.inf
-
-
-@dataclass(frozen=True)
-class RoundedUnit:
-    """A unit of a quantised graph.
-
-    ``kind``: by its head; None for a tensor that is only rounded anew. ``nodes``: the head and what fuses into it.
-    """
-
-    kind: Kind | None
-    nodes: tuple[Node, ...]
-    operands: tuple[Codes, ...]
-    result: Codes
-    weights: Weights | None = field(default=None, repr=False)
-    bias: Array | None = field(default=None, repr=False)
-    """``float32[C]``, real."""
-    factor: float = 1.0
-    """Multiplies a scale's or a resampling's result."""
-    activation: Activation = Activation()
-
-    @property
-    def head(self) -> Node:
-        return self.nodes[0]
-
-    @property
-    def name(self) -> str:
-        """The last operator's name, as the user's model has it."""
-        return self.nodes[-1].name if self.nodes else self.result.name
-
-    @property
-    def narrow(self) -> bool:
-        """Whether operands and result have 8 bits."""
-        return all(codes.bits == 8 for codes in (*self.operands, self.result))
+from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.operators.activation import CLIPS, Clamp
+from codesign.compile.operators.host import HOST
+from codesign.compile.operators.operator import Operator
+from codesign.compile.operators.registry import operator_of
+from codesign.compile.operators.scale import RESCALE, Scale, turns_sign
+from codesign.compile.operators.unit import Activation, Codes, RoundedUnit, Weights
 
 
 def rounded_units(graph: Graph) -> dict[str, RoundedUnit]:
@@ -97,34 +36,33 @@ def _unit(graph: Graph, consumers: Mapping[str, list[Node]], end: Node) -> Round
         return None
     if not nodes:
         source = _operand(graph, end.inputs[0])
-        return None if source is None else RoundedUnit(None, (), (source,), result)
+        return None if source is None else RoundedUnit(RESCALE, (), (source,), result)
     head = nodes[0]
-    kind = kind_of(graph, head)
-    if kind is Kind.HOST:
+    operator = operator_of(graph, head)
+    if operator is HOST:
         return None
-    weights = _weights(graph, head) if kind is Kind.CONVOLUTION else None
-    read = head.inputs[:1] if kind is Kind.CONVOLUTION else tuple(filter(graph.is_activation, head.inputs))
+    weights = _weights(graph, head) if operator.weighs else None
+    read = head.inputs[:1] if operator.weighs else tuple(filter(graph.is_activation, head.inputs))
     operands = [one for name in read if (one := _operand(graph, name)) is not None]
-    if len(operands) != len(read) or (kind is Kind.CONVOLUTION and weights is None):
+    if len(operands) != len(read) or (operator.weighs and weights is None):
         return None
-    unit = RoundedUnit(kind, tuple(nodes), tuple(operands), result, weights)
-    if kind is Kind.SCALE:
+    unit = RoundedUnit(operator, tuple(nodes), tuple(operands), result, weights)
+    return _collected(graph, unit)
+
+
+def _collected(graph: Graph, unit: RoundedUnit) -> RoundedUnit | None:
+    """``unit`` with what its nodes say of bias, factor and activation; None if they do not fuse."""
+    operator, (head, *waiting) = unit.operator, unit.nodes
+    if isinstance(operator, Scale):
         unit = replace(unit, factor=_factor(graph, head))
-    if kind is Kind.ACTIVATION:
-        unit = replace(unit, activation=_activation(graph, kind, head))
-    return _followed(graph, unit, nodes[1:])
-
-
-def _followed(graph: Graph, unit: RoundedUnit, rest: list[Node]) -> RoundedUnit | None:
-    """``unit`` with the bias, factor and activation of the nodes after its head; None if they do not fuse."""
-    kind, waiting = unit.kind, list(rest)
-    assert kind is not None
-    if waiting and kind is Kind.CONVOLUTION and is_bias(graph, waiting[0]):
+    if isinstance(operator, Clamp):
+        unit = replace(unit, activation=_activation(graph, operator, head))
+    if waiting and operator.weighs and is_bias(graph, waiting[0]):
         unit = replace(unit, bias=graph.constants[waiting.pop(0).inputs[1]].reshape(-1))
-    if waiting and kind is Kind.RESAMPLING and kind_of(graph, waiting[0]) is Kind.SCALE:
+    if waiting and operator.takes_factor and isinstance(operator_of(graph, waiting[0]), Scale):
         unit = replace(unit, factor=_factor(graph, waiting.pop(0)))
-    if waiting and waiting[0].op in fuses(kind) and not (turns_sign(graph, kind, unit.head)):
-        unit = replace(unit, activation=_activation(graph, kind, waiting.pop(0)))
+    if waiting and waiting[0].op in operator.fuses and not turns_sign(graph, head):
+        unit = replace(unit, activation=_activation(graph, operator, waiting.pop(0)))
     return None if waiting else unit
 
 
@@ -132,11 +70,11 @@ def _factor(graph: Graph, scale: Node) -> float:
     return float(graph.constants[scale.inputs[1]].reshape(-1)[0])
 
 
-def _activation(graph: Graph, kind: Kind, node: Node) -> Activation:
+def _activation(graph: Graph, operator: Operator, node: Node) -> Activation:
     match node.op:
         case "clip":
             return Activation(low=float(node.attributes["min"]), high=float(node.attributes["max"]))
-        case "nn.relu" if not set(SLOPES) & set(fuses(kind)) and kind is not Kind.ACTIVATION:
+        case "nn.relu" if operator.fuses == CLIPS:
             return Activation(low=0.0)  # the sum of two tensors has no slope
         case "nn.relu":
             return Activation(slope=0.0)

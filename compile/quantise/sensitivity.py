@@ -19,9 +19,9 @@ from torch import Tensor
 
 from codesign.compile.ir.evaluate import apply, trace
 from codesign.compile.ir.graph import Graph
+from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.calibration import QuantParams
 from codesign.compile.quantise.insertion import quantised_weight, weight_axis
-from codesign.compile.quantise.units import Kind, Unit
 from codesign.hw.numerics import INT8_MAX, INT8_MIN
 
 
@@ -47,9 +47,9 @@ def damage(
 
     ``params``: the tensors' 8-bit parameters. ``probes``: backward passes an image; they cost twice a forward pass.
     """
-    read = {unit.head.inputs[0] for unit in parts if unit.kind is Kind.CONVOLUTION}
+    read = {unit.head.inputs[0] for unit in parts if unit.operator.weighs}
     generator = torch.Generator().manual_seed(seed)
-    heads = {unit.head.name: unit for unit in parts if unit.kind is Kind.CONVOLUTION}
+    heads = {unit.head.name: unit for unit in parts if unit.operator.weighs}
     tensors = dict.fromkeys(names, 0.0)
     weights = dict.fromkeys(heads, 0.0)
     for image in images:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from codesign.compile.ir.graph import Graph
+from codesign.compile.operators.host import HOST
+from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.alignment import groups, is_aligned
 from codesign.compile.quantise.calibration import EMPTY, Observation, QuantParams
-from codesign.compile.quantise.units import AT_A_FLOW, SLOPES, Kind, Unit, keeps_corners
 from codesign.hw.numerics import FLOW_FRACTION_BITS, INT16_MAX
 
 FLOW_ROOM = 2.0
@@ -43,43 +44,12 @@ class Widths:
 
 def flows(parts: tuple[Unit, ...]) -> frozenset[str]:
     """The tensors that warps and look-ups read as their flow."""
-    return frozenset(unit.head.inputs[1] for unit in parts if unit.kind in AT_A_FLOW)
+    return frozenset(unit.head.inputs[1] for unit in parts if unit.operator.at_a_flow)
 
 
-def widenable(unit: Unit, graph: Graph | None = None) -> bool:
-    """Whether a unit can store 16 bits, its operands permitting; a sum, whose ``graph`` is given, if they are alike."""
-    rest = {node.op for node in unit.nodes[1:]}
-    match unit.kind:
-        case Kind.CONVOLUTION:
-            return rest <= {"add", "nn.relu", *SLOPES}
-        case Kind.SCALE:
-            return rest <= {"nn.relu", *SLOPES}
-        case Kind.SUM:
-            return not rest and (graph is None or len({graph.shape_of(name) for name in unit.head.inputs}) == 1)
-        case Kind.RESAMPLING if keeps_corners(unit.head):  # the sampler's: of flows
-            return graph is None or unit.head.shape[1] == 2
-        case Kind.RESAMPLING | Kind.MOVEMENT | Kind.CONCAT | Kind.HOST:
-            return True
-        case _:
-            return False
-
-
-def reads_all(unit: Unit, which: int, *, result_wide: bool) -> bool:
-    """Whether ``unit`` reads all bits of its operand ``which``; a convolution does if its sums fit."""
-    match unit.kind:
-        case Kind.RESAMPLING if keeps_corners(unit.head):
-            return result_wide
-        case Kind.HOST | Kind.CONVOLUTION | Kind.SCALE | Kind.RESAMPLING:
-            return True
-        case Kind.WARP | Kind.WINDOWS:
-            return which == 1
-        case Kind.SUM | Kind.MOVEMENT | Kind.CONCAT:
-            return result_wide
-        case _:
-            return False
-
-
-def closed(graph: Graph, parts: tuple[Unit, ...], wanted: Container[str], stored: Container[str]) -> frozenset[str]:
+def with_consequences(
+    graph: Graph, parts: tuple[Unit, ...], wanted: Container[str], stored: Container[str]
+) -> frozenset[str]:
     """``wanted`` with what follows from it, empty if it cannot be.
 
     Tensors that are moved keep their bits, a sum of 16 bits has operands of such, and so has a concatenation that not
@@ -92,15 +62,18 @@ def closed(graph: Graph, parts: tuple[Unit, ...], wanted: Container[str], stored
         before = len(wide)
         for unit in parts:
             operands = [name for name in unit.head.inputs if graph.is_activation(name)]
-            if unit.kind is Kind.MOVEMENT and wide & {unit.name, operands[0]}:
+            if unit.operator.keeps_scale and wide & {unit.name, operands[0]}:
                 wide |= {unit.name, operands[0]}
                 continue
-            whole = unit.kind is Kind.CONCAT and unit.name not in mixable
-            if unit.name in wide and (unit.kind is Kind.SUM or keeps_corners(unit.head) or whole):
+            whole = unit.operator.joins_scales and unit.name not in mixable
+            if unit.name in wide and (unit.operator.widens_operands(unit) or whole):
                 wide |= set(operands)
         if len(wide) == before:
             break
-    possible = all(name in by_name and name in stored and widenable(by_name[name], graph) for name in wide)
+    possible = all(
+        name in by_name and name in stored and by_name[name].operator.stores_16_bits(by_name[name], graph)
+        for name in wide
+    )
     return frozenset(wide) if possible else frozenset()
 
 
@@ -108,20 +81,23 @@ def flow_tensors(graph: Graph, parts: tuple[Unit, ...], stored: Container[str]) 
     """Results that 8 bits are too few for: flows, and what is added, scaled, resized, moved into one or made of one."""
     by_name = {unit.name: unit for unit in parts}
     wide: set[str] = set()
-    found = {name for name in flows(parts) if name in by_name and widenable(by_name[name])}
+    found = {name for name in flows(parts) if name in by_name and by_name[name].operator.stores_16_bits(by_name[name])}
     while found - wide:
         wide |= found
         for unit in parts:
             operands = [name for name in unit.head.inputs if graph.is_activation(name)]
-            passing = unit.kind in (Kind.SUM, Kind.SCALE, Kind.RESAMPLING, Kind.MOVEMENT) and widenable(unit, graph)
+            passing = unit.operator.carries_flows and unit.operator.stores_16_bits(unit, graph)
             passing = passing and not is_aligned(unit)
-            resized = unit.kind is Kind.HOST and unit.head.op == "image.resize2d" and operands[0] in wide
-            joined = unit.kind is Kind.CONCAT and wide >= set(operands)
+            resized = unit.operator is HOST and unit.head.op == "image.resize2d" and operands[0] in wide
+            joined = unit.operator.joins_scales and wide >= set(operands)
             if resized or joined:
                 found = found | {unit.name}
                 continue
-            possible = passing and all(name in by_name and widenable(by_name[name]) for name in operands)
-            if possible and (len(unit.nodes) == 1 or unit.kind is Kind.RESAMPLING) and wide & {unit.name, *operands}:
+            possible = passing and all(
+                name in by_name and by_name[name].operator.stores_16_bits(by_name[name]) for name in operands
+            )
+            alone = all(node.op == "multiply" for node in unit.nodes[1:])
+            if possible and alone and wide & {unit.name, *operands}:
                 found = found | {unit.name, *operands}
     return frozenset(name for name in wide if name in stored or name in flows(parts))
 
@@ -145,11 +121,11 @@ def wide_scales(
     for unit in parts:
         if unit.name not in wide:
             continue
-        if unit.kind in (Kind.MOVEMENT, Kind.CONCAT):
+        if unit.operator.keeps_scale or unit.operator.joins_scales:
             members |= set(unit.head.inputs)
             for name in unit.head.inputs:
                 ties[find(name)] = find(unit.name)
-        elif unit.kind is Kind.SUM:
+        elif unit.operator.adds:
             binary |= {unit.name, *unit.head.inputs}
     rounded = {find(name) for name in binary}
     scales: dict[str, float] = {}
@@ -164,7 +140,7 @@ def wide_scales(
     while True:
         before = dict(scales)
         for unit in parts:
-            if unit.kind is Kind.SUM and unit.name in wide:
+            if unit.operator.adds and unit.name in wide:
                 roots = [find(name) for name in unit.head.inputs]
                 coarser = max(scales[root] for root in roots)
                 for root in roots:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
-from codesign.compile.canonical.affine import CONVOLUTIONS, is_bias
+from codesign.compile.canonical.affine import is_bias
 from codesign.compile.ir.graph import STATE, STEP, Graph, Node
-from codesign.compile.quantise.rounded import RoundedUnit, rounded_units
-from codesign.compile.scanline import legality
+from codesign.compile.operators.registry import macs_of, why_unsupported
+from codesign.compile.operators.unit import RoundedUnit
+from codesign.compile.quantise.rounded import rounded_units
 from codesign.hw.spec import AccelSpec
 
 SYMBOL = "scanline_region_"
@@ -78,18 +79,18 @@ def partition(graph: Graph, spec: AccelSpec) -> Partitioned:
     taken: dict[str, RoundedUnit] = {}
     reasons: dict[str, str] = {}
     for end, unit in units.items():
-        found = [reason for node in unit.nodes if (reason := _violated(graph, node, spec)) is not None]
-        if not found and not legality.bits_fit(unit):
-            found = [(legality.bits_fit.__doc__ or "").strip()]
-        if found:
-            reasons |= dict.fromkeys((node.name for node in unit.nodes), found[0])
-        else:
+        reason = unit.operator.unsupported(graph, unit.head, spec) if unit.nodes else None
+        if reason is None and not unit.operator.bits_fit(unit):
+            reason = "The machine does not compute it with operands or results of these bits and zero points."
+        if reason is None:
             taken[end] = unit
+        else:
+            reasons |= dict.fromkeys((node.name for node in unit.nodes), reason)
     steps = tuple(_steps(graph, taken))
     regions = [step for step in steps if isinstance(step, Region)]
     offloaded = {node.name for unit in taken.values() for node in unit.nodes}
     placements = [
-        Placement(node.name, node.op, True, "", _macs(graph, node))
+        Placement(node.name, node.op, True, "", macs_of(graph, node))
         for region in regions
         for unit in region.units.values()
         for node in unit.nodes
@@ -98,14 +99,10 @@ def partition(graph: Graph, spec: AccelSpec) -> Partitioned:
     for node in graph.nodes:
         plain = node.op not in (STATE, STEP, "quantize", "dequantize") and not is_bias(graph, node)
         if plain and node.name not in offloaded:
-            reason = legality.violated(graph, node, spec) or reasons.get(node.name)
+            reason = reasons.get(node.name) or why_unsupported(graph, node, spec)
             reason = reason or "It does not stand between roundings to int8."
-            placements.append(Placement(node.name, node.op, False, reason, _macs(graph, node)))
+            placements.append(Placement(node.name, node.op, False, reason, macs_of(graph, node)))
     return Partitioned(graph, steps, tuple(placements))
-
-
-def _violated(graph: Graph, node: Node, spec: AccelSpec) -> str | None:
-    return None if is_bias(graph, node) else legality.violated(graph, node, spec)
 
 
 def _cone(graph: Graph, end: str) -> list[str]:
@@ -202,15 +199,3 @@ class _Groups:
         while self._parent[group] != group:
             group = self._parent[group]
         return group
-
-
-def _macs(graph: Graph, node: Node) -> int:
-    """Multiply-accumulates of a convolution or of all pairs by the project's definition, 0 for anything else."""
-    if node.op == "all_pairs":
-        return node.shape[1] * node.shape[2] * node.shape[3] * graph.shape_of(node.inputs[0])[1]
-    if node.op not in CONVOLUTIONS:
-        return 0
-    _, inputs, rows, columns = graph.shape_of(node.inputs[1])
-    transposed = node.op == "nn.conv2d_transpose"
-    _, channels, height, width = graph.shape_of(node.inputs[0]) if transposed else node.shape
-    return height * width * channels * inputs * rows * columns

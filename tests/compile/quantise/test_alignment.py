@@ -15,7 +15,7 @@ from codesign.compile.quantise.alignment import SETTLED_POWER, aligned, is_align
 from codesign.compile.quantise.equalise import channel_ranges
 from codesign.compile.quantise.insertion import quantised_weight
 from codesign.compile.quantise.quantise import Calibrated, calibrate
-from codesign.compile.quantise.units import Kind, units
+from codesign.compile.quantise.units import units
 
 WIDTH, HEIGHT = 24, 18
 
@@ -55,7 +55,7 @@ def module(network: nn.Module) -> Graph:
 def scaled(graph: Graph) -> Graph:
     """``graph`` after the alignment alone."""
     names = {name for concat in concats(graph) for name in graph.by_name[concat].inputs}
-    names |= {unit.name for unit in units(graph) if unit.kind is Kind.CONVOLUTION}
+    names |= {unit.name for unit in units(graph) if unit.operator.weighs}
     return aligned(graph, channel_ranges(graph, images(), names), ())
 
 
@@ -65,7 +65,7 @@ def values(graph: Graph, image: np.ndarray) -> dict[str, torch.Tensor]:
 
 
 def concats(graph: Graph) -> list[str]:
-    return [unit.head.name for unit in units(graph) if unit.kind is Kind.CONCAT]
+    return [unit.head.name for unit in units(graph) if unit.operator.joins_scales]
 
 
 def reading(graph: Graph) -> tuple[np.ndarray, torch.Tensor]:

@@ -17,7 +17,6 @@ from codesign.compile.ir.evaluate import run
 from codesign.compile.ir.relax import from_module
 from codesign.compile.quantise.qdq_export import export_qdq
 from codesign.compile.quantise.quantise import Calibrated, calibrate, quantised_io
-from codesign.compile.quantise.units import Kind
 from codesign.compile.quantise.widths import Widths
 from codesign.compile.referee.integer import evaluate
 from codesign.hw import numerics
@@ -122,8 +121,8 @@ def test_a_quantised_network_has_no_budget(model: ImportedModel) -> None:
 def everything(network: Calibrated) -> Widths:
     widths = network.least
     for unit in network.parts:
-        widths |= network.closed(Widths(frozenset({unit.name}))) or Widths()
-        if unit.kind is Kind.CONVOLUTION:
+        widths |= network.with_consequences(Widths(frozenset({unit.name}))) or Widths()
+        if unit.operator.weighs:
             widths |= Widths(weights=frozenset({unit.head.name}))
     return widths
 
