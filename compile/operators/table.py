@@ -22,7 +22,7 @@ class Table(Operator):
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         (source,) = lowering.operands(unit)
         function = unit.head.op.removeprefix("nn.")
-        table = numerics.lut_table(function, source.scale, source.zero_point, target.scale, target.zero_point)
+        table = numerics.function_table(function, source.scale, source.zero_point, target.scale, target.zero_point)
         made = lowering.unjoined(source.name)
         if made is not None and made.epilogue.table is None:
             lowering.replace_layer(made, replace(made, output=target.name).with_table(table))
