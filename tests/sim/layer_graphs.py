@@ -22,6 +22,8 @@ from codesign.compile.scanline.rewrite.copies import copy_layer
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import normalise, numerics
 from codesign.hw.isa import Plane
+from codesign.hw.spec import BASE, AccelSpec
+from codesign.hw.windows import window_channels
 
 Int8 = NDArray[np.int8]
 
@@ -419,28 +421,42 @@ def _conv(
     )
 
 
-def evaluate(graph: LayerGraph, inputs: Mapping[str, Int8]) -> dict[str, Int8]:
-    """Every tensor of ``graph``, by sums over taps in int64. ``inputs``: int8[H, W, C] by name."""
+def evaluate(
+    graph: LayerGraph, inputs: Mapping[str, Int8], spec: AccelSpec = BASE, *, ordered: bool = False
+) -> dict[str, Int8]:
+    """Every tensor of ``graph``, by sums over taps in int64. ``inputs``: int8[H, W, C] by name.
+
+    ``spec``: the machine for which windows are laid out, where they are. ``ordered``: tensors that are shuffled have
+    their channels sub-row by sub-row, ``(i, j, c)``.
+    """
     values = dict(inputs)
     for layer in graph.layers:
         output = graph.tensors[layer.output]
         if isinstance(layer, Shuffle):
             f, source = layer.factor, graph.tensors[layer.source]
-            split = values[layer.source].reshape(source.height, source.width, output.channels, f, f)
-            values[layer.output] = split.transpose(0, 3, 1, 4, 2).reshape(output.height, output.width, output.channels)
-        elif isinstance(layer.kernel, Normalise):
-            codes = values[layer.sources[0]]
-            bias, multiplier, shift = normalise.frame_factors(*normalise.sums(codes), layer.kernel.constants)
-            epilogue = replace(
-                layer.epilogue, bias=bias, multiplier=multiplier, negative_multiplier=multiplier, shift=shift
-            )
-            values[layer.output] = _finished(graph, epilogue, codes.astype(np.int64) << normalise.UNIT_BITS, values)
-        else:
-            values[layer.output] = _finished(graph, layer.epilogue, _sums(graph, layer, values), values)
+            shape = (f, f, output.channels) if ordered else (output.channels, f, f)
+            split = values[layer.source].reshape(source.height, source.width, *shape)
+            spread = split.transpose(0, 2, 1, 3, 4) if ordered else split.transpose(0, 3, 1, 4, 2)
+            values[layer.output] = spread.reshape(output.height, output.width, output.channels)
+            continue
+        # Layers that were split each fill their channels of the output.
+        whole = values.setdefault(layer.output, np.zeros((output.height, output.width, output.channels), np.int8))
+        channels = slice(layer.first_channel, layer.first_channel + layer.channels)
+        whole[..., channels] = _computed(graph, layer, values, channels, spec)
     return values
 
 
-def _sums(graph: LayerGraph, layer: Layer, values: Mapping[str, Int8]) -> Int64:
+def _computed(graph: LayerGraph, layer: Layer, values: Mapping[str, Int8], channels: slice, spec: AccelSpec) -> Int8:
+    """The channels ``channels`` of a layer's output."""
+    if not isinstance(layer.kernel, Normalise):
+        return _finished(graph, layer.epilogue, _sums(graph, layer, values, spec), values, channels)
+    codes = values[layer.sources[0]][..., channels]
+    bias, multiplier, shift = normalise.frame_factors(*normalise.sums(codes), layer.kernel.constants)
+    epilogue = replace(layer.epilogue, bias=bias, multiplier=multiplier, negative_multiplier=multiplier, shift=shift)
+    return _finished(graph, epilogue, codes.astype(np.int64) << normalise.UNIT_BITS, values, channels)
+
+
+def _sums(graph: LayerGraph, layer: Layer, values: Mapping[str, Int8], spec: AccelSpec) -> Int64:
     """The sums of a layer before bias and rounding, ``int64[H, W, C]``."""
     source, read = graph.tensors[layer.sources[0]], [values[name] for name in layer.sources]
     match layer.kernel:
@@ -449,15 +465,23 @@ def _sums(graph: LayerGraph, layer: Layer, values: Mapping[str, Int8]) -> Int64:
         case Warp() as kernel:
             return _samples(kernel, source, read[0], values[kernel.field])
         case Window() as kernel:
-            return _windows(kernel, graph.tensors[kernel.maps], values[kernel.maps], read[0])
+            samples = _windows(kernel, graph.tensors[kernel.maps], values[kernel.maps], read[0])
+            return samples if kernel.machine_channels is None else _laid_out(spec, kernel, samples)
         case Correlation(reach):
             return _products(reach, read[0], read[1])
-        case AllPairs(name):
-            return read[0] @ values[name].reshape(-1, source.channels).astype(np.int64).T
+        case AllPairs(name, pixels, first):
+            return read[0] @ values[name].reshape(-1, source.channels)[first : first + pixels].astype(np.int64).T
         case Convolution() as kernel:
             return _taps(kernel, source, graph.tensors[layer.output], np.concatenate(read, axis=2))
         case _:
             raise NotImplementedError(layer.kernel.label)
+
+
+def _laid_out(spec: AccelSpec, kernel: Window, samples: Int64) -> Int64:
+    """Windows in whole words of ``spec``, whose other channels are zero."""
+    found = np.zeros((*samples.shape[:2], kernel.channels), np.int64)
+    found[..., window_channels(spec, kernel.radius).T.reshape(-1)] = samples
+    return found
 
 
 def _taps(kernel: Convolution, source: Tensor, output: Tensor, read: Int8) -> Int64:
@@ -484,8 +508,8 @@ def _taps(kernel: Convolution, source: Tensor, output: Tensor, read: Int8) -> In
     return sums
 
 
-def _finished(graph: LayerGraph, epilogue: Epilogue, sums: Int64, values: Mapping[str, Int8]) -> Int8:
-    """Codes of sums: bias, rounding, table and second operand."""
+def _finished(graph: LayerGraph, epilogue: Epilogue, sums: Int64, values: Mapping[str, Int8], channels: slice) -> Int8:
+    """Codes of sums: bias, rounding, table and the ``channels`` of a second operand."""
     psum = sums + epilogue.bias
     assert np.abs(psum).max() < 2**31
     if epilogue.planes is not None:
@@ -509,7 +533,8 @@ def _finished(graph: LayerGraph, epilogue: Epilogue, sums: Int64, values: Mappin
         return q
     rule = second.rule
     mine = q.astype(np.int64) - rule.value_zero_point
-    other = values[second.tensor].astype(np.int64) - graph.tensors[second.tensor].zero_point
+    operand = values[second.tensor] if second.broadcast else values[second.tensor][..., channels]
+    other = operand.astype(np.int64) - graph.tensors[second.tensor].zero_point
     if isinstance(rule, numerics.MultiplyRule):
         joined = mine * other * rule.multiplier
     else:

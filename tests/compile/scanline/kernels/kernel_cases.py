@@ -63,7 +63,7 @@ def array_weights(
         for index, row in enumerate(taps.rows):
             for column in range(taps.columns):
                 if taps.first_column + column < columns:
-                    part = dense[index, column, held : held + count]
+                    part = dense[index, column, held : held + min(count, channels)]
                     found[row, taps.first_column + column, at : at + len(part)] = part
         at, held = at + count, held + channels
     return found

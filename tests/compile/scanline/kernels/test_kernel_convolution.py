@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import MACHINES, array_weights, convolutions, place, psums, tensors
 
 from codesign.compile.scanline.kernels.convolution import Convolution, identity
 from codesign.compile.scanline.plan.mapping import Mappings
 from codesign.hw import numerics
 from codesign.hw.isa import Opcode
 from codesign.hw.spec import BASE, AccelSpec
+from tests.compile.scanline.kernels.kernel_cases import MACHINES, array_weights, convolutions, place, psums, tensors
 
 Drawn = tuple[Convolution, tuple[int, ...]]
 seeds = st.integers(0, 2**16)

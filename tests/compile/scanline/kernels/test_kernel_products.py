@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import MACHINES, array_weights, tensors
 
 from codesign.compile.scanline.kernels.all_pairs import AllPairs
 from codesign.compile.scanline.kernels.correlation import Correlation
@@ -17,6 +16,7 @@ from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import NORM_BYTES, Opcode, WeightKind, command, decode_norm
 from codesign.hw.model.array_program import Products, decode_products
 from codesign.hw.spec import AccelSpec
+from tests.compile.scanline.kernels.kernel_cases import MACHINES, array_weights, tensors
 
 
 def products(spec: AccelSpec, made: Mapping) -> Products:

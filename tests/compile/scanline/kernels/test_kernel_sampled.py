@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import MACHINES, place, tensors
 
 from codesign.compile.scanline.kernels.resize import Resize
 from codesign.compile.scanline.kernels.sampled import Sampled
@@ -16,6 +15,7 @@ from codesign.hw import numerics
 from codesign.hw.isa import FIELDS
 from codesign.hw.spec import AccelSpec
 from codesign.hw.windows import window_channels
+from tests.compile.scanline.kernels.kernel_cases import MACHINES, place, tensors
 
 warps = st.builds(Warp, st.just("flow"), st.integers(0, 8), st.integers(1, 40), st.booleans(), st.integers(0, 4))
 resizes = st.builds(Resize, st.sampled_from([2, 4, 8]), st.integers(1, 40))
