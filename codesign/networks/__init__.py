@@ -205,7 +205,7 @@ def count_macs(module: nn.Module, width: int, height: int, channels: int | None 
     module without convolutions.
     """
     check_size(width, height)
-    twin = copy.deepcopy(module).to("meta")
+    twin = _without_values(module)
     layers = [layer for layer in twin.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
     if not layers:
         raise InputError(
@@ -229,6 +229,13 @@ def count_macs(module: nn.Module, width: int, height: int, channels: int | None 
     return total + products.macs
 
 
+def _without_values(module: nn.Module) -> nn.Module:
+    """A copy of ``module`` whose tensors have shapes alone; no weight is copied."""
+    shapes = {id(tensor): tensor.to("meta") for tensor in module.buffers()}
+    shapes |= {id(weight): nn.Parameter(weight.to("meta"), weight.requires_grad) for weight in module.parameters()}
+    return copy.deepcopy(module, dict(shapes))
+
+
 class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the multiply-accumulates of matrix products."""
 
@@ -237,6 +244,9 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.macs = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.grid_sampler_2d.default:  # torch would spell it out, which takes long
+            image, grid = args[:2]
+            return image.new_empty(*image.shape[:2], *grid.shape[1:3])
         result = func(*args, **(kwargs or {}))
         if func in (torch.ops.aten.mm.default, torch.ops.aten.bmm.default):
             self.macs += result.numel() * args[0].shape[-1]

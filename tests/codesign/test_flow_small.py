@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,15 +26,6 @@ from codesign.networks.training_flow import (
 )
 from codesign.networks.training_run import Checkpointing
 from codesign.pictures import images
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """One thread: with small tensors, threads that wait for each other on a busy machine take minutes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_the_shipped_weights_follow_a_camera() -> None:

@@ -22,15 +22,6 @@ from codesign.pictures import images
 TINY = training.Recipe(steps=40, batch=1, patch=8, warm_up=10, report=10)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """One thread: small tensors gain nothing from more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two photographs where the training looks for them."""
