@@ -13,7 +13,6 @@ from codesign.hw.commands.load import Load
 from codesign.hw.commands.loadw import LoadWeights
 from codesign.hw.commands.resize import Resize
 from codesign.hw.commands.row import Row
-from codesign.hw.commands.sampled import Sampled
 from codesign.hw.commands.store import Store
 from codesign.hw.commands.warp import Warp
 from codesign.hw.commands.window import Window
@@ -28,7 +27,4 @@ COMMANDS: Mapping[Opcode, Kind] = MappingProxyType({kind.opcode: kind for kind i
 COMPUTED: Mapping[Opcode, Row] = MappingProxyType({kind.opcode: kind for kind in _ROWS})
 """Those that compute rows."""
 
-SAMPLED = frozenset(kind.opcode for kind in _ROWS if isinstance(kind, Sampled))
-"""Opcodes of rows that are sampled beside the array."""
-
-__all__ = ["COMMANDS", "COMPUTED", "SAMPLED", "Kind", "Row"]
+__all__ = ["COMMANDS", "COMPUTED", "Kind", "Row"]

@@ -96,94 +96,142 @@ def map_conv(
     256-fold in the end.
     """
     weights, first_groups = _by_source(spec, weights, sources)
-    rows, columns, inputs, outputs = weights.shape
-    groups_log2 = 0
-    while (2 << groups_log2) <= spec.lane_groups and outputs <= spec.co_lanes >> (groups_log2 + 1):
-        groups_log2 += 1
-    classes = 1 << groups_log2  # lane groups that take different taps
-    per_cog = spec.co_lanes >> groups_log2
-    cogs = ceil_div(outputs, per_cog)
-
-    parts = ceil_div(inputs, spec.part_lanes)
-    padded = np.zeros((rows, columns, parts * spec.part_lanes, cogs * per_cog), weights.dtype)
-    padded[:, :, :inputs, :outputs] = weights
-    # By plane of bytes: [rows, columns, parts, lanes, cogs, outputs]
-    blocks = [plane.reshape(rows, columns, parts, spec.part_lanes, cogs, per_cog) for plane in weight_planes(padded)]
-    present = [np.any(block, axis=(3, 5)) for block in blocks]  # [rows, columns, parts, cogs]
-    # At stride 2 a segment holds every second pixel, so each column is a segment of its own.
-    reach = 1 if stride == 2 else spec.window_reach + 1
-    segments = len(list(product(range(rows), range(0, columns, reach), range(ceil_div(inputs, spec.ci_lanes)))))
-    apart = segments > spec.window_slots  # then a segment for both planes is brought twice
-
-    def segment(unit: _Unit) -> tuple[bool, int, int, int]:
-        return bool(unit.plane) and apart, unit.row, unit.column // reach * reach, unit.group
-
-    deals: list[list[list[_Unit]]] = []  # [cog][step][unit]
-    for cog in range(cogs):
-        deals.append([])
-        for plane, taps in enumerate(present):
-            units = [
-                _Unit(row, column, part // spec.channel_parts, part % spec.channel_parts, plane)
-                for row, column, part in zip(*(axis.tolist() for axis in np.nonzero(taps[..., cog])), strict=True)
-            ] or [_Unit(0, 0, 0, 0, plane)]
-            units.sort(key=lambda unit: (segment(unit), unit.column, unit.part))
-            size = classes * spec.channel_parts
-            deals[cog] += [units[at : at + size] for at in range(0, len(units), size)]
-        deals[cog] += [[replace(deals[cog][-1][0], carry=True)] for _ in range(carries)]
-
-    wanted = [sorted({segment(unit) for deal in cog for unit in deal}) for cog in deals]
-    everything = sorted(set().union(*wanted))
-    if len(everything) <= spec.window_slots:
-        order, passes = everything, 1  # one fill serves every channel group
-        bases = [0] * cogs
-    elif all(one == wanted[0] for one in wanted):
-        order, passes = wanted[0], cogs
-        bases = [index * len(order) for index in range(cogs)]
-    else:
-        order, passes = [one for cog in wanted for one in cog], 1
-        bases = np.cumsum([0, *(len(one) for one in wanted[:-1])]).tolist()
-    shared = bases.count(0) == cogs
-
-    # Every use of every fill, in order, tells when the oldest slots may be freed.
-    places = [
-        {one: bases[cog] + index for index, one in enumerate(everything if shared else wanted[cog])}
-        for cog in range(cogs)
-    ]
-    flat = [(cog, deal) for cog in range(cogs) for deal in deals[cog]]
-    last_use = {places[cog][segment(unit)]: at for at, (cog, deal) in enumerate(flat) for unit in deal}
-    total = len(order) * passes
-    words = np.zeros((len(flat), spec.co_lanes, spec.ci_lanes), np.int8)
-    steps: list[Step] = []
-    freed = 0
-    per_class = spec.lane_groups // classes
-    for at, (cog, deal) in enumerate(flat):
-        chosen: list[Selector] = []
-        for lane_group in range(spec.lane_groups):
-            for part in range(spec.channel_parts):
-                index = (lane_group // per_class) * spec.channel_parts + part
-                unit = deal[index] if index < len(deal) else deal[0]
-                key = segment(unit)
-                shift = 0 if stride == 2 else unit.column - key[2]
-                chosen.append(Selector(places[cog][key] - freed, shift, unit.part))
-        for index, unit in enumerate(deal if not deal[0].carry else ()):
-            klass, part = divmod(index, spec.channel_parts)
-            block = blocks[unit.plane][unit.row, unit.column, unit.group * spec.channel_parts + unit.part, :, cog]
-            lanes = slice(klass * per_cog, (klass + 1) * per_cog)
-            words[at, lanes, part * spec.part_lanes : (part + 1) * spec.part_lanes] = block.T
-        release = 0
-        while freed + release < total and last_use[freed + release] <= at:
-            release += 1
-        freed += release
-        begins = deal[0].plane > 0 and (at == 0 or not flat[at - 1][1][0].plane)
-        steps.append(Step(tuple(chosen), release, deal is deals[cog][-1], begins or deal[0].carry))
+    array = _ArrayWeights(spec, weights, stride)
+    deals = array.deals(carries)
+    fills = _fill_order(spec, [sorted({array.segment(unit) for deal in cog for unit in deal}) for cog in deals])
+    words, steps = array.words_and_steps(deals, fills)
     return Mapping(
         words=words,
-        steps=tuple(steps),
-        fills=tuple(_fill(row, column, group, first_groups) for _, row, column, group in order),
-        passes=passes,
-        lane_groups_log2=groups_log2,
-        output_words=ceil_div(outputs, spec.ci_lanes),
+        steps=steps,
+        fills=tuple(_fill(row, column, group, first_groups) for _, row, column, group in fills.order),
+        passes=fills.passes,
+        lane_groups_log2=array.lane_groups_log2,
+        output_words=ceil_div(weights.shape[3], spec.ci_lanes),
     )
+
+
+Segment = tuple[bool, int, int, int]
+"""A row segment of the window: whether it is brought again for the low bytes, kernel row, first column, group."""
+
+Deal = list[_Unit]
+"""The units of one step."""
+
+
+@dataclass(frozen=True)
+class _Fills:
+    """The segments in the order in which they are brought, and where each set of output channels finds them."""
+
+    order: list[Segment]  # of one pass
+    passes: int
+    places: list[dict[Segment, int]]  # by set of output channels: the number of the fill
+
+
+def _fill_order(spec: AccelSpec, wanted: list[list[Segment]]) -> _Fills:
+    """Fills for the segments ``wanted`` by each set of output channels."""
+    everything = sorted(set().union(*wanted))
+    if len(everything) <= spec.window_slots:  # one fill serves every set
+        places = {segment: index for index, segment in enumerate(everything)}
+        return _Fills(everything, 1, [places] * len(wanted))
+    alike = all(one == wanted[0] for one in wanted)
+    bases = np.cumsum([0, *(len(one) for one in wanted[:-1])]).tolist()
+    places_by_set = [
+        {segment: base + index for index, segment in enumerate(one)} for base, one in zip(bases, wanted, strict=True)
+    ]
+    order = wanted[0] if alike else [segment for one in wanted for segment in one]
+    return _Fills(order, len(wanted) if alike else 1, places_by_set)
+
+
+class _ArrayWeights:
+    """Weights in blocks of the array: which of them are there, and which lanes they meet.
+
+    A *set* is as many output channels as the lanes compute at once. Where outputs are few, ``classes`` of lane groups
+    take different taps of the same set.
+    """
+
+    def __init__(self, spec: AccelSpec, weights: Weights, stride: int) -> None:
+        self.spec, self.stride = spec, stride
+        rows, columns, inputs, outputs = weights.shape
+        self.lane_groups_log2 = 0
+        while (2 << self.lane_groups_log2) <= spec.lane_groups and (
+            outputs <= spec.co_lanes >> (self.lane_groups_log2 + 1)
+        ):
+            self.lane_groups_log2 += 1
+        self.classes = 1 << self.lane_groups_log2
+        self.per_set = spec.co_lanes >> self.lane_groups_log2
+        self.sets = ceil_div(outputs, self.per_set)
+        parts = ceil_div(inputs, spec.part_lanes)
+        padded = np.zeros((rows, columns, parts * spec.part_lanes, self.sets * self.per_set), weights.dtype)
+        padded[:, :, :inputs, :outputs] = weights
+        # By plane of bytes: [rows, columns, parts, lanes, sets, outputs]
+        shape = (rows, columns, parts, spec.part_lanes, self.sets, self.per_set)
+        self.blocks = [plane.reshape(shape) for plane in weight_planes(padded)]
+        # At stride 2 a segment holds every second pixel, so each column is a segment of its own.
+        self.reach = 1 if stride == 2 else spec.window_reach + 1
+        segments = rows * len(range(0, columns, self.reach)) * ceil_div(inputs, spec.ci_lanes)
+        self.apart = segments > spec.window_slots  # then a segment for both planes is brought twice
+
+    def segment(self, unit: _Unit) -> Segment:
+        return bool(unit.plane) and self.apart, unit.row, unit.column // self.reach * self.reach, unit.group
+
+    def deals(self, carries: int) -> list[list[Deal]]:
+        """By set of output channels, the units of each step."""
+        present = [np.any(block, axis=(3, 5)) for block in self.blocks]  # [rows, columns, parts, sets]
+        return [self._deals_of([taps[..., number] for taps in present], carries) for number in range(self.sets)]
+
+    def _deals_of(self, present: list[NDArray[np.bool_]], carries: int) -> list[Deal]:
+        size, per_group = self.classes * self.spec.channel_parts, self.spec.channel_parts
+        found: list[Deal] = []
+        for plane, taps in enumerate(present):
+            units = [
+                _Unit(row, column, part // per_group, part % per_group, plane)
+                for row, column, part in zip(*(axis.tolist() for axis in np.nonzero(taps)), strict=True)
+            ] or [_Unit(0, 0, 0, 0, plane)]
+            units.sort(key=lambda unit: (self.segment(unit), unit.column, unit.part))
+            found += [units[at : at + size] for at in range(0, len(units), size)]
+        return found + [[replace(found[-1][0], carry=True)] for _ in range(carries)]
+
+    def words_and_steps(self, deals: list[list[Deal]], fills: _Fills) -> tuple[Int8, tuple[Step, ...]]:
+        """Each step's weight word, and the step; its oldest slots are freed with their last use."""
+        flat = [(number, deal) for number, of_set in enumerate(deals) for deal in of_set]
+        last_use = {
+            fills.places[number][self.segment(unit)]: at for at, (number, deal) in enumerate(flat) for unit in deal
+        }
+        words = np.zeros((len(flat), self.spec.co_lanes, self.spec.ci_lanes), np.int8)
+        steps: list[Step] = []
+        freed, total = 0, len(fills.order) * fills.passes
+        for at, (number, deal) in enumerate(flat):
+            self._fill_word(words[at], number, deal)
+            selectors = self._selectors(deal, fills.places[number], freed)
+            release = 0
+            while freed + release < total and last_use[freed + release] <= at:
+                release += 1
+            freed += release
+            begins = deal[0].plane > 0 and (at == 0 or not flat[at - 1][1][0].plane)
+            steps.append(Step(selectors, release, deal is deals[number][-1], begins or deal[0].carry))
+        return words, tuple(steps)
+
+    def _selectors(self, deal: Deal, places: dict[Segment, int], freed: int) -> tuple[Selector, ...]:
+        """The operands of every lane group and channel part; idle ones take the first unit's."""
+        per_class = self.spec.lane_groups // self.classes
+        chosen: list[Selector] = []
+        for lane_group, part in product(range(self.spec.lane_groups), range(self.spec.channel_parts)):
+            index = (lane_group // per_class) * self.spec.channel_parts + part
+            unit = deal[index] if index < len(deal) else deal[0]
+            key = self.segment(unit)
+            shift = 0 if self.stride == 2 else unit.column - key[2]
+            chosen.append(Selector(places[key] - freed, shift, unit.part))
+        return tuple(chosen)
+
+    def _fill_word(self, word: Int8, number: int, deal: Deal) -> None:
+        """Put the weights of ``deal`` for set ``number`` into ``word: int8[co_lanes, ci_lanes]``."""
+        if deal[0].carry:
+            return
+        parts, lanes_of_part = self.spec.channel_parts, self.spec.part_lanes
+        for index, unit in enumerate(deal):
+            klass, part = divmod(index, parts)
+            block = self.blocks[unit.plane][unit.row, unit.column, unit.group * parts + unit.part, :, number]
+            lanes = slice(klass * self.per_set, (klass + 1) * self.per_set)
+            word[lanes, part * lanes_of_part : (part + 1) * lanes_of_part] = block.T
 
 
 def _by_source(spec: AccelSpec, weights: Weights, sources: tuple[int, ...]) -> tuple[Weights, tuple[int, ...]]:
