@@ -16,8 +16,8 @@ from typing import NamedTuple
 from codesign.hw.isa import Step
 from codesign.hw.numerics import ceil_div
 from codesign.hw.spec import AccelSpec
+from codesign.hw.timing.latencies import LANDING
 
-LANDING = 2  # cycles from a segment's grant until a step may use it
 HANDOVER = 3  # from a last step until the requantiser may take its psums
 EARLY = 2  # chunks that may still leave when the array is told that the place is free
 SETTLED_GROUPS = 6
@@ -112,96 +112,140 @@ class _Operands:
 
 def follow(spec: AccelSpec, command: RowCommand, groups: int, before: Before, taken: Iterable[Stretch]) -> After:
     """A row of ``groups`` pixel groups, step by step. In the cycles ``taken``, in order, nothing else is read."""
-    per_word = spec.pixel_lanes // spec.requantise_pixels
-    sets = ceil_div(command.words, command.words_per_set)
-    words = [min(command.words_per_set, command.words - s * command.words_per_set) for s in range(sets)]
-    stretches = [*taken, Stretch(_NEVER, _NEVER)]
-    coming, (begin, end) = 0, stretches[0]
-    freed_at = list(before.freed)  # of the slot that each fill goes to
-    fills = freed = finished = 0
-    last_fill = command.fills * groups - 1
-    granted, issue = before.granted - 1.0, before.array - 1.0
-    place, chunk = before.place, before.chunk
-    operands = _Operands(before.operand, command.words * groups if command.add else 0, stretches)
-    reads = operands.reads
-    fill_stalls = psum_stalls = group_cycles = 0.0
-    left = groups
-    settled: tuple[float, ...] = ()
-    while left:
-        group = (issue, fill_stalls, psum_stalls, begin)
-        for slot, free, last in command.plan:
+    return _Walk(spec, command, groups, before, [*taken, Stretch(_NEVER, _NEVER)]).follow()
+
+
+class _Walk:
+    """The engine on its way through a row. Times are those of its last events."""
+
+    def __init__(
+        self, spec: AccelSpec, command: RowCommand, groups: int, before: Before, stretches: list[Stretch]
+    ) -> None:
+        self.spec, self.command, self.left = spec, command, groups
+        self.per_word = spec.pixel_lanes // spec.requantise_pixels
+        sets = ceil_div(command.words, command.words_per_set)
+        self.words = [min(command.words_per_set, command.words - s * command.words_per_set) for s in range(sets)]
+        self.stretches, self.coming = stretches, 0
+        self.freed_at = list(before.freed)  # of the slot that each fill goes to
+        self.fills = self.freed = self.finished = 0
+        self.last_fill = command.fills * groups - 1
+        self.granted, self.issue = before.granted - 1.0, before.array - 1.0
+        self.place, self.chunk = before.place, before.chunk
+        self.operands = _Operands(before.operand, command.words * groups if command.add else 0, stretches)
+        self.fill_stalls = self.psum_stalls = self.group_cycles = 0.0
+
+    def follow(self) -> After:
+        settled: tuple[float, ...] = ()
+        while self.left:
+            issue, stalls, coming = self.issue, (self.fill_stalls, self.psum_stalls), self.coming
+            self._group()
+            self.left -= 1
+            self.group_cycles = self.issue - issue
+            if self.left > 1:
+                # When two groups leave everything as it was, so do all that are granted before the next stretch.
+                state = self._state()
+                if state == settled and coming == self.coming:
+                    self._repeat(self.fill_stalls - stalls[0], self.psum_stalls - stalls[1])
+                settled = state
+        return After(
+            self.issue + 1.0,
+            self.group_cycles,
+            self.fill_stalls,
+            self.psum_stalls,
+            self.granted,
+            tuple(self.freed_at[-self.spec.window_slots :]),
+            self.place,
+            self.chunk - 1.0,
+            tuple(time for time in self.operands.reads if time > self.granted),
+        )
+
+    def _group(self) -> None:
+        """The steps of a pixel group."""
+        freed_at, last_fill = self.freed_at, self.last_fill
+        issue, fills, freed = self.issue, self.fills, self.freed
+        for slot, free, last in self.command.plan:
             now = issue + 1.0
             wanted = min(freed + slot, last_fill)
             if fills <= wanted:
-                while fills <= wanted:
-                    granted = max(granted, freed_at[fills]) + 1.0
-                    while granted >= begin or (reads and granted >= reads[0]):
-                        if reads and reads[0] < begin:
-                            granted = max(granted, reads.popleft() + 1.0)
-                        else:
-                            granted = max(granted, end)
-                            coming += 1
-                            begin, end = stretches[coming]
-                    fills += 1
-                landed = granted + LANDING
+                landed = self._granted(fills, wanted) + LANDING
+                fills = wanted + 1
                 if landed > now:
-                    fill_stalls += landed - now
+                    self.fill_stalls += landed - now
                     now = landed
             if last:
-                if place > now:
-                    psum_stalls += place - now
-                    now = place
-                chunk = max(now + HANDOVER, chunk)
-                if command.add:
-                    for _ in range(words[finished]):
-                        chunk = max(chunk, operands.arriving.popleft()) + per_word
-                        operands.want(chunk)
-                    sure = per_word  # the others may still wait for an operand
-                else:
-                    sure = words[finished] * per_word
-                    chunk += sure
-                place = chunk - 1.0 - min(EARLY, sure - 1)
-                finished = (finished + 1) % sets
+                if self.place > now:
+                    self.psum_stalls += self.place - now
+                    now = self.place
+                self._hand_over(now)
             issue = now
-            freed_at.extend([now] * free)
-            freed += free
-        left -= 1
-        group_cycles = issue - group[0]
-        if left > 1:
-            # When two groups leave everything as it was, so do all that are granted before the next stretch.
-            state = (
-                granted - issue,
-                place - issue,
-                chunk - issue,
-                fills - freed,
-                *(time - issue for time in (*freed_at[fills:], *reads, *operands.arriving)),
-            )
-            alike, settled = state == settled, state
-            if alike and begin == group[3]:
-                times = int(min(left - 1, (begin - 1.0 - max(granted, chunk)) // group_cycles))
-                if command.add:
-                    times = min(times, operands.left // command.words)
-                if times > 0:
-                    shift = times * group_cycles
-                    granted, place, chunk, issue = granted + shift, place + shift, chunk + shift, issue + shift
-                    freed_at[fills:] = [time + shift for time in freed_at[fills:]]
-                    operands.shift(times * command.words if command.add else 0, shift)
-                    fill_stalls += times * (fill_stalls - group[1])
-                    psum_stalls += times * (psum_stalls - group[2])
-                    last_fill -= times * command.fills
-                    left -= times
-    window = tuple(freed_at[-spec.window_slots :])
-    return After(
-        issue + 1.0,
-        group_cycles,
-        fill_stalls,
-        psum_stalls,
-        granted,
-        window,
-        place,
-        chunk - 1.0,
-        tuple(time for time in reads if time > granted),
-    )
+            if free:
+                freed_at.extend([now] * free)
+                freed += free
+        self.issue, self.fills, self.freed = issue, fills, freed
+
+    def _granted(self, first: int, wanted: int) -> float:
+        """When the fill ``wanted`` is granted: after those from ``first`` on, in cycles in which nobody else reads."""
+        granted, reads, freed_at = self.granted, self.operands.reads, self.freed_at
+        begin, end = self.stretches[self.coming]
+        for fill in range(first, wanted + 1):
+            freed = freed_at[fill]
+            granted = (freed if freed > granted else granted) + 1.0
+            while granted >= begin or (reads and granted >= reads[0]):
+                if reads and reads[0] < begin:
+                    granted = max(granted, reads.popleft() + 1.0)
+                else:
+                    granted = max(granted, end)
+                    self.coming += 1
+                    begin, end = self.stretches[self.coming]
+        self.granted = granted
+        return granted
+
+    def _hand_over(self, now: float) -> None:
+        """A set of psums to the requantiser, after a last step at ``now``."""
+        words = self.words[self.finished]
+        self.chunk = max(now + HANDOVER, self.chunk)
+        sure = words * self.per_word
+        if self.command.add:
+            operands = self.operands
+            for _ in range(words):
+                self.chunk = max(self.chunk, operands.arriving.popleft()) + self.per_word
+                operands.want(self.chunk)
+            sure = self.per_word  # the others may still wait for an operand
+        else:
+            self.chunk += sure
+        self.place = self.chunk - 1.0 - min(EARLY, sure - 1)
+        self.finished = (self.finished + 1) % len(self.words)
+
+    def _state(self) -> tuple[float, ...]:
+        """Everything that decides the next group, relative to the last step."""
+        issue, operands = self.issue, self.operands
+        return (
+            self.granted - issue,
+            self.place - issue,
+            self.chunk - issue,
+            self.fills - self.freed,
+            *[time - issue for time in self.freed_at[self.fills :]],
+            *[time - issue for time in operands.reads],
+            *[time - issue for time in operands.arriving],
+        )
+
+    def _repeat(self, fill_stalls: float, psum_stalls: float) -> None:
+        """Groups like the last one, as many as end before the next stretch; each has these stalls."""
+        begin = self.stretches[self.coming].begin
+        times = int(min(self.left - 1, (begin - 1.0 - max(self.granted, self.chunk)) // self.group_cycles))
+        if self.command.add:
+            times = min(times, self.operands.left // self.command.words)
+        if times <= 0:
+            return
+        shift = times * self.group_cycles
+        self.granted, self.place = self.granted + shift, self.place + shift
+        self.chunk, self.issue = self.chunk + shift, self.issue + shift
+        self.freed_at[self.fills :] = [time + shift for time in self.freed_at[self.fills :]]
+        self.operands.shift(times * self.command.words if self.command.add else 0, shift)
+        self.fill_stalls += times * fill_stalls
+        self.psum_stalls += times * psum_stalls
+        self.last_fill -= times * self.command.fills
+        self.left -= times
 
 
 def group_cycles(spec: AccelSpec, command: RowCommand) -> int:
