@@ -46,6 +46,7 @@ from codesign.workflows.compile import Compiled
 from codesign.workflows.frames import Frame, FrameChoice, calibration_frames, make_frame
 from codesign.workflows.simulate import host_module, simulate
 from codesign.workflows.sources import Size, find, import_source
+from codesign.workflows.watch import Watch
 
 RESULTS = Path(__file__).parent / "results" / "motion.json"
 SPEC = BASE
@@ -185,9 +186,8 @@ def simulated(what: Compiled, console: Console, kept: Path) -> tuple[dict[str, A
     with tempfile.TemporaryDirectory(prefix="motion-") as folder:
         trace = Path(folder) / "timeline.json"
         with console.status(f"{what.source.name}: {model.cycles / 1e6:.1f} M cycles expected"):
-            result = simulate(
-                what, dram=Dram(BYTES_PER_CYCLE, LATENCY), timeline=trace, checkpoints=kept / what.source.name
-            )
+            watch = Watch(timeline=trace, checkpoints=kept / what.source.name)
+            result = simulate(what, "rtl", Dram(BYTES_PER_CYCLE, LATENCY), watch)
         layers = by_kind(what, trace)
     run = {
         "input_size": result.input_size,

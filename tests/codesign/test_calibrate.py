@@ -18,6 +18,7 @@ from codesign.sim.run import Waves, run
 from codesign.sim.silicon.liberty import read_liberty
 from codesign.workflows.silicon import cell_calibration as calibrate
 from codesign.workflows.silicon.cell_calibration import UNITS
+from codesign.workflows.watch import silent
 from tests.sim.layer_graphs import GraphDraw, LayerDraw, build, random_inputs
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "calibration.json"
@@ -82,8 +83,7 @@ def test_the_array_of_gates_correlates_as_the_simulated_one(tmp_path: Path, monk
     waves = tmp_path / "waves.vcd"
     counters = run(program, random_inputs(graph, 6), waves=Waves(waves, 0, 100_000)).counters
     (tmp_path / "scanline_pkg.sv").write_text(render_package(spec))
-    mapped = calibrate._run_block(
-        tmp_path, "scanline_conv_array", ("scanline_conv_array.sv",), OSU, read_liberty(OSU), waves, lambda _: None
-    )
+    bench = calibrate._Bench(tmp_path, OSU, read_liberty(OSU), waves, silent)
+    mapped = calibrate._run_block(bench, "scanline_conv_array", ("scanline_conv_array.sv",))
     assert any(command.opcode == Opcode.CORR for command in program.commands)
     assert mapped.seen["issue_o"].sum() > counters.busy_cycles / 2
