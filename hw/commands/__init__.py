@@ -1,4 +1,4 @@
-"""The commands: one file an opcode, with its rules, its meaning and its time. ``hw/isa.py`` encodes them."""
+"""The commands: one file an opcode, with its rules, its meaning and its time. ``hw/isa`` encodes them."""
 
 from __future__ import annotations
 

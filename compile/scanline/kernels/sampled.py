@@ -33,4 +33,5 @@ class Sampled(Kernel):
         return bias - zero_point * SAMPLE_UNITS
 
     def psum_reach(self, source_channels: int) -> Int64:
+        """For 8-bit sources. Samples of a 16-bit flow, which has no bias, span the 32 bits exactly."""
         return np.full(self.channels, 128 * SAMPLE_UNITS, np.int64)
