@@ -1,6 +1,6 @@
 """Cost volumes of optical-flow networks as CUDA kernels (``cuda/correlation.cuh``).
 
-:class:`Correlation` is PWC-Net's local volume, :class:`AllPairs` RAFT's volume of all pairs and :class:`Lookup` its
+:class:`Correlation` is PWC-Net's local volume, :class:`AllPairs` RAFT's volume of all pairs and :class:`Window` the
 reading of windows from them.
 """
 
@@ -92,7 +92,7 @@ class Correlation(FrameKernel):
 
 
 @dataclass(frozen=True)
-class Lookup(FrameKernel):
+class Window(FrameKernel):
     """Bilinear windows of ``radius`` around each pixel's coordinates, in every level of a pyramid of all-pairs volumes.
 
     Level ``l``: FP16 ``[batch][H * W][H >> l][W >> l]``. ``coordinates``: planar ``[batch][2][H][W]`` of ``number``, x
@@ -133,11 +133,11 @@ class Lookup(FrameKernel):
 
     def body(self, name: str) -> str:
         numbers = f"{self._numbers()}, {self.pixels}, {self.threads}"
-        return f"  {self._level_array()}\n  Lookup<{numbers}>::run(levels, coordinates, output, height, width);\n"
+        return f"  {self._level_array()}\n  Window<{numbers}>::run(levels, coordinates, output, height, width);\n"
 
     def naive_body(self, name: str) -> str:
         return (
-            f"  {self._level_array()}\n  naive_lookup<{self._numbers()}>(levels, coordinates, output, height, width);\n"
+            f"  {self._level_array()}\n  naive_window<{self._numbers()}>(levels, coordinates, output, height, width);\n"
         )
 
     def _numbers(self) -> str:

@@ -58,7 +58,7 @@ def all_pairs(first: torch.Tensor, second: torch.Tensor, levels: int) -> list[to
     return pyramid
 
 
-def look_up(pyramid: list[torch.Tensor], place: torch.Tensor, radius: int) -> torch.Tensor:
+def windows(pyramid: list[torch.Tensor], place: torch.Tensor, radius: int) -> torch.Tensor:
     """Windows of ``(2 radius + 1)^2`` around ``place[1, 2, H, W]`` (pixels, x first) in each level: ``[1, C, H, W]``.
 
     Channel ``l (2 radius + 1)^2 + (dx + radius) (2 radius + 1) + dy + radius``, which is RAFT's order; zeros outside.

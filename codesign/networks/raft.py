@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codesign.networks.motion import all_pairs, grown, look_up, pixel_places
+from codesign.networks.motion import all_pairs, grown, pixel_places, windows
 
 ITERATIONS = 12
 STRIDE = 8
@@ -180,7 +180,7 @@ class Raft(nn.Module):
         origin = pixel_places(hidden)
         flow = torch.zeros_like(origin)
         for _ in range(self.iterations):
-            costs = look_up(pyramid, origin + flow, self.form.radius)
+            costs = windows(pyramid, origin + flow, self.form.radius)
             x = torch.cat((context, self.motion(costs, flow)), 1)
             for unit in self.units:
                 hidden = unit(hidden, x)

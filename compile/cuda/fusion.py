@@ -19,7 +19,7 @@ from codesign.compile.operators.convex_upsample import recognise_convex_upsampli
 from codesign.kernels import chain
 from codesign.kernels.chain import Apply, Chain, Kind, PerChannel
 from codesign.kernels.channels import Channels
-from codesign.kernels.correlation import AllPairs, Correlation, Lookup
+from codesign.kernels.correlation import AllPairs, Correlation, Window
 from codesign.kernels.pointwise import (
     Depthwise,
     InstanceNorm,
@@ -160,8 +160,8 @@ class _Fuser(Convolutions):
         if node.op == PAIR_MAPS:
             self._pointwise(AllPairs(shapes[0][1], attributes["scale"]), node.inputs, node.name)
         elif node.op == LOOK_UP:
-            lookup = Lookup(len(shapes) - 1, attributes["radius"], "fp16", absolute=False, chunked=True)
-            self._pointwise(lookup, node.inputs, node.name)
+            windows = Window(len(shapes) - 1, attributes["radius"], "fp16", absolute=False, chunked=True)
+            self._pointwise(windows, node.inputs, node.name)
         elif node.op == "convex_upsample" and attributes["factor"] == 8:
             self._pointwise(ConvexUpsample(attributes["scale"]), node.inputs, node.name)
         else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from codesign.compile.cuda.layers import Convolution, GpuGraph, Operation, Other, Pointwise, Shuffle
 from codesign.kernels.channels import Channels
-from codesign.kernels.correlation import AllPairs, Lookup
+from codesign.kernels.correlation import AllPairs, Window
 from codesign.kernels.layers import CHUNK_CHANNELS, Format
 from codesign.kernels.pointwise import ToChunked, ToPlanar
 from codesign.kernels.resize import ConvexUpsample
@@ -112,7 +112,7 @@ def with_conversions(graph: GpuGraph) -> GpuGraph:
                 inputs, operator = operation.inputs, operation.operator
                 if isinstance(operator, Channels):  # reads either form
                     operator = replace(operator, planar=tuple(formats[name] == "planar" for name in inputs))
-                elif isinstance(operator, Lookup):  # volumes are planar
+                elif isinstance(operator, Window):  # volumes are planar
                     inputs = (*inputs[:-1], wanted(inputs[-1], "chunked"))
                 else:
                     inputs = tuple(wanted(name, "chunked") for name in inputs)

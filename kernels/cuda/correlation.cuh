@@ -1,4 +1,4 @@
-// Local cost volume of two feature maps, and the look-up of windows in volumes of all pairs.
+// Local cost volume of two feature maps, and windows read from volumes of all pairs.
 //
 // Cost volume: output channel (dy + D)(2 D + 1) + (dx + D) of pixel (x, y) is the mean over channels of
 // first(x, y) * second(x + dx, y + dy), zero where the second lies outside the frame.
@@ -136,7 +136,7 @@ struct Correlation {
   }
 };
 
-// Look-up in a pyramid of all-pairs volumes. Level l holds, for each of the height x width pixels of the frame, a map
+// Windows of a pyramid of all-pairs volumes. Level l holds, for each of the height x width pixels of the frame, a map
 // of (height >> l) x (width >> l) halves. Output channel l (2 R + 1)^2 + (dx + R)(2 R + 1) + (dy + R) of a pixel is its
 // map of level l at (x / 2^l + dx, y / 2^l + dy), bilinear, zeros outside; (x, y) are its coordinates. This is RAFT's
 // order of channels: dx is the slower.
@@ -145,7 +145,7 @@ struct Correlation {
 // neighbouring pixels; its threads read the rows of their windows side by side, level by level, into shared memory, and
 // the samples are gathered there into chunks.
 template <int LEVELS, int R, bool SINGLE, bool ABSOLUTE, bool CHUNKED, int PIXELS, int THREADS>
-struct Lookup {
+struct Window {
   static constexpr int WINDOW = 2 * R + 1, SIDE = 2 * R + 2;
   static constexpr int CHANNELS = LEVELS * WINDOW * WINDOW, PLANES = (CHANNELS + 7) / 8;
   static constexpr int POSITION_BYTES = PIXELS * 8, WINDOW_BYTES = (PIXELS * SIDE * SIDE * 2 + 15) / 16 * 16;

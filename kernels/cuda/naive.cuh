@@ -100,7 +100,7 @@ DEVICE void naive_correlation(const char* first, const char* second, char* outpu
 }
 
 template <int LEVELS, int R, bool SINGLE, bool ABSOLUTE, bool CHUNKED>
-DEVICE void naive_lookup(const char* const (&levels)[LEVELS], const char* coordinates, char* output, int height,
+DEVICE void naive_window(const char* const (&levels)[LEVELS], const char* coordinates, char* output, int height,
                          int width) {
   constexpr int WINDOW = 2 * R + 1, CHANNELS = LEVELS * WINDOW * WINDOW;
   const Site site = site_of(CHANNELS, height, width);

@@ -57,7 +57,7 @@ struct Work {
   int parameters;         // bytes into the parameter blob
   int padding;            // value of pixels outside the frame
   float low, high;        // clip, FP16
-  int table;              // bytes into the blob of a look-up table, INT8
+  int table;              // bytes into the blob of an activation table, INT8
   AddRule add;            // INT8
 };
 

@@ -11,7 +11,7 @@ from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run
 from codesign.compile.ir.relax import from_module
 from codesign.networks.basicvsr import BasicVsr
-from codesign.networks.motion import all_pairs, correlate, estimated_resized, grown, look_up, pixel_places, warp
+from codesign.networks.motion import all_pairs, correlate, estimated_resized, grown, pixel_places, warp, windows
 from codesign.networks.pwcnet import PwcNet
 from codesign.networks.raft import RAFT, RAFT_SMALL, Raft
 from codesign.networks.rife import Rife
@@ -38,7 +38,7 @@ def test_correlation_finds_where_a_point_went() -> None:
     assert costs.max() == 6.0
 
 
-def test_all_pairs_and_their_look_up() -> None:
+def test_windows_of_all_pairs() -> None:
     torch.manual_seed(0)
     first, second = torch.randn(1, 4, 5, 6), torch.randn(1, 4, 5, 6)
     pyramid = all_pairs(first, second, 3)
@@ -46,7 +46,7 @@ def test_all_pairs_and_their_look_up() -> None:
     product = float((first[0, :, 1, 1] * second[0, :, 3, 4]).sum())
     assert pyramid[0][7, 0, 3, 4] == pytest.approx(product / 4**0.5, abs=1e-5)
     assert pyramid[1][7, 0, 1, 2] == pytest.approx(float(pyramid[0][7, 0, 2:4, 4:6].mean()), abs=1e-5)
-    found = look_up(pyramid, pixel_places(first), 1)
+    found = windows(pyramid, pixel_places(first), 1)
     assert found.shape == (1, 27, 5, 6)
     # Channel of (dx, dy) = (1, 0) at pixel (2, 3): its product with (3, 3).
     wanted = float((first[0, :, 3, 2] * second[0, :, 3, 3]).sum()) / 2.0

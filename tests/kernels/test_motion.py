@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from codesign.kernels.chunked import CHUNK, plane_count
-from codesign.kernels.correlation import Correlation, Lookup
+from codesign.kernels.correlation import Correlation, Window
 from codesign.kernels.resize import Resize
 from codesign.kernels.warp import BackwardWarp
 from tests.kernels.test_pointwise import (
@@ -41,11 +41,11 @@ CORRELATIONS = (
     (Correlation(32, slope=0.1, columns=32, resident=1), (6, 35)),
 )
 
-LOOKUPS = (
-    (Lookup(3, 2, "fp32", True, pixels=16, threads=64), (6, 9)),
-    (Lookup(4, 4, "fp16", False, pixels=8, threads=96), (5, 11)),  # whose last level has no rows
-    (Lookup(2, 3, "fp32", False, pixels=32, threads=32), (2, 3)),
-    (Lookup(1, 1, "fp32", True, pixels=32, threads=32), (1, 1)),
+WINDOWS = (
+    (Window(3, 2, "fp32", True, pixels=16, threads=64), (6, 9)),
+    (Window(4, 4, "fp16", False, pixels=8, threads=96), (5, 11)),  # whose last level has no rows
+    (Window(2, 3, "fp32", False, pixels=32, threads=32), (2, 3)),
+    (Window(1, 1, "fp32", True, pixels=32, threads=32), (1, 1)),
 )
 
 RESIZES = (
@@ -68,7 +68,7 @@ RESIZES = (
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    operators = [case[0] for cases in (WARPS, CORRELATIONS, LOOKUPS, RESIZES) for case in cases]
+    operators = [case[0] for cases in (WARPS, CORRELATIONS, WINDOWS, RESIZES) for case in cases]
     return Bench(tmp_path_factory.mktemp("motion"), operators)
 
 
@@ -204,7 +204,7 @@ def test_tiles_that_cannot_be() -> None:
         Resize(8, "nearest", 0)
 
 
-def expected_lookup(op: Lookup, levels: list[Array], coordinates: Array) -> Array:
+def expected_window(op: Window, levels: list[Array], coordinates: Array) -> Array:
     batch, _, height, width = coordinates.shape
     y, x = positions(coordinates) if not op.absolute else (coordinates[:, 1], coordinates[:, 0])
     dx, dy = np.mgrid[-op.radius : op.radius + 1, -op.radius : op.radius + 1].reshape(2, -1, 1)
@@ -217,8 +217,8 @@ def expected_lookup(op: Lookup, levels: list[Array], coordinates: Array) -> Arra
     return np.moveaxis(np.concatenate(result), 0, 1)
 
 
-@pytest.mark.parametrize(("op", "size"), LOOKUPS)
-def test_lookup(bench: Bench, op: Lookup, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("op", "size"), WINDOWS)
+def test_window(bench: Bench, op: Window, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(op.levels)
     height, width = size
     levels = [random_half(rng, 2, height * width, height >> level, width >> level) for level in range(op.levels)]
@@ -231,14 +231,14 @@ def test_lookup(bench: Bench, op: Lookup, size: tuple[int, int]) -> None:
         coordinates = coordinates.astype(np.float16 if op.number == "fp16" else np.float32)
         fast, naive = bench.run(op, [*levels, coordinates], [(shape, np.float16)], size)
         with np.errstate(all="ignore"):
-            want = expected_lookup(op, levels, coordinates)
+            want = expected_window(op, levels, coordinates)
         check_both(planar(fast[0], op.output_channels), planar(naive[0], op.output_channels), want)
 
 
-def test_lookup_is_rafts() -> None:
+def test_window_is_rafts() -> None:
     """The reference agrees with RAFT's use of grid_sample, order of channels included."""
     rng = np.random.default_rng(5)
-    op, (height, width), radius = Lookup(2, 2), (8, 10), 2
+    op, (height, width), radius = Window(2, 2), (8, 10), 2
     levels = [random_half(rng, 1, height * width, height >> level, width >> level) for level in (0, 1)]
     coordinates = (rng.normal(size=(1, 2, height, width)) * 3 + 4).astype(np.float32)
     span = torch.arange(-radius, radius + 1, dtype=torch.float64)
@@ -252,7 +252,7 @@ def test_lookup_is_rafts() -> None:
         read = functional.grid_sample(volume, 2 * place / size - 1, align_corners=True)
         result.append(read.reshape(1, height, width, -1))
     want = torch.cat(result, -1).permute(0, 3, 1, 2).numpy()
-    np.testing.assert_allclose(expected_lookup(op, levels, coordinates), want, atol=1e-9)
+    np.testing.assert_allclose(expected_window(op, levels, coordinates), want, atol=1e-9)
 
 
 def expected_resize(op: Resize, x: Array, size: tuple[int, int]) -> Array:
@@ -281,8 +281,8 @@ def test_compiles_for_gpus(arch: str) -> None:
         *(BackwardWarp(36, number, padding) for number in ("fp16", "fp32") for padding in ("zeros", "border")),
         *(Correlation(channels, slope=0.1) for channels in (32, 196)),
         Correlation(64, rows=8, groups=1, stages=3, resident=1),
-        Lookup(),
-        Lookup(number="fp16", absolute=False),
+        Window(),
+        Window(number="fp16", absolute=False),
         *(Resize(36, factor=factor, align_corners=align) for factor in (0, 2) for align in (False, True)),
         Resize(64, "nearest"),
         Resize(64, "average"),

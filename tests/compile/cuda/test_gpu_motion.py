@@ -76,7 +76,7 @@ def test_raft_in_our_kernels(tmp_path: Path) -> None:
     graph = from_graph(from_module(load_model(net, width=72, height=64, channels=6).module))
     assert not any(isinstance(operation, Other) for operation in graph.operations)
     kinds = Counter(type(o.operator).__name__ for o in graph.operations if isinstance(o, Pointwise))
-    assert (kinds["AllPairs"], kinds["Lookup"], kinds["ConvexUpsample"], kinds["InstanceNorm"]) == (4, 2, 1, 2)
+    assert (kinds["AllPairs"], kinds["Window"], kinds["ConvexUpsample"], kinds["InstanceNorm"]) == (4, 2, 1, 2)
     plan = plan_launches(graph, "sm_90a")
     assert sum(launch.macs for launch in plan.launches if "pairs" in launch.layers[0]) == 72 * 16 * (72 + 16 + 4 + 1)
     frame = np.random.default_rng(3).random((6, 64, 72)).astype(np.float16)
