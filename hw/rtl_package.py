@@ -153,10 +153,21 @@ def render_package(spec: AccelSpec) -> str:
     lines += _row_structs()
     lines += _struct("fill_word_t", isa.FILL_FIELDS)
     lines += _struct("norm_record_t", isa.NORM_FIELDS)
-    lines += ["", "  typedef struct packed {", f"    logic [{SQUARES_BITS - 1}:0] squares;",
-              f"    logic signed [{TOTAL_BITS - 1}:0] total;", "  } statistic_t;"]  # fmt: skip
-    lines += ["", "  typedef struct packed {", "    logic part;", "    logic [2:0] shift;", "    logic [2:0] slot;",
-              "  } selector_t;"]  # fmt: skip
+    lines += [
+        "",
+        "  typedef struct packed {",
+        f"    logic [{SQUARES_BITS - 1}:0] squares;",
+        f"    logic signed [{TOTAL_BITS - 1}:0] total;",
+        "  } statistic_t;",
+    ]
+    lines += [
+        "",
+        "  typedef struct packed {",
+        "    logic part;",
+        "    logic [2:0] shift;",
+        "    logic [2:0] slot;",
+        "  } selector_t;",
+    ]
     lines += ["", "  typedef struct packed {"]
     lines += [
         "    logic carry;",
@@ -165,9 +176,16 @@ def render_package(spec: AccelSpec) -> str:
         "    selector_t [Selectors-1:0] selectors;",
         "  } step_word_t;",
     ]
-    lines += ["", "  typedef struct packed {", "    logic [1:0] plane;", "    logic [5:0] shift;",
-              "    logic signed [31:0] negative_multiplier;", "    logic signed [31:0] multiplier;",
-              "    logic signed [31:0] bias;", "  } parameter_t;"]  # fmt: skip
+    lines += [
+        "",
+        "  typedef struct packed {",
+        "    logic [1:0] plane;",
+        "    logic [5:0] shift;",
+        "    logic signed [31:0] negative_multiplier;",
+        "    logic signed [31:0] multiplier;",
+        "    logic signed [31:0] bias;",
+        "  } parameter_t;",
+    ]
     lines += ["", "endpackage", ""]
     return "\n".join(lines)
 

@@ -67,9 +67,11 @@ class Checkpoint:
         """Keep a finished run's result; its snapshot goes."""
         outputs: dict[str, Any] = result["outputs"]
         notes = {
-            "outputs": list(outputs), "counters": dataclasses.asdict(result["counters"]),
-            "wall_seconds": result["wall_seconds"], "started_at": result["started_at"],
-        }  # fmt: skip
+            "outputs": list(outputs),
+            "counters": dataclasses.asdict(result["counters"]),
+            "wall_seconds": result["wall_seconds"],
+            "started_at": result["started_at"],
+        }
         arrays = {f"output {name}": value for name, value in outputs.items()}
         if result["activity"] is not None:
             arrays["activity"] = result["activity"]

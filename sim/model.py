@@ -73,9 +73,14 @@ class Model:
     """
 
     def __init__(
-        self, spec: AccelSpec, memory_bytes: int, *, dram: Dram | None = None, trace: bool = False,
+        self,
+        spec: AccelSpec,
+        memory_bytes: int,
+        *,
+        dram: Dram | None = None,
+        trace: bool = False,
         report: Report | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.spec = spec
         self.library = library(spec, trace=trace, report=report)
         """The build that this model is an instance of."""

@@ -41,9 +41,10 @@ class Waves:
     def __post_init__(self) -> None:
         if not 0 <= self.first < self.end:
             raise InputError(
-                f"a window from cycle {self.first} to {self.end} is empty", where="waveform",
+                f"a window from cycle {self.first} to {self.end} is empty",
+                where="waveform",
                 hint="Give FIRST:END with FIRST < END.",
-            )  # fmt: skip
+            )
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,9 @@ def until_done(
         if model.cycle - first <= waves.first:
             raise InputError(
                 f"the run ended after {model.cycle - first} cycles, before the waveform's window",
-                where=f"{waves.first}:{waves.end}", hint="Choose an earlier window.",
-            )  # fmt: skip
+                where=f"{waves.first}:{waves.end}",
+                hint="Choose an earlier window.",
+            )
 
 
 @contextlib.contextmanager

@@ -59,9 +59,13 @@ def _merged(before: Pointwise, after: Pointwise, name: str, graph: GpuGraph) -> 
         steps.append(step)
     channels = dict(zip(before.inputs, first.inputs, strict=True)) | dict(zip(after.inputs, last.inputs, strict=True))
     chain = Chain(
-        last.channels, tuple(channels[one] for one in inputs), tuple(steps), (renamed[last.outputs[0]],), last.threads,
+        last.channels,
+        tuple(channels[one] for one in inputs),
+        tuple(steps),
+        (renamed[last.outputs[0]],),
+        last.threads,
         last.items,
-    )  # fmt: skip
+    )
     return Pointwise(chain, inputs, after.output)
 
 

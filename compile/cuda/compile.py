@@ -52,9 +52,13 @@ class CudaModule:
 
 
 def compile_cuda(
-    module: tvm.IRModule, *, arch: str = "sm_90a", precision: Literal["fp16", "fp32"] = "fp16",
-    tuned: Tuned | None = None, traces: Traces | None = None,
-) -> CudaModule:  # fmt: skip
+    module: tvm.IRModule,
+    *,
+    arch: str = "sm_90a",
+    precision: Literal["fp16", "fp32"] = "fp16",
+    tuned: Tuned | None = None,
+    traces: Traces | None = None,
+) -> CudaModule:
     """Compile a float Relax ``module`` (canonical, NCHW, static shapes, batch 1) for ``arch``.
 
     With ``precision`` fp16 products are summed in FP32. ``tuned`` knows the best measured schedules of this project's

@@ -161,16 +161,28 @@ def prepare(tasks: Sequence[OperatorTask], arch: str, folder: Path, *, limit: in
             places[name] = f"input_{index}" if index < first_output else f"output_{index - first_output}"
             sizes.append(math.prod(shape) * np.dtype(dtype).itemsize)
         item = {
-            "kind": "operator", "signature": task.signature, "height": 0, "width": 0, "dtype": task.tensors[0][1],
-            "inputs": sizes[:first_output], "outputs": sizes[first_output:], "meaningful": [[1, 1, 1]] * task.outputs,
-        }  # fmt: skip
+            "kind": "operator",
+            "signature": task.signature,
+            "height": 0,
+            "width": 0,
+            "dtype": task.tensors[0][1],
+            "inputs": sizes[:first_output],
+            "outputs": sizes[first_output:],
+            "meaningful": [[1, 1, 1]] * task.outputs,
+        }
         made = []
         for candidate in candidates(task, limit):
             calls = [
-                {"kernel": call.kernel, "arguments": [places.get(name, name) for name in call.arguments],
-                 "grid": call.grid, "threads": call.threads, "shared_bytes": 0, "integers": []}
+                {
+                    "kernel": call.kernel,
+                    "arguments": [places.get(name, name) for name in call.arguments],
+                    "grid": call.grid,
+                    "threads": call.threads,
+                    "shared_bytes": 0,
+                    "integers": [],
+                }
                 for call in candidate.calls
-            ]  # fmt: skip
+            ]
             made.append(Build({"trace": candidate.trace}, candidate.binary, calls, scratch=candidate.scratch))
         builds.add(item, made)
 
@@ -200,9 +212,13 @@ def _drawn(task: OperatorTask, count: int) -> Iterator[tuple[Any, tvm.IRModule]]
     """
     function = _alone(task.function)
     context = meta_schedule.TuneContext(
-        mod=function, target=target_of(task.arch), space_generator="post-order-apply", task_name=task.name,
-        rand_state=SEED, num_threads=1,
-    )  # fmt: skip
+        mod=function,
+        target=target_of(task.arch),
+        space_generator="post-order-apply",
+        task_name=task.name,
+        rand_state=SEED,
+        num_threads=1,
+    )
     spaces = context.generate_design_space()
     for draw in range(count):
         space, schedule = spaces[draw % len(spaces)], s_tir.Schedule(function, seed=SEED + draw)

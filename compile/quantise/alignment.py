@@ -170,12 +170,14 @@ def _readings(graph: Graph, group: Group, bearers: Collection[str], seen: Mappin
             by_tap = outputs_first.reshape(*outputs_first.shape[:2], -1)  # [outputs, channels, taps]
             squares = np.square(by_tap).sum(axis=(0, 2))
             peaks = np.abs(by_tap).max(axis=2)
-            found.append(_Reading(
-                of_operand @ squares,
-                np.stack([np.where(own, peaks, 0.0).max(axis=1) for own in of_operand], axis=1),
-                by_tap.shape[2] * (of_operand @ energies[read]),
-                float(squares @ energies[read]),
-            ))  # fmt: skip
+            found.append(
+                _Reading(
+                    of_operand @ squares,
+                    np.stack([np.where(own, peaks, 0.0).max(axis=1) for own in of_operand], axis=1),
+                    by_tap.shape[2] * (of_operand @ energies[read]),
+                    float(squares @ energies[read]),
+                )
+            )
     return [reading for reading in found if reading.signal > 0]
 
 
@@ -275,10 +277,12 @@ def _scaled(graph: Graph, bearers: Mapping[str, Unit], group: Group, factors: Ma
                             f"{name}{ALIGNED}", "multiply", (name, constant), shape=graph.shape_of(name)
                         )
                     inputs[at] = copies[name]
-            by_channel[node.name] = np.concatenate([
-                by_channel[name] if name in by_channel else np.full(graph.shape_of(name)[1], factors.get(name, 1.0))
-                for name in node.inputs
-            ])  # fmt: skip
+            by_channel[node.name] = np.concatenate(
+                [
+                    by_channel[name] if name in by_channel else np.full(graph.shape_of(name)[1], factors.get(name, 1.0))
+                    for name in node.inputs
+                ]
+            )
             editor.keep(node, inputs=tuple(inputs))
             continue
         if group.partner is None and node.inputs and node.inputs[0] in by_channel:

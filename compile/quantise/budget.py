@@ -128,9 +128,15 @@ def within(
     count = min(count for count, (found, _) in measured.items() if found <= max(budget, nearest))
     found, widths = measured[count]
     return Mixed(
-        widths, budget, before, found, tuple(ranked[:count]), refusals, products(network, network.least),
+        widths,
+        budget,
+        before,
+        found,
+        tuple(ranked[:count]),
+        refusals,
+        products(network, network.least),
         products(network, widths),
-    )  # fmt: skip
+    )
 
 
 def _search(error: Callable[[int], float], budget: float, damages: Sequence[float]) -> None:
@@ -181,10 +187,14 @@ def _ranked(network: Calibrated, images: Sequence[NDArray[np.float32]]) -> tuple
     names = {name for widths in sets.values() for name in widths.tensors} - _copies(network)
     found = damage(network.graph, network.parts, params, images, names)
     choices = [
-        Choice(name, widths, sum(found.tensors.get(one, 0.0) for one in widths.tensors),
-               products(network, least | widths) - base)
+        Choice(
+            name,
+            widths,
+            sum(found.tensors.get(one, 0.0) for one in widths.tensors),
+            products(network, least | widths) - base,
+        )
         for name, widths in sets.items()
-    ]  # fmt: skip
+    ]
     choices += [
         Choice(f"weights of {name}", widths, cost, products(network, least | widths) - base)
         for name, cost in found.weights.items()

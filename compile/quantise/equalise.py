@@ -90,9 +90,11 @@ class ChannelRange:
 
     def joined(self, other: ChannelRange) -> ChannelRange:
         return ChannelRange(
-            np.minimum(self.low, other.low), np.maximum(self.high, other.high),
-            np.minimum(self.variance, other.variance), np.maximum(self.square, other.square),
-        )  # fmt: skip
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+            np.minimum(self.variance, other.variance),
+            np.maximum(self.square, other.square),
+        )
 
 
 def channel_ranges(

@@ -93,11 +93,18 @@ class Bench:
         self.registers = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk_i, dut.rst_ni, False)
         self.bus = AxiSlave(AxiBus.from_prefix(dut, "m_axi"), dut.clk_i, dut.rst_ni, self.memory, False)
         if often:
-            channels = (self.bus.write_if.aw_channel, self.bus.write_if.w_channel, self.bus.write_if.b_channel,
-                        self.bus.read_if.ar_channel, self.bus.read_if.r_channel,
-                        self.registers.write_if.aw_channel, self.registers.write_if.w_channel,
-                        self.registers.write_if.b_channel, self.registers.read_if.ar_channel,
-                        self.registers.read_if.r_channel)  # fmt: skip
+            channels = (
+                self.bus.write_if.aw_channel,
+                self.bus.write_if.w_channel,
+                self.bus.write_if.b_channel,
+                self.bus.read_if.ar_channel,
+                self.bus.read_if.r_channel,
+                self.registers.write_if.aw_channel,
+                self.registers.write_if.w_channel,
+                self.registers.write_if.b_channel,
+                self.registers.read_if.ar_channel,
+                self.registers.read_if.r_channel,
+            )
             for index, channel in enumerate(channels):
                 channel.set_pause_generator(pauses(seed * 100 + index, often))
         await ClockCycles(dut.clk_i, 5)
