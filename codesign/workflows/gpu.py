@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from codesign.compile.cuda.compile import CudaModule, compile_cuda, compile_cuda_int8
 from codesign.compile.cuda.fusion import from_graph
-from codesign.compile.cuda.launches import plan_launches, promising
+from codesign.compile.cuda.launches import near_best, plan_launches
 from codesign.compile.cuda.layers import Other, from_layers
 from codesign.compile.cuda.module import relax_module
 from codesign.compile.cuda.tvm_operators import OperatorTask, operator_tasks
@@ -151,5 +151,5 @@ def tuning_tasks(source: Source, size: Size, *, arch: str, precision: Precision,
     if any(isinstance(operation, Other) for operation in graph.operations):
         plan = plan_launches(graph, arch, database(arch).lookup)
         operators = operator_tasks(runnable(relax_module(plan, b"", prefix="tune")), arch)
-    found = promising(graph, arch, slack)
+    found = near_best(graph, arch, slack)
     return TuningTasks([Task(*one) for one in found.stacks], [GemmTask(*one) for one in found.gemms], operators)

@@ -11,7 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from codesign.compile.cuda.layers import Convolution, GpuGraph, Operation, Other, Pointwise
-from codesign.compile.cuda.steps import Settled, gemm_launch, pointwise_launch, settle, settle_wide, stack_launch
+from codesign.compile.cuda.steps import (
+    Tried,
+    first_gemm_without_spills,
+    first_without_spills,
+    gemm_launch,
+    pointwise_launch,
+    stack_launch,
+)
 from codesign.compile.cuda.units import Unit, formats_of, stackable, units_of, with_conversions
 from codesign.hw.errors import UnsupportedError
 from codesign.kernels import implicit_gemm, stack_search
@@ -52,7 +59,7 @@ def plan_launches(graph: GpuGraph, arch: str, tuned: Tuned | None = None) -> Gpu
     graph = with_conversions(graph)
     units = units_of(graph)
     segments = _segments(graph, units, arch, tuned)
-    settled: dict[str, Settled] = {}
+    tried: dict[str, Tried] = {}
     refused: set[str] = set()
     while True:
         chosen, seconds = _cheapest(segments, refused)
@@ -60,11 +67,11 @@ def plan_launches(graph: GpuGraph, arch: str, tuned: Tuned | None = None) -> Gpu
             if segment.stack is not None and segment.schedule is not None:
                 out = graph.tensors[units[segment.begin].first.output]
                 key = signature(segment.stack)
-                if key not in settled:
-                    settled[key] = settle(segment.stack, arch, out.height, out.width, segment.schedule)
-        spilling = {key for key, (_, spilled_bytes) in settled.items() if spilled_bytes} - refused
+                if key not in tried:
+                    tried[key] = first_without_spills(segment.stack, arch, out.height, out.width, segment.schedule)
+        spilling = {key for key, (_, spilled_bytes) in tried.items() if spilled_bytes} - refused
         if not spilling:  # else another way through the network, if there is one
-            return _materialise(graph, units, chosen, arch, seconds, settled)
+            return _materialise(graph, units, chosen, arch, seconds, tried)
         refused |= spilling
 
 
@@ -84,15 +91,15 @@ def _cheapest(segments: list[list[Segment]], refused: set[str]) -> tuple[list[Se
 
 
 @dataclass(frozen=True)
-class Promising:
-    """What may be on the fastest way: stacks with height and width, wide convolutions with both sizes."""
+class NearBest:
+    """Kernels that may be on the fastest way: stacks with height and width, implicit GEMMs with both sizes."""
 
     stacks: list[tuple[Stack, int, int]]
     gemms: list[tuple[WideConv, tuple[int, int, int, int]]]
 
 
-def promising(graph: GpuGraph, arch: str, slack: float = 1.5) -> Promising:
-    """What is on some way through the network that is modelled at most ``slack`` x the best."""
+def near_best(graph: GpuGraph, arch: str, slack: float = 1.5) -> NearBest:
+    """Kernels on any way through the network that the model puts within ``slack`` times the best."""
     graph = with_conversions(graph)
     units = units_of(graph)
     segments = _segments(graph, units, arch, None)
@@ -119,7 +126,7 @@ def promising(graph: GpuGraph, arch: str, slack: float = 1.5) -> Promising:
                 size = source.height, source.width, out.height, out.width
                 gemms.setdefault((implicit_gemm.signature(segment.wide), size), segment.wide)
     stacks = [(stack, height, width) for (_, height, width), stack in found.items()]
-    return Promising(stacks, [(wide, size) for (_, size), wide in gemms.items()])
+    return NearBest(stacks, [(wide, size) for (_, size), wide in gemms.items()])
 
 
 @dataclass(frozen=True)
@@ -260,7 +267,7 @@ def _price(stack: Stack, arch: str, height: int, width: int, tuned: Tuned | None
 
 
 def _materialise(
-    graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch: str, seconds: float, settled: dict[str, Settled]
+    graph: GpuGraph, units: list[Unit], chosen: list[Segment], arch: str, seconds: float, tried: dict[str, Tried]
 ) -> GpuPlan:
     steps: list[Launch | Other] = []
     schedules: list[tuple[str, Schedule]] = []
@@ -288,7 +295,7 @@ def _materialise(
             source, out = graph.tensors[first.conv.source], graph.tensors[first.output]
             key = implicit_gemm.signature(segment.wide)
             if key not in gemms:
-                gemms[key] = settle_wide(segment.wide, arch, out.height, out.width, segment.gemm)
+                gemms[key] = first_gemm_without_spills(segment.wide, arch, out.height, out.width, segment.gemm)
             sizes = source.height, source.width, out.height, out.width
             inputs = tuple(map(store, first.inputs))
             steps.append(gemm_launch(segment.wide, gemms[key], sizes, inputs, store(units[begin].output)))
@@ -297,7 +304,7 @@ def _materialise(
             assert stack is not None
             out = graph.tensors[first.output]
             key = signature(stack)
-            schedule = settled[key][0]
+            schedule = tried[key][0]
             schedules.append((key, schedule))
             results = {unit.first.output: unit.output for unit in units[begin : segment.end]}
             inputs = tuple(store(item.name) for item in stack.inputs)

@@ -80,8 +80,8 @@ def pointwise_launch(operation: Pointwise, graph: GpuGraph, inputs: tuple[str, .
     )
 
 
-def settle_wide(wide: WideConv, arch: str, height: int, width: int, first: GemmSchedule) -> GemmSchedule:
-    """As :func:`settle`, for an implicit GEMM."""
+def first_gemm_without_spills(wide: WideConv, arch: str, height: int, width: int, first: GemmSchedule) -> GemmSchedule:
+    """As :func:`first_without_spills`, for an implicit GEMM."""
     tried: list[tuple[int, int, GemmSchedule]] = []
     rest = [s for s in implicit_gemm.candidates(wide, arch, height, width, limit=TRIES) if s != first]
     for index, schedule in enumerate([first, *rest][:TRIES]):
@@ -93,11 +93,11 @@ def settle_wide(wide: WideConv, arch: str, height: int, width: int, first: GemmS
     return min(tried, key=lambda item: item[:2])[2]
 
 
-Settled = tuple[Schedule, int]
+Tried = tuple[Schedule, int]
 """A schedule and the bytes that its kernel spills."""
 
 
-def settle(stack: Stack, arch: str, height: int, width: int, first: Schedule) -> Settled:
+def first_without_spills(stack: Stack, arch: str, height: int, width: int, first: Schedule) -> Tried:
     """``first``, or the next candidate that spills no registers; the one that spills least if all do."""
     tried: list[tuple[int, int, Schedule]] = []
     rest = [s for s in stack_search.candidates(stack, arch, height, width, limit=TRIES) if s != first]
