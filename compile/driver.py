@@ -67,7 +67,7 @@ class Region:
     """A part of the network that runs on the accelerator."""
 
     part: Part = field(repr=False)
-    """What of the quantised network it computes; inputs and outputs in the order of the program's slots."""
+    """The part of the quantised network it computes; inputs and outputs are in the order of the program's slots."""
     graph: LayerGraph = field(repr=False)
     """The user's layers; the plan has them as rewritten for the machine."""
     plan: Plan = field(repr=False)

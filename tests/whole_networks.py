@@ -96,7 +96,7 @@ MOST_PIXELS = 48 * 48
 
 @dataclass(frozen=True)
 class NodeDraw:
-    """What is chosen of one operator; where a choice is impossible (nothing to add), a convolution takes its place."""
+    """The choices for one operator; if a choice is impossible (nothing to add), a convolution takes its place."""
 
     kind: str
     channels: int

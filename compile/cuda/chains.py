@@ -1,4 +1,4 @@
-"""Element-wise chains that follow each other become one: what lies between them never goes to memory."""
+"""Merge element-wise chains that follow each other, so that the tensors between them never go to memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from codesign.compile.cuda.layers import GpuGraph, Operation, Pointwise
 from codesign.kernels.chain import Apply, Chain, Read, read
 
 MAX_INPUTS = 6
-"""Of a merged chain: all of a thread's reads are in flight together."""
+"""Most sources of a merged chain: all reads of a thread are in flight together."""
 
 
 def merge_chains(graph: GpuGraph) -> GpuGraph:
-    """``graph`` with every chain that only a chain reads joined to its reader."""
+    """``graph`` with every chain joined to its reader if that is a chain and the only one."""
     readers = graph.readers()
     operations: list[Operation | None] = []
     place: dict[str, int] = {}
@@ -30,7 +30,7 @@ def merge_chains(graph: GpuGraph) -> GpuGraph:
 
 
 def _merged(before: Pointwise, after: Pointwise, name: str, graph: GpuGraph) -> Pointwise | None:
-    """Both as one, or None where ``after`` reads ``name`` otherwise than whole and pixel by pixel."""
+    """Both chains as one, or None unless ``after`` reads ``name`` whole and pixel by pixel."""
     first, last = before.operator, after.operator
     if not isinstance(first, Chain) or not isinstance(last, Chain) or first.channels != last.channels:
         return None
@@ -70,7 +70,7 @@ def _merged(before: Pointwise, after: Pointwise, name: str, graph: GpuGraph) -> 
 
 
 def _moved(step: Read | Apply, old: tuple[str, ...], new: tuple[str, ...]) -> Read | Apply:
-    """A read of another list of inputs."""
+    """The same read in another list of inputs."""
     if isinstance(step, Apply):
         return step
     return replace(step, parts=tuple(replace(part, tensor=new.index(old[part.tensor])) for part in step.parts))

@@ -1,4 +1,4 @@
-"""The same network on a GPU: cut into launches of this project's kernels, the rest scheduled by TVM, no GPU needed.
+"""Compile a network for a GPU, without one: launches of this project's kernels, and TVM's schedules for the rest.
 
 FP16 takes and returns ``float16[1, C, H, W]``. INT8 takes and returns the machine's codes, ``int8[1, C, H, W]``: it
 computes the same integers as Scanline, bit for bit. FP32 is TVM's default schedules alone: correct, slow, a reference.
@@ -39,7 +39,7 @@ class CudaModule:
     precision: Precision
     kernels: tuple[Kernel, ...]
     plan: GpuPlan | None = field(repr=False)
-    """What runs in this project's kernels; None where TVM schedules everything."""
+    """The launches of this project's kernels; None if TVM schedules everything."""
     source: str = field(repr=False)
     executable: Any = field(repr=False)
 
@@ -71,7 +71,7 @@ def compile_cuda(
         try:
             return _launched(graph, arch, tuned, traces)
         except UnsupportedError:
-            pass  # a layer that no kernel takes: TVM schedules the network
+            pass  # no kernel takes some layer, so TVM schedules the network
     prepared = scheduled(runnable(halved(module) if precision == "fp16" else module), arch, traces)
     executable = build(prepared, target_of(arch), on_gpu=False)
     source = cuda_source(executable)
@@ -109,7 +109,7 @@ def kernel_text(plan: GpuPlan) -> str:
 
 
 def halved(module: tvm.IRModule) -> tvm.IRModule:
-    """``module`` with float16 tensors and constants; convolutions accumulate in float32 and are rounded after."""
+    """``module`` with float16 tensors and constants; convolutions accumulate in float32 and round their results."""
     graph = from_module(module)
     nodes: list[Node] = []
     for node in graph.nodes:
@@ -126,7 +126,7 @@ def halved(module: tvm.IRModule) -> tvm.IRModule:
 
 
 def cuda_source(executable: Any) -> str:
-    """The CUDA text of an executable. Raises :class:`CodesignError` when it has none."""
+    """The CUDA text of an executable. Raises :class:`CodesignError` if it has none."""
     waiting = [executable.mod]
     texts = []
     while waiting:

@@ -1,6 +1,6 @@
-"""What the GPU computes, before it is cut into launches: convolutions with what follows them, shuffles, and the rest.
+"""The GPU's operations before they are cut into launches: convolutions with their epilogues, shuffles, and the rest.
 
-Two ways lead here: :func:`codesign.compile.cuda.fusion.from_graph` from a canonical float graph (FP16), and
+There are two sources: :func:`codesign.compile.cuda.fusion.from_graph` from a canonical float graph (FP16), and
 :func:`from_layers` from the machine's integer layers (INT8, so that both targets compute the same bits).
 """
 
@@ -36,7 +36,7 @@ class Tensor:
 
     @property
     def bytes(self) -> int:
-        """In FP16, for estimates."""
+        """The size in FP16, for estimates."""
         return 2 * self.channels * self.height * self.width
 
 
@@ -78,7 +78,7 @@ class Shuffle:
 
 @dataclass(frozen=True, eq=False)
 class Pointwise:
-    """An operator that is no convolution, on chunked tensors."""
+    """An operator other than a convolution, on chunked tensors."""
 
     operator: FrameKernel
     inputs: tuple[str, ...]
@@ -113,7 +113,7 @@ class GpuGraph:
     input: str
     output: str
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
-    """Of the other operators."""
+    """The constants of operators other than convolutions."""
 
     @property
     def macs(self) -> int:
@@ -129,7 +129,7 @@ class GpuGraph:
         return total
 
     def readers(self) -> dict[str, list[Operation]]:
-        """Who reads each tensor."""
+        """The operations that read each tensor."""
         found: dict[str, list[Operation]] = {name: [] for name in self.tensors}
         for operation in self.operations:
             for name in operation.inputs:

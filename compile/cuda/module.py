@@ -1,7 +1,7 @@
-"""Launches as a TVM module: Relax calls them in order, a C function each passes its tensors to the CUDA driver.
+"""Make a TVM module of launches: Relax calls a C function for each in order, which passes its tensors to the driver.
 
-The module carries the kernels as machine code, opens the driver when it first runs, and needs TVM's runtime and nothing
-else of CUDA's tool kit. Memory between launches is Relax's: planned, and shared where lifetimes allow.
+The module carries the kernels as machine code and opens the CUDA driver when it first runs. It needs TVM's runtime, but
+nothing of CUDA's tool kit. Relax plans the memory between launches and shares it where lifetimes allow.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ def relax_module(plan: GpuPlan, binary: bytes, *, prefix: str, driver: str = DRI
 
 
 def _constant(value: NDArray[Any]) -> Any:
-    """Of an operator that TVM schedules: halves, as its other operands."""
+    """A constant of an operator that TVM schedules, in halves like its other operands."""
     return relax.const(value.astype(np.float16) if value.dtype == np.float32 else value)
 
 
 def build(module: tvm.IRModule, target: Any, *, on_gpu: bool) -> Any:
-    """The executable; on a GPU what lies between network input and result is captured as a CUDA graph."""
+    """The executable; on a GPU, everything between the network's input and its result is captured as a CUDA graph."""
     config = {"relax.backend.use_cuda_graph": True} if on_gpu else {}
     with tvm.transform.PassContext(opt_level=3, config=config), target:
         return relax.build(module, target=target)

@@ -1,4 +1,4 @@
-"""Runs an exported CUDA module on the GPU that is here."""
+"""Run an exported CUDA module on this machine's GPU."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from codesign.kernels.runtime.nvrtc import check_architecture
 
 
 def check_gpu() -> str:
-    """The architecture of the first GPU. Raises :class:`UnsupportedError` where there is none, or an unknown one."""
+    """The architecture of the first GPU. Raises :class:`UnsupportedError` if there is none, or if it is unknown."""
     device = tvm.cuda(0)
     if not device.exist:
-        raise UnsupportedError("no CUDA GPU is here", where="--target cuda", hint="Use --target cpu.")
+        raise UnsupportedError("this machine has no CUDA GPU", where="--target cuda", hint="Use --target cpu.")
     major, minor = (int(part) for part in str(device.compute_version).split("."))
     arch = "sm_90a" if (major, minor) == (9, 0) else f"sm_{major}{minor}"
     check_architecture(arch)
@@ -26,7 +26,7 @@ def check_gpu() -> str:
 
 
 def loaded(path: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-    """The module's function: ``float32[1, C, H, W]`` in and out, FP16 between."""
+    """The module's function: it takes and returns ``float32[1, C, H, W]`` and computes in FP16."""
     device = tvm.cuda(0)
     machine = vm.VirtualMachine(tvm.runtime.load_module(str(path)), device)
 

@@ -1,9 +1,9 @@
-"""Operators that are left to TVM: their search space, its candidates as machine code, and what was measured of them.
+"""Operators that are left to TVM: their search space, its candidates as machine code, and their measured schedules.
 
-The space is MetaSchedule's: its rules for CUDA design it, and candidates are drawn from it by replaying traces with
-other decisions, those dropped that its checks of threads and shared memory refuse. Nothing of that needs a GPU or
-TVM's own runners: a candidate becomes CUDA text and launches, NVRTC compiles it, and
-:mod:`codesign.kernels.tuning.search` measures it where a driver is. The winner's trace is kept
+The search space is MetaSchedule's, designed by its rules for CUDA. Candidates are drawn by replaying traces with other
+decisions; those that fail its checks of threads and shared memory are dropped. None of this needs a GPU or TVM's own
+runners: a candidate becomes CUDA text and launches, NVRTC compiles it, and :mod:`codesign.kernels.tuning.search`
+measures it on a machine with a driver. The winner's trace is kept
 (:mod:`codesign.kernels.tuning.traces`) and replayed by :func:`scheduled`.
 """
 
@@ -41,7 +41,7 @@ class OperatorTask:
 
     @property
     def signature(self) -> str:
-        """The structure in one line, for the tuning database: the hash tells apart what the name does not."""
+        """The structure in one line, for the tuning database: the hash distinguishes functions of the same name."""
         return f"{self.name}; {tvm_ffi.structural_hash(_alone(self.function)) % 2**64:016x}"
 
     @property
@@ -79,7 +79,7 @@ def target_of(arch: str) -> Any:
 
 
 def fused(module: tvm.IRModule, arch: str) -> tvm.IRModule:
-    """Relax operators as functions of loops, neighbours fused; none has a schedule yet."""
+    """Relax operators as loop functions, with neighbours fused; none has a schedule yet."""
     passes = tvm.transform.Sequential(
         [
             relax.transform.LegalizeOps(),
@@ -95,7 +95,7 @@ def fused(module: tvm.IRModule, arch: str) -> tvm.IRModule:
 
 
 def scheduled(module: tvm.IRModule, arch: str, traces: Traces | None = None) -> tvm.IRModule:
-    """``module`` fused, each function by the trace that was measured to be best, or else by TVM's default rules."""
+    """``module`` fused; each function is scheduled by its best measured trace, or else by TVM's default rules."""
     module = fused(module, arch)
     for name, function in list(module.functions_items()):
         if not isinstance(function, tvm.tirx.PrimFunc) or traces is None:
@@ -188,7 +188,7 @@ def prepare(tasks: Sequence[OperatorTask], arch: str, folder: Path, *, limit: in
 
 
 def candidates(task: OperatorTask, limit: int) -> list[OperatorCandidate]:
-    """TVM's default and up to ``limit - 1`` members of MetaSchedule's space that compile, no two of one text."""
+    """TVM's default and up to ``limit - 1`` members of MetaSchedule's space that compile, all with different texts."""
     found: dict[str, OperatorCandidate] = {}
     with target_of(task.arch):
         default = _by_default()(_alone(task.function))
@@ -201,14 +201,14 @@ def candidates(task: OperatorTask, limit: int) -> list[OperatorCandidate]:
                 binary = compile_cuda_text(source, task.arch)
                 found[source] = OperatorCandidate(trace, source, calls, scratch, binary)
         except (CodesignError, tvm.error.InternalError):
-            continue  # of a space, some members do not lower or compile
+            continue  # some members of a space do not lower or compile
     return list(found.values())
 
 
 def _drawn(task: OperatorTask, count: int) -> Iterator[tuple[Any, tvm.IRModule]]:
-    """Traces and scheduled modules of the design spaces in turn, their decisions drawn from a seed.
+    """Traces and scheduled modules of the design spaces in turn, with decisions drawn from a seed.
 
-    This is what MetaSchedule's own replaying does, one draw at a time: its strategy draws a batch before it gives one.
+    MetaSchedule's own replaying does the same, but draws a whole batch before it returns the first.
     """
     function = _alone(task.function)
     context = meta_schedule.TuneContext(
@@ -233,7 +233,7 @@ def _drawn(task: OperatorTask, count: int) -> Iterator[tuple[Any, tvm.IRModule]]
 
 
 def _plain(value: Any) -> Any:
-    """JSON as Python has it, without TVM's numbers and arrays."""
+    """JSON values of Python's own types, without TVM's numbers and arrays."""
     if isinstance(value, tvm.tirx.IntImm):
         return int(value.value)
     if isinstance(value, tvm.tirx.FloatImm):
@@ -248,7 +248,7 @@ def _plain(value: Any) -> Any:
 def _lowered(task: OperatorTask, module: tvm.IRModule) -> tuple[str, tuple[KernelCall, ...], dict[str, int]]:
     """A scheduled module's CUDA text, the calls of its kernels, and the bytes of the buffers between them.
 
-    Raises :class:`UnsupportedError` where a kernel takes other things than tensors.
+    Raises :class:`UnsupportedError` if a kernel takes anything but tensors of its function.
     """
     from tvm.tirx.build import codegen_build, split_host_device_mods
 
@@ -270,7 +270,7 @@ def _lowered(task: OperatorTask, module: tvm.IRModule) -> tuple[str, tuple[Kerne
             calls.append(_call(statement.value))
     names = {name for name, _, _ in task.tensors} | set(scratch)
     if not calls or any(argument not in names for call in calls for argument in call.arguments):
-        raise UnsupportedError("a kernel takes what is no tensor of its function", where=task.name)
+        raise UnsupportedError("a kernel takes an argument that is not a tensor of its function", where=task.name)
     return source, tuple(calls), scratch
 
 

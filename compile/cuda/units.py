@@ -1,4 +1,4 @@
-"""What is never cut apart, and how tensors lie between launches: planar or in chunks, with conversions where needed."""
+"""Units that are never cut apart, and the layout of tensors between launches: planar or chunked, with conversions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from codesign.kernels.pointwise import ToChunked, ToPlanar
 from codesign.kernels.resize import ConvexUpsample
 
 PLANAR = ToPlanar | AllPairs | ConvexUpsample
-"""What writes NCHW."""
+"""Operations that write NCHW."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A layer and the shuffle after it: what is never cut apart."""
+    """A layer and the shuffle after it, which are never cut apart."""
 
     operations: tuple[Operation, ...]
 
@@ -36,7 +36,7 @@ class Unit:
 
 
 def units_of(graph: GpuGraph) -> list[Unit]:
-    """The operations in order, shuffles with the convolutions before them."""
+    """The operations in order; shuffles are joined to the convolutions before them."""
     readers = graph.readers()
     units: list[Unit] = []
     for operation in graph.operations:
@@ -62,7 +62,7 @@ def stackable(unit: Unit, graph: GpuGraph) -> bool:
 
 
 def formats_of(graph: GpuGraph) -> dict[str, Format]:
-    """How tensors lie between launches: planar at the network's ends, next to TVM's operators, and where a kernel
+    """The layout of tensors between launches: planar at the network's ends, next to TVM's operators, and where a kernel
     writes no other form."""
     makers = {operation.output: operation for operation in graph.operations}
     readers = graph.readers()

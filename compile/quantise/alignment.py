@@ -1,15 +1,16 @@
-"""Operands of concatenations scaled towards one range, so that the scale they share suits them all.
+"""Scale the operands of concatenations towards one range, so that the scale they share suits them all.
 
-A concatenation is read in place, so its operands share scale and zero point: of a flow of thirty pixels and an image
-in -2 to 2, the image gets twenty codes. An operand may be multiplied by a positive factor if the convolutions that read
-the concatenation take it back: the network computes the same. But weights share a scale too, by output channel, and
-those that take a large factor back round to zero. So a factor is what makes the sum of both errors least
-(docs/decisions/concatenation.md): about the root of how far two ranges are apart where their weights are alike, all of
-it where the weights are apart the other way. Powers of two, so that the float function keeps every bit.
+A concatenation is read in place, so its operands share scale and zero point. If a flow of thirty pixels and an image in
+-2 to 2 are concatenated, the image gets only twenty codes. An operand may be multiplied by a positive factor if the
+convolutions that read the concatenation divide by it: the network computes the same. But the weights of an output
+channel share a scale too, and weights divided by a large factor round to zero. So the factors are chosen that make the
+sum of both errors least (docs/decisions/concatenation.md). Where two operands have similar weights, the factor is about
+the square root of the ratio of their ranges; where the weights differ in the opposite direction, it is the whole ratio.
+Factors are powers of two, so that the float function keeps every bit.
 
-A convolution's own weights bear the factor where nobody else is concerned; elsewhere a scale, a one-by-one layer,
-stands between operand and concatenation. In a cost volume the convolution that makes the other tensor takes it back,
-and both share what their channels' ranges differ by.
+A convolution's own weights absorb the factor if nothing else reads its result; otherwise a scale, a one-by-one layer,
+is put between operand and concatenation. In a cost volume, the convolution that makes the other tensor takes the factor
+back, and the two tensors share the difference between their channels' ranges.
 """
 
 from __future__ import annotations
@@ -31,19 +32,22 @@ from codesign.hw.numerics import INT8_MAX, INT8_MIN
 Peaks = NDArray[np.float64]
 
 LEAST_FACTOR = 2.0
-"""Next to a cost volume, a factor of less is not worth its layer: a bit is what there is to gain."""
+"""Next to a cost volume, a smaller factor is not worth its layer: it would gain less than a bit."""
 
 SETTLED_POWER = 4
-"""Ranges so many bits apart, or fewer, are brought to one: weights keep enough of theirs, and a trained network minds
-noise on an operand more than as much error of its weights, which moves with the picture (SpyNet: measured)."""
+"""Ranges at most this many bits apart are made equal. The weights keep enough of their bits, and noise on an operand
+harms a trained network more than an equal error of its weights, which moves with the picture (measured on SpyNet)."""
 
 ALIGNED = ".aligned"
-"""Ends the names of the scales that are put in."""
+"""The names of inserted scales end with this."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Concatenations that read each other, and nobody but convolutions reads; ``operands``: those that are no such."""
+    """Concatenations that read each other and are otherwise read only by convolutions.
+
+    ``operands`` lists the operands that are not concatenations of the group themselves.
+    """
 
     concats: tuple[Node, ...]
     operands: tuple[str, ...]
@@ -56,15 +60,15 @@ def is_aligned(unit: Unit) -> bool:
 
 
 def is_copy(graph: Graph, unit: Unit) -> bool:
-    """Whether ``unit`` is such a scale of a tensor that nobody else reads: the codes of both are the same.
+    """Whether ``unit`` is an inserted scale of a tensor that nothing else reads: both have the same codes.
 
-    Where others read the tensor, it keeps the scale that suits it, and the operand is rounded once more.
+    If other units read the tensor, it keeps the scale that suits it, and the operand is rounded once more.
     """
     return is_aligned(unit) and len(graph.consumers()[unit.head.inputs[0]]) == 1
 
 
 def groups(graph: Graph, parts: tuple[Unit, ...]) -> tuple[Group, ...]:
-    """The groups of concatenations whose operands may be scaled apart."""
+    """The groups of concatenations whose operands may be scaled separately."""
     consumers = graph.consumers()
     heads = {unit.name: unit.head for unit in parts if unit.operator.joins_scales}
     members: dict[str, set[str]] = {name: {name} for name in heads}
@@ -88,7 +92,7 @@ def groups(graph: Graph, parts: tuple[Unit, ...]) -> tuple[Group, ...]:
 
 
 def _partner(graph: Graph, parts: tuple[Unit, ...], concat: str, reader: Node) -> Unit | None:
-    """The convolution whose result, read by nobody else, ``reader`` correlates with ``concat``; None if it does not."""
+    """The convolution whose result ``reader`` alone reads and correlates with ``concat``; None if there is none."""
     if reader.op != "correlation" or reader.inputs[1] != concat or concat == graph.output:
         return None
     made = next((unit for unit in parts if unit.name == reader.inputs[0]), None)
@@ -97,11 +101,11 @@ def _partner(graph: Graph, parts: tuple[Unit, ...], concat: str, reader: Node) -
 
 
 def aligned(graph: Graph, seen: Mapping[str, ChannelRange], flows: Container[str]) -> Graph:
-    """The same float function with operands of concatenations scaled towards one range.
+    """The same float function, with operands of concatenations scaled towards one range.
 
-    ``seen``: what calibration saw of every operand of a concatenation and every convolution's result. ``flows`` get a
-    scale in any case, of 1 if need be: the steps of a flow are binary fractions of a pixel, which suit nothing beside
-    it.
+    ``seen`` holds the values of every operand of a concatenation and of every convolution's result on the calibration
+    images. ``flows`` always get a scale, even if its factor is 1: the steps of a flow are binary fractions of a pixel,
+    which suit no other operand.
     """
     for index in range(len(groups(graph, units(graph)))):
         parts = units(graph)  # anew: the weights of convolutions between two groups have other names by then
@@ -122,7 +126,8 @@ def aligned(graph: Graph, seen: Mapping[str, ChannelRange], flows: Container[str
 
 
 def _bears(graph: Graph, unit: Unit | None, group: Group) -> bool:
-    """Whether the weights of the operand ``unit`` can bear a factor: only convolutions read it besides."""
+    """Whether the weights of the operand ``unit`` can absorb a factor: apart from the group, only convolutions read
+    it."""
     if unit is None or unit.name == graph.output or not scalable(graph, unit):
         return False
     inside = {node.name for node in group.concats}
@@ -132,7 +137,7 @@ def _bears(graph: Graph, unit: Unit | None, group: Group) -> bool:
 
 @dataclass(frozen=True)
 class _Reading:
-    """A convolution of what shares the scale: what its rounding errors depend on, by operand ``[K]``."""
+    """A convolution that reads the shared scale: the figures its rounding errors depend on, by operand ``[K]``."""
 
     squares: Peaks  # [K]: its weights', summed
     peaks: Peaks  # [outputs, K]: the largest weight's magnitude
@@ -140,9 +145,10 @@ class _Reading:
     signal: float  # mean squares of its outputs, summed, as if what it reads were independent
 
     def error(self, factors: Peaks, step: float) -> float:
-        """Twelve times the noise of its outputs over their signal, its operands times ``factors`` in codes of ``step``.
+        """Twelve times the noise-to-signal ratio of its outputs, with operands times ``factors`` in codes of ``step``.
 
-        Activations' errors meet the weights over the factor, weights' errors the activations times it.
+        The errors of activations are multiplied by weights divided by the factor, the errors of weights by activations
+        times the factor.
         """
         weight_steps = (self.peaks / factors).max(axis=1) / INT8_MAX
         activations = step**2 * float((self.squares / factors**2).sum())
@@ -151,7 +157,7 @@ class _Reading:
 
 
 def _readings(graph: Graph, group: Group, bearers: Collection[str], seen: Mapping[str, ChannelRange]) -> list[_Reading]:
-    """Of the group's concatenations, and of operands that themselves are multiplied (``bearers``)."""
+    """The readers of the group's concatenations, and of operands whose own weights absorb the factor (``bearers``)."""
     consumers = graph.consumers()
     inside = {node.name for node in group.concats}
     numbers = {name: np.full(graph.shape_of(name)[1], at) for at, name in enumerate(group.operands)}
@@ -182,11 +188,11 @@ def _readings(graph: Graph, group: Group, bearers: Collection[str], seen: Mappin
 
 
 def _least_error(group: Group, readings: list[_Reading], seen: Mapping[str, ChannelRange]) -> dict[str, float]:
-    """By operand, the power of two that gives the readers least error: none more than brings it to the largest range,
-    and that one where it is :data:`SETTLED_POWER` bits at most.
+    """The power of two for each operand that gives the readers the least error.
 
-    The error is convex in the factors' logarithms (a geometric programme), so one factor after another is settled until
-    none changes.
+    No factor takes an operand beyond the largest range; an operand at most :data:`SETTLED_POWER` bits below it is
+    brought to it. The error is convex in the factors' logarithms (a geometric programme), so the factors are settled
+    one after another until none changes.
     """
     low = np.array([min(float(seen[name].low.min()), 0.0) for name in group.operands])
     high = np.array([max(float(seen[name].high.max()), 0.0) for name in group.operands])
@@ -217,7 +223,8 @@ def _least_error(group: Group, readings: list[_Reading], seen: Mapping[str, Chan
 def _shared_factors(
     group: Group, ranges: Mapping[str, float], channels: Mapping[str, int], partner: Peaks
 ) -> dict[str, float]:
-    """By operand, what gives its channels and the partner's one range: the root of how much theirs differ."""
+    """Factors by operand that give its channels and the partner's the same range: square roots of the ranges'
+    ratios."""
     factors: dict[str, float] = {}
     shares: dict[str, float] = {}
     first = 0
@@ -235,7 +242,7 @@ def _shared_factors(
 
 
 def _partner_scaled(graph: Graph, group: Group, partner: Unit, factors: Mapping[str, float]) -> Graph:
-    """The partner's channels divided by what their counterparts are multiplied by."""
+    """Divide the partner's channels by the factors that multiply their counterparts."""
     (concat,) = group.concats
     by_channel = np.concatenate([np.full(graph.shape_of(name)[1], factors.get(name, 1.0)) for name in concat.inputs])
     constants: dict[str, Array] = dict(graph.constants)
@@ -251,7 +258,7 @@ def _partner_scaled(graph: Graph, group: Group, partner: Unit, factors: Mapping[
 
 
 def _scaled(graph: Graph, bearers: Mapping[str, Unit], group: Group, factors: Mapping[str, float]) -> Graph:
-    """The operands times their ``factors``: by their own weights (``bearers``), or by a scale that is put in."""
+    """Multiply the operands by their ``factors``, through their own weights (``bearers``) or an inserted scale."""
     consumers = graph.consumers()
     names = {node.name for node in group.concats}
     constants: dict[str, Array] = dict(graph.constants)

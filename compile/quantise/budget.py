@@ -1,8 +1,8 @@
-"""Widths by an error budget: 16 bits where 8 cost the result most, until it is near enough to the float network's.
+"""Choose widths by an error budget: 16 bits where 8 harm the result most, until the error is within the budget.
 
-The damage that each tensor's and each convolution's 8 bits do is estimated (see :mod:`.sensitivity`); what is widened
-first does most damage for the products that it adds. How many of the list it takes is measured: the
-quantised network's own error on calibration images, at few points.
+The damage done by the 8 bits of each tensor and each convolution is estimated (see :mod:`.sensitivity`). Tensors and
+convolutions are ordered by the damage that widening removes for each product it adds. How many of them must be widened
+is measured: the quantised network's own error on calibration images, at a few points of the order.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from codesign.compile.quantise.widths import Widths
 from codesign.hw.errors import InputError
 
 FREE_SHARE = 0.002
-"""Products, as a share of all, that every choice is taken to add at least: nearly free ones are ordered by damage."""
+"""Least share of all products that a choice counts as adding, so that nearly free choices are ordered by damage."""
 
 NEAR_ENOUGH = 1.1
-"""Where no widths keep the budget, the cheapest ones that come so near to the least error are taken."""
+"""If no widths keep the budget, the cheapest ones within this factor of the least error are taken."""
 
 STEPS = 5
-"""Most points at which the error is measured after the first two."""
+"""The error is measured at no more points than this after the first two."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What may get 16 bits together: its name in the network, and what it does."""
+    """Tensors or weights that get 16 bits together: their name in the network, and the effect."""
 
     name: str
     widths: Widths
@@ -47,7 +47,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A tensor that stays 8 bits, however much that costs."""
+    """A tensor that stays at 8 bits, however much damage that does."""
 
     name: str
     reason: str
@@ -55,8 +55,8 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Mixed:
-    """Widths that were chosen. Errors are in the output's units: mean distance per pixel to the float network's result,
-    which is the end-point error of a flow, on calibration images."""
+    """The chosen widths. Errors are in the output's units: the mean distance per pixel to the float network's result on
+    calibration images, which for a flow is the end-point error."""
 
     widths: Widths
     budget: float
@@ -72,7 +72,7 @@ class Mixed:
         return self.error <= self.budget
 
     def to_json(self) -> dict[str, Any]:
-        """For machines; damages as root mean squares."""
+        """The choice as JSON values; damages are root mean squares."""
         return {
             "budget": self.budget,
             "met": self.met,
@@ -91,7 +91,7 @@ def within(
     images: Sequence[NDArray[np.float32]],
     on_step: Callable[[str], None] | None = None,
 ) -> Mixed:
-    """The widths with which ``network`` stays within ``budget`` on ``images``; where none do, cheap ones near the best.
+    """The widths with which ``network`` stays within ``budget`` on ``images``; if none do, cheap ones near the best.
 
     Raises :class:`InputError` for a budget that is not positive.
     """
@@ -140,11 +140,11 @@ def within(
 
 
 def _search(error: Callable[[int], float], budget: float, damages: Sequence[float]) -> None:
-    """Measure ``error`` at few counts of widened choices: where the estimate has the budget met, and around."""
+    """Measure ``error`` at a few counts of widened choices, around the count at which the estimate meets the budget."""
     rest = np.sqrt(np.append(np.cumsum(np.asarray(damages[::-1], np.float64))[::-1], 0.0))
     low, high = 0, len(damages)
     if not high or error(high) > budget:
-        # Nothing more helps; halves of the way may still be nearer, as errors also cancel.
+        # Widening more does not help; fewer choices may still be nearer, because errors also cancel.
         for count in (high // 4, high // 2):
             error(count)
         return
@@ -179,7 +179,7 @@ def products(network: Calibrated, widths: Widths) -> int:
 
 
 def _ranked(network: Calibrated, images: Sequence[NDArray[np.float32]]) -> tuple[list[Choice], tuple[Refusal, ...]]:
-    """Everything that may be widened, what helps most for its products first; and what may not."""
+    """Everything that may be widened, ordered by its gain for each product added; and the tensors that may not."""
     least = network.least
     base = products(network, least)
     sets, refusals = _sets(network)
@@ -206,7 +206,7 @@ def _ranked(network: Calibrated, images: Sequence[NDArray[np.float32]]) -> tuple
 
 
 def _sets(network: Calibrated) -> tuple[dict[str, Widths], tuple[Refusal, ...]]:
-    """By name, what is widened together."""
+    """The sets that are widened together, by name."""
     graph, parts, least = network.graph, network.parts, network.least
     by_name = {unit.name: unit for unit in parts}
     mixable = {node.name for group in groups(graph, parts) if group.partner is None for node in group.concats}
@@ -241,14 +241,14 @@ def _flow(unit: Unit, least: Widths) -> bool:
 
 
 def _copies(network: Calibrated) -> set[str]:
-    """Tensors that are moved, or only scaled for a reader: their rounding is their source's."""
+    """Tensors that are moved, or only scaled for a reader: they have the rounding of their source."""
     least = network.least
     moved = {unit.name for unit in network.parts if unit.operator.keeps_scale or unit.operator.joins_scales}
     return moved | {unit.name for unit in network.parts if is_copy(network.graph, unit) and not _flow(unit, least)}
 
 
 def _read(graph: Graph, parts: Sequence[Unit], by_name: dict[str, Unit], wide: frozenset[str]) -> bool:
-    """Whether anybody reads all bits of one of ``wide``, but for passing them on."""
+    """Whether any unit reads all bits of one of ``wide`` and does more than pass them on."""
     if graph.output in wide:
         return True
     return any(

@@ -1,4 +1,4 @@
-"""What values a network's tensors take on real images, and the int8 scale that suits them."""
+"""Observe the values of a network's tensors on real images, and choose the int8 scale that suits them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 SAMPLES_PER_IMAGE = 1 << 16
 EMPTY = 1e-12
-"""A tensor whose values span less is constantly zero, and gets the scale of pixels, which suits any neighbour."""
+"""A tensor whose values span less counts as zero and gets the scale of pixels, which suits any neighbour."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class QuantParams:
             raise ValueError(f"zero point {self.zero_point} is outside int8")
 
     def centred(self) -> QuantParams:
-        """What covers the same range with a zero point of 0."""
+        """Parameters that cover the same range with a zero point of 0."""
         return QuantParams(float(np.float32(max(-self.low, self.high) / INT8_MAX)), 0)
 
     @property
@@ -67,7 +67,7 @@ class Observation:
         )
 
     def scaled(self, factor: float) -> Observation:
-        """Of the tensor times a positive ``factor``."""
+        """The values of the tensor times a positive ``factor``."""
         if factor == 1.0:
             return self
         return Observation(self.low * factor, self.high * factor, self.sample * np.float32(factor))
@@ -77,7 +77,7 @@ def observe(graph: Graph, images: Sequence[Floats], names: Collection[str]) -> d
     """Run ``graph`` (float) on ``images`` and observe the tensors ``names``.
 
     ``images``: float32[1, C, H, W] each, of any size when the graph allows it. A recurrent network sees them one after
-    another; the first of several is there to be remembered only, because there was nothing before it. Raises
+    another; the first of several only fills its state, because nothing came before it. Raises
     :class:`InputError` for no images, wrong shapes or values that are not finite.
     """
     check_images(graph, images)
@@ -137,7 +137,7 @@ def _observation(value: NDArray[Any], name: str) -> Observation:
         )
     flat = value.reshape(-1)
     step = max(1, flat.size // SAMPLES_PER_IMAGE)
-    # A step without common factors with the row length would be better still; odd is enough for even widths.
+    # A step that shares no factor with the row length would be better still; an odd step is enough for even widths.
     return Observation(low, high, flat[:: step | 1].astype(np.float32))
 
 
@@ -187,7 +187,7 @@ def fake_quantised(values: NDArray[np.float64], params: QuantParams) -> NDArray[
 
 
 def distinct_codes(observations: Mapping[str, Observation], chosen: Mapping[str, QuantParams]) -> dict[str, int]:
-    """How many different int8 codes each tensor's sample takes: few codes prove little about the arithmetic."""
+    """The number of different int8 codes in each tensor's sample: few codes prove little about the arithmetic."""
     counts: dict[str, int] = {}
     for name, observation in observations.items():
         params = chosen[name]

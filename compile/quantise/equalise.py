@@ -2,11 +2,12 @@
 
 ReLU, LeakyReLU and PReLU commute with positive factors, so the output channels of a convolution may be divided by any
 positive numbers if the next convolution's input channels are multiplied by them: the network computes the same, and its
-int8 tensors waste fewer codes. Every channel is brought to the same peak: weights have a scale per output channel and
-bear what that costs them. (Nagel et al. 2019, arXiv:1906.04721.)
+int8 tensors waste fewer codes. Every channel is brought to the same peak; this costs the weights little, because they
+have a scale per output channel. (Nagel et al. 2019, arXiv:1906.04721.)
 
-What is normalised behind a convolution may be moved and scaled by channel as well: the mean takes the one away, the
-deviation the other, as far as epsilon does not matter. So every channel fills the codes of the tensor between them.
+If a normalisation follows a convolution, the convolution's channels may be shifted and scaled as well: the
+normalisation subtracts the mean and divides by the deviation, so both cancel as far as epsilon does not matter. Every
+channel then fills the codes of the tensor between the two.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.units import units
 
 MAX_FACTOR = 256.0
-"""No channel is scaled by more: channels that are almost empty say little about their range."""
+"""No channel is scaled by a larger factor: the values of an almost empty channel say little about its range."""
 
 LEAST_VARIANCE = 1000.0
-"""In epsilons, before and after: a normalised channel of less is not scaled. Its result would change by 1 in 1000."""
+"""A normalised channel with less variance, in epsilons, before or after is not scaled: its result would change by
+1 in 1000."""
 
 
 def equalised(graph: Graph, seen: Mapping[str, ChannelRange]) -> Graph:
     """The same float function with the channels between neighbouring convolutions balanced.
 
-    ``seen``: what the channels of every convolution's result take (:func:`channel_ranges`).
+    ``seen``: the ranges of the channels of every convolution's result (:func:`channel_ranges`).
     """
     parts = {unit.name: unit for unit in units(graph)}
     consumers = graph.consumers()
@@ -76,8 +78,8 @@ def takes(graph: Graph, reader: Node, name: str) -> bool:
 
 @dataclass(frozen=True)
 class ChannelRange:
-    """Of each channel over all images, ``float64[C]``: its extremes, its least variance in any frame, and its largest
-    mean square in any."""
+    """Figures of each channel over all images, ``float64[C]``: its extremes, its least variance in any frame, and its
+    largest mean square in any frame."""
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
@@ -100,7 +102,7 @@ class ChannelRange:
 def channel_ranges(
     graph: Graph, images: Sequence[NDArray[np.float32]], names: Collection[str]
 ) -> dict[str, ChannelRange]:
-    """What the channels of the tensors ``names`` (NCHW) take.
+    """The ranges of the channels of the tensors ``names`` (NCHW).
 
     ``images``: float32[1, C, H, W] calibration images, already checked.
     """
@@ -139,7 +141,7 @@ def _balance(constants: dict[str, Array], unit: Unit, reader: Node, peaks: NDArr
 
 
 def _centre(constants: dict[str, Array], unit: Unit, seen: ChannelRange, least_variance: float) -> None:
-    """Bring every channel of a convolution that is normalised to the same range, around zero where it has a bias."""
+    """Bring every channel of a convolution that is normalised to the same range, around zero if it has a bias."""
     head = unit.head
     reach, middle = (seen.high - seen.low) / 2, (seen.high + seen.low) / 2
     biased = len(unit.nodes) > 1

@@ -1,4 +1,4 @@
-"""Quantisation-aware fine-tuning: the quantised graph itself, its roundings made transparent to gradients.
+"""Quantisation-aware fine-tuning: trains the quantised graph itself, with roundings that let gradients pass.
 
 The network that is trained rounds where the machine rounds. Rounding passes gradients straight through, clamping stops
 them (straight-through estimator; Bengio, Léonard and Courville 2013, arXiv:1308.3432). Weights, biases and PReLU slopes
@@ -43,7 +43,7 @@ _LOSSES: Mapping[Loss, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "
 
 @dataclass(frozen=True)
 class _Parameters:
-    """What learns: kernels and biases by convolution, slopes by PReLU."""
+    """The trained parameters: kernels and biases by convolution, slopes by PReLU."""
 
     kernels: dict[str, Tensor]
     biases: dict[str, Tensor]
@@ -107,11 +107,12 @@ def fine_tune(
 def teach(
     module: tvm.IRModule, images: Sequence[NDArray[np.float32]], *, patch: int = 48, batch: int = 16, seed: int = 0
 ) -> Iterator[Batch]:
-    """Endless batches for :func:`fine_tune`: random patches of ``images`` and what the float ``module`` makes of them.
+    """Endless batches for :func:`fine_tune`: random patches of ``images`` and the float ``module``'s results for them.
 
-    The network itself is the teacher, so no ground truth is needed; on a trained network this also loses less than
-    training towards the truth (SESR-M5: ``docs/decisions/fine-tuning.md``). ``images``: float32[1, C, H, W] of any
-    sizes; patches are ``patch`` pixels square, or as large as the smallest image.
+    The network itself is the teacher, so no ground truth is needed; on a trained network the result is also nearer to
+    the float network's quality than after training towards the truth (SESR-M5: ``docs/decisions/fine-tuning.md``).
+    ``images``: float32[1, C, H, W] of any sizes; patches are ``patch`` pixels square, or as large as the smallest
+    image.
     """
     graph = from_module(module)
     side = min(patch, *(min(image.shape[2:]) for image in images))
@@ -150,7 +151,7 @@ def _parameters(graph: Graph, start: Graph | None) -> _Parameters:
 
 
 def _check_origin(graph: Graph, node: Node, value: Array) -> None:
-    """The rounded weights must be those of ``value``, give or take one code."""
+    """Check that the rounded weights are those of ``value``, give or take one code."""
     weight = graph.by_name[node.inputs[1]]
     rounded = _real_weight(graph, weight)
     largest = float(graph.constants[weight.inputs[1]].max())
@@ -175,7 +176,7 @@ def _real_weight(graph: Graph, node: Node) -> Array:
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """Half to even; gradients pass."""
+    """Round half to even; gradients pass unchanged."""
     return x + (torch.round(x) - x).detach()
 
 
@@ -209,7 +210,7 @@ def _rounded_kernel(kernel: Tensor, axis: int) -> Tensor:
 
 
 def _with(graph: Graph, learned: _Parameters) -> Graph:
-    """``graph`` with what was learned as its constants."""
+    """``graph`` with the learned values as its constants."""
     constants: dict[str, Any] = dict(graph.constants)
     bias_of = {node.inputs[0]: node for node in graph.nodes if node.name in learned.biases}
     for node in graph.nodes:

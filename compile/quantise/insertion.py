@@ -1,4 +1,4 @@
-"""Where a quantised network rounds: quantise and dequantise nodes around units, and the weights' codes."""
+"""Insert the roundings of a quantised network: quantise and dequantise nodes around units, and the weights' codes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from codesign.hw.errors import UnsupportedError
 from codesign.hw.numerics import INT16_MAX, INT32_MAX, psum_reach, weight_planes
 
 MAX_BIAS = 2**22
-"""Largest integer bias with 8 bits: below it the float32 constant names the integer without doubt."""
+"""Largest integer bias with 8 bits: up to here the float32 constant identifies the integer uniquely."""
 
 MAX_WIDE_BIAS = 2**28
-"""With 16 bits of activations or weights, whose units are finer: an eighth of the accumulator."""
+"""Largest integer bias with 16 bits of activations or weights, whose units are finer: an eighth of the accumulator."""
 
 
 def wide_codes(name: str) -> str:
-    """What the 16-bit codes of ``name`` are called among the parameters."""
+    """The key of the 16-bit codes of ``name`` among the parameters."""
     return f"{name}.wide"
 
 
@@ -45,7 +45,7 @@ def both_wide(graph: Graph, convolution: Node) -> bool:
 
 
 def psum_unit(graph: Graph, convolution: Node) -> QuantParams:
-    """Scale and zero point of what a convolution of a quantised graph reads; 256 times it where all have 16 bits."""
+    """Scale and zero point of a convolution's source in a quantised graph; the scale times 256 if all have 16 bits."""
     read = scalar_params(graph, graph.by_name[convolution.inputs[0]])
     return QuantParams(256.0 * read.scale, 0) if both_wide(graph, convolution) else read
 
@@ -74,7 +74,8 @@ def insert(
             codes[name] = _quantize(editor, result, chosen[name], graph.shape_of(name))
 
     def opened(name: str, *, all_bits: bool) -> str:
-        """The real value of ``name`` to read: of its codes, if it has any; 8 bits of 16 are rounded when asked for."""
+        """The real value of ``name`` to read: its codes dequantised, if it has any, and rounded from 16 bits to 8 on
+        request."""
         shape = graph.shape_of(name)
         if name in wide:
             full = _dequantize(editor, wide[name], name, chosen[wide_codes(name)], shape)
@@ -140,7 +141,7 @@ class Kernel:
     codes: Array  # int8 or int16
     scales: Array  # float32[Cout]
     bias: Array | None  # float64[C], whole numbers
-    unit: float  # of the psum, but for the weight's scale
+    unit: float  # of the psum, without the weight's scale
 
 
 def _kernel(
@@ -152,9 +153,11 @@ def _kernel(
     wide_source: bool = False,
     wide: bool = False,
 ) -> Kernel:
-    """The weights of ``unit`` for a source of ``source``: ``wide_source`` of 16 bits, ``wide`` in 16 bits.
+    """The integer weights of ``unit`` for a source with the parameters ``source``.
 
-    Where sums of 16-bit activations would leave 32 bits, the weights have 16 as well: their unit is 256 times as large.
+    ``wide_source`` says that the source has 16 bits, ``wide`` that the weights shall have 16. If the sums of 16-bit
+    activations would exceed 32 bits, the weights get 16 bits as well, because the unit of their sums is 256 times as
+    large.
     """
     head = unit.head
     weight = graph.constants.get(head.inputs[1])
@@ -235,9 +238,10 @@ def quantised_weight(
 def quantised_wide_weight(
     weight: Array, axis: int, source: QuantParams, bias: Array | None, *, wide_source: bool = False
 ) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """As :func:`quantised_weight`, in int16, of which a channel uses as many codes as its sums of 32 bits permit.
+    """Int16 codes and scales like :func:`quantised_weight`'s; a channel uses as many codes as its 32-bit sums permit.
 
-    ``source``: of the tensor read; of one of 16 bits (``wide_source``) 256 times its scale.
+    ``source`` holds the parameters of the tensor read; for a tensor of 16 bits (``wide_source``) the scale is 256 times
+    its own.
     """
     scales = _weight_scales(weight, axis, source.scale, bias, MAX_WIDE_BIAS, INT16_MAX)
     while True:
@@ -256,7 +260,7 @@ def quantised_wide_weight(
 def _weight_scales(
     weight: Array, axis: int, input_scale: float, bias: Array | None, most: int, limit: int
 ) -> NDArray[np.float32]:
-    """A scale per channel of ``axis``, so that no code leaves ``limit`` and no bias ``most``."""
+    """A scale per channel of ``axis`` with which no code exceeds ``limit`` and no bias exceeds ``most``."""
     wide = np.moveaxis(weight.astype(np.float64), axis, 0)
     largest = np.abs(wide).reshape(wide.shape[0], -1).max(axis=1) / limit
     if bias is not None:

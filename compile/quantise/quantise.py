@@ -66,7 +66,7 @@ from codesign.hw.errors import InputError, UnsupportedError
 
 STAGE = "quantised"
 _PASSES = (lift_zero_channels, fold_zero_channels, compute_flows, slice_splits)
-"""What the quantiser takes together before it observes."""
+"""Graph passes that join operators which the quantiser treats as one unit; they run before it observes."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Quantised:
     params: dict[str, QuantParams]
     codes: dict[str, int]
     widths: Widths
-    """What has 16 bits."""
+    """The tensors and weights with 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class Calibrated:
 
     @property
     def least(self) -> Widths:
-        """What has 16 bits in any case: flows."""
+        """The widths with 16 bits only where they are always needed: flows."""
         return Widths(flow_tensors(self.graph, self.parts, self.stored))
 
     def with_consequences(self, widths: Widths) -> Widths | None:
-        """``widths`` with all that follows from them; None if that cannot be."""
+        """``widths`` with everything that follows from them; None if they are impossible."""
         if not widths.tensors:
             return widths
         tensors = with_consequences(self.graph, self.parts, widths.tensors, self.stored | flows(self.parts))
@@ -142,8 +142,8 @@ def calibrate(
 
     ``calibration``: float32[1, C, H, W] images, of any size unless the network has operators of fixed size.
     ``equalise`` balances channels between neighbouring convolutions, and the operands of concatenations; the float
-    function stays the same. ``input_params``: by default ``scale 1/255, zero point -128`` when the images lie in
-    [0, 1], else the range that they span. ``output_params`` fixes the output's (``PIXELS`` for a network that makes
+    function stays the same. ``input_params``: by default ``scale 1/255, zero point -128`` when the images lie in [0,
+    1], else the range that they span. ``output_params`` fixes those of the output (``PIXELS`` for a network that makes
     images). Raises :class:`InputError` for unusable images, :class:`UnsupportedError` for a network that is quantised
     already or has weights computed at run time.
     """
@@ -195,7 +195,7 @@ class _Classes:
         return name, factor
 
     def join(self, first: str, second: str, factor: float = 1.0) -> None:
-        """From now on the scale of ``first`` is ``factor`` times that of ``second``."""
+        """Tie the scale of ``first`` to ``factor`` times that of ``second``."""
         (one, mine), (other, its) = self.find(first), self.find(second)
         if one != other:
             self._parent[one] = other, factor * its / mine
@@ -213,7 +213,7 @@ def _chosen(network: Calibrated, wide: frozenset[str], scales: Mapping[str, Quan
             for name in unit.head.inputs:
                 if classes.find(name)[0] != classes.find(graph.input)[0]:
                     classes.join(name, unit.name)
-    for after, state in graph.carried:  # what one frame leaves is what the next one finds, code for code
+    for after, state in graph.carried:  # the next frame finds the codes that this one leaves
         classes.join(state, after)
     for unit in parts:
         if is_copy(graph, unit) and unit.head.inputs[0] not in wide:
@@ -229,7 +229,7 @@ def _chosen(network: Calibrated, wide: frozenset[str], scales: Mapping[str, Quan
         root, factor = classes.find(graph.result)
         fixed.setdefault(root, _scaled(network.output_params, 1.0 / factor))
     for unit in parts:
-        # Next to operands of 16 bits, one of 8 is the high bytes of 16.
+        # Next to operands of 16 bits, an operand of 8 bits is the high byte of 16.
         if unit.operator.joins_scales and unit.name in wide and unit.name in scales:
             root, factor = classes.find(unit.name)
             fixed.setdefault(root, _scaled(scales[unit.name], 256.0 / factor))

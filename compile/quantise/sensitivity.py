@@ -1,9 +1,9 @@
-"""How much of a network's error comes from the rounding of each tensor and of each convolution's weights.
+"""Estimate how much of a network's error comes from rounding each tensor and each convolution's weights.
 
-What a rounding error ``e`` of a tensor does to the output ``y`` is ``J e`` to first order, ``J`` the derivative of
+To first order, a rounding error ``e`` of a tensor changes the output ``y`` by ``J e``, where ``J`` is the derivative of
 ``y`` by the tensor. One backward pass from random signs ``v`` on the output gives ``J^T v`` for all tensors at once,
 and the mean of ``(v^T J e)^2`` over signs is ``|J e|^2`` (Hutchinson 1989). Errors of single values are taken as
-independent, which makes a few passes enough: ``sum e_i^2 (J^T v)_i^2``. A weight's error is what it adds to its
+independent, which makes a few passes enough: ``sum e_i^2 (J^T v)_i^2``. A weight's error counts as the change of its
 convolution's result.
 """
 
@@ -81,7 +81,7 @@ def damage(
 
 
 def _rounding(value: Tensor, params: QuantParams) -> Tensor:
-    """What 8 bits change of ``value``."""
+    """The rounding error of ``value`` in 8 bits."""
     codes = torch.clamp(torch.round(value / params.scale) + params.zero_point, INT8_MIN, INT8_MAX)
     return (codes - params.zero_point) * params.scale - value
 
@@ -89,7 +89,7 @@ def _rounding(value: Tensor, params: QuantParams) -> Tensor:
 def _weight_error(
     graph: Graph, unit: Unit, params: Mapping[str, QuantParams], values: Mapping[str, Tensor], x: Tensor
 ) -> Tensor:
-    """What the 8-bit weights of ``unit`` add to its sums."""
+    """The error of the sums of ``unit`` that its 8-bit weights cause."""
     head, source = unit.head, unit.head.inputs[0]
     weight, axis = graph.constants[head.inputs[1]], weight_axis(head)
     codes, scales = quantised_weight(weight, axis, params[source].scale, None)

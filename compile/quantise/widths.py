@@ -1,9 +1,9 @@
-"""What has 16 bits instead of 8: which stored tensors may, which must, who reads all of them, and at what scale.
+"""Decide which tensors have 16 bits instead of 8: which may, which must, which units read all bits, and the scales.
 
-A tensor of 16 bits has zero point 0; flows and what is added have powers of two as scales, so that sums are of whole
-numbers. Convolutions, sums, scales, resamplings and movement read and make 16 bits; look-ups, products, activations
-alone and warped images are of 8, and read a tensor of 16 rounded. A concatenation of 16 bits may have operands of 8:
-they are its high bytes, at 256 times its scale.
+A tensor of 16 bits has zero point 0. Flows and the operands of sums have powers of two as scales, so that sums add
+whole numbers. Convolutions, sums, scales, resamplings and movement read and write 16 bits; look-ups, products,
+activations alone and warped images have 8 bits, and read a tensor of 16 rounded. A concatenation of 16 bits may have
+operands of 8 bits: they are its high bytes, at 256 times its scale.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from codesign.compile.quantise.calibration import EMPTY, Observation, QuantParam
 from codesign.hw.numerics import FLOW_FRACTION_BITS, INT16_MAX
 
 FLOW_ROOM = 2.0
-"""How many times longer than the longest flow seen a flow may be."""
+"""A flow may be this many times longer than the longest one seen in calibration."""
 
 MOST_APART = 64
-"""How many times the finer scale of two tensors that are added the other may be: it becomes an 8-bit weight."""
+"""Largest ratio between the scales of two tensors that are added: the ratio becomes an 8-bit weight."""
 
 
 @dataclass(frozen=True)
 class Widths:
-    """What has 16 bits: stored tensors, and the weights of convolutions, by the names of their units."""
+    """The stored tensors with 16 bits, and the convolutions whose weights have 16, by the names of their units."""
 
     tensors: frozenset[str] = field(default_factory=frozenset)
     weights: frozenset[str] = field(default_factory=frozenset)
@@ -50,10 +50,10 @@ def flows(parts: tuple[Unit, ...]) -> frozenset[str]:
 def with_consequences(
     graph: Graph, parts: tuple[Unit, ...], wanted: Container[str], stored: Container[str]
 ) -> frozenset[str]:
-    """``wanted`` with what follows from it, empty if it cannot be.
+    """``wanted`` with everything that follows from it; empty if it is impossible.
 
-    Tensors that are moved keep their bits, a sum of 16 bits has operands of such, and so has a concatenation that not
-    only convolutions read.
+    Tensors that are moved keep their bits. A sum of 16 bits has operands of 16, and so has a concatenation that other
+    units than convolutions read.
     """
     by_name = {unit.name: unit for unit in parts}
     mixable = {node.name for group in groups(graph, parts) if group.partner is None for node in group.concats}
@@ -78,7 +78,7 @@ def with_consequences(
 
 
 def flow_tensors(graph: Graph, parts: tuple[Unit, ...], stored: Container[str]) -> frozenset[str]:
-    """Results that 8 bits are too few for: flows, and what is added, scaled, resized, moved into one or made of one."""
+    """Results that need 16 bits: flows, tensors that are added, scaled, resized or moved into one, or made from one."""
     by_name = {unit.name: unit for unit in parts}
     wide: set[str] = set()
     found = {name for name in flows(parts) if name in by_name and by_name[name].operator.stores_16_bits(by_name[name])}
@@ -107,7 +107,7 @@ def wide_scales(
 ) -> dict[str, QuantParams]:
     """The scale of every tensor of 16 bits; operands of a concatenation share theirs, whatever their bits.
 
-    Flows and what is added have powers of two; everything else just what covers it.
+    Flows and the operands of sums have powers of two; every other tensor has the least scale that covers it.
     """
     sampled, roomy = flows(parts), flow_tensors(graph, parts, wide)
     ties: dict[str, str] = {}

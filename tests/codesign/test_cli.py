@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def documented() -> list[str]:
     text = "\n".join(path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))))
-    return re.findall(r"^\.venv/bin/python -m codesign (.+)$", text, re.MULTILINE)
+    return list(dict.fromkeys(re.findall(r"^\.venv/bin/python -m codesign (.+)$", text, re.MULTILINE)))
 
 
 def test_the_documents_have_commands():

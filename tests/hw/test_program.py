@@ -167,7 +167,7 @@ LOOP_TWICE = command(Opcode.LOOP, count=HEIGHT + 1)
 
 
 def test_a_resize_is_sound() -> None:
-    """What it computes is compared elsewhere; here, that a program with one passes."""
+    """A program with a resize passes; its results are compared elsewhere."""
     program(*resizing(), spec=SAMPLER).verify()
 
 

@@ -29,7 +29,7 @@ def test_a_place_is_the_nearest_256th(bits: int, level: int) -> None:
 @pytest.mark.parametrize("spec", PRESETS.values(), ids=PRESETS)
 @pytest.mark.parametrize("radius", range(1, MAX_RADIUS + 1))
 def test_every_sample_has_a_channel(spec: AccelSpec, radius: int) -> None:
-    """Of its own; a row of a band is whole words, and lies in one set of psums."""
+    """No two samples share a channel; a row of a band is whole words, and lies in one set of psums."""
     channels = window_channels(spec, radius)
     side = 2 * radius + 1
     assert channels.shape == (side, side)
@@ -46,6 +46,6 @@ def test_every_sample_has_a_channel(spec: AccelSpec, radius: int) -> None:
 
 
 def test_radii_that_fill_words() -> None:
-    """What is left empty: one lane of eight beside seven columns, seven of sixteen beside nine."""
+    """One lane of eight stays empty beside seven columns, seven lanes of sixteen beside nine."""
     assert [window_words(BASE, radius) for radius in (1, 2, 3, 4)] == [3, 5, 7, 18]
     assert [window_words(LARGE, radius) for radius in (1, 2, 3, 4)] == [3, 5, 7, 9]

@@ -250,7 +250,7 @@ NORMALISED = GraphDraw(16, 160, 9, (CONV, dataclasses.replace(CONV, norm=True), 
 @pytest.mark.parametrize("dram", [Dram(), Dram(latency_cycles=17)], ids=str)
 @pytest.mark.parametrize("spec", [NARROW, BASE], ids=["narrow", "base"])
 def test_a_normalisation(spec: AccelSpec, dram: Dram) -> None:
-    """What the array waits for while parameters are computed are weights."""
+    """The array waits for weights while parameters are computed."""
     rtl, model = measured_and_predicted(spec, NORMALISED, dram)
     close(rtl, model, relative=0.01, cycles=12)
     assert min(rtl.weights_stall_cycles, model.weights_stall_cycles) >= 16 * normalise.CYCLES_PER_CHANNEL
