@@ -30,7 +30,7 @@ from codesign.compile.driver import Quantisation, compile_network
 from codesign.compile.importing.model import load_model
 from codesign.compile.quantise.quantise import quantised_io
 from codesign.compile.scanline.kernels.convolution import Convolution
-from codesign.compile.scanline.layers import Layer, LayerGraph, SecondOperand, Shuffle, computed
+from codesign.compile.scanline.layers import Layer, LayerGraph, SecondOperand, Shuffle
 from codesign.compile.scanline.plan.mapping import Mapping, map_conv
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import numerics
@@ -254,7 +254,7 @@ def network_activity(name: str, weights: Path | None, spec: AccelSpec, against: 
     for frame in frames:
         codes = np.clip(np.rint(frame / np.float32(entry.scale)) + entry.zero_point, -128, 127).astype(np.int8)
         values = tensors(graph, {graph.inputs[0]: np.ascontiguousarray(codes[0].transpose(1, 2, 0))})
-        for layer in computed(graph.layers):
+        for layer in graph.computed:
             kernel = convolution(layer)
             source, output = graph.tensors[layer.sources[0]], graph.tensors[layer.output]
             figures = layer_activity(spec, kernel, padded(layer, source, output, values), output, against)

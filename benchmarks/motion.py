@@ -32,7 +32,7 @@ from codesign.compile.scanline.kernels.convolution import Convolution
 from codesign.compile.scanline.kernels.correlation import Correlation
 from codesign.compile.scanline.kernels.normalise import Normalise
 from codesign.compile.scanline.kernels.window import Window
-from codesign.compile.scanline.layers import Layer, computed
+from codesign.compile.scanline.layers import Layer
 from codesign.compile.scanline.module import LoadedModule
 from codesign.energy.account import account
 from codesign.hw.counters import Counters
@@ -136,7 +136,7 @@ def by_kind(what: Compiled, timeline: Path | None) -> dict[str, dict[str, Any]]:
     kinds: dict[str, str] = {}
     found: dict[str, dict[str, Any]] = {}
     for region in what.network.regions:
-        for layer in computed(region.plan.graph.layers):
+        for layer in region.plan.graph.computed:
             kinds[layer.name] = kind(layer)
             entry = found.setdefault(kind(layer), {"layers": 0, "macs": 0, "busy_cycles": 0})
             entry["layers"] += 1

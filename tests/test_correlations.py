@@ -14,7 +14,6 @@ from codesign.compile.importing.model import load_model
 from codesign.compile.ir.relax import from_module
 from codesign.compile.referee.integer import evaluate, evaluate_region
 from codesign.compile.scanline.kernels.all_pairs import AllPairs
-from codesign.compile.scanline.layers import computed
 from codesign.hw.model import reference
 from codesign.hw.spec import BASE, TINY
 from codesign.hw.timing import model as timing
@@ -114,10 +113,7 @@ def test_all_pairs_are_a_layer(channels: int, spec) -> None:
     placed = {placement.operator for placement in network.placements if placement.on_accelerator}
     assert {"all_pairs", "nn.avg_pool2d"} <= placed
     products = [
-        layer
-        for region in network.regions
-        for layer in computed(region.graph.layers)
-        if isinstance(layer.kernel, AllPairs)
+        layer for region in network.regions for layer in region.graph.computed if isinstance(layer.kernel, AllPairs)
     ]
     assert len(products) == 2
     codes = np.random.default_rng(2).integers(-128, 128, (1, 3, HEIGHT, WIDTH)).astype(np.int8)

@@ -15,7 +15,6 @@ from codesign.compile.ir.evaluate import run as run_float
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.compile.referee.integer import evaluate
 from codesign.compile.scanline.kernels.window import Window
-from codesign.compile.scanline.layers import computed
 from codesign.compile.scanline.module import LoadedModule, export
 from codesign.hw.isa import Opcode
 from codesign.hw.model import reference
@@ -99,7 +98,7 @@ def test_quantised_graph_and_machine_agree(levels: int, radius: int, pixels: flo
     network = compiled(LookedUp(levels, radius, pixels))
     assert all(placement.on_accelerator for placement in network.placements)
     (region,) = network.regions
-    layers = [layer for layer in computed(region.graph.layers) if isinstance(layer.kernel, Window)]
+    layers = [layer for layer in region.graph.computed if isinstance(layer.kernel, Window)]
     assert len(layers) == 2 * levels
     assert sum(cmd.opcode is Opcode.WINDOW for cmd in region.program.commands) >= 2 * levels
     codes = np.random.default_rng(2).integers(-128, 128, (1, 3, HEIGHT, WIDTH)).astype(np.int8)

@@ -18,7 +18,6 @@ from codesign.compile.ir.relax import from_module
 from codesign.compile.quantise.quantise import quantised_io
 from codesign.compile.referee.integer import evaluate
 from codesign.compile.scanline.kernels.resize import Resize
-from codesign.compile.scanline.layers import computed
 from codesign.compile.scanline.module import LoadedModule, export
 from codesign.hw import numerics
 from codesign.hw.model import reference
@@ -173,7 +172,7 @@ def test_a_flow_network_needs_no_host(accel: str, corners: bool) -> None:
     made = compiled(network, POOL[accel], size=(24, 14))
     assert all(placement.on_accelerator for placement in made.placements)
     (region,) = made.regions
-    resizes = [layer for layer in computed(region.graph.layers) if isinstance(layer.kernel, Resize)]
+    resizes = [layer for layer in region.graph.computed if isinstance(layer.kernel, Resize)]
     assert any(region.graph.tensors[layer.sources[0]].bits == 16 for layer in resizes) == corners
     codes = np.random.default_rng(3).integers(-128, 128, (1, 3, 14, 24)).astype(np.int8)
     inputs = {region.program.inputs[0].name: np.ascontiguousarray(codes[0].transpose(1, 2, 0))}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from codesign.compile.driver import CompiledNetwork
-from codesign.compile.scanline.layers import computed
 from codesign.energy.account import DRAM_NAMES, DRAMS, EnergyAccount, Evidence, account, layer_energy
 from codesign.energy.gpu import Layer, Workload, find_device, on_gpu
 from codesign.energy.interval import Interval, engineering
@@ -243,7 +242,7 @@ def layer_figures(result: Simulation, memory: Memory) -> tuple[LayerFigures, ...
     offset = 0
     for region in result.compiled.network.regions:
         macs: dict[str, int] = {}
-        for layer in computed(region.plan.graph.layers):
+        for layer in region.plan.graph.computed:
             macs[layer.name] = macs.get(layer.name, 0) + layer.macs
         counters, layers = profile(region.program, memory)
         figures += [
@@ -390,7 +389,7 @@ def gpu_layers(network: CompiledNetwork) -> tuple[Layer, ...]:
     layers = []
     for region in network.regions:
         tensors = region.graph.tensors
-        for layer in computed(region.graph.layers):
+        for layer in region.graph.computed:
             touched = [tensors[name] for name in layer.streamed]
             values = sum(t.height * t.width * t.channels for t in touched)
             out = tensors[layer.output]

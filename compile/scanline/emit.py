@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from codesign.compile.scanline.commands import Memory, StripCommands, kept_row_bytes
-from codesign.compile.scanline.layers import Layer, LayerGraph, computed
+from codesign.compile.scanline.layers import Layer, LayerGraph
 from codesign.compile.scanline.plan.cascade import Plan
 from codesign.compile.scanline.plan.plan import Cascade, LayerPlan
 from codesign.compile.scanline.plan.statistics import place_statistics
@@ -27,7 +27,7 @@ def emit(plan: Plan) -> Program:
 
     Raises :class:`UnsupportedError` for a layer whose sums may leave 32 bits or a network beyond 4 GiB.
     """
-    for layer in computed(plan.graph.layers):
+    for layer in plan.graph.computed:
         check_accumulator(plan.graph, layer)
     program = _Emitter(plan).program()
     program.verify()
@@ -50,7 +50,7 @@ def check_accumulator(graph: LayerGraph, layer: Layer) -> None:
 def compulsory_bytes(graph: LayerGraph) -> int:
     """Bytes of dense inputs, outputs and weights, which any machine must move."""
     tensors = (graph.tensors[name] for name in (*graph.inputs, *graph.outputs))
-    weights = sum(layer.kernel.weight_bytes for layer in computed(graph.layers))
+    weights = sum(layer.kernel.weight_bytes for layer in graph.computed)
     return sum(t.height * t.width * t.channels for t in tensors) + weights
 
 

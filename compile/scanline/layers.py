@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -167,7 +167,21 @@ class LayerGraph:
 
     @property
     def macs(self) -> int:
-        return sum(layer.macs for layer in computed(self.layers))
+        return sum(layer.macs for layer in self.computed)
+
+    @property
+    def computed(self) -> list[Layer]:
+        """The layers without shuffles."""
+        return computed(self.layers)
+
+    @property
+    def shuffles(self) -> list[Shuffle]:
+        return [layer for layer in self.layers if isinstance(layer, Shuffle)]
+
+    def each(self, change: Callable[[Layer], Layer]) -> LayerGraph:
+        """This graph with every layer changed, and shuffles as they are."""
+        layers = tuple(change(layer) if isinstance(layer, Layer) else layer for layer in self.layers)
+        return dataclasses.replace(self, layers=layers)
 
     def is_slice(self, layer: Layer) -> bool:
         """Whether ``layer`` computes some of its output's channels alone."""

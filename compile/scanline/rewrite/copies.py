@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from codesign.compile.scanline.kernels.convolution import identity
-from codesign.compile.scanline.layers import Epilogue, Layer, LayerGraph, Shuffle, computed
+from codesign.compile.scanline.layers import Epilogue, Layer, LayerGraph, Shuffle
 from codesign.compile.scanline.tensors import Tensor
 
 
@@ -27,7 +27,7 @@ def count_sources(graph: LayerGraph) -> LayerGraph:
 
     A store sums up whole channel groups of a layer's output: not inputs of the region, nor shuffled tensors.
     """
-    made = {layer.output for layer in computed(graph.layers) if not graph.tensors[layer.output].as_weights}
+    made = {layer.output for layer in graph.computed if not graph.tensors[layer.output].as_weights}
     tensors, layers, copies = dict(graph.tensors), list[Layer | Shuffle](), dict[str, str]()
     for layer in graph.layers:
         if isinstance(layer, Layer) and layer.kernel.needs_statistics and layer.sources[0] not in made:

@@ -11,12 +11,13 @@ which the mapping leaves out. Layers folded behind a pixel shuffle have such zer
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.scanline.kernels.convolution import Convolution
-from codesign.compile.scanline.layers import Layer, LayerGraph, Shuffle, computed
+from codesign.compile.scanline.layers import Layer, LayerGraph, Shuffle
 from codesign.compile.scanline.rewrite.copies import copy_layer
 
 Order = NDArray[np.int64]
@@ -30,24 +31,22 @@ def order_channels(graph: LayerGraph) -> LayerGraph:
     """
     graph = _isolate_shuffles(graph)
     orders: dict[str, Order] = {}
-    for layer in graph.layers:
-        if isinstance(layer, Shuffle):
-            factor, channels = layer.factor, graph.tensors[layer.output].channels
-            natural = np.arange(channels * factor * factor).reshape(channels, factor, factor)
-            orders[layer.source] = natural.transpose(1, 2, 0).reshape(-1)
-    for layer in computed(graph.layers):
+    for shuffle in graph.shuffles:
+        factor, channels = shuffle.factor, graph.tensors[shuffle.output].channels
+        natural = np.arange(channels * factor * factor).reshape(channels, factor, factor)
+        orders[shuffle.source] = natural.transpose(1, 2, 0).reshape(-1)
+    for layer in graph.computed:
         if layer.output in orders and (other := layer.follows_order) is not None:
             orders[other] = orders[layer.output]
     orders |= _by_taps(graph, set(orders))
-    layers = tuple(_reorder(graph, one, orders) if isinstance(one, Layer) else one for one in graph.layers)
-    return dataclasses.replace(graph, layers=layers)
+    return graph.each(lambda layer: _reorder(graph, layer, orders))
 
 
 def _by_taps(graph: LayerGraph, taken: set[str]) -> dict[str, Order]:
     """Orders that bring channels with the same non-zero taps together, for tensors whose order is free."""
-    layers = computed(graph.layers)
+    layers = graph.computed
     fixed = {*taken, *graph.inputs, *graph.outputs}
-    fixed |= {layer.source for layer in graph.layers if isinstance(layer, Shuffle)}
+    fixed |= {shuffle.source for shuffle in graph.shuffles}
     patterns: dict[str, list[NDArray[np.bool_]]] = {}
     for layer in layers:
         if (other := layer.follows_order) is not None:
@@ -89,40 +88,38 @@ def _reorder(graph: LayerGraph, layer: Layer, orders: dict[str, Order]) -> Layer
 
 
 def _isolate_shuffles(graph: LayerGraph) -> LayerGraph:
-    producer = {layer.output: layer for layer in graph.layers}
-    readers: dict[str, list[Layer | Shuffle]] = {name: [] for name in graph.tensors}
-    for layer in graph.layers:
+    makers = {layer.output: layer for layer in graph.computed}
+    shuffled = Counter(shuffle.source for shuffle in graph.shuffles)
+    readers: dict[str, list[Layer]] = {name: [] for name in graph.tensors}
+    for layer in graph.computed:
         for name in layer.streamed:
             readers[name].append(layer)
     fixed = {*graph.inputs, *graph.outputs}
 
     def free(name: str) -> bool:
         """Whether the tensor's order may change: only convolutions read it, and one convolution makes it."""
-        made = producer.get(name)
-        if name in fixed or not isinstance(made, Layer) or not made.kernel.orders_channels:
+        if name in fixed or name not in makers or not makers[name].kernel.orders_channels:
             return False
-        layers = computed(readers[name])
-        shuffles = len(readers[name]) - len(layers)
-        return shuffles <= 1 and all(one.kernel.orders_channels and one.operand != name for one in layers)
+        follow = all(one.kernel.orders_channels and one.operand != name for one in readers[name])
+        return follow and shuffled[name] <= 1
 
     def ready(name: str) -> bool:
         """Whether the tensor's order may change, and with it that of its layer's second operand."""
-        made = producer.get(name)
-        if not free(name) or not isinstance(made, Layer):
+        if not free(name):
             return False
-        if (other := made.follows_order) is None:
+        if (other := makers[name].follows_order) is None:
             return True
-        partner = producer.get(other)
-        alone = other not in fixed and len(readers[other]) == 1
-        return alone and isinstance(partner, Layer) and partner.kernel.orders_channels and not partner.follows_order
+        if other in fixed or other not in makers or len(readers[other]) + shuffled[other] != 1:
+            return False
+        return makers[other].kernel.orders_channels and makers[other].follows_order is None
 
     tensors, layers = dict(graph.tensors), list[Layer | Shuffle]()
-    for layer in graph.layers:
-        if isinstance(layer, Shuffle) and not ready(layer.source):
-            source = tensors[layer.source]
-            copy = dataclasses.replace(source, name=f"{source.name}.reordered.{layer.name}")
+    for one in graph.layers:
+        if isinstance(one, Shuffle) and not ready(one.source):
+            source = tensors[one.source]
+            copy = dataclasses.replace(source, name=f"{source.name}.reordered.{one.name}")
             tensors[copy.name] = copy
-            layers.append(copy_layer(f"{layer.name}.copy", source, copy))
-            layer = dataclasses.replace(layer, source=copy.name)
-        layers.append(layer)
+            layers.append(copy_layer(f"{one.name}.copy", source, copy))
+            one = dataclasses.replace(one, source=copy.name)
+        layers.append(one)
     return dataclasses.replace(graph, tensors=tensors, layers=tuple(layers))

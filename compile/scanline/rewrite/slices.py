@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.scanline.kernels.convolution import Convolution
-from codesign.compile.scanline.layers import Layer, LayerGraph, Shuffle, computed
+from codesign.compile.scanline.layers import Layer, LayerGraph, Shuffle
 
 
 def fold_slices(graph: LayerGraph) -> LayerGraph:
@@ -22,7 +22,7 @@ def fold_slices(graph: LayerGraph) -> LayerGraph:
     for layer in graph.layers:
         for name in layer.streamed:
             readers[name].append(layer)
-    inner = [layer for layer in computed(graph.layers) if layer.output not in graph.outputs]
+    inner = [layer for layer in graph.computed if layer.output not in graph.outputs]
     divided = {layer.output: layer for layer in inner if _divides(graph, layer, readers[layer.output])}
     if not divided:
         return graph

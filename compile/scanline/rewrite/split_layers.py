@@ -51,11 +51,7 @@ def _rewritings(spec: AccelSpec, graph: LayerGraph) -> list[LayerGraph]:
 
 def _on_machine(spec: AccelSpec, graph: LayerGraph) -> LayerGraph:
     """Every kernel with as much of its source on chip as ``spec`` grants."""
-    layers = (
-        dataclasses.replace(layer, kernel=layer.kernel.on(spec)) if isinstance(layer, Layer) else layer
-        for layer in graph.layers
-    )
-    return dataclasses.replace(graph, layers=tuple(layers))
+    return graph.each(lambda layer: dataclasses.replace(layer, kernel=layer.kernel.on(spec)))
 
 
 def split_layers(spec: AccelSpec, graph: LayerGraph, mappings: Mappings) -> LayerGraph:

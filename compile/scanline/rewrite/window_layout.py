@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.scanline.kernels.convolution import Convolution
-from codesign.compile.scanline.layers import Layer, LayerGraph, Shuffle, computed
+from codesign.compile.scanline.layers import Layer, LayerGraph, Shuffle
 from codesign.compile.scanline.rewrite.copies import copy_layer
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw.spec import AccelSpec
@@ -46,9 +46,9 @@ def lay_out_windows(spec: AccelSpec, graph: LayerGraph) -> LayerGraph:
 
 def _only_convolved(graph: LayerGraph, name: str) -> bool:
     """Whether convolutions alone read a tensor, as a source."""
-    if name in graph.outputs or any(isinstance(one, Shuffle) and one.source == name for one in graph.layers):
+    if name in graph.outputs or any(shuffle.source == name for shuffle in graph.shuffles):
         return False
-    readers = [layer for layer in computed(graph.layers) if name in layer.reads]
+    readers = [layer for layer in graph.computed if name in layer.reads]
     return all(one.kernel.orders_channels and name in one.sources and one.operand != name for one in readers)
 
 

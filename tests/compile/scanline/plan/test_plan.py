@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codesign.compile.scanline.emit import emit
-from codesign.compile.scanline.layers import LayerGraph, Shuffle, computed
+from codesign.compile.scanline.layers import LayerGraph, Shuffle
 from codesign.compile.scanline.plan.cascade import make_plan
 from codesign.compile.scanline.rewrite.subpixel import fold_shuffles
 from codesign.hw.model import reference
@@ -72,7 +72,7 @@ def test_what_follows_a_shuffle_stays_on_chip() -> None:
 def test_two_shuffles_become_one() -> None:
     folded = fold_shuffles(build(GraphDraw(5, 6, 3, (UP, UP, dataclasses.replace(BODY, channels=1)), 3)))
     assert [layer.factor for layer in folded.layers if isinstance(layer, Shuffle)] == [4]
-    assert all(layer.kernel.footprint.columns == 3 for layer in computed(folded.layers))
+    assert all(layer.kernel.footprint.columns == 3 for layer in folded.computed)
 
 
 def chain(width: int, height: int = 60, layers: int = 6, channels: int = 32) -> LayerGraph:

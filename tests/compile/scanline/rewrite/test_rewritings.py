@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from codesign.compile.scanline.kernels.convolution import Convolution
 from codesign.compile.scanline.kernels.warp import Warp
-from codesign.compile.scanline.layers import Concat, Epilogue, Layer, LayerGraph, SecondOperand, Shuffle, computed
+from codesign.compile.scanline.layers import Concat, Epilogue, Layer, LayerGraph, SecondOperand, Shuffle
 from codesign.compile.scanline.plan.mapping import Mappings
 from codesign.compile.scanline.rewrite.concat import MOST_PARTS, fold_concats
 from codesign.compile.scanline.rewrite.copies import copy_layer, count_sources
@@ -88,10 +88,10 @@ def test_split_layers_fit_and_cover_their_output(draw: GraphDraw) -> None:
         split = split_layers(NARROW, graph, mappings)
     except UnsupportedError:
         return
-    for layer in computed(split.layers):
+    for layer in split.computed:
         assert fits_memories(NARROW, [layer.kernel.map(mappings, split.source_channels(layer))])
     covered: dict[str, list[int]] = {}
-    for layer in computed(split.layers):
+    for layer in split.computed:
         covered.setdefault(layer.output, []).extend(range(layer.first_channel, layer.first_channel + layer.channels))
     assert all(channels == list(range(split.tensors[name].channels)) for name, channels in covered.items())
     inputs = random_inputs(graph, draw.seed)
