@@ -304,10 +304,11 @@ module scanline_requantiser
     end
   end
 
+  logic [RequantPixels-1:0][WordBits-1:0] data_q;
   always_ff @(posedge clk_i) begin
     if (valid_q[5]) begin
       for (int unsigned p = 0; p < RequantPixels; p++) begin
-        for (int unsigned j = 0; j < CiLanes; j++) write_o.data[p][8*j+:8] <= result[p][j];
+        for (int unsigned j = 0; j < CiLanes; j++) data_q[p][8*j+:8] <= result[p][j];
       end
     end
   end
@@ -316,6 +317,7 @@ module scanline_requantiser
   assign write_o.valid = valid_q[6];
   assign write_o.address = meta_q[6].address;
   assign write_o.x = meta_q[6].x;
+  assign write_o.data = data_q;
   assign write_o.mask = meta_q[6].mask;
   assign done_o.valid = valid_q[6] && meta_q[6].last;
   assign done_o.id = meta_q[6].destination;
