@@ -1,1 +1,1 @@
-"""The machine as run: Verilator builds, the memory around it, test benches, traces."""
+"""Run the machine's RTL: Verilator builds, the memory around it, test benches, traces."""

@@ -1,4 +1,4 @@
-"""A folder of simulations: interrupted ones as snapshots to go on from, finished ones as results."""
+"""A folder of simulations: snapshots from which interrupted ones continue, and results of finished ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HEADER = struct.Struct("<qd")  # first cycle, seconds
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One simulation's place in the folder; its name tells program, frame, memory behaviour and build apart."""
+    """One simulation's files in the folder; their name depends on program, frame, memory behaviour and build."""
 
     folder: Path
     key: str
@@ -33,7 +33,7 @@ class Checkpoint:
     def of(
         folder: Path, program: Program, memory: NDArray[np.uint8], dram: Dram, library: Path, timeline: bool
     ) -> Checkpoint:
-        """Raises :class:`InputError` when the folder cannot be made."""
+        """Raises :class:`InputError` if the folder cannot be made."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -64,7 +64,7 @@ class Checkpoint:
         return {**notes, "outputs": outputs, "counters": Counters(**notes["counters"]), "activity": activity}
 
     def keep(self, result: dict[str, Any]) -> None:
-        """Keep a finished run's result; its snapshot goes."""
+        """Keep a finished run's result and remove its snapshot."""
         outputs: dict[str, Any] = result["outputs"]
         notes = {
             "outputs": list(outputs),
@@ -85,7 +85,7 @@ class Checkpoint:
         write_bytes(self._state, hashlib.sha256(content).digest() + content)
 
     def restore(self, model: Model) -> tuple[int, float] | None:
-        """Put ``model`` where the run was interrupted; its first cycle and its seconds so far, or None."""
+        """Restore ``model`` to the point of interruption; returns its first cycle and its seconds so far, or None."""
         try:
             data = self._state.read_bytes()
         except OSError:

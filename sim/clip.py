@@ -1,4 +1,4 @@
-"""A clip on the RTL, frame after frame in one machine: states stay in its memory."""
+"""Run a clip on the RTL, frame after frame in one machine, so that states stay in its memory."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def run_stream(
     progress: Callable[[int], None] | None = None,
     report: Report | None = None,
 ) -> Iterator[RunResult]:
-    """Simulate a clip; yields every frame's result as it is done. ``frames``: of each what is not carried, by name.
+    """Simulate a clip, yielding every frame's result as it is done.
 
-    ``progress`` is called with the cycles of all frames so far. Raises as :func:`codesign.sim.run.run`.
+    ``frames`` holds the inputs of each frame by name, without the states. ``progress`` is called with the cycles of all
+    frames so far. Raises the errors of :func:`codesign.sim.run.run`.
     """
     image = stream.memory()
     with Model(stream.turn(0).spec, len(image), dram=dram or Dram(), report=report) as model:

@@ -1,4 +1,5 @@
-"""A Verilated Scanline to be scripted cycle by cycle: load, step, run, registers, memory, counters, reset, trace."""
+"""A Verilated Scanline that scripts control cycle by cycle: load, step, run, registers, memory, counters, reset,
+trace."""
 
 from __future__ import annotations
 
@@ -117,7 +118,7 @@ class Model:
         return int(self._lib.scanline_cycle(self._model))
 
     def set_dram(self, dram: Dram) -> None:
-        """Set the memory's bandwidth, latency and random stalls, now and in mid-run."""
+        """Set the memory's bandwidth, latency and random stalls, also in the middle of a run."""
         bandwidth = self.spec.bus_bytes if dram.bytes_per_cycle is None else dram.bytes_per_cycle
         self._lib.scanline_dram(
             self._model, dram.latency_cycles, round(bandwidth * 256), round(dram.stall_probability * 256), dram.seed
@@ -164,7 +165,7 @@ class Model:
         self.select(program)
 
     def select(self, program: Program) -> None:
-        """Write a program that is in memory already into the registers: its commands and its windows."""
+        """Set the registers for a program that is in memory already: its commands and its windows."""
         for name, value in (
             ("memory_base_low", 0),
             ("memory_base_high", 0),
@@ -183,7 +184,7 @@ class Model:
         self.write_register("control", 1)
 
     def error(self) -> tuple[isa.ErrorCause, int] | None:
-        """Why the machine stopped, and where; None when it did not fail."""
+        """The error that stopped the machine, and its address; None if it did not fail."""
         if not self.read_register("status") & 4:
             return None
         return isa.ErrorCause(self.read_register("error_cause")), self.read_register("error_address")
@@ -207,17 +208,18 @@ class Model:
         )
 
     def save(self) -> bytes:
-        """Everything that the next cycles depend on; only a model of the same build and memory takes it."""
+        """A snapshot of everything that the next cycles depend on, for a model of the same build and memory."""
         size = int(self._lib.scanline_save(self._model))
         return ctypes.string_at(self._lib.scanline_snapshot(self._model), size)
 
     def restore(self, snapshot: bytes) -> None:
-        """Go on where :meth:`save` was called. Raises :class:`SimulationError` for another memory's snapshot."""
+        """Continue from the point at which :meth:`save` was called. Raises :class:`SimulationError` for another
+        memory's snapshot."""
         if self._lib.scanline_restore(self._model, snapshot, len(snapshot)):
             raise SimulationError("the snapshot is of a model with another memory")
 
     def log_activity(self) -> None:
-        """Keep a log of what the engines do from now on."""
+        """Keep a log of the engines' activity from now on."""
         self._lib.scanline_log_activity(self._model, 1)
 
     def activity(self) -> NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""A program on the RTL: inputs in, outputs and counters out."""
+"""Run a program on the RTL: it takes inputs and returns outputs and counters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HANG_CYCLES = 2_000_000
 """A machine whose counters do not move for this long will not finish: DRAM latencies are far below it."""
 
 SNAPSHOT_SECONDS = 30.0
-"""Between two snapshots of a run that is kept in a checkpoint folder."""
+"""Seconds between two snapshots of a run that is kept in a checkpoint folder."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class RunResult:
     counters: Counters
     wall_seconds: float  # of the simulation alone
     activity: Activity | None = field(default=None, repr=False)
-    """What the engines did, when it was asked for; see :mod:`codesign.sim.timeline`."""
+    """The log of the engines, if it was asked for; see :mod:`codesign.sim.timeline`."""
     started_at: int = 0
-    """The cycle of the activity log in which the run began."""
+    """Cycle of the activity log in which the run began."""
 
     @property
     def cycles_per_second(self) -> float:
@@ -77,10 +77,10 @@ def run(
 ) -> RunResult:
     """Simulate one frame from start to done. ``inputs[name]: int8[H, W, C]``.
 
-    ``timeline`` keeps the log of the engines. ``checkpoints``: a folder in which an interrupted run is kept; the same
-    run goes on from there, cycle for cycle as if it had not been interrupted, and a finished one is not done again.
-    ``progress`` is called with the cycles so far; ``report`` with a line when the model must be built first. Raises
-    :class:`SimulationError` when the machine stops with an error or makes no progress.
+    ``timeline`` keeps the log of the engines. An interrupted run is kept in the folder ``checkpoints``; the same run
+    continues from there, cycle for cycle as if it had not been interrupted, and a finished run is not repeated.
+    ``progress`` is called with the cycles so far, ``report`` with a line if the model must be built first. Raises
+    :class:`SimulationError` if the machine stops with an error or makes no progress.
     """
     if waves is not None and checkpoints is not None:
         raise InputError("a waveform cannot be resumed", where="options", hint="Leave out the checkpoint folder.")
@@ -120,7 +120,7 @@ def run(
 
 
 def check_stopped(model: Model) -> None:
-    """Raise :class:`SimulationError` when the machine stopped with an error."""
+    """Raise :class:`SimulationError` if the machine stopped with an error."""
     failure = model.error()
     if failure is not None:
         raise SimulationError(f"the machine stopped: {failure[0].name.lower().replace('_', ' ')} at {failure[1]:#x}")
@@ -135,7 +135,7 @@ def until_done(
 ) -> None:
     """Run a machine that was started in cycle ``first``; ``chunk_done`` is called now and then.
 
-    Raises :class:`SimulationError` when it makes no progress.
+    Raises :class:`SimulationError` if it makes no progress.
     """
     alive = (-1, -1)
     since = model.cycle
@@ -144,7 +144,7 @@ def until_done(
         at, chunk = model.cycle - first, _CHUNK_CYCLES
         awaited = waves is not None and at < waves.end
         if waves is not None and awaited:
-            # The start write has taken some cycles already: a window from 0 begins with what is left of it.
+            # The start write has taken some cycles already: a window from 0 begins with the rest of it.
             if at >= waves.first and not tracing:
                 model.trace(waves.path)
                 tracing = True
@@ -177,7 +177,7 @@ def until_done(
 def _snapshots(
     checkpoint: Checkpoint | None, model: Model, first: int, seconds: Callable[[], float]
 ) -> Iterator[Callable[[], None]]:
-    """Yield what is to be called between stretches of the run: it saves now and then, and at an interruption."""
+    """Yield a function to call between stretches of the run; it saves now and then, and at an interruption."""
     last = time.perf_counter()
 
     def chunk_done() -> None:

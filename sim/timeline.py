@@ -1,7 +1,7 @@
 """A trace of the engines' work over time, for Perfetto (ui.perfetto.dev) and chrome://tracing.
 
-The machine shows in which cycle each engine begins and ends a row (``activity_o``); engines work their commands off in
-order, so which row that was follows from the program alone.
+The signal ``activity_o`` shows the cycles in which each engine begins and ends a row. Engines execute their commands in
+order, so the program alone tells which row that was.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def slices(program: Program, activity: Activity, start: int = 0) -> list[Slice]:
             raise SimulationError(
                 f"the {track} engine should begin and end {len(rows)} rows, the log has {len(begins)} and {len(ends)}"
             )
-        free = 0  # a row may be taken up while the one before it still ends
+        free = 0  # a row may begin while the one before it still ends
         for one, begin, end in zip(rows, begins.tolist(), ends.tolist(), strict=True):
             found.append(Slice(track, one.name, max(begin, free), end, one.row, one.command))
             free = end
@@ -78,7 +78,7 @@ def slices(program: Program, activity: Activity, start: int = 0) -> list[Slice]:
 
 
 def _array_ends(cycles: NDArray[np.int64], bits: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """A row's array time ends when the next row begins or the array falls idle."""
+    """A row's time on the array ends when the next row begins or the array becomes idle."""
     begins = (bits >> np.uint64(ROW_BEGINS)) & np.uint64(1) == 1
     idle = (bits >> np.uint64(ARRAY_BUSY)) & np.uint64(1) == 0
     at = np.flatnonzero(begins)
@@ -88,7 +88,7 @@ def _array_ends(cycles: NDArray[np.int64], bits: NDArray[np.uint64]) -> NDArray[
 
 
 def _work(program: Program) -> dict[str, list[_Work]]:
-    """Rows per engine in the order in which it works them off."""
+    """Rows per engine in the order of execution."""
     tokens = Tokens(program.spec)
     found: dict[str, list[_Work]] = {"load": [], "conv": [], "store": []}
     for index, cmd in program.walk():

@@ -115,7 +115,7 @@ def fold_padding(graph: Graph) -> Graph:
 
 
 def fold_zero_channels(graph: Graph) -> Graph:
-    """What a convolution reads of a concatenation that is zero all over the frame, it does not read.
+    """Remove the parts of a concatenation that are zero all over the frame from the convolution that reads it.
 
     Coarse-to-fine networks begin with a flow of zeros.
     """

@@ -238,7 +238,7 @@ class _Replayed:
                     raise ValueError(f"makes constants of {self.constants} elements")
 
     def _nested(self, node: Mapping[str, Any]) -> list[Any]:
-        """What ``torch.no_grad`` wraps: a graph of its own, which sees the operands under its own names."""
+        """Replay the graph that ``torch.no_grad`` wraps; it has its own names for the operands."""
         _, (inner, *operands) = node["inputs"][0], [one["arg"] for one in node["inputs"][1:]]
         graph = inner["as_graph"]["graph"]
         values: Values = {}

@@ -68,7 +68,7 @@ class Graph:
 
     @property
     def carried(self) -> tuple[tuple[str, str], ...]:
-        """Of a recurrent network what is left for the next frame, and the state that it is there."""
+        """Pairs of a tensor that a recurrent network leaves for the next frame and the state that receives it."""
         last = self.by_name.get(self.output)
         if last is None or last.op != STEP:
             return ()

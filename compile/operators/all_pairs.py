@@ -112,7 +112,8 @@ def recognise_all_pairs(graph: Graph) -> Graph:
 
 
 def _maps(editor: Editor, node: Node, known: dict[str, _Maps]) -> _Maps | None:
-    """What ``node`` is, if it is maps of all pairs; a pool of the second tensor is appended to ``editor``."""
+    """The maps that ``node`` computes, if it computes maps of all pairs; appends a pool of the second tensor to
+    ``editor``."""
     graph = editor.source
     maps = known.get(node.inputs[0]) if node.inputs else None
     match node.op:

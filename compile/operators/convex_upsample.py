@@ -18,7 +18,7 @@ from codesign.compile.ir.arithmetic import evaluated
 from codesign.compile.ir.graph import Editor, Graph, Node
 
 CLOSE = 1e-4
-"""Of values of order one, exporters' constants being float32."""
+"""Tolerance for values of order one, because exporters write constants as float32."""
 
 
 def recognise_convex_upsampling(graph: Graph) -> Graph:
@@ -86,7 +86,7 @@ def _downstream(graph: Graph, roots: tuple[str, ...]) -> list[Node]:
 
 
 def _scaled(graph: Graph, name: str) -> tuple[str, float]:
-    """What ``name`` is a multiple of."""
+    """The tensor that ``name`` is a multiple of, and the factor."""
     node = graph.by_name.get(name)
     if node is not None and node.op == "multiply" and (factor := graph.scalar(node.inputs[1])) is not None:
         return node.inputs[0], factor

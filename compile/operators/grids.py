@@ -34,9 +34,10 @@ def is_grid_of_flow(scale: NDArray[Any], places: NDArray[Any]) -> bool:
 def grid_of_windows(
     size: tuple[int, int], maps: tuple[int, int], radius: int, level: int
 ) -> tuple[NDArray[np.float32], ...]:
-    """What makes a grid of a flow: a scale ``[1, 2, 1, 1]``, own places ``[1, 2, H, W]``, a window ``[1, 2, k, k]``.
+    """Constants that turn a flow into a grid: scale ``[1, 2, 1, 1]``, own places ``[1, 2, H, W]``, window ``[1, 2, k,
+    k]``.
 
-    ``size``: of the frame, ``maps``: of a map, both height and width; -1 and 1 are the outer edges of its pixels.
+    ``size`` is the height and width of the frame, ``maps`` those of a map; -1 and 1 are the outer edges of its pixels.
     """
     extent = np.array(maps[::-1], np.float64).reshape(1, 2, 1, 1)
     own = np.stack(np.meshgrid(np.arange(size[1]), np.arange(size[0])))[None] / 2.0**level

@@ -152,7 +152,7 @@ def _centred(graph: Graph, name: str) -> str | None:
 
 
 def _mean_of(graph: Graph, name: str, op: str = "mean") -> str | None:
-    """What ``name`` is the mean of, over every channel's frame."""
+    """The tensor that ``name`` is the mean of, taken over each channel's frame; None if it is no such mean."""
     node = graph.by_name.get(name)
     if node is None or node.op != op or not node.attributes["keepdims"]:
         return None

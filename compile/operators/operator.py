@@ -38,7 +38,7 @@ class Operator:
     """Names of its nodes."""
 
     spellings: ClassVar[tuple[str, ...]] = ()
-    """What exporters write, for the documentation."""
+    """The operators that exporters write for it, for the documentation."""
 
     @property
     def title(self) -> str:
@@ -80,7 +80,7 @@ class Operator:
     """Its second operand is a flow of 16 bits."""
 
     carries_flows: ClassVar[bool] = False
-    """What it makes of a flow is one."""
+    """Its result is a flow if its operand is one."""
 
     def stores_16_bits(self, unit: Unit, graph: Graph | None = None) -> bool:
         """Whether ``unit`` can store 16 bits, its operands permitting; with ``graph``, whether they do by shape."""

@@ -48,7 +48,7 @@ _ARITHMETIC = (
     *("add", "subtract", "multiply", "divide"),
     *("reshape", "strided_slice", "expand_dims", "concat", "permute_dims"),
 )
-"""What a grid is made of: the search for the flow behind it goes no further."""
+"""Operators that a grid is computed with; the search for its flow stops at any other operator."""
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def _volume(graph: Graph, name: str, depth: int, size: tuple[int, int]) -> _Volu
 
 
 def _flows(graph: Graph, grid: str, shape: tuple[int, ...]) -> list[str | None]:
-    """What may be the flow behind a grid, the nearest first; zeros where the grid is constant."""
+    """Tensors that may be the flow of a grid, the nearest first; None stands for zeros if the grid is constant."""
     if graph.is_constant(grid):
         return [None]
     found: list[str | None] = []

@@ -30,7 +30,7 @@ from codesign.hw.files import replaced
 from codesign.hw.program.program import Program
 
 CODEGEN = "scanline"
-"""What TVM calls the code generator of regions."""
+"""TVM's name for the code generator of regions."""
 
 EXECUTE = "codesign.scanline.execute"
 
@@ -166,7 +166,7 @@ _running = threading.local()
 
 
 def _execute(*arguments: Any) -> None:
-    """What a module's code calls: the executor of the module that runs in this thread."""
+    """Call the executor of the module that runs in this thread; a module's code calls this."""
     module: LoadedModule = _running.module
     try:
         module._execute(*arguments)

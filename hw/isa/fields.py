@@ -36,7 +36,7 @@ class WeightKind(IntEnum):
 
 
 class Plane(IntEnum):
-    """What of a channel's requantised value is kept: bits 6 and 7 of its shift word."""
+    """The part of a channel's requantised value that is kept: bits 6 and 7 of its shift word."""
 
     WHOLE = 0  # clamped to 8 bits
     HIGH = 1  # clamped to 16 bits, the first of numerics.byte_planes
@@ -167,7 +167,7 @@ ROW_HEAD = (
 )
 
 ROW_FIELDS = (*ROW_HEAD, *(field for part in ROW_PARTS.values() for field in part))
-"""What every computed row says: where it goes and when, its sources, its epilogue and its second operand."""
+"""The fields of every computed row: its destination and time, its sources, its epilogue and its second operand."""
 
 CONV_PAYLOAD = (
     Field("steps_base", 16),
@@ -254,7 +254,7 @@ PAYLOADS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.RESIZE: RESIZE_PAYLOAD,
     Opcode.WINDOW: WINDOW_PAYLOAD,
 }
-"""What a command that computes rows says behind ``ROW_FIELDS``."""
+"""The fields behind ``ROW_FIELDS`` of each command that computes rows."""
 
 STORE_FIELDS = (
     Field("buffer", 6),

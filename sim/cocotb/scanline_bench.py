@@ -38,7 +38,7 @@ CHANNELS = {
 
 
 class Memory:
-    """What cocotbext-axi reads and writes: the program's memory at ``MEMORY_BASE``, with holes that answer errors."""
+    """The memory that cocotbext-axi accesses: the program's at ``MEMORY_BASE``, with holes that answer errors."""
 
     def __init__(self, content: bytes) -> None:
         self.data = bytearray(content)
