@@ -221,7 +221,7 @@ def _private_chain(editor: Editor, name: str) -> list[int] | None:
 
 
 _CHANNELWISE = frozenset(
-    {"add", "multiply", "nn.relu", "clip", "nn.leakyrelu", "nn.prelu", "tanh", "sigmoid", "quantize", "dequantize"}
+    {"add", "multiply", "nn.relu", "clip", "nn.leakyrelu", "nn.prelu", "table", "quantize", "dequantize"}
 )
 
 

@@ -4,7 +4,8 @@ After :func:`canonicalise`
 
 - a convolution is ``conv2d``/``conv2d_transpose`` with constant weights, optionally followed by ``add`` of a constant
   ``[1, C, 1, 1]``; batch normalisation, per-channel scaling, zero padding and channels of zeros are folded into it;
-- activations are ``relu``, ``clip``, ``leakyrelu``, ``prelu`` (constant slope ``[C]``, axis 1) or one unary operator;
+- activations are ``relu``, ``clip``, ``leakyrelu``, ``prelu`` (constant slope ``[C]``, axis 1) or ``table``, which is
+  any other function of one value at a time;
 - sub-pixel up-scaling is ``pixel_shuffle``, whatever the exporter wrote; nearest up-scaling by an integer is ``repeat``
   along the channels and ``pixel_shuffle``; copies of channels are ``repeat`` (each one r times in a row) or ``tile``
   (the whole group r times);
@@ -46,11 +47,12 @@ def _recogniser(composite: Composite) -> Pass:
 
 
 RECOGNISED: tuple[Pass, ...] = tuple(map(_recogniser, COMPOSITES.values()))
-"""A pass an operator of :mod:`codesign.compile.operators`."""
+"""A pass an operator of :mod:`codesign.compile.operators`, tables last."""
 
 
 def canonicalise(graph: Graph) -> Graph:
     """The same function in canonical spelling."""
+    *composites, tables = RECOGNISED
     passes: tuple[Pass, ...] = (
         fold_constants,
         unpack_tuples,
@@ -58,14 +60,14 @@ def canonicalise(graph: Graph) -> Graph:
         respell_arithmetic,
         respell_activations,
         recognise_movement,
-        *RECOGNISED,
+        *composites,
         fold_affine,
         fold_padding,
         fold_zero_channels,
     )
     graph = _until_stable(graph, passes)
-    graph = run_passes(STAGE, graph, (standalone_affine,))
-    return passed(STAGE, run_passes(STAGE, _until_stable(graph, passes), (tidy_names,)))
+    graph = run_passes(STAGE, graph, (tables, standalone_affine))
+    return passed(STAGE, run_passes(STAGE, _until_stable(graph, (*passes, tables)), (tidy_names,)))
 
 
 def _until_stable(graph: Graph, passes: tuple[Pass, ...]) -> Graph:
@@ -274,62 +276,11 @@ def respell_activations(graph: Graph) -> Graph:
             editor.keep(node, op="nn.relu", attributes={})
         elif node.op == "nn.prelu" and graph.is_constant(node.inputs[1]):
             _keep_prelu(editor, node, graph.constants[node.inputs[1]])
-        elif node.op == "multiply" and (gated := _silu(graph, node)):
-            editor.keep(node, op="nn.silu", inputs=(gated,), attributes={})
-        elif node.op == "multiply" and (source_name := _gelu(graph, node)):
-            editor.keep(node, op="nn.gelu", inputs=(source_name,), attributes={})
         elif node.op in ("where", "maximum") and (slope := _slope(graph, node)) is not None:
             _keep_prelu(editor, node, slope)
         else:
             editor.keep(node)
     return editor.graph()
-
-
-def _silu(graph: Graph, node: Node) -> str:
-    """``x`` of ``x * sigmoid(x)``, or nothing."""
-    for x, gate in (node.inputs, node.inputs[::-1]):
-        maker = graph.by_name.get(gate)
-        if maker is not None and maker.op == "sigmoid" and maker.inputs[0] == x:
-            return x
-    return ""
-
-
-def _gelu(graph: Graph, node: Node) -> str:
-    """``x`` of ``0.5 x (1 + erf(x / sqrt 2))``, whatever the order of its factors, or nothing."""
-    factors, scalar = _factors(graph, node)
-    for gate in factors:
-        shifted = graph.by_name.get(gate)
-        rest = [name for name in factors if name != gate]
-        if shifted is None or shifted.op != "add" or graph.scalar(shifted.inputs[1]) != 1.0 or len(rest) != 1:
-            continue
-        curve = graph.by_name.get(shifted.inputs[0])
-        inner = graph.by_name.get(curve.inputs[0]) if curve is not None and curve.op == "erf" else None
-        if inner is None:
-            continue
-        source, slope = _factors(graph, inner)
-        if source == rest and math.isclose(slope, math.sqrt(0.5), rel_tol=1e-5) and math.isclose(scalar, 0.5):
-            return rest[0]
-    return ""
-
-
-def _factors(graph: Graph, node: Node) -> tuple[list[str], float]:
-    """The activations that ``node`` multiplies, through nested products that nothing else reads, and the scalar."""
-    if node.op != "multiply":
-        return [node.name], 1.0
-    consumers = graph.consumers()
-    factors: list[str] = []
-    scalar = 1.0
-    for name in node.inputs:
-        value = graph.scalar(name)
-        inner = graph.by_name.get(name)
-        if value is not None:
-            scalar *= value
-        elif inner is not None and inner.op == "multiply" and len(consumers[name]) == 1:
-            nested, factor = _factors(graph, inner)
-            factors, scalar = factors + nested, scalar * factor
-        else:
-            factors.append(name)
-    return factors, scalar
 
 
 def _private(graph: Graph, node: Node) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from codesign.compile.canonical.affine import is_bias
 from codesign.compile.canonical.transposed import subpixel_weights
 from codesign.compile.cuda.layers import Convolution, Operation, Other, Pointwise, Shuffle, Tensor
+from codesign.compile.cuda.tables import fast_kind
 from codesign.compile.ir.graph import Graph, Node
 from codesign.kernels.channels import Channels, Constant
 from codesign.kernels.frame_kernel import FrameKernel
@@ -160,8 +161,8 @@ class Convolutions:
             )
             pending.conv = replace(conv, activation="prelu", slope=np.repeat(slope, square).astype(np.float32))
             return True
-        if node.op in ("tanh", "sigmoid") and untouched:
-            pending.conv = replace(conv, activation=node.op)  # type: ignore[arg-type]
+        if node.op == "table" and untouched and (kind := fast_kind(node.attributes["steps"])) in ("tanh", "sigmoid"):
+            pending.conv = replace(conv, activation=kind)
             return True
         return False
 

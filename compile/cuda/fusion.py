@@ -13,6 +13,7 @@ from codesign.compile.cuda.channel_moves import arrange_channels
 from codesign.compile.cuda.convolutions import Convolutions
 from codesign.compile.cuda.layers import GpuGraph, Pointwise, Shuffle, Tensor
 from codesign.compile.cuda.look_ups import LOOK_UP, PAIR_MAPS, merge_windows
+from codesign.compile.cuda.tables import chain_steps
 from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.ir.passes import passed, run_passes
 from codesign.compile.operators.convex_upsample import recognise_convex_upsampling
@@ -247,9 +248,10 @@ class _Fuser(Convolutions):
                 return False
             self._pointwise(Resize(channels, "average", 2), (source,), node.name)
             return True
-        step = self._activation(node)
-        if step is not None and shape == node.shape:
-            self._pointwise(Chain(channels, (channels,), (chain.read(channels), step), (1,)), (source,), node.name)
+        applied = self._activation(node)
+        if applied is not None and shape == node.shape:
+            whole = Chain(channels, (channels,), (chain.read(channels), *applied), (len(applied),))
+            self._pointwise(whole, (source,), node.name)
             return True
         if node.op not in ("add", "subtract", "multiply", "maximum", "minimum"):
             return False
@@ -292,22 +294,23 @@ class _Fuser(Convolutions):
         self.tensors[output] = Tensor(output, channels, *self.graph.shape_of(name)[2:])
         return output
 
-    def _activation(self, node: Node) -> Apply | None:
+    def _activation(self, node: Node) -> tuple[Apply, ...] | None:
+        """The steps after reading its operand that compute ``node``, a function of each value by itself."""
         attributes = node.attributes
-        plain: dict[str, Kind] = {
-            "nn.relu": "relu", "sigmoid": "sigmoid", "tanh": "tanh", "nn.gelu": "gelu_erf", "nn.silu": "silu",
-            "nn.gelu_tanh": "gelu_tanh",
-        }  # fmt: skip
-        if node.op in plain:
-            return Apply(plain[node.op], (0,))
-        if node.op == "clip":
-            return Apply("clip", (0, float(attributes["min"]), float(attributes["max"])))
-        if node.op == "nn.leakyrelu":
-            return Apply("leaky_relu", (0, float(attributes["alpha"])))
-        if node.op == "nn.prelu" and self.graph.is_constant(node.inputs[1]):
-            slopes = tuple(float(value) for value in self.graph.constants[node.inputs[1]].reshape(-1))
-            return Apply("prelu", (0, PerChannel(slopes)))
-        return None
+        match node.op:
+            case "table":
+                return chain_steps(attributes["steps"], 0)
+            case "nn.relu":
+                return (Apply("relu", (0,)),)
+            case "clip":
+                return (Apply("clip", (0, float(attributes["min"]), float(attributes["max"]))),)
+            case "nn.leakyrelu":
+                return (Apply("leaky_relu", (0, float(attributes["alpha"]))),)
+            case "nn.prelu" if self.graph.is_constant(node.inputs[1]):
+                slopes = tuple(float(value) for value in self.graph.constants[node.inputs[1]].reshape(-1))
+                return (Apply("prelu", (0, PerChannel(slopes))),)
+            case _:
+                return None
 
     def _grows(self, node: Node) -> bool:
         """Whether ``node`` repeats every channel for one pixel shuffle: nearest up-scaling."""

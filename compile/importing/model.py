@@ -244,6 +244,22 @@ class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
                 self.names.setdefault(variable.name, _user_name(node))
         return result
 
+    def _elu(self, node: Any) -> tvm.relax.Var:
+        # TVM 0.27 leaves out the two scales that SELU and CELU have.
+        given = tuple(node.args[1:])
+        alpha, scale, input_scale = given + (1.0,) * (3 - len(given))
+        if scale == input_scale == 1.0:
+            return super()._elu(node)
+        emit, x = self.block_builder.emit, self.env[node.args[0]]
+
+        def number(value: float) -> Any:
+            return tvm.relax.const(value, x.ty.dtype)
+
+        raised = emit(tvm.relax.op.exp(emit(tvm.relax.op.multiply(x, number(input_scale)))))
+        below = emit(tvm.relax.op.multiply(emit(tvm.relax.op.subtract(raised, number(1.0))), number(alpha)))
+        bent = emit(tvm.relax.op.where(emit(tvm.relax.op.greater(x, number(0.0))), x, below))
+        return emit(tvm.relax.op.multiply(bent, number(scale)))
+
     def _grid_sampler_2d(self, node: Any) -> tvm.relax.Var:
         # TVM 0.27 hands the grid over as torch has it, [N, H, W, 2], to an operator that takes [N, 2, H, W].
         emit, grid = self.block_builder.emit, self.env[node.args[1]]

@@ -104,6 +104,14 @@ def _convolved_transposed(node: Node, x: Tensor, weight: Tensor) -> Tensor:
     return full[:, :, top : full.shape[2] - bottom, left : full.shape[3] - right]
 
 
+def _split(node: Node, x: Tensor) -> tuple[Tensor, ...]:
+    """The parts: only ``tuple_item`` reads them."""
+    axis, sections = int(node.attributes["axis"]), node.attributes["indices_or_sections"]
+    extent = x.shape[axis]
+    cuts = range(0, extent, -(-extent // sections))[1:] if isinstance(sections, int) else map(int, sections)
+    return x.tensor_split(list(cuts), axis)
+
+
 def _sliced(node: Node, x: Tensor) -> Tensor:
     attributes = node.attributes
     strides = attributes.get("strides") or [1] * len(attributes["axes"])
@@ -168,6 +176,11 @@ def computed(node: Node, inputs: list[Tensor]) -> Tensor | None:
             return torch.where(x < 0, x * per_axis(inputs[1], x, attributes["axis"]), x)
         case "where":
             return torch.where(x, inputs[1], inputs[2])
+        case "split":
+            return _split(node, x)  # type: ignore[return-value]
+        case "tuple_item" if isinstance(x, tuple):
+            item: Tensor = x[node.attributes["index"]]
+            return item
         case "concat":
             return torch.cat(inputs, attributes["axis"])
         case "repeat" if attributes.get("axis") is not None:

@@ -23,7 +23,9 @@ def _plain(value: Any) -> Any:
         return int(value.value)
     if isinstance(value, tvm.tirx.FloatImm):
         return float(value.value)
-    if isinstance(value, str | int | float | bool) or value is None:
+    if isinstance(value, str):
+        return str(value)  # TVM's own strings are a subclass
+    if isinstance(value, int | float | bool) or value is None:
         return value
     if isinstance(value, relax.ShapeExpr):
         return tuple(_plain(item) for item in value.values)

@@ -28,7 +28,6 @@ OPERATORS: tuple[Operator, ...] = (
     Product(),
     Scale(),
     Clamp(),
-    Table(),
     PixelShuffle(),
     PixelUnshuffle(),
     Copies(),
@@ -40,6 +39,7 @@ OPERATORS: tuple[Operator, ...] = (
     Window(),  # recognised before the products that its volume is made of
     AllPairs(),
     InstanceNorm(),
+    Table(),  # recognised last: it would take parts of the others
 )
 
 COMPOSITES: Mapping[str, Composite] = {one.op: one for one in OPERATORS if isinstance(one, Composite)}

@@ -29,7 +29,18 @@ _PLAIN: Mapping[str, str] = {
     "add": "Add",
     "subtract": "Sub",
     "multiply": "Mul",
+    "divide": "Div",
+    "power": "Pow",
+    "maximum": "Max",
+    "minimum": "Min",
+    "greater": "Greater",
+    "greater_equal": "GreaterOrEqual",
+    "less": "Less",
+    "less_equal": "LessOrEqual",
+    "where": "Where",
     "nn.relu": "Relu",
+    "relu": "Relu",
+    "negative": "Neg",
     "tanh": "Tanh",
     "sigmoid": "Sigmoid",
     "exp": "Exp",
@@ -40,10 +51,10 @@ _PLAIN: Mapping[str, str] = {
     "cos": "Cos",
     "log": "Log",
     "sign": "Sign",
-    "nn.softplus": "Softplus",
-    "nn.selu": "Selu",
+    "softplus": "Softplus",
+    "selu": "Selu",
 }
-"""Operators that ONNX has under another name and without attributes."""
+"""Operators and functions that ONNX has under another name and without attributes."""
 
 
 def export_qdq(module: tvm.IRModule, path: str | Path) -> None:
@@ -69,7 +80,7 @@ def onnx_model(graph: Graph) -> onnx.ModelProto:
     source = helper.make_tensor_value_info(graph.input, TensorProto.FLOAT, graph.input_shape)
     result = helper.make_tensor_value_info("output", TensorProto.FLOAT, graph.output_shape)
     body = helper.make_graph(writer.nodes, "quantised", [source], [result], writer.initialisers)
-    opset = 20 if any(node.op.startswith("nn.gelu") for node in graph.nodes) else OPSET
+    opset = 20 if any("gelu" in step for node in graph.nodes for step in node.attributes.get("steps", ())) else OPSET
     if any(value.dtype == np.int16 for value in graph.constants.values()) or any(
         node.dtype == "int16" for node in graph.nodes
     ):
@@ -124,14 +135,8 @@ class _Writer:
             case "nn.prelu":
                 slope = graph.constants[node.inputs[1]].reshape(-1, 1, 1)
                 self.emit("PRelu", [x, self.constant(f"{name}.slope", slope)], name, name=name)
-            case "nn.gelu" | "nn.gelu_tanh":
-                kind = "none" if node.op == "nn.gelu" else "tanh"
-                self.emit("Gelu", [x], name, name=name, approximate=kind)
-            case "nn.silu":
-                gate = self.emit("Sigmoid", [x], f"{name}.gate", name=f"{name}.gate")
-                self.emit("Mul", [x, gate], name, name=name)
-            case "square":
-                self.emit("Mul", [x, x], name, name=name)
+            case "table":
+                self._table(node, x)
             case "concat":
                 self.emit("Concat", [self.operand(i) for i in node.inputs], name, name=name, axis=attributes["axis"])
             case "nn.pixel_shuffle":
@@ -194,6 +199,49 @@ class _Writer:
         ]
         real = f"{follower.name}.real"
         return self.emit("DequantizeLinear", operands, real, name=real, axis=0)
+
+    def _table(self, node: Node, x: str) -> None:
+        """The function of a table, step by step."""
+        steps, results = node.attributes["steps"], list[str]()
+        for number, step in enumerate(steps):
+            function, *operands = step.split()
+            label = node.name if number == len(steps) - 1 else f"{node.name}.{function}{number}"
+            inputs = [
+                x if one == "x" else results[int(one)] if one.isdigit() else self._number(f"{label}.{position}", one)
+                for position, one in enumerate(operands)
+            ]
+            results.append(self._function(node, function, operands, inputs, label))
+
+    def _number(self, name: str, value: str) -> str:
+        """A float as an initialiser; nothing for an infinite one, which is how Clip leaves out a limit."""
+        return self.constant(name, np.array(float(value), np.float32)) if math.isfinite(float(value)) else ""
+
+    def _function(self, node: Node, function: str, operands: list[str], inputs: list[str], name: str) -> str:
+        """One function of a table. Raises :class:`UnsupportedError` for one that this opset lacks."""
+        match function:
+            case "clip":
+                return self.emit("Clip", inputs, name, name=name)
+            case "leakyrelu":
+                return self.emit("LeakyRelu", inputs[:1], name, name=name, alpha=float(operands[1]))
+            case "gelu" | "gelu_tanh":
+                kind = "none" if function == "gelu" else "tanh"
+                return self.emit("Gelu", inputs, name, name=name, approximate=kind)
+            case "silu":
+                gate = self.emit("Sigmoid", inputs, f"{name}.gate", name=f"{name}.gate")
+                return self.emit("Mul", [*inputs, gate], name, name=name)
+            case "square":
+                return self.emit("Mul", [*inputs, *inputs], name, name=name)
+            case "rsqrt":
+                root = self.emit("Sqrt", inputs, f"{name}.root", name=f"{name}.root")
+                return self.emit("Reciprocal", [root], name, name=name)
+            case _ if function in _PLAIN:
+                return self.emit(_PLAIN[function], inputs, name, name=name)
+            case _:
+                raise UnsupportedError(
+                    f"ONNX opset {OPSET} has no function '{function}'",
+                    where=node.where,
+                    hint="Export networks whose every operator runs on the accelerator.",
+                )
 
     def _movement(self, node: Node, x: str) -> None:
         name, attributes = node.name, node.attributes

@@ -41,8 +41,8 @@ warp
 normalisation
     ``psum = q 2^UNIT_BITS + bias`` of the codes as they are, requantised by ``normalise.frame_factors`` of their
     ``sums`` and the ``normalisation(pixels, epsilon, s_in, s_out)``; ReLU is ``clip_bounds(0, inf)``.
-look-up
-    ``apply_table(q, function_table(name, s_in, z_in, s_out, z_out))``.
+table
+    ``apply_table(q, function_table(steps, s_in, z_in, s_out, z_out))``.
 movement, concat
     codes are moved; where scale or zero point change on the way, that operand is first requantised as above.
 """
@@ -65,12 +65,12 @@ from codesign.compile.referee.values import (
     Codes,
     Concat,
     Incoming,
-    LookUp,
     NoMeaningError,
     Normal,
     Psum,
     Reals,
     Sum,
+    Tabled,
     Tensor,
     Weight,
     Wide,
@@ -179,8 +179,8 @@ def _computed(node: Node, operands: list[Any]) -> Any:
             return _clipped(first, float(attributes["min"]), float(attributes["max"]))
         case "concat":
             return _concatenated(node, operands)
-        case op if op.removeprefix("nn.") in numerics.TABLE_FUNCTIONS:
-            return LookUp(_tensor(first), op.removeprefix("nn."))
+        case "table":
+            return Tabled(_tensor(first), tuple(attributes["steps"]))
         case _:
             return _moved(node, _tensor(first))
 
@@ -251,9 +251,9 @@ def _quantised(value: Any, scale: float, zero_point: int) -> Tensor:
     if isinstance(value, Concat):
         parts = [_rescaled(part, scale, zero_point).codes for part in value.parts]
         return Tensor(np.concatenate(parts, axis=1), scale, zero_point)
-    if isinstance(value, LookUp):
+    if isinstance(value, Tabled):
         source = value.source
-        table = numerics.function_table(value.function, source.scale, source.zero_point, scale, zero_point)
+        table = numerics.function_table(value.steps, source.scale, source.zero_point, scale, zero_point)
         return Tensor(numerics.apply_table(source.codes, table), scale, zero_point)
     qmin, qmax = numerics.clip_bounds(value.low, value.high, scale, zero_point)
     if isinstance(value, Sum):

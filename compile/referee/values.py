@@ -85,9 +85,9 @@ class Normal:
 
 
 @dataclass(frozen=True)
-class LookUp:
+class Tabled:
     source: Tensor
-    function: str
+    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True)

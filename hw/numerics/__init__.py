@@ -55,6 +55,7 @@ from codesign.hw.numerics.scales import (
 from codesign.hw.numerics.tables import (
     TABLE_FUNCTIONS,
     apply_table,
+    evaluate_steps,
     function_table,
 )
 
@@ -84,6 +85,7 @@ __all__ = [
     "clip_bounds",
     "corner_places",
     "corner_step",
+    "evaluate_steps",
     "from_byte_planes",
     "function_table",
     "interpolate",

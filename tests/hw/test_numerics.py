@@ -141,14 +141,46 @@ def test_biases_round_half_to_even_and_must_fit() -> None:
         numerics.bias_integers(np.array([1.0]), 1e-6, np.array([1e-6]))
 
 
+OPERANDS = {
+    **dict.fromkeys(("add", "subtract", "multiply", "divide", "power", "maximum", "minimum", "leakyrelu"), "x 0.3"),
+    **dict.fromkeys(("greater", "greater_equal", "less", "less_equal"), "x 0.05"),
+    "where": "x x 0.5",
+    "clip": "x -0.4 inf",
+}
+"""Of the functions of more than one operand."""
+
+
 @pytest.mark.parametrize("name", numerics.TABLE_FUNCTIONS)
 def test_tables(name: str) -> None:
-    table = numerics.function_table(name, 0.05, 3, 0.02, -7)
-    assert table.shape == (256,)
+    step = f"{name} {OPERANDS.get(name, 'x')}"
+    table = numerics.function_table([step], 0.05, 3, 0.02, -7)
+    assert (table.shape, table.dtype) == ((256,), np.int8)
     for q in (-128, -1, 3, 4, 127):
-        y = numerics.TABLE_FUNCTIONS[name]((q - 3) * 0.05)
+        y = np.nan_to_num(numerics.evaluate_steps([step], (q - 3) * 0.05), nan=0.0)
         wanted = np.clip(np.rint(y / 0.02) - 7, -128, 127)
         assert numerics.apply_table(np.array([q], np.int8), table)[0] == wanted
+
+
+def test_steps_read_earlier_ones() -> None:
+    """Hardswish, whose last steps read the value and two results."""
+    steps = ("add x 3.0", "clip 0 0.0 6.0", "multiply x 1", "divide 2 6.0")
+    for x in (-4.0, -1.5, 0.0, 0.7, 5.0):
+        assert numerics.evaluate_steps(steps, x) == pytest.approx(x * min(max(x + 3, 0), 6) / 6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "x", "wanted"),
+    [
+        (("divide 1.0 x",), 0.0, np.inf),
+        (("divide -1.0 x",), 0.0, -np.inf),
+        (("divide x x",), 0.0, np.nan),
+        (("power x 0.5",), -2.0, np.nan),
+        (("power x 3.0",), 1e200, np.inf),
+        (("exp x",), 1e4, math.exp(700.0)),
+    ],
+)
+def test_steps_beyond_the_reals(steps: tuple[str, ...], x: float, wanted: float) -> None:
+    np.testing.assert_equal(numerics.evaluate_steps(steps, x), wanted)
 
 
 @pytest.mark.parametrize("x", [-1e4, -3.0, 0.0, 2.5, 1e4])

@@ -129,13 +129,6 @@ def test_clip_without_bounds() -> None:
     assert numerics.clip_bounds(-np.inf, np.inf, 0.1, 3) == (-128, 127)
 
 
-@pytest.mark.parametrize("name", sorted(numerics.TABLE_FUNCTIONS))
-def test_tables_are_finite(name: str) -> None:
-    table = numerics.function_table(name, 0.05, 10, 0.02, -5)
-    assert table.shape == (256,)
-    assert table.dtype == np.int8
-
-
 @given(scales, scales, scales)
 def test_subtraction_is_addition_of_the_negative(first: float, second: float, result: float) -> None:
     assume(max(first, second) / result < 2**31)

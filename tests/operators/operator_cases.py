@@ -1,0 +1,190 @@
+"""Small networks in which each operator occurs, in every spelling that exporters have for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from codesign.networks.motion import all_pairs, correlate, look_up, pixel_places, warp
+from codesign.networks.raft import InstanceNorm
+
+Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Of two tensors ``[1, 6, H, W]`` that convolutions have made."""
+
+
+class Between(nn.Module):
+    """Two convolutions of an image, ``function`` of both, and a convolution after it."""
+
+    def __init__(self, function: Function, channels: int = 6, flow: float = 0.0, *parts: nn.Module) -> None:
+        super().__init__()
+        self.function, self.flow = function, flow
+        self.first = nn.Conv2d(3, 6, 3, padding=1)
+        self.second = nn.Conv2d(3, 2 if flow else 6, 3, padding=1)
+        self.parts = nn.ModuleList(parts)
+        self.last = nn.Conv2d(channels, 3, 3, padding=1)
+        generator = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.rand(parameter.shape, generator=generator) * 0.8 - 0.4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        second = self.second(x)
+        return self.last(self.function(self.first(x), second * self.flow if self.flow else second))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, the operator's nodes that it has, and whether all of it runs on a machine with every unit."""
+
+    network: Callable[[], nn.Module]
+    count: int = 1
+    whole: bool = True
+
+
+def one(function: Callable[[torch.Tensor], torch.Tensor], channels: int = 6) -> Callable[[], nn.Module]:
+    return lambda: Between(lambda x, _: function(x), channels)
+
+
+def two(function: Function, channels: int = 6, flow: float = 0.0) -> Callable[[], nn.Module]:
+    return lambda: Between(function, channels, flow)
+
+
+def part(module: Callable[[], nn.Module], channels: int = 6) -> Callable[[], nn.Module]:
+    """``module`` between the convolutions."""
+
+    def made() -> nn.Module:
+        inner = module()
+        return Between(lambda x, _: inner(x), channels, 0.0, inner)
+
+    return made
+
+
+def _windows(x: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
+    return look_up(all_pairs(x, x, 2), pixel_places(flow) + flow, 1)
+
+
+def _written_norm(x: torch.Tensor) -> torch.Tensor:
+    centred = x - x.mean((2, 3), keepdim=True)
+    return centred * torch.rsqrt((centred * centred).mean((2, 3), keepdim=True) + 1e-5)
+
+
+def _interleaved(x: torch.Tensor) -> torch.Tensor:
+    _, channels, height, width = x.shape
+    return x[:, :, None].expand(-1, -1, 2, -1, -1).reshape(1, 2 * channels, height, width)
+
+
+def _unshuffled(x: torch.Tensor) -> torch.Tensor:
+    _, channels, height, width = x.shape
+    apart = x.reshape(1, channels, height // 2, 2, width // 2, 2)
+    return apart.permute(0, 1, 3, 5, 2, 4).reshape(1, 4 * channels, height // 2, width // 2)
+
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "gelu tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "mish": F.mish,
+    "hardswish": F.hardswish,
+    "elu": F.elu,
+    "selu": F.selu,
+    "celu": lambda x: F.celu(x, 0.7),
+    "softplus": F.softplus,
+    "softsign": F.softsign,
+    "softshrink": F.softshrink,
+    "hardshrink": F.hardshrink,
+    "tanhshrink": F.tanhshrink,
+    "logsigmoid": F.logsigmoid,
+    "threshold": lambda x: F.threshold(x, 0.1, 0.2),
+    "quick gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "snake": lambda x: x + torch.sin(3.0 * x) ** 2 / 3.0,
+    "polynomial": lambda x: x**3 - 0.5 * x * x + x,
+    "bell": lambda x: torch.exp(-x * x),
+    "reciprocal": lambda x: 1.0 / (x * x + 1.0),
+    "bent": lambda x: torch.where(x > 0.1, x * 2.0, x * x),
+    "root": lambda x: torch.sqrt(torch.abs(x) + 0.1),
+    "folded": lambda x: torch.maximum(x * 0.3, torch.sin(x)),
+}
+"""Functions of one value: one table each."""
+
+CASES: dict[str, dict[str, Case]] = {
+    "Convolution": {
+        "plain": Case(part(lambda: nn.Conv2d(6, 6, 3, padding=1)), 3),
+        "stride 2": Case(part(lambda: nn.Conv2d(6, 6, 3, 2, 1)), 3),
+        "dilated": Case(part(lambda: nn.Conv2d(6, 6, 3, padding=2, dilation=2)), 3),
+        "depthwise": Case(part(lambda: nn.Conv2d(6, 6, (3, 5), padding=(1, 2), groups=6)), 3),
+        "transposed": Case(part(lambda: nn.ConvTranspose2d(6, 4, 4, 2, 1), 4), 3),
+        "normalised": Case(part(lambda: nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6))), 3),
+        "padded": Case(part(lambda: nn.Sequential(nn.ZeroPad2d((1, 0, 2, 1)), nn.Conv2d(6, 6, 3))), 3),
+        "scale a channel": Case(one(lambda x: F.relu(x) * torch.linspace(0.5, 2.0, 6).view(1, 6, 1, 1)), 3),
+    },
+    "Sum": {
+        "added": Case(two(lambda x, y: x + y)),
+        "subtracted": Case(two(lambda x, y: F.relu(x - y))),
+        "one channel": Case(two(lambda x, y: x + y[:, :1])),
+    },
+    "Product": {
+        "multiplied": Case(two(lambda x, y: x * y)),
+        "one channel": Case(two(lambda x, y: torch.clamp(x * y[:, :1], -0.3, 0.4))),
+    },
+    "Scale": {
+        "of a product": Case(two(lambda x, y: (x * y) * 0.3)),
+        "divided": Case(two(lambda x, y: F.leaky_relu(F.relu(x + y) / 3.0, 0.1))),
+    },
+    "Clamp": {
+        "of a slice": Case(one(lambda x: F.leaky_relu(x[:, :4], 0.2), 4)),
+        "of copies": Case(one(lambda x: torch.clamp(torch.cat((x, x), 1), -0.2, 0.5), 12)),
+        "slopes": Case(part(lambda: nn.Sequential(nn.PixelShuffle(1), nn.AvgPool2d(2), nn.PReLU(6)))),
+    },
+    "PixelShuffle": {
+        "shuffled": Case(part(lambda: nn.Sequential(nn.Conv2d(6, 8, 1), nn.PixelShuffle(2)), 2)),
+        "nearest": Case(part(lambda: nn.Upsample(scale_factor=3)), 1),
+    },
+    "PixelUnshuffle": {
+        "unshuffled": Case(part(lambda: nn.PixelUnshuffle(2), 24)),
+        "written out": Case(one(_unshuffled, 24)),
+        "by 4": Case(part(lambda: nn.Sequential(nn.Conv2d(6, 1, 1), nn.PixelUnshuffle(4)), 16)),
+    },
+    "Copies": {
+        "tiled": Case(one(lambda x: x.repeat(1, 2, 1, 1), 12)),
+        "interleaved": Case(one(_interleaved, 12)),
+        "sliced": Case(one(lambda x: x[:, 1:5:2], 2)),
+        "split": Case(one(lambda x: x.chunk(2, 1)[1], 3), 0),  # slices are made of it by the quantiser
+    },
+    "Concat": {
+        "two": Case(two(lambda x, y: torch.cat((x, y), 1), 12)),
+        "thrice": Case(two(lambda x, y: torch.cat((x, y, F.relu(x)), 1), 18)),
+    },
+    "AveragePool": {
+        "halved": Case(part(lambda: nn.AvgPool2d(2))),
+        "padded": Case(part(lambda: nn.AvgPool2d(3, 1, 1))),
+    },
+    "Resize": {
+        "doubled": Case(one(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"))),
+        "halved": Case(one(lambda x: F.interpolate(x, scale_factor=0.5, mode="bilinear"))),
+        "by corners": Case(one(lambda x: F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))),
+    },
+    "Warp": {
+        "border": Case(two(lambda x, flow: warp(x, flow, "border"), flow=5.0)),
+        "zeros": Case(two(lambda x, flow: warp(x, flow, "zeros"), flow=5.0)),
+    },
+    "Correlation": {
+        "reach 1": Case(two(lambda x, y: correlate(x, y, 1), 9)),
+        "of itself": Case(two(lambda x, y: F.leaky_relu(correlate(x, x, 2), 0.1), 25)),
+    },
+    "Window": {"two levels": Case(two(_windows, 18, 3.0), 2)},
+    "AllPairs": {"two levels": Case(two(_windows, 18, 3.0), 2)},
+    "InstanceNorm": {
+        "operator": Case(part(lambda: InstanceNorm(6))),
+        "written out": Case(one(_written_norm)),
+        "with a scale": Case(part(lambda: nn.InstanceNorm2d(6, affine=True))),
+        "a group a channel": Case(part(lambda: nn.GroupNorm(6, 6))),
+    },
+    "Table": {name: Case(one(function)) for name, function in ACTIVATIONS.items()},
+}
+"""By class of the operator: networks by what is special about them."""
