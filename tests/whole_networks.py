@@ -27,7 +27,7 @@ from codesign.hw.isa import Opcode
 from codesign.hw.model import reference
 from codesign.hw.spec import BASE, EDGE, LARGE, TINY, AccelSpec
 from codesign.hw.timing import model as timing
-from codesign.networks.motion import all_pairs, correlate, look_up, pixel_places, warp
+from codesign.networks.motion import all_pairs, correlate, pixel_places, warp, windows
 from codesign.sim.model import Dram
 from codesign.sim.run import run
 
@@ -301,7 +301,7 @@ class Net(nn.Module):
                 case "windows":
                     place = pixel_places(y) + 4.0 * self.layers[layer](y)
                     pair = (self.layers[layer + 1](y), self.layers[layer + 2](y))
-                    y = look_up(all_pairs(*pair, parameter % 10), place, parameter // 10)
+                    y = windows(all_pairs(*pair, parameter % 10), place, parameter // 10)
                 case "gate":
                     y = y[:, : y.shape[1] // 2] * y[:, y.shape[1] // 2 :]
                 case "complement":

@@ -12,8 +12,8 @@ from codesign.compile.cuda.chains import merge_chains
 from codesign.compile.cuda.channel_moves import arrange_channels
 from codesign.compile.cuda.convolutions import Convolutions
 from codesign.compile.cuda.layers import GpuGraph, Pointwise, Shuffle, Tensor
-from codesign.compile.cuda.look_ups import LOOK_UP, PAIR_MAPS, merge_windows
 from codesign.compile.cuda.tables import chain_steps
+from codesign.compile.cuda.windows import PAIR_MAPS, WINDOWS, merge_windows
 from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.ir.passes import passed, run_passes
 from codesign.compile.operators.convex_upsample import recognise_convex_upsampling
@@ -160,7 +160,7 @@ class _Fuser(Convolutions):
         shapes = [self.graph.shape_of(name) for name in node.inputs]
         if node.op == PAIR_MAPS:
             self._pointwise(AllPairs(shapes[0][1], attributes["scale"]), node.inputs, node.name)
-        elif node.op == LOOK_UP:
+        elif node.op == WINDOWS:
             windows = Window(len(shapes) - 1, attributes["radius"], "fp16", absolute=False, chunked=True)
             self._pointwise(windows, node.inputs, node.name)
         elif node.op == "convex_upsample" and attributes["factor"] == 8:

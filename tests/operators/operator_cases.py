@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from codesign.networks.motion import all_pairs, correlate, look_up, pixel_places, warp
+from codesign.networks.motion import all_pairs, correlate, pixel_places, warp, windows
 from codesign.networks.raft import InstanceNorm
 
 Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -64,7 +64,7 @@ def part(module: Callable[[], nn.Module], channels: int = 6) -> Callable[[], nn.
 
 
 def _windows(x: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-    return look_up(all_pairs(x, x, 2), pixel_places(flow) + flow, 1)
+    return windows(all_pairs(x, x, 2), pixel_places(flow) + flow, 1)
 
 
 def _written_norm(x: torch.Tensor) -> torch.Tensor:

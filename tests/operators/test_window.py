@@ -19,7 +19,7 @@ from codesign.compile.scanline.module import LoadedModule, export
 from codesign.hw.isa import Opcode
 from codesign.hw.model import reference
 from codesign.hw.spec import BASE, TINY, AccelSpec
-from codesign.networks.motion import all_pairs, look_up, pixel_places
+from codesign.networks.motion import all_pairs, pixel_places, windows
 from codesign.sim.run import run
 
 WIDTH, HEIGHT = 21, 14
@@ -38,8 +38,8 @@ class LookedUp(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pyramid = all_pairs(self.first(x), self.second(x), self.levels)
         origin = pixel_places(x)
-        flow = self.pixels * self.flow(look_up(pyramid, origin, self.radius))
-        return self.head(look_up(pyramid, origin + flow, self.radius))
+        flow = self.pixels * self.flow(windows(pyramid, origin, self.radius))
+        return self.head(windows(pyramid, origin + flow, self.radius))
 
 
 class Transposed(LookedUp):
@@ -48,7 +48,7 @@ class Transposed(LookedUp):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pyramid = all_pairs(self.first(x), self.second(x), self.levels)
         turned = [maps.transpose(2, 3) for maps in pyramid]
-        return self.head(look_up(turned, pixel_places(x).flip(1), self.radius))
+        return self.head(windows(turned, pixel_places(x).flip(1), self.radius))
 
 
 def loaded(network: nn.Module):
@@ -88,7 +88,7 @@ def test_other_windows_stay_on_the_host() -> None:
     assert "image.grid_sample" in hosted
 
 
-def test_a_machine_without_look_ups_says_so() -> None:
+def test_a_machine_without_windows_says_so() -> None:
     reasons = {p.operator: p.reason for p in compiled(LookedUp(), TINY).placements if not p.on_accelerator}
     assert "makes no windows" in reasons["window"]
 

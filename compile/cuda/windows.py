@@ -1,10 +1,10 @@
-"""Windows of all levels as one look-up, which is one kernel.
+"""Windows of all levels read at once, which is one kernel.
 
 After :func:`merge_windows`
 
 - ``pair_maps`` of ``first [1, C, H, W]`` and ``second [1, C, h, w]``, attribute ``scale``, is ``[1, H W, h, w]``: the
   volume with a map of its own for each pixel of the first tensor, in the order in which the kernel writes it;
-- ``look_up`` of such volumes, level by level, and a ``flow [1, 2, H, W]``, attribute ``radius``, is
+- ``windows`` of such volumes, level by level, and a ``flow [1, 2, H, W]``, attribute ``radius``, is
   ``[1, levels (2 radius + 1)^2, H, W]``.
 """
 
@@ -16,11 +16,11 @@ from codesign.compile.ir.graph import Editor, Graph, Node
 from codesign.compile.operators.all_pairs import ALL_PAIRS
 from codesign.compile.operators.window import POOL, WINDOW
 
-PAIR_MAPS, LOOK_UP = "pair_maps", "look_up"
+PAIR_MAPS, WINDOWS = "pair_maps", "windows"
 
 
 def merge_windows(graph: Graph) -> Graph:
-    """``graph`` with ``look_up`` in place of windows of consecutive levels, from level 0, of one volume."""
+    """``graph`` with ``windows`` in place of windows of consecutive levels, from level 0, of one volume."""
     editor = Editor(graph)
     merged = {node.name: levels for node in graph.nodes if (levels := _levels(graph, node))}
     within = {level.name for levels in merged.values() for level in levels}
@@ -34,7 +34,7 @@ def merge_windows(graph: Graph) -> Graph:
             editor.keep(node)
             continue
         inputs = (*(maps[level.inputs[0]] for level in levels), levels[0].inputs[1])
-        editor.keep(node, op=LOOK_UP, inputs=inputs, attributes={"radius": levels[0].attributes["radius"]})
+        editor.keep(node, op=WINDOWS, inputs=inputs, attributes={"radius": levels[0].attributes["radius"]})
     return editor.graph()
 
 
