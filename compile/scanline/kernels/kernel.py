@@ -195,7 +195,7 @@ class Kernel:
     def fields(self, at: RowPlace) -> dict[str, int]:
         """Fields of its command that are not shared by all kinds."""
         footprint, made = self.footprint, at.mapping
-        offset = at.first - at.held if at.unfolded else at.first * footprint.stride - footprint.pad_left - at.held
+        first = at.first if at.unfolded else footprint.columns_for(at.first).start
         found = {
             "steps_base": at.steps_base,
             "steps_count": len(made.steps),
@@ -206,7 +206,7 @@ class Kernel:
             "stride_rows": footprint.stride,
             "x_stride": footprint.stride,
             "edge": footprint.edge,
-            "x_offset": offset,
+            "x_offset": first - at.held,
             "more_sources": len(at.sources) - 1,
         }
         for number, name in enumerate(at.sources[1:], start=1):
