@@ -174,7 +174,8 @@ def measure_loss(compiled: Compiled) -> Loss:
     half = run_half(compiled)
     entry, leave = quantised_io(network.quantised)
     codes = np.clip(np.rint(frame.tensor / np.float32(entry.scale)) + entry.zero_point, -128, 127).astype(np.int8)
-    values = (evaluate(network.quantised, codes).astype(np.float32) - leave.zero_point) * np.float32(leave.scale)
+    found = evaluate(network.partitioned.graph, codes).astype(np.float32)
+    values = (found - leave.zero_point) * np.float32(leave.scale)
     trained = compiled.source.trained
     return Loss(
         fp32_db=judge(frame, full).psnr_db if trained else None,
