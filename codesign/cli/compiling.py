@@ -1,4 +1,4 @@
-"""``networks``, ``compile`` and ``tune``: list the networks, place their operators, search kernel schedules."""
+"""``operators``, ``networks``, ``compile`` and ``tune``: list what there is, place operators, search schedules."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ if TYPE_CHECKING:  # what these modules import takes seconds to load
     from codesign.workflows.compile import Compiled
 
 app = typer.Typer()
+
+
+@app.command(epilog="Example: [bold]python -m codesign operators > docs/operators.md[/]")
+def operators() -> None:
+    """Print the operators that run on Scanline and in CUDA kernels, as a page in Markdown."""
+    from codesign.compile.operators.page import operators_page
+
+    typer.echo(operators_page(), nl=False)
 
 
 @app.command(epilog="Example: [bold]python -m codesign networks --size 1280x720[/]")

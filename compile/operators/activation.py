@@ -17,6 +17,8 @@ class Clamp(Operator):
     """A ReLU, clip, leaky ReLU or PReLU: a slope below zero, one for all or one a channel, and limits."""
 
     ops = PIECEWISE_LINEAR
+    bits = "8 or 16; limits make 8"
+    cuda = "joins a convolution, or an element-wise chain"
     spellings = (
         "torch: ReLU, ReLU6, Hardtanh, LeakyReLU, PReLU, clamp, minimum, maximum, where(x > 0, x, a x)",
         "ONNX: Relu, Clip, LeakyRelu, PRelu, Max, Min, Where",

@@ -32,6 +32,7 @@ class AllPairs(Composite):
     ops = (ALL_PAIRS,)
     spellings = ("torch and ONNX: a matrix product of two tensors' pixels, as RAFT's volumes",)
     centred = True
+    cuda = "a kernel of its own, under windows"
     rules = FRAME
 
     def begins(self, graph: Graph, node: Node) -> bool:

@@ -24,6 +24,8 @@ class Concat(Operator):
     ops = ("concat",)
     spellings = ("torch: cat", "ONNX: Concat")
     joins_scales = True
+    bits = "8 or 16, mixed"
+    cuda = "read in place, or a kernel of its own"
     rules = (batch_is_one, joins_channels)
 
     def begins(self, graph: Graph, node: Node) -> bool:

@@ -9,14 +9,13 @@ import numpy as np
 from codesign.compile.canonical.transposed import subpixel_weights
 from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.operators.activation import PIECEWISE_LINEAR, SLOPES
-from codesign.compile.operators.operator import Operator, Rule
+from codesign.compile.operators.operator import Operator
 from codesign.compile.operators.rules import (
     FRAME,
     MAX_COLUMNS,
     MAX_PADDING,
     MAX_ROWS,
     clips_to_8_bits,
-    first_broken,
     stride_is_one_or_two,
 )
 from codesign.compile.operators.unit import RoundedUnit, Unit
@@ -24,7 +23,6 @@ from codesign.compile.scanline.kernels import convolution as kernels
 from codesign.compile.scanline.lowering import Lowering, Psums
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import numerics
-from codesign.hw.spec import AccelSpec
 
 CONVOLUTIONS = ("nn.conv2d", "nn.conv2d_transpose")
 
@@ -53,16 +51,11 @@ def transposed_is_exact(graph: Graph, node: Node) -> bool:
     )
 
 
-class Convolution(Operator):
-    """A convolution, or a transposed one, with bias and a piecewise-linear activation."""
-
-    ops = CONVOLUTIONS
-    spellings = (
-        "torch: Conv2d, ConvTranspose2d, also before or after BatchNorm2d, ZeroPad2d, scales and offsets per channel",
-        "ONNX: Conv, ConvTranspose, BatchNormalization, Pad",
-    )
+class _Convolution(Operator):
     fuses = PIECEWISE_LINEAR
     weighs = True
+    bits = "8 or 16, weights 8 or 16"
+    cuda = "fused with what follows it"
 
     def stores_16_bits(self, unit: Unit, graph: Graph | None = None) -> bool:
         return {node.op for node in unit.nodes[1:]} <= {"add", "nn.relu", *SLOPES}
@@ -70,30 +63,54 @@ class Convolution(Operator):
     def reads_16_bits(self, unit: Unit, which: int, *, result_wide: bool) -> bool:
         return True
 
-    def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
-        own: tuple[Rule, ...] = (stride_is_one_or_two, kernel_fits)
-        if node.op == "nn.conv2d_transpose":
-            own = (transposed_is_exact,)
-        return first_broken((*FRAME, *own), graph, node)
-
     def bits_fit(self, unit: RoundedUnit) -> bool:
         return clips_to_8_bits(unit)
 
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
-        (source,) = lowering.operands(unit)
-        transposed = unit.head.op == "nn.conv2d_transpose"
-        psums = _transposed(unit, source) if transposed else _plain(unit, source)
+        psums = self._psums(unit, *lowering.operands(unit))
         if unit.bias is not None:
             per_channel = psums.scales[:: psums.shuffle**2]
             bias = numerics.bias_integers(unit.bias, lowering.psum_unit(psums), per_channel)
             psums = replace(psums, bias=np.repeat(bias, psums.shuffle**2))
         lowering.close(psums.activated(unit), target)
 
+    def _psums(self, unit: RoundedUnit, source: Tensor) -> Psums:
+        raise NotImplementedError
+
+
+class Convolution(_Convolution):
+    """A convolution with constant weights, grouped or dilated, with bias and a piecewise-linear activation."""
+
+    ops = ("nn.conv2d",)
+    spellings = (
+        "torch: Conv2d, also with BatchNorm2d, ZeroPad2d, scales and offsets per channel around it",
+        "ONNX: Conv, BatchNormalization, Pad",
+    )
+    rules = (*FRAME, stride_is_one_or_two, kernel_fits)
+
     def macs(self, graph: Graph, node: Node) -> int:
         _, inputs, rows, columns = graph.shape_of(node.inputs[1])
-        transposed = node.op == "nn.conv2d_transpose"
-        _, channels, height, width = graph.shape_of(node.inputs[0]) if transposed else node.shape
+        _, channels, height, width = node.shape
         return height * width * channels * inputs * rows * columns
+
+    def _psums(self, unit: RoundedUnit, source: Tensor) -> Psums:
+        return _plain(unit, source)
+
+
+class TransposedConvolution(_Convolution):
+    """A transposed convolution: in sub-pixel form, a convolution at the input's size."""
+
+    ops = ("nn.conv2d_transpose",)
+    spellings = ("torch: ConvTranspose2d", "ONNX: ConvTranspose")
+    rules = (*FRAME, transposed_is_exact)
+
+    def macs(self, graph: Graph, node: Node) -> int:
+        _, outputs, rows, columns = graph.shape_of(node.inputs[1])
+        _, channels, height, width = graph.shape_of(node.inputs[0])
+        return height * width * channels * outputs * rows * columns
+
+    def _psums(self, unit: RoundedUnit, source: Tensor) -> Psums:
+        return _transposed(unit, source)
 
 
 def _plain(unit: RoundedUnit, source: Tensor) -> Psums:

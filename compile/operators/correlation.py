@@ -25,7 +25,6 @@ from codesign.compile.operators.unit import RoundedUnit
 from codesign.compile.scanline.kernels import correlation as kernels
 from codesign.compile.scanline.lowering import Lowering, Psums, identity_of
 from codesign.compile.scanline.tensors import Tensor
-from codesign.hw.spec import AccelSpec
 from codesign.hw.spec import Unit as MachineUnit
 
 MAX_REACH = 15
@@ -43,16 +42,13 @@ class Correlation(Composite):
     spellings = ("torch and ONNX: a concatenation of mean(x * slice(pad(y))) for all displacements",)
     size_free = True
     centred = True
+    cuda = "a kernel of its own"
     fuses = PIECEWISE_LINEAR
     rules = (*FRAME, reach_fits)
+    machine_unit = MachineUnit.CORRELATOR
 
     def begins(self, graph: Graph, node: Node) -> bool:
         return node.op in self.ops and all(map(graph.is_activation, node.inputs))
-
-    def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
-        if MachineUnit.CORRELATOR not in spec.units:
-            return "This machine has no correlator."
-        return super().unsupported(graph, node, spec)
 
     def bits_fit(self, unit: RoundedUnit) -> bool:
         return unit.narrow and not any(operand.zero_point for operand in unit.operands)

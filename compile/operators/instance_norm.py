@@ -42,6 +42,7 @@ class InstanceNorm(Composite):
         "ONNX: InstanceNormalization",
     )
     size_free = True
+    cuda = "two kernels of its own"
     fuses = CLIPS
     rules = (*FRAME, frame_is_counted)
 

@@ -26,6 +26,7 @@ UNSHUFFLES = (2, 4, 8)
 
 class _Movement(Operator):
     keeps_scale = True
+    bits = "8 or 16"
     carries_flows = True
 
     def stores_16_bits(self, unit: Unit, graph: Graph | None = None) -> bool:
@@ -47,6 +48,7 @@ class PixelShuffle(_Movement):
     """Depth to space: channel ``c f^2 + i f + j`` becomes pixel ``(f y + i, f x + j)`` of channel c."""
 
     ops = ("nn.pixel_shuffle",)
+    cuda = "joins the store of a convolution"
     spellings = ("torch: PixelShuffle, Upsample(mode='nearest')", "ONNX: DepthToSpace (CRD, DCR), Resize (nearest)")
     rules = (*FRAME, shuffle_fits)
 
@@ -125,6 +127,7 @@ class Copies(_Movement):
     """Channels repeated, tiled, sliced or split."""
 
     ops = ("repeat", "tile", "strided_slice")
+    cuda = "slices read in place, or a kernel of its own; others by TVM"
     spellings = ("torch: repeat, repeat_interleave, x[:, a:b], chunk, split", "ONNX: Tile, Expand, Slice, Split")
     rules = (moves_channels,)
 

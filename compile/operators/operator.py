@@ -13,6 +13,7 @@ from tvm import relax
 from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.operators.unit import RoundedUnit, Unit
 from codesign.hw.spec import AccelSpec
+from codesign.hw.spec import Unit as MachineUnit
 
 if TYPE_CHECKING:
     from codesign.compile.scanline.lowering import Lowering
@@ -23,6 +24,18 @@ Bind = Callable[[str, Any], Any]
 
 Rule = Callable[[Graph, Node], bool]
 """A condition on a node. Its docstring is the sentence that the user reads when it does not hold."""
+
+
+MISSING = {
+    MachineUnit.SAMPLER: "This machine has no sampler (warp_reach).",
+    MachineUnit.CORRELATOR: "This machine has no correlator (correlator).",
+    MachineUnit.WINDOWS: "This machine makes no windows (window_beats).",
+}
+"""The sentence about a machine that lacks a unit, with the field of the specification that adds it."""
+
+
+def sentence(rule: Rule) -> str:
+    return (rule.__doc__ or "").strip()
 
 
 class Operator:
@@ -98,9 +111,20 @@ class Operator:
 
     rules: ClassVar[tuple[Rule, ...]] = ()
 
+    machine_unit: ClassVar[MachineUnit | None] = None
+    """The optional unit of the machine that computes it."""
+
+    bits: ClassVar[str] = "8"
+    """Bits of operands and result that the machine computes it in, for the documentation."""
+
+    cuda: ClassVar[str] = ""
+    """How this project's CUDA kernels compute it in FP16, for the documentation; empty: TVM schedules it."""
+
     def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
         """Why a machine of ``spec`` cannot run ``node``, in a sentence for the user; None if it can."""
-        return next(((rule.__doc__ or "").strip() for rule in self.rules if not rule(graph, node)), None)
+        if self.machine_unit is not None and self.machine_unit not in spec.units:
+            return MISSING[self.machine_unit]
+        return next((sentence(rule) for rule in self.rules if not rule(graph, node)), None)
 
     def bits_fit(self, unit: RoundedUnit) -> bool:
         """Whether the machine computes this operator in the bits and zero points that ``unit`` has."""

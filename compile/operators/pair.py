@@ -82,6 +82,8 @@ class Sum(_Pair):
     ops = ("add", "subtract")
     spellings = ("torch: x + y, x - y", "ONNX: Add, Sub")
     adds = True
+    bits = "8, or 16 alike"
+    cuda = "joins a convolution, or an element-wise chain"
     carries_flows = True
 
     def stores_16_bits(self, unit: Unit, graph: Graph | None = None) -> bool:
@@ -110,6 +112,7 @@ class Product(_Pair):
     """Two tensors multiplied, pixel by pixel; one may have a single channel."""
 
     ops = ("multiply",)
+    cuda = "an element-wise chain"
     spellings = ("torch: x * y", "ONNX: Mul")
 
     def _joined(

@@ -8,7 +8,7 @@ from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.operators.activation import Clamp
 from codesign.compile.operators.all_pairs import AllPairs
 from codesign.compile.operators.concat import Concat
-from codesign.compile.operators.convolution import Convolution
+from codesign.compile.operators.convolution import Convolution, TransposedConvolution
 from codesign.compile.operators.correlation import Correlation
 from codesign.compile.operators.host import HOST
 from codesign.compile.operators.instance_norm import InstanceNorm
@@ -24,6 +24,7 @@ from codesign.hw.spec import AccelSpec
 
 OPERATORS: tuple[Operator, ...] = (
     Convolution(),
+    TransposedConvolution(),
     Sum(),
     Product(),
     Scale(),

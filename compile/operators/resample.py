@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.ir.graph import Graph, Node
-from codesign.compile.operators.operator import Operator
+from codesign.compile.operators.operator import MISSING, Operator
 from codesign.compile.operators.rules import (
     FRAME,
     MAX_COLUMNS,
     MAX_PADDING,
     MAX_ROWS,
-    first_broken,
     stride_is_one_or_two,
 )
 from codesign.compile.operators.unit import RoundedUnit, Unit
@@ -88,6 +87,8 @@ def bilinear_weights(channels: int, factor: int) -> NDArray[np.int8]:
 class _Resampling(Operator):
     carries_flows = True
     takes_factor = True
+    bits = "8 or 16"
+    cuda = "a kernel of its own"
 
     def reads_16_bits(self, unit: Unit, which: int, *, result_wide: bool) -> bool:
         return True
@@ -130,19 +131,28 @@ class AveragePool(_Resampling):
         lowering.close(_mean(unit, source, rows, columns, stride, top, left), target)
 
 
+def resizes_alike(graph: Graph, node: Node) -> bool:
+    """A bilinear resize must be by 1/2, 2, 3, 4 or 5 with half-pixel centres, or by 2, 4 or 8 with aligned corners."""
+    (height, width), (rows, columns) = graph.shape_of(node.inputs[0])[2:], node.shape[2:]
+    how = str(node.attributes["method"]), str(node.attributes["coordinate_transformation_mode"])
+    frames = (height, width), (rows, columns), *how
+    return resize_factor(*frames) != 0 or corner_factor(*frames) != 0
+
+
 class Resize(_Resampling):
     """A bilinear resize: by 1/2, 2, 3, 4 or 5 with half-pixel centres, by 2, 4 or 8 with aligned corners."""
 
     ops = ("image.resize2d",)
     spellings = ("torch: Upsample and interpolate (bilinear)", "ONNX: Resize (linear)")
+    rules = (*FRAME, resizes_alike)
 
     def begins(self, graph: Graph, node: Node) -> bool:
         return node.op in self.ops and node.attributes["layout"] == "NCHW" and resizes_alike(graph, node)
 
     def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
         if keeps_corners(node) and MachineUnit.SAMPLER not in spec.units:
-            return "This machine has no sampler (warp_reach)."
-        return first_broken((*FRAME, resizes_alike), graph, node)
+            return MISSING[MachineUnit.SAMPLER]
+        return super().unsupported(graph, node, spec)
 
     def stores_16_bits(self, unit: Unit, graph: Graph | None = None) -> bool:
         return not keeps_corners(unit.head) or graph is None or unit.head.shape[1] == 2
@@ -214,14 +224,6 @@ def _stepped(unit: RoundedUnit, source: Tensor, factor: int) -> Psums:
         height=height,
         width=width,
     )
-
-
-def resizes_alike(graph: Graph, node: Node) -> bool:
-    """A bilinear resize must be by 1/2, 2, 3, 4 or 5 with half-pixel centres, or by 2, 4 or 8 with aligned corners."""
-    (height, width), (rows, columns) = graph.shape_of(node.inputs[0])[2:], node.shape[2:]
-    how = str(node.attributes["method"]), str(node.attributes["coordinate_transformation_mode"])
-    frames = (height, width), (rows, columns), *how
-    return resize_factor(*frames) != 0 or corner_factor(*frames) != 0
 
 
 def keeps_corners(node: Node) -> bool:

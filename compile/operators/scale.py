@@ -19,6 +19,8 @@ class Scale(Operator):
     ops = ("multiply",)
     spellings = ("torch: x * 0.5, x / 2, -x", "ONNX: Mul, Div, Neg")
     fuses = PIECEWISE_LINEAR
+    bits = "8 or 16"
+    cuda = "joins a convolution, or an element-wise chain"
     carries_flows = True
 
     def begins(self, graph: Graph, node: Node) -> bool:

@@ -28,7 +28,6 @@ from codesign.compile.scanline.lowering import Lowering, Psums
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
-from codesign.hw.spec import AccelSpec
 from codesign.hw.spec import Unit as MachineUnit
 
 PADDINGS = ("zeros", "border")
@@ -38,6 +37,8 @@ class AtAFlow(Composite):
     """An operator that samples its first operand, of 8 bits, at its second, a flow of 16."""
 
     at_a_flow = True
+    bits = "8, at a flow of 16"
+    cuda = "a kernel of its own"
 
     def reads_16_bits(self, unit: Unit, which: int, *, result_wide: bool) -> bool:
         return which == 1
@@ -56,14 +57,10 @@ class Warp(AtAFlow):
     )
     size_free = True
     rules = FRAME
+    machine_unit = MachineUnit.SAMPLER
 
     def begins(self, graph: Graph, node: Node) -> bool:
         return node.op in self.ops and all(map(graph.is_activation, node.inputs))
-
-    def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
-        if MachineUnit.SAMPLER not in spec.units:
-            return "This machine has no sampler (warp_reach)."
-        return super().unsupported(graph, node, spec)
 
     def recognise(self, graph: Graph) -> Graph:
         return recognise_warps(graph)

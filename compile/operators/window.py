@@ -30,7 +30,6 @@ from codesign.compile.scanline.lowering import Lowering, Psums
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import numerics
 from codesign.hw.isa import MAX_LEVEL, MAX_MAP_BYTES
-from codesign.hw.spec import AccelSpec
 from codesign.hw.spec import Unit as MachineUnit
 from codesign.hw.windows import MAX_RADIUS
 
@@ -86,14 +85,10 @@ class Window(AtAFlow):
     ops = (WINDOW,)
     spellings = ("torch and ONNX: grid_sample (bilinear, zeros) of all pairs' maps, as RAFT spells it",)
     rules = (*FRAME, window_fits)
+    machine_unit = MachineUnit.WINDOWS
 
     def begins(self, graph: Graph, node: Node) -> bool:
         return node.op in self.ops and all(map(graph.is_activation, node.inputs))
-
-    def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
-        if MachineUnit.WINDOWS not in spec.units:
-            return "This machine makes no windows (window_beats)."
-        return super().unsupported(graph, node, spec)
 
     def recognise(self, graph: Graph) -> Graph:
         return recognise_windows(graph)

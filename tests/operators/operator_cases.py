@@ -118,10 +118,13 @@ CASES: dict[str, dict[str, Case]] = {
         "stride 2": Case(part(lambda: nn.Conv2d(6, 6, 3, 2, 1)), 3),
         "dilated": Case(part(lambda: nn.Conv2d(6, 6, 3, padding=2, dilation=2)), 3),
         "depthwise": Case(part(lambda: nn.Conv2d(6, 6, (3, 5), padding=(1, 2), groups=6)), 3),
-        "transposed": Case(part(lambda: nn.ConvTranspose2d(6, 4, 4, 2, 1), 4), 3),
         "normalised": Case(part(lambda: nn.Sequential(nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6))), 3),
         "padded": Case(part(lambda: nn.Sequential(nn.ZeroPad2d((1, 0, 2, 1)), nn.Conv2d(6, 6, 3))), 3),
         "scale a channel": Case(one(lambda x: F.relu(x) * torch.linspace(0.5, 2.0, 6).view(1, 6, 1, 1)), 3),
+    },
+    "TransposedConvolution": {
+        "by 2": Case(part(lambda: nn.ConvTranspose2d(6, 3, 4, 2, 1), 3)),
+        "by 3": Case(part(lambda: nn.ConvTranspose2d(6, 3, 5, 3, 1), 3)),
     },
     "Sum": {
         "added": Case(two(lambda x, y: x + y)),
@@ -151,9 +154,9 @@ CASES: dict[str, dict[str, Case]] = {
         "by 4": Case(part(lambda: nn.Sequential(nn.Conv2d(6, 1, 1), nn.PixelUnshuffle(4)), 16)),
     },
     "Copies": {
+        "sliced": Case(one(lambda x: x[:, 1:5:2], 2)),
         "tiled": Case(one(lambda x: x.repeat(1, 2, 1, 1), 12)),
         "interleaved": Case(one(_interleaved, 12)),
-        "sliced": Case(one(lambda x: x[:, 1:5:2], 2)),
         "split": Case(one(lambda x: x.chunk(2, 1)[1], 3), 0),  # slices are made of it by the quantiser
     },
     "Concat": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,12 +16,15 @@ from operator_cases import ACTIVATIONS, CASES, Between, one
 from tvm import relax
 from whole_networks import POOL
 
+from codesign.compile.cuda.fusion import from_graph
+from codesign.compile.cuda.layers import Other
 from codesign.compile.driver import CompiledNetwork, Quantisation, Region, compile_network
 from codesign.compile.importing.model import ImportedModel, load_model
 from codesign.compile.ir.evaluate import apply, run
 from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.compile.ir.runnable import runnable
+from codesign.compile.operators.page import operators_page
 from codesign.compile.operators.registry import COMPOSITES, OPERATORS, operator_of, why_unsupported
 from codesign.compile.referee.integer import evaluate_region
 from codesign.hw.model import reference
@@ -128,11 +132,25 @@ def _node(graph: Graph, operator: str) -> Node:
     return next(node for node in graph.nodes if type(operator_of(graph, node)).__name__ == operator)
 
 
+def test_the_page_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "operators.md"
+    assert page.read_text() == operators_page(), "python -m codesign operators > docs/operators.md"
+
+
+@pytest.mark.parametrize(("operator", "name"), ON_RTL)
+def test_the_page_says_what_cuda_does(operator: str, name: str) -> None:
+    """An operator for which it names kernels leaves nothing to TVM, and the others do."""
+    (described,) = (one for one in OPERATORS if type(one).__name__ == operator)
+    graph = from_graph(from_module(model_of(operator, name).module))
+    left = [operation.node.op for operation in graph.operations if isinstance(operation, Other)]
+    assert bool(left) == (not described.cuda)
+
+
 BROKEN = {
     "Convolution": ({"strides": (3, 3)}, "Strides must be 1 or 2"),
     "PixelShuffle": ({"upscale_factor": 9}, "at most 8"),
     "PixelUnshuffle": ({"downscale_factor": 3}, "2, 4 or 8"),
-    "Copies": ({"repeats": (1, 2, 2, 1)}, "Only channels"),
+    "Copies": ({"axes": (2,)}, "Only channels"),
     "AveragePool": ({"strides": (3, 3)}, "Strides must be 1 or 2"),
     "Resize": ({"method": "cubic"}, "bilinear resize"),
     "Correlation": ({"reach": 16}, "15 pixels"),
