@@ -8,15 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from codesign.compile.canonical.affine import is_bias
-from codesign.compile.cuda.chains import merge_chains
-from codesign.compile.cuda.channel_moves import arrange_channels
-from codesign.compile.cuda.convolutions import Convolutions
+from codesign.compile.cuda.fuse.chains import merge_chains
+from codesign.compile.cuda.fuse.channel_moves import arrange_channels
+from codesign.compile.cuda.fuse.convex_upsample import recognise_convex_upsampling
+from codesign.compile.cuda.fuse.convolutions import Convolutions
+from codesign.compile.cuda.fuse.tables import chain_steps
+from codesign.compile.cuda.fuse.windows import PAIR_MAPS, WINDOWS, merge_windows
 from codesign.compile.cuda.layers import GpuGraph, Pointwise, Shuffle, Tensor
-from codesign.compile.cuda.tables import chain_steps
-from codesign.compile.cuda.windows import PAIR_MAPS, WINDOWS, merge_windows
 from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.ir.passes import passed, run_passes
-from codesign.compile.operators.convex_upsample import recognise_convex_upsampling
 from codesign.kernels import chain
 from codesign.kernels.chain import Apply, Chain, Kind, PerChannel
 from codesign.kernels.channels import Channels

@@ -1,0 +1,1 @@
+"""Rewrites of a float graph before it is cut into GPU operations."""
