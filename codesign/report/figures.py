@@ -131,7 +131,7 @@ def _layer(comparison: Comparison, layer: LayerFigures) -> dict[str, Figure]:
     used = tuple(dict.fromkeys(name for part in parts for name in part.records))
     return {
         "utilization": Figure(
-            Interval.exact(layer.utilization), "", layer.evidence, "MACs over what the array could do meanwhile"
+            Interval.exact(layer.utilization), "", layer.evidence, "MACs over the array's capacity in the same time"
         ),
         "energy": Figure(layer.joules, "J", Evidence.MODEL, f"events x energy per event, {model}", (), used),
         "begin": Figure(Interval.exact(layer.begin_cycle / clock_hz), "s", layer.evidence, model),

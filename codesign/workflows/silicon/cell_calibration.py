@@ -246,7 +246,7 @@ def _run_block(bench: _Bench, top: str, files: Sequence[str]) -> _Run:
     say(f"map {top} to the cells of {library.name} (about a minute)")
     sources = [work / "scanline_pkg.sv", *(rtl_folder() / name for name in ("scanline_row_pkg.sv", *files))]
     netlist = map_block(folder, sources, top, liberty, clock="clk_i")
-    say(f"run {top} on what it saw")
+    say(f"run {top} on the recorded inputs")
     seen = read_ports(waves, netlist.ports.values())
     # The waveform begins after reset: its first row is held while reset is asserted.
     stimuli = {
