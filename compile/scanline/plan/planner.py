@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 
 from codesign.compile.scanline.layers import Layer, LayerGraph, Shuffle, computed
@@ -13,16 +12,15 @@ from codesign.compile.scanline.plan.plan import (
     BufferPlan,
     Cascade,
     Conversion,
-    KeptPlan,
     LayerPlan,
     RowOrder,
-    StorePlan,
     Strip,
     consumers,
     words_per_row,
 )
 from codesign.compile.scanline.plan.schedule import OPERAND, Passage, Reading, RowSchedule, schedule_rows
 from codesign.compile.scanline.plan.strips import Divider, HaloMode, Leaving, kept_tensors
+from codesign.compile.scanline.plan.undivided import Undivided, connected
 from codesign.compile.scanline.rewrite.split_layers import fits_memories
 from codesign.hw.numerics import ceil_div
 from codesign.hw.spec import AccelSpec
@@ -33,22 +31,6 @@ MAX_LAYERS = 32
 """A cascade this long gains nothing from another layer, and its loop would not fit the command slots."""
 
 ORDERS = (RowOrder.RELAXED, RowOrder.EAGER)
-
-
-@dataclass(frozen=True)
-class Undivided:
-    """Layers [first, end) as one cascade, before it is divided into strips."""
-
-    first: int
-    end: int
-    layers: dict[int, Layer]  # by index, without shuffles
-    loads: list[str]
-    leaving: Leaving
-    halos: HaloMode
-    kept: list[str]  # tensors whose halos are kept
-    conversions: dict[str, Conversion]
-    mappings: dict[int, Mapping]
-    rows: RowSchedule
 
 
 class Geometry:
@@ -221,7 +203,7 @@ class Planner:
             return "slices of a split layer meet in memory"
         if (refusal := self._refusal(layers, alone=len(inside) == 1)) is not None:
             return refusal
-        if len({max(graph.tensors[name].height for name in part) for part in _parts(inside)}) > 1:
+        if len({max(graph.tensors[name].height for name in part) for part in connected(inside)}) > 1:
             return "layers of different sizes share no tensor, so their row rates cannot be matched"
         return None
 
@@ -297,8 +279,8 @@ class Planner:
             buffers=buffers,
             loads=tuple(rows.loads.items()),
             layers=tuple(self._layer_plan(index, layer, undivided) for index, layer in undivided.layers.items()),
-            stores=_stores(undivided),
-            kept=_kept(undivided),
+            stores=undivided.stores(),
+            kept=undivided.kept_plans(),
             iterations=rows.iterations,
             order=rows.order,
             strips=plan,
@@ -376,43 +358,3 @@ class Planner:
             frees=tuple(rows.freeing[name] == Reading(index, k) for k, name in enumerate(layer.sources)),
             free_operand=operand is not None and rows.freeing[operand] == Reading(index, OPERAND),
         )
-
-
-def _stores(undivided: Undivided) -> tuple[StorePlan, ...]:
-    first_channels = {layer.output: layer.first_channel for layer in undivided.layers.values()}
-    return tuple(
-        StorePlan(
-            tensor=source,
-            target=target,
-            factor=factor,
-            first_channel=first_channels.get(source, 0),
-            delay=undivided.rows.store_delay[source],
-            repeat=undivided.rows.store_repeat[source],
-        )
-        for source, target, factor in undivided.leaving
-    )
-
-
-def _kept(undivided: Undivided) -> tuple[KeptPlan, ...]:
-    rows = undivided.rows
-    return tuple(
-        KeptPlan(
-            tensor=layer.output,
-            channels=layer.channels,
-            delay=rows.layer_delay[index],
-            store_delay=rows.store_delay[layer.output],
-            repeat=rows.layer_repeat[index],
-        )
-        for index, layer in undivided.layers.items()
-        if layer.output in undivided.kept
-    )
-
-
-def _parts(layers: Sequence[Layer | Shuffle]) -> list[set[str]]:
-    """The tensors of ``layers``, apart where no layer reads from one part and writes into another."""
-    parts: list[set[str]] = []
-    for layer in layers:
-        joined = {*layer.streamed, layer.output}
-        apart = [part for part in parts if not part & joined]
-        parts = [*apart, joined.union(*(part for part in parts if part & joined))]
-    return parts
