@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from codesign.hw.spec import AccelSpec
 
 VERILATOR_FLAGS = (
     "--cc", "--top-module", "scanline_top", "--prefix", "Vscanline", "-O3", "--x-assign", "fast", "--x-initial", "fast",
-    "--no-assert", "--no-timing", "-Wno-fatal", "--output-split", "40000", "--unroll-count", "16",
-    "--savable",
+    "--no-timing", "-Wno-fatal", "--output-split", "40000", "--unroll-count", "16",
 )  # fmt: skip
 COMPILER_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-w")
 
 Report = Callable[[str], None]
+
+_HARNESS = Path(__file__).parent / "harness"
 
 
 def rtl_folder() -> Path:
@@ -35,6 +37,11 @@ def rtl_folder() -> Path:
     assert found is not None
     assert found.origin is not None
     return Path(found.origin).parent / "rtl"
+
+
+def assertion_flags() -> tuple[str, ...]:
+    """Verilator's flags for a build with the RTL's assertions."""
+    return "--assert", "-DSCANLINE_ASSERTIONS", f"-I{rtl_folder()}"
 
 
 def rtl_sources() -> list[Path]:
@@ -59,52 +66,95 @@ def c_compiler() -> str:
     return found
 
 
-def library(spec: AccelSpec, *, trace: bool = False, report: Report | None = None) -> Path:
+@dataclass(frozen=True)
+class Variant:
+    """What a build has besides the machine. A benchmark of speed leaves the assertions out."""
+
+    trace: bool = False  # can write waveforms
+    assertions: bool = True  # hw/rtl/scanline_assert.svh; one that fails ends the run
+    forced: tuple[tuple[str, str], ...] = ()
+    """Signals that a run may force to a value, as (module, signal): for injected faults."""
+
+    @property
+    def verilator_flags(self) -> tuple[str, ...]:
+        asserting = assertion_flags() if self.assertions else ("--no-assert",)
+        savable = () if self.forced else ("--savable",)  # Verilator saves no signals that are forced
+        return (*asserting, *savable, *(("--trace",) if self.trace else ()))
+
+    @property
+    def compiler_flags(self) -> tuple[str, ...]:
+        return (
+            f"-DVM_TRACE={int(self.trace)}", f"-DVM_TRACE_VCD={int(self.trace)}",
+            *(("-DSCANLINE_TRACE",) if self.trace else ()), *(("-DSCANLINE_FORCE", "-O1") if self.forced else ()),
+        )  # fmt: skip
+
+    def verilator_control(self) -> str:
+        """A control file for Verilator that names the signals to be forced."""
+        lines = [f'forceable -module "{module}" -var "{signal}"' for module, signal in self.forced]
+        return "\n".join(["`verilator_config", *lines, ""])
+
+
+def library(spec: AccelSpec, variant: Variant | None = None, *, report: Report | None = None) -> Path:
     """The model's shared library for ``spec``, built when it is not cached.
 
     Raises :class:`SimulationError` when no compiler is found or a step of the build fails.
     """
+    variant = variant or Variant()
     compiler = c_compiler()
     package = render_package(spec)
-    harness = Path(__file__).parent / "harness" / "scanline_model.cpp"
-    parts = [package, *(path.read_text() for path in (*rtl_sources(), harness)), *VERILATOR_FLAGS, *COMPILER_FLAGS,
-             metadata.version("verilator"), _version(compiler), _cpu(), f"trace={trace}"]  # fmt: skip
+    texts = [*rtl_sources(), rtl_folder() / "scanline_assert.svh", *sorted(_HARNESS.glob("scanline_*"))]
+    parts = [
+        package,
+        *(path.read_text() for path in texts),
+        *VERILATOR_FLAGS,
+        *COMPILER_FLAGS,
+        metadata.version("verilator"),
+        _version(compiler),
+        _cpu(),
+        repr(variant),
+    ]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:20]
 
     def build(target: Path) -> None:
         if report is not None:
             report(f"Building the Verilated model of {spec.name} (once; about a minute)")
         with tempfile.TemporaryDirectory(prefix="codesign-build-") as work:
-            copied(_build(Path(work), package, harness, compiler, trace), target)
+            copied(_build(Path(work), package, compiler, variant), target)
 
     return built(cache_folder() / "verilated", f"{spec.name}-{key}.so", key, build)
 
 
-def _build(work: Path, package: str, harness: Path, compiler: str, trace: bool) -> Path:
+def _build(work: Path, package: str, compiler: str, variant: Variant) -> Path:
     root = verilator_root()
     (work / "scanline_pkg.sv").write_text(package)
-    flags = [*VERILATOR_FLAGS, *(["--trace"] if trace else [])]
+    (work / "forced.vlt").write_text(variant.verilator_control())
+    sources = [work / "forced.vlt", work / "scanline_pkg.sv", *rtl_sources()]
+    flags = [*VERILATOR_FLAGS, *variant.verilator_flags, "-Mdir", str(work / "obj")]
     _run(
-        [str(root / "bin" / "verilator_bin"), *flags, "-Mdir", str(work / "obj"), str(work / "scanline_pkg.sv"),
-         *map(str, rtl_sources())],
+        [str(root / "bin" / "verilator_bin"), *flags, *map(str, sources)],
         {**os.environ, "VERILATOR_ROOT": str(root)},
-    )  # fmt: skip
+    )
     include = root / "include"
-    sources = sorted((work / "obj").glob("*.cpp"))
-    sources += [harness, include / "verilated.cpp", include / "verilated_threads.cpp", include / "verilated_save.cpp"]
-    if trace:
-        sources.append(include / "verilated_vcd_c.cpp")
-    common = [compiler, *COMPILER_FLAGS, f"-I{work / 'obj'}", f"-I{include}", f"-I{include / 'vltstd'}",
-              "-DVL_TIME_CONTEXT", "-DVM_COVERAGE=0", "-DVM_SC=0", f"-DVM_TRACE={int(trace)}", "-DVM_TRACE_FST=0",
-              f"-DVM_TRACE_VCD={int(trace)}", "-DVM_TRACE_SAIF=0"]  # fmt: skip
-    common += ["-DSCANLINE_TRACE"] if trace else []
-    objects = [work / f"{index}.o" for index in range(len(sources))]
+    texts = sorted((work / "obj").glob("*.cpp"))
+    texts += [_HARNESS / "scanline_model.cpp"]
+    texts += [include / name for name in ("verilated.cpp", "verilated_threads.cpp", "verilated_save.cpp")]
+    if variant.trace:
+        texts.append(include / "verilated_vcd_c.cpp")
+    common = [
+        compiler,
+        *COMPILER_FLAGS,
+        *(f"-I{folder}" for folder in (work / "obj", include, include / "vltstd")),
+        *("-include", str(_HARNESS / "scanline_print.h"), "-DVL_PRINTF=scanline_printf", "-DVL_USER_STOP"),
+        *("-DVL_TIME_CONTEXT", "-DVM_COVERAGE=0", "-DVM_SC=0", "-DVM_TRACE_FST=0", "-DVM_TRACE_SAIF=0"),
+        *variant.compiler_flags,
+    ]
+    objects = [work / f"{index}.o" for index in range(len(texts))]
 
     def compile_one(pair: tuple[Path, Path]) -> None:
         _run([*common, "-c", str(pair[0]), "-o", str(pair[1])], dict(os.environ))
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(compile_one, zip(sources, objects, strict=True)))
+        list(pool.map(compile_one, zip(texts, objects, strict=True)))
     linked = work / "scanline.so"
     _run([compiler, "-shared", *map(str, objects), "-o", str(linked), "-lpthread"], dict(os.environ))
     return linked

@@ -4,6 +4,7 @@ trace."""
 from __future__ import annotations
 
 import ctypes
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError, SimulationError
 from codesign.hw.program.program import Program
 from codesign.hw.spec import AccelSpec
-from codesign.sim.build import Report, library
+from codesign.sim.build import Report, Variant, library
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ def _bind(path: Path) -> ctypes.CDLL:
         "scanline_run": (ctypes.c_int, [ptr, u64]),
         "scanline_write_register": (ctypes.c_int, [ptr, u32, u32]),
         "scanline_read_register": (i64, [ptr, u32]),
+        "scanline_failures": (ctypes.c_char_p, [ptr]),
+        "scanline_forceable": (ctypes.c_char_p, [ptr]),
+        "scanline_force": (ctypes.c_int, [ptr, ctypes.c_char_p, ctypes.c_char_p, u32, u32, u64]),
         "scanline_trace": (ctypes.c_int, [ptr, ctypes.c_char_p]),
         "scanline_save": (u64, [ptr]),
         "scanline_snapshot": (ptr, [ptr]),
@@ -67,10 +71,26 @@ def _bind(path: Path) -> ctypes.CDLL:
     return lib
 
 
-class Model:
-    """One instance of the machine with its memory.
+@dataclass(frozen=True)
+class Failure:
+    """An assertion of the RTL that failed: the first time in this cycle, in this instance of its module."""
 
-    ``trace=True`` takes a build that can write waveforms (slower). Use as a context manager, or call :meth:`close`.
+    cycle: int
+    instance: str  # scanline_top.u_store.u_beats
+    assertion: str
+
+    def __str__(self) -> str:
+        return f"assertion {self.assertion} of {self.instance} failed in cycle {self.cycle}"
+
+
+_FAILURE = re.compile(r"(\d+) .*Assertion failed in (?:TOP\.)?(\S+): (.*)")
+
+
+class Model:
+    """One instance of the machine with its memory. Use it as a context manager, or call :meth:`close`.
+
+    ``variant`` chooses a build: with waveforms, without assertions, with signals that can be forced. Unless it is
+    ``tolerant``, whatever advances the clock raises :class:`SimulationError` when an assertion of the RTL fails.
     """
 
     def __init__(
@@ -79,11 +99,13 @@ class Model:
         memory_bytes: int,
         *,
         dram: Dram | None = None,
-        trace: bool = False,
+        variant: Variant | None = None,
+        tolerant: bool = False,
         report: Report | None = None,
     ) -> None:
         self.spec = spec
-        self.library = library(spec, trace=trace, report=report)
+        self.tolerant = tolerant
+        self.library = library(spec, variant, report=report)
         """The build that this model is an instance of."""
         self._lib = _bind(self.library)
         self._handle: int | None = self._lib.scanline_new(memory_bytes)
@@ -131,18 +153,55 @@ class Model:
     def reset(self) -> None:
         """Pull the reset line for four cycles. Memory keeps its content."""
         self._lib.scanline_reset(self._model)
+        self._demand_sound()
 
     def step(self, cycles: int = 1) -> None:
         """Advance the clock."""
         self._lib.scanline_step(self._model, cycles)
+        self._demand_sound()
 
     def run(self, cycles: int) -> bool:
         """Advance until the interrupt rises, at most ``cycles``; returns whether it rose."""
-        return bool(self._lib.scanline_run(self._model, cycles))
+        rose = bool(self._lib.scanline_run(self._model, cycles))
+        self._demand_sound()
+        return rose
+
+    def failures(self) -> tuple[Failure, ...]:
+        """The assertions that have failed so far, in order."""
+        found = []
+        for line in self._lib.scanline_failures(self._model).decode().splitlines():
+            match = _FAILURE.fullmatch(line)
+            assert match is not None, line
+            found.append(Failure(int(match[1]), match[2].removesuffix(f".{match[3]}"), match[3]))
+        return tuple(found)
+
+    def _demand_sound(self) -> None:
+        if not self.tolerant and (failed := self.failures()):
+            raise SimulationError(str(failed[0]), where="RTL", hint="This is an error in the RTL or in the program.")
+
+    def force(self, instance: str, signal: str, value: int, *, first: int = 0, bits: int = 1) -> None:
+        """Hold ``bits`` bits (at most 64) of a signal, from bit ``first`` on, at ``value`` until :meth:`release`.
+
+        Needs a build whose variant names the signal. Raises :class:`SimulationError` when the instance has none such.
+        """
+        names = f"TOP.{instance}".encode(), signal.encode()
+        if self._lib.scanline_force(self._model, *names, first, bits, value):
+            raise SimulationError(f"{instance} has no signal {signal} that can be forced")
+
+    def forceable(self) -> dict[tuple[str, str], int]:
+        """The bits of every signal that :meth:`force` can hold, by instance and name."""
+        lines = (line.split() for line in self._lib.scanline_forceable(self._model).decode().splitlines())
+        return {(instance.removeprefix("TOP."), signal): int(bits) for instance, signal, bits in lines}
+
+    def release(self, instance: str, signal: str) -> None:
+        """End what :meth:`force` began."""
+        self._lib.scanline_force(self._model, f"TOP.{instance}".encode(), signal.encode(), 0, 0, 0)
 
     def write_register(self, name: str, value: int) -> None:
         """Write a register of ``isa.REGISTERS`` over AXI4-Lite."""
-        if self._lib.scanline_write_register(self._model, isa.REGISTERS[name], value):
+        silent = self._lib.scanline_write_register(self._model, isa.REGISTERS[name], value)
+        self._demand_sound()
+        if silent:
             raise SimulationError(f"register {name} did not answer")
 
     def read_register(self, name_or_address: str | int) -> int:
@@ -234,6 +293,6 @@ class Model:
         """Start writing a VCD waveform to ``path``, or stop with None. Needs a model made with ``trace=True``."""
         code = self._lib.scanline_trace(self._model, None if path is None else str(path).encode())
         if code == -1:
-            raise SimulationError("this model was built without waveforms", hint="Make it with trace=True.")
+            raise SimulationError("this model was built without waveforms", hint="Choose Variant(trace=True).")
         if code:
             raise SimulationError("cannot write the waveform", where=str(path))

@@ -15,7 +15,7 @@ from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError, SimulationError
 from codesign.hw.model import reference
 from codesign.hw.program.program import Program
-from codesign.sim.build import Report
+from codesign.sim.build import Report, Variant
 from codesign.sim.checkpoint import Checkpoint
 from codesign.sim.model import Dram, Model
 from codesign.sim.timeline import Activity
@@ -73,6 +73,7 @@ def run(
     waves: Waves | None = None,
     checkpoints: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    assertions: bool = True,
     report: Report | None = None,
 ) -> RunResult:
     """Simulate one frame from start to done. ``inputs[name]: int8[H, W, C]``.
@@ -80,13 +81,15 @@ def run(
     ``timeline`` keeps the log of the engines. An interrupted run is kept in the folder ``checkpoints``; the same run
     continues from there, cycle for cycle as if it had not been interrupted, and a finished run is not repeated.
     ``progress`` is called with the cycles so far, ``report`` with a line if the model must be built first. Raises
-    :class:`SimulationError` if the machine stops with an error or makes no progress.
+    :class:`SimulationError` if the machine stops with an error, makes no progress, or an assertion of the RTL fails.
+    A benchmark of speed leaves the ``assertions`` out.
     """
     if waves is not None and checkpoints is not None:
         raise InputError("a waveform cannot be resumed", where="options", hint="Leave out the checkpoint folder.")
     dram = dram or Dram()
+    variant = Variant(trace=waves is not None, assertions=assertions)
     image = reference.initial_memory(program, inputs)
-    with Model(program.spec, program.memory_bytes, dram=dram, trace=waves is not None, report=report) as model:
+    with Model(program.spec, program.memory_bytes, dram=dram, variant=variant, report=report) as model:
         model.load(program)
         for slot in program.inputs:
             span = slice(slot.offset, slot.offset + slot.size_bytes)

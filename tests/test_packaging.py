@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CHECK = """
 import sys, codesign, codesign.hw, codesign.energy.records as records
 from codesign.workflows.compile import compile_source
+from codesign.workflows.frames import FrameChoice
 from codesign.workflows.simulate import simulate
 from codesign.workflows.sources import find
 assert codesign.hw.__file__.startswith(sys.argv[1]), codesign.hw.__file__
@@ -22,7 +23,7 @@ except ModuleNotFoundError:
     pass
 else:
     raise AssertionError("a bare `import sim` must fail")
-result = simulate(compile_source(find("sesr_m5_x2"), "tiny", size=(16, 12)))
+result = simulate(compile_source(find("sesr_m5_x2"), "tiny", FrameChoice(size=(16, 12))))
 assert result.bit_exact and result.quality_db is not None
 print("works", result.counters.cycles)
 """

@@ -215,4 +215,41 @@ module scanline_buffer_table
       view[i].stored = stored[i];
     end
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  // Rows claimed and not yet done, by buffer.
+  logic [15:0] check_loading_q[Buffers], check_computing_q[Buffers];
+  always_ff @(posedge clk_i) begin
+    if (load_claim_i) check_loading_q[load_id_i] <= check_loading_q[load_id_i] + 16'd1 -
+        16'(load_done_i.valid && (load_done_i.id == load_id_i));
+    if (load_done_i.valid && !(load_claim_i && (load_done_i.id == load_id_i))) begin
+      check_loading_q[load_done_i.id] <= check_loading_q[load_done_i.id] - 16'd1;
+    end
+    if (conv_claim_i) check_computing_q[destination_id_i] <= check_computing_q[destination_id_i] + 16'd1 -
+        16'(conv_done_i.valid && (conv_done_i.id == destination_id_i));
+    if (conv_done_i.valid && !(conv_claim_i && (conv_done_i.id == destination_id_i))) begin
+      check_computing_q[conv_done_i.id] <= check_computing_q[conv_done_i.id] - 16'd1;
+    end
+    if (set_i) begin
+      check_loading_q[set_id_i] <= '0;
+      check_computing_q[set_id_i] <= '0;
+    end
+  end
+  always_ff @(posedge clk_i) begin
+    `SCANLINE_ASSERT(RowsNotEmpty, !set_i || (set_config_i.rows != '0))
+    `SCANLINE_ASSERT(LoadClaimFits, !load_claim_i || (16'(load_view_o.next_row - load_view_o.freed) < load_view_o.cfg.rows))
+    `SCANLINE_ASSERT(LoadClaimInFrame, !load_claim_i || (load_view_o.next_row < load_view_o.cfg.height))
+    `SCANLINE_ASSERT(LoadSlotInRange, !load_claim_i || (load_view_o.next_slot < load_view_o.cfg.rows))
+    `SCANLINE_ASSERT(ConvClaimFits, !conv_claim_i ||
+        (16'(destination_view_o.next_row - destination_view_o.freed) < destination_view_o.cfg.rows))
+    `SCANLINE_ASSERT(ConvClaimInFrame, !conv_claim_i || (destination_view_o.next_row < destination_view_o.cfg.height))
+    `SCANLINE_ASSERT(ConvSlotInRange, !conv_claim_i || (destination_view_o.next_slot < destination_view_o.cfg.rows))
+    `SCANLINE_ASSERT(LoadDoneWasClaimed, !load_done_i.valid || (check_loading_q[load_done_i.id] != '0))
+    `SCANLINE_ASSERT(ConvDoneWasClaimed, !conv_done_i.valid || (check_computing_q[conv_done_i.id] != '0))
+    `SCANLINE_ASSERT(StoreClaimIsDone, !store_claim_i || (store_view_o.stored < store_view_o.done))
+    `SCANLINE_ASSERT(StoreClaimInFrame, !store_claim_i || (store_view_o.stored < store_view_o.cfg.height))
+    `SCANLINE_ASSERT(StoreFreesStored, !store_free_i || (store_free_to_i <= store_view_o.stored))
+  end
+`endif
 endmodule

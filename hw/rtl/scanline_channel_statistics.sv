@@ -83,4 +83,15 @@ module scanline_channel_statistics
     written_addr_q <= write_addr_q;
     written_data_q <= write_data_q;
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(AddInMemory, !add_i.valid || (32'(add_i.addr) < StatisticWords))
+      `SCANLINE_ASSERT(ReadInMemory, !read_i || (32'(read_addr_i) < StatisticWords))
+      `SCANLINE_ASSERT(ReadAlone, !read_i || !(add_i.valid || sum_q || write_q))
+    end
+  end
+`endif
 endmodule

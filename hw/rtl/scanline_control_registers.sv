@@ -121,4 +121,20 @@ module scanline_control_registers
       end
     end
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  `SCANLINE_HANDSHAKE(Response, bvalid_o, bready_i, bresp_o, 1'b0)
+  `SCANLINE_HANDSHAKE(Data, rvalid_o, rready_i, rdata_o, 1'b0)
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(StartWhenIdle, !start_o || !busy_i)
+      `SCANLINE_ASSERT(ClearWhenIdle, !clear_o || !busy_i)
+      `SCANLINE_ASSERT(WriteTogether, awready_o == wready_o)
+      `SCANLINE_ASSERT(OneWrite, !awready_o || !bvalid_o)
+      `SCANLINE_ASSERT(OneRead, !arready_o || !rvalid_o)
+      `SCANLINE_ASSERT(FinishedWasBusy, !finished_i || busy_i)
+    end
+  end
+`endif
 endmodule

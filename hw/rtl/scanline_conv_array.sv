@@ -253,4 +253,27 @@ module scanline_conv_array
     operand_correlate_q <= correlate_q;
     finished_groups_log2_q <= operand_groups_log2_q;
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(SpokenBound, 32'(spoken_q) <= WindowSlots)
+      `SCANLINE_ASSERT(LandedBound, landed_q <= spoken_q)
+      `SCANLINE_ASSERT(FreedLanded, !issue || (free_now <= landed_q))
+      `SCANLINE_ASSERT(SlotsInOrder, 3'(fill_slot_q - oldest_q) == landed_q[2:0])
+      `SCANLINE_ASSERT(GrantHasSlot, !segment_granted_i || (32'(spoken_q) < WindowSlots))
+      `SCANLINE_ASSERT(SegmentAwaited, !segment_valid_i || (landed_q < spoken_q))
+      `SCANLINE_ASSERT(StepCounted, !active_q || (step_q < row_q.steps_count))
+      `SCANLINE_ASSERT(GroupCounted, !active_q || (group_q < row_q.pixel_groups))
+      `SCANLINE_ASSERT(StepInMemory, !read || (32'(row_q.steps_base) + 32'(step_q) < WeightWords))
+      `SCANLINE_ASSERT(IssueLanded, !issue || slots_landed)
+      `SCANLINE_ASSERT(LanesGrouped, !active_q || ((32'd1 << row_q.lane_groups_log2) <= LaneGroups))
+      `SCANLINE_ASSERT(SampleAlone, !sample_i.valid || !busy_o)
+      `SCANLINE_ASSERT(SampleInSet, !sample_i.valid || (32'(sample_i.word) < CoLanes / CiLanes))
+      `SCANLINE_ASSERT(PairsDoNotCarry, !issue || !correlate_q || !step_word_i.carry)
+      `SCANLINE_ASSERT(RowIsTheArrays, !row_valid_i || !is_sampled(row_i.compute))
+    end
+  end
+`endif
 endmodule

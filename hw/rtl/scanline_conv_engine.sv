@@ -336,4 +336,28 @@ module scanline_conv_engine
     gathered: gathered,
     values: values
   };
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(OneGrant, $onehot0({add_grant, segment_grant_i && !add_segment.valid &&
+          sample_segment.valid, front_grant}))
+      `SCANLINE_ASSERT(GrantAsked, !segment_grant_i || segment_o.valid)
+      `SCANLINE_ASSERT(KindKnown, !element_i.valid || (element_i.kind <= KindNorm))
+      `SCANLINE_ASSERT(WeightInMemory, (weight_write == '0) ||
+          (32'(element_i.base) + 32'(element_i.index) / WeightParts < WeightWords))
+      `SCANLINE_ASSERT(StepInMemory, !(element_i.valid && element_i.kind == KindSteps) ||
+          (32'(element_i.base) + 32'(element_i.index) < WeightWords))
+      `SCANLINE_ASSERT(FillInMemory, !(element_i.valid && element_i.kind == KindFills) ||
+          (32'(element_i.base) + 32'(element_i.index) < FillWords))
+      `SCANLINE_ASSERT(ParameterInMemory, (parameter_write == '0) ||
+          (32'(element_i.base) + 32'(element_i.index) / ParameterParts < ParameterWords))
+      `SCANLINE_ASSERT(TableInMemory, !(element_i.valid && element_i.kind == KindTable) ||
+          ((32'(element_i.lut) < Tables) && (32'(element_i.index) < TableBytes)))
+      `SCANLINE_ASSERT(ArrayBehindDrain, array_rows <= 2'(drain_rows) || (drain_rows > 3'd2))
+      `SCANLINE_ASSERT(SampledRowAlone, !(row_valid && row_ready && row_sampled) || !array_rows_busy)
+    end
+  end
+`endif
 endmodule

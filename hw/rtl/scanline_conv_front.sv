@@ -394,4 +394,29 @@ module scanline_conv_front
     end
     if (request_advance && word_valid_q) request_q <= word_request;
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  `SCANLINE_HANDSHAKE(Row, row_valid_o, row_ready_i, row_o, 1'b0)
+  `SCANLINE_HANDSHAKE(Segment, segment_o.valid, segment_grant_i, segment_o, 1'b0)
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(StateKnown, state_q <= Finish)
+      `SCANLINE_ASSERT(SourceNumber, (state_q == Idle) || (32'(which_q) < Sources))
+      `SCANLINE_ASSERT(WindowHasRoom, !segment_grant_i || (window_free_i != '0))
+      `SCANLINE_ASSERT(SpaceClaimed, !claim_o ||
+          (16'(destination_i.next_row - destination_i.freed) < destination_i.cfg.rows))
+      `SCANLINE_ASSERT(RowNotEmpty, !row_valid_o || ((row_o.pixel_groups != '0) && (row_o.words != '0)))
+      `SCANLINE_ASSERT(FillInMemory, !fill_read_o || (32'(conv.fills_base) + 32'(fill_q) < FillWords))
+      `SCANLINE_ASSERT(FillCounted, (state_q != Fill) || (fill_q < conv.fills_count))
+      `SCANLINE_ASSERT(PassCounted, (state_q != Fill) || (pass_q < conv.fills_repeat))
+      `SCANLINE_ASSERT(GroupCounted, (state_q != Fill) || (group_q < row_q.pixel_groups))
+      `SCANLINE_ASSERT(FillNamesSource, !word_valid_q || (fill_word_i.source <= row.sources.more_sources))
+      `SCANLINE_ASSERT(RowOnChip, !word_valid_q || !word_request.row_valid ||
+          (16'(reading.next_row - word_row[15:0]) <= reading.rows))
+      `SCANLINE_ASSERT(FreedInFrame, !free_o.valid || (signed'({4'b0, free_o.to}) <= source_height_q))
+      `SCANLINE_ASSERT(SampleAwaited, !Sampler || !sample_done_i || (state_q == Sample))
+    end
+  end
+`endif
 endmodule

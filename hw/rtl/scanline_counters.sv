@@ -77,4 +77,19 @@ module scanline_counters
   always_ff @(posedge clk_i) begin
     step_q <= step;
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  logic [63:0] check_causes;
+  always_comb begin
+    check_causes = '0;
+    for (int unsigned c = CountBusyCycles; c <= CountSampleStallCycles; c++) check_causes = check_causes + counters_o[c];
+  end
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(OneCause, $onehot(event_now[CountSampleStallCycles:CountBusyCycles]))
+      `SCANLINE_ASSERT(CausesAreCycles, check_causes == counters_o[CountCycles])
+    end
+  end
+`endif
 endmodule

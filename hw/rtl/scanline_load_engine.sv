@@ -112,7 +112,7 @@ module scanline_load_engine
   assign read_o.len = 8'(burst_beats - 32'd1);
 
   // Beats fetched --------------------------------------------------------------------------------------------------
-  logic fifo_valid, fifo_pop, fifo_unused_ready;
+  logic fifo_valid, fifo_pop, fifo_ready;
   logic [BusBits-1:0] fifo_data;
   logic [CreditBits-1:0] fifo_count;
   scanline_stream_fifo #(
@@ -122,7 +122,7 @@ module scanline_load_engine
       .clk_i,
       .rst_ni,
       .valid_i(beat_i.valid),
-      .ready_o(fifo_unused_ready),
+      .ready_o(fifo_ready),
       .data_i(beat_i.data),
       .valid_o(fifo_valid),
       .ready_i(fifo_pop),
@@ -374,4 +374,40 @@ module scanline_load_engine
   end
 
   assign activity_o.busy = (state_q != Idle) || (job_count != '0) || active_q || (fifo_count != '0);
+
+  logic unused;
+  assign unused = fifo_ready;  // credits see to it; the assertion below looks
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  `SCANLINE_HANDSHAKE(Read, read_o.valid, read_ready_i, ({read_o.offset, read_o.len}), stop_i)
+  `SCANLINE_HANDSHAKE(Job, ((state_q == Issue) && !window_bad), job_ready, job_q, stop_i)
+  `SCANLINE_HANDSHAKE(Word, write_o.valid, write_grant_i, write_o, 1'b0)
+  `SCANLINE_HANDSHAKE(Element, element_o.valid, element_ready_i, element_o, 1'b0)
+  logic [31:0] check_flying_q;  // beats asked for that have not come
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) check_flying_q <= '0;
+    else check_flying_q <= check_flying_q + ((read_o.valid && read_ready_i) ? burst_beats : '0) - 32'(beat_i.valid);
+  end
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(StateKnown, state_q <= Request)
+      `SCANLINE_ASSERT(CreditBound, stop_i || (32'(credits_q) <= LoadFifoBeats))
+      // A request that a stop withdraws may have been taken by the arbiter: its data still comes.
+      `SCANLINE_ASSERT(CreditsBalance, stop_i || (32'(credits_q) + 32'(fifo_count) + check_flying_q == LoadFifoBeats))
+      `SCANLINE_ASSERT(BeatFits, !beat_i.valid || stop_i || fifo_ready)
+      `SCANLINE_ASSERT(BeatAsked, !beat_i.valid || stop_i || (check_flying_q != '0))
+      `SCANLINE_ASSERT(BurstAligned, !read_o.valid || (32'(read_o.offset) % BusBytes == 0))
+      `SCANLINE_ASSERT(BurstInWindow, !read_o.valid || (read_o.offset < memory_bytes_i))
+      `SCANLINE_ASSERT(BurstBound, !read_o.valid ||
+          ((read_o.offset >> BurstShift) == ((read_o.offset + 32'(read_o.len) * BusBytes) >> BurstShift)))
+      `SCANLINE_ASSERT(BurstsEnd, (state_q != Request) || (next_q <= end_q))
+      `SCANLINE_ASSERT(BeatWanted, !fifo_pop || (left_q != '0))
+      `SCANLINE_ASSERT(BytesAhead, !ready_now || (at >= 0))
+      `SCANLINE_ASSERT(ElementInCommand, !element_o.valid || (element_q < work_q.elements))
+      `SCANLINE_ASSERT(PixelInRow, !write_o.valid || (x_q < work_q.x_end))
+      `SCANLINE_ASSERT(BeatsUsed, !ends || (left_q == '0))
+    end
+  end
+`endif
 endmodule

@@ -165,4 +165,20 @@ module scanline_normaliser
 
   logic unused;
   assign unused = record.reserved ^ (^arriving) ^ index_i[0] ^ remainder_q[34] ^ remainder_q[33] ^ (^record.word);
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  `SCANLINE_HANDSHAKE(Record, valid_i, ready_o, ({index_i, data_i}), 1'b0)
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(StateKnown, state_q <= Multiplier)
+      `SCANLINE_ASSERT(RecordWaits, (state_q == First) || valid_i)
+      `SCANLINE_ASSERT(StepBound, (state_q == First) || (32'(step_q) < RootSteps + 1))
+      `SCANLINE_ASSERT(DivisorNotZero, (state_q != Divide) || root_q[31])
+      `SCANLINE_ASSERT(RestBelow, (state_q != Quotient) || (rest_q < {divisor_q, 1'b0}))
+      `SCANLINE_ASSERT(PlacesBound, (state_q != Place) || (32'(record.places) <= PlaceSteps))
+      `SCANLINE_ASSERT(PairsOfElements, !write_o || (index_o[0] == (state_q == Multiplier)))
+    end
+  end
+`endif
 endmodule

@@ -22,4 +22,12 @@ module scanline_ram_1r1w #(
     end
     if (read_i) read_data_o <= mem[read_addr_i];
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  always_ff @(posedge clk_i) begin
+    // Reading a word while it is written is undefined.
+    `SCANLINE_ASSERT(NoCollision, !read_i || (write_i == '0) || (read_addr_i != write_addr_i))
+  end
+`endif
 endmodule

@@ -71,4 +71,19 @@ module scanline_read_arbiter
     held_addr_q <= ar_addr_o;
     held_len_q  <= ar_len_o;
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  `SCANLINE_HANDSHAKE(Address, ar_valid_o, ar_ready_i, ({ar_addr_o, ar_len_o}), 1'b0)
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(OneReady, $onehot0(ready_o))
+      `SCANLINE_ASSERT(GrantAsked, !ar_valid_o || !ar_ready_i || held_q || read_i[who].valid)
+      `SCANLINE_ASSERT(ReaderExists, who != 2'd3)
+      `SCANLINE_ASSERT(OneReceiver, $onehot0(data_valid_o))
+      `SCANLINE_ASSERT(DataAsked, !r_valid_i || order_valid)
+      `SCANLINE_ASSERT(BurstInPage, !ar_valid_o || (32'(ar_addr_o[11:0]) + (32'(ar_len_o) + 32'd1) * BusBytes <= 32'd4096))
+    end
+  end
+`endif
 endmodule

@@ -329,4 +329,27 @@ module scanline_requantiser
   assign free_add_o.to = meta_q[6].add_free_to;
   assign busy_o = active_q || (valid_q != '0);
   assign values_o = valid_q[6] ? 16'($countones(meta_q[6].mask)) * 16'(CiLanes) : '0;
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  `SCANLINE_HANDSHAKE(Segment, segment_o.valid, segment_grant_i, segment_o, 1'b0)
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(PsumsNotOverrun, !psum_valid_i || !psum_held_q || psum_ends)
+      `SCANLINE_ASSERT(PsumsAwaited, !psum_valid_i || active_q || row_valid_i)
+      `SCANLINE_ASSERT(OperandBound, add_count_q <= 2'd2)
+      `SCANLINE_ASSERT(OperandFits, !add_pending_q || (add_count_q != 2'd2) || add_pop)
+      `SCANLINE_ASSERT(OperandThere, !add_pop || add_valid)
+      `SCANLINE_ASSERT(OperandsInOrder, 1'(add_tail_q - add_head_q) == add_count_q[0])
+      `SCANLINE_ASSERT(WordCounted, !active_q || (word_q < row_q.words))
+      `SCANLINE_ASSERT(GroupCounted, !active_q || (group_q < row_q.pixel_groups))
+      `SCANLINE_ASSERT(WordInSet, !active_q || (cog_word_q < words_per_cog))
+      `SCANLINE_ASSERT(ParametersInMemory, !parameter_read_o || (32'(parameter_addr_o) < ParameterWords))
+      `SCANLINE_ASSERT(IssueHasParameters, !issue || parameter_valid_q)
+      `SCANLINE_ASSERT(LetGoHeld, !psum_free_o || psum_held_o)
+      `SCANLINE_ASSERT(FreesWithTheRow, !(free_source_o.valid || free_add_o.valid) || done_o.valid)
+      `SCANLINE_ASSERT(PixelsInOrder, !write_o.valid || (32'(write_o.x) % RequantPixels == 0))
+    end
+  end
+`endif
 endmodule

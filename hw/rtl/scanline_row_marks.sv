@@ -33,4 +33,12 @@ module scanline_row_marks
       read_data_o[i] = written_q[read_id_i[i]] ? mark_q[read_id_i[i]] : '0;
     end
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  always_ff @(posedge clk_i) begin
+    // A buffer is configured while nothing works on it.
+    `SCANLINE_ASSERT(NoneWhileCleared, !write_i || !clear_i || (write_id_i != clear_id_i))
+  end
+`endif
 endmodule

@@ -321,4 +321,28 @@ module scanline_sampler
     end
     if (crossed_valid_q && !crossed_q.lower) upper_q <= value_q;
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  `SCANLINE_HANDSHAKE(Read, read_o.valid, read_ready_i, read_o, stop_i)
+  `SCANLINE_HANDSHAKE(Segment, segment_o.valid, segment_grant_i, segment_o, 1'b0)
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(StateKnown, state_q <= Hand)
+      `SCANLINE_ASSERT(LeftInFrame, (state_q != Upper) || (place_q.x < row_i.frame_width))
+      `SCANLINE_ASSERT(UpperInFrame, (state_q != Upper) || (place_q.upper < row_i.frame_height))
+      `SCANLINE_ASSERT(LowerInFrame, (state_q != Lower) || (place_q.lower < row_i.frame_height))
+      `SCANLINE_ASSERT(RowOnChip, !segment_o.valid || (state_q == Flow) || (16'(row_i.next_row - row) <= row_i.rows))
+      `SCANLINE_ASSERT(ColumnOnChip, !segment_o.valid || (state_q == Flow) || (from_first < row_i.source_width))
+      `SCANLINE_ASSERT(ReadInWindow, !read_o.valid || (33'(read_o.offset) + 33'(BusBytes) <= 33'(memory_bytes_i)))
+      `SCANLINE_ASSERT(BeatAwaited, !beat_i.valid || stop_i || (state_q == Take))
+      `SCANLINE_ASSERT(PsumsFree, !psum_o.valid || !psum_held_i)
+      `SCANLINE_ASSERT(PixelCounted, ((state_q != Upper) && (state_q != Lower)) || (16'(pixel_q) < left_x))
+      `SCANLINE_ASSERT(WordCounted, ((state_q != Upper) && (state_q != Lower)) || (word_q < set_words))
+      `SCANLINE_ASSERT(GroupCounted, (state_q == Idle) || (group_q < row_i.pixel_groups))
+      `SCANLINE_ASSERT(SetCounted, (state_q == Idle) || (set_q < row_i.words))
+      `SCANLINE_ASSERT(FlowHasFractions, (state_q != Flow) || (row_i.fraction_bits <= 4'd8))
+    end
+  end
+`endif
 endmodule

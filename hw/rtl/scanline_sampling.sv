@@ -112,4 +112,16 @@ module scanline_sampling
   assign psum_done_o = shown.psum_done;
   assign beat_o = shown.beat;
   assign gathered_o = shown.gathered;
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(OneWriter, !samples.psum.valid || !windows.psum.valid)
+      `SCANLINE_ASSERT(OneSegment, !samples.segment.valid || !windows.segment.valid)
+      `SCANLINE_ASSERT(OneReader, !samples.read.valid || !windows.read.valid)
+      `SCANLINE_ASSERT(StartsSampled, !start_i || is_sampled(compute_i))
+    end
+  end
+`endif
 endmodule

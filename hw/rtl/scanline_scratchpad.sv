@@ -131,4 +131,33 @@ module scanline_scratchpad
       words_written_o <= (BankBits + 1)'($countones(bank_write));
     end
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  // Words of the banks' reads and writes, before they are cut to a bank's addresses.
+  logic check_read_outside, check_drain_outside, check_load_outside;
+  always_comb begin
+    check_read_outside = 1'b0;
+    for (int unsigned b = 0; b < Banks; b++) begin
+      if (bank_read[b] && (18'(segment.address) + first_word + 18'(BankBits'(b) < first_bank) >= 18'(BankWords))) begin
+        check_read_outside = 1'b1;
+      end
+    end
+    check_drain_outside = 32'(drain_i.address) + 32'(drain_i.x >> BankBits) >= BankWords;
+    check_load_outside = 32'(load_i.address) + 32'(load_i.x >> BankBits) >= BankWords;
+  end
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(ConvGrantAsked, !conv_grant_o || conv_segment_i.valid)
+      `SCANLINE_ASSERT(OneReader, !conv_grant_o || !store_segment_i.valid)
+      `SCANLINE_ASSERT(LoadGrantAsked, !load_grant_o || load_i.valid)
+      `SCANLINE_ASSERT(LoadGrantClear, !load_grant_o || !drain_i.valid ||
+          (drain_bank / BankBits'(RequantPixels) != load_bank / BankBits'(RequantPixels)))
+      `SCANLINE_ASSERT(DrainAligned, !drain_i.valid || (32'(drain_i.x) % RequantPixels == 0))
+      `SCANLINE_ASSERT(ReadInBank, !check_read_outside)
+      `SCANLINE_ASSERT(DrainInBank, !drain_i.valid || (drain_i.mask == '0) || !check_drain_outside)
+      `SCANLINE_ASSERT(LoadInBank, !load_i.valid || !check_load_outside)
+    end
+  end
+`endif
 endmodule

@@ -249,4 +249,29 @@ module scanline_sequencer
       done_q[top] <= done_q[top] + 24'd1;
     end
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  `SCANLINE_HANDSHAKE(Read, read_o.valid, read_ready_i, ({read_o.offset, read_o.len}), stop_i || start_i)
+  `SCANLINE_HANDSHAKE(Load, load_valid_o, load_ready_i, ({load_is_weights_o, load_cmd_o, loadw_cmd_o}), stop_i || start_i)
+  `SCANLINE_HANDSHAKE(Compute, conv_valid_o, conv_ready_i, conv_cmd_o, stop_i || start_i)
+  `SCANLINE_HANDSHAKE(Store, store_valid_o, store_ready_i, store_cmd_o, stop_i || start_i)
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(StateKnown, (state_q == Stopped) || (state_q == Read) || (state_q == Execute))
+      `SCANLINE_ASSERT(DepthBound, 32'(depth_q) <= LoopDepth)
+      `SCANLINE_ASSERT(RequestedBound, requested_q <= command_count_i)
+      // A request that a stop withdraws may have been taken by the arbiter: its data still comes.
+      `SCANLINE_ASSERT(ArrivedBound, stop_i || (arrived_q <= requested_q))
+      `SCANLINE_ASSERT(ExecutedArrived, (state_q != Execute) || stop_i || (pc_q < arrived_q))
+      `SCANLINE_ASSERT(CommandsFit, requested_q - oldest <= CommandSlots)
+      `SCANLINE_ASSERT(BeatAsked, !beat_i.valid || stop_i || (arrived_q != requested_q))
+      `SCANLINE_ASSERT(OneEngine, $onehot0({load_valid_o, conv_valid_o, store_valid_o, set_o, sync_o, halted_o}))
+      `SCANLINE_ASSERT(LoopNotOver, !(execute && advance && (opcode == OpEnd)) || (left_q[top] != '0))
+      `SCANLINE_ASSERT(SyncWhenIdle, !sync_o || engines_idle_i)
+      `SCANLINE_ASSERT(HaltWhenIdle, !halted_o || engines_idle_i)
+      `SCANLINE_ASSERT(IllegalGoesNowhere, !illegal || !(load_valid_o || conv_valid_o || store_valid_o))
+    end
+  end
+`endif
 endmodule

@@ -361,4 +361,32 @@ module scanline_store_engine
   // After a stop nobody wants the beats of bursts that were never offered; the next start clears them.
   assign busy_o = (state_q != Idle) || (!stop_i && ((aw_next_q != aw_end_q) || beat_valid)) || burst_o.valid ||
       (outstanding_q != '0) || (len_count != '0);
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  `SCANLINE_HANDSHAKE(Burst, burst_o.valid, burst_ready_i, burst_o, 1'b0)
+  `SCANLINE_HANDSHAKE(Beat, beat_o.valid, beat_ready_i, ({beat_shown, beat_o}), stop_i && !w_held_q)
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(StateKnown, state_q <= NextSub)
+      `SCANLINE_ASSERT(BurstAfterFirst, !burst_o.valid || (burst_o.offset + BusBytes > write_first_i))
+      `SCANLINE_ASSERT(BurstBeforeEnd, !burst_o.valid || (burst_o.offset + 32'(burst_o.len) * BusBytes < write_end_i))
+      `SCANLINE_ASSERT(BurstBound, !burst_o.valid ||
+          ((burst_o.offset >> BurstShift) == ((burst_o.offset + 32'(burst_o.len) * BusBytes) >> BurstShift)))
+      `SCANLINE_ASSERT(BurstsEnd, aw_next_q <= aw_end_q)
+      `SCANLINE_ASSERT(LengthFits, !(burst_o.valid && burst_ready_i) || len_ready)
+      `SCANLINE_ASSERT(BeatFits, !beat_push || beat_ready)
+      `SCANLINE_ASSERT(BeatInBurst, !beat_o.valid || (sent_q <= len_data))
+      `SCANLINE_ASSERT(LastIsLast, !(beat_o.valid && beat_ready_i) || (beat_o.last == (sent_q == len_data)))
+      `SCANLINE_ASSERT(ResponseAwaited, !b_valid_i || (outstanding_q != '0))
+      `SCANLINE_ASSERT(PositionInBeat, 32'(pos_q) < BusBytes)
+      `SCANLINE_ASSERT(FetchCounted, !segment_o.valid || (fetch_q < batch_groups_q))
+      `SCANLINE_ASSERT(GroupInRow, (state_q != Pixels) || ((group_q >= first_group_q) && (group_q <= last_group_q)))
+      `SCANLINE_ASSERT(PixelInRow, (state_q != Pixels) || (x_q < cmd_q.x_first + cmd_q.x_count))
+      `SCANLINE_ASSERT(BatchInOrder, !read || ((group_q >= batch_group_q) && (x_q >= batch_x_q)))
+      `SCANLINE_ASSERT(SubRowCounted, (state_q != NextSub) || (sub_q < cmd_q.sub_rows))
+      `SCANLINE_ASSERT(StoreWithinRow, !claim_o || (buffer_i.stored < buffer_i.done))
+    end
+  end
+`endif
 endmodule

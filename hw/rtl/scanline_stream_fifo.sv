@@ -41,4 +41,16 @@ module scanline_stream_fifo #(
       count_q <= count_q + (PtrBits + 1)'(push) - (PtrBits + 1)'(pop);
     end
   end
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(NoOverflow, !push || (32'(count_q) < Depth))
+      `SCANLINE_ASSERT(NoUnderflow, !pop || (count_q != '0))
+      `SCANLINE_ASSERT(CountBound, 32'(count_q) <= Depth)
+      `SCANLINE_ASSERT(PointersApart, PtrBits'(tail_q - head_q) == count_q[PtrBits-1:0])
+    end
+  end
+`endif
 endmodule

@@ -167,7 +167,6 @@ module scanline_top
   // Commands -------------------------------------------------------------------------------------------------------------
   burst_t [2:0] reader;
   logic [2:0] reader_ready, reader_data;
-  read_beat_t [2:0] reader_beat;
   logic set_buffer;
   logic [BufferBits-1:0] set_id;
   buffer_config_t set_config;
@@ -187,7 +186,7 @@ module scanline_top
       .command_count_i(command_count),
       .read_o(reader[0]),
       .read_ready_i(reader_ready[0]),
-      .beat_i(reader_beat[0]),
+      .beat_i('{valid: reader_data[0], data: m_axi_rdata}),
       .set_o(set_buffer),
       .set_id_o(set_id),
       .set_config_o(set_config),
@@ -352,7 +351,7 @@ module scanline_top
       .done_o(load_done),
       .read_o(reader[1]),
       .read_ready_i(reader_ready[1]),
-      .beat_i(reader_beat[1]),
+      .beat_i('{valid: reader_data[1], data: m_axi_rdata}),
       .write_o(load_write),
       .write_grant_i(load_grant),
       .element_o(element),
@@ -455,7 +454,7 @@ module scanline_top
       .write_o(drain_write),
       .read_o(reader[2]),
       .read_ready_i(reader_ready[2]),
-      .beat_i(reader_beat[2]),
+      .beat_i('{valid: reader_data[2], data: m_axi_rdata}),
       .window_error_o(sample_window_error),
       .element_i(stored_element),
       .activity_o(conv_activity),
@@ -517,9 +516,6 @@ module scanline_top
       .r_resp_i(m_axi_rresp),
       .r_last_i(m_axi_rlast)
   );
-  always_comb begin
-    for (int unsigned i = 0; i < 3; i++) reader_beat[i] = '{valid: reader_data[i], data: m_axi_rdata};
-  end
   assign m_axi_arsize = 3'(BusShift);
   assign m_axi_arburst = 2'b01;
   assign m_axi_rready = 1'b1;
@@ -544,4 +540,18 @@ module scanline_top
 
   logic unused;
   assign unused = sequencer_running;
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(CauseKnown, cause_q <= CauseLoopNesting)
+      `SCANLINE_ASSERT(WorksWhenBusy, busy_q || !(halted || illegal || nesting || sync))
+      `SCANLINE_ASSERT(WeightsBound, weights_loaded_q <= weights_sent_q)
+      `SCANLINE_ASSERT(SyncIsQuiet, !sync || (read_idle && !store_busy))
+      `SCANLINE_ASSERT(StopIsBusy, !finished || busy_q)
+      `SCANLINE_ASSERT(WriteErrorAnswered, !m_axi_bvalid || busy_q)
+    end
+  end
+`endif
 endmodule

@@ -37,7 +37,7 @@ module scanline_window
   localparam int unsigned AboveWords = PixelLanes * WindowRowWords;
 
   // What is on its way: beats, and the rows that they are for.
-  logic entry_in_valid, entry_in_ready, entry_valid, entry_take, beat_valid, beat_take, beat_unused_ready;
+  logic entry_in_valid, entry_in_ready, entry_valid, entry_take, beat_valid, beat_take, beat_ready;
   window_entry_t entry_in, entry;
   logic [BusBits-1:0] beat;
   logic [$clog2(WindowBeats):0] entry_count, beat_count;
@@ -80,7 +80,7 @@ module scanline_window
       .clk_i,
       .rst_ni,
       .valid_i(beat_i.valid),
-      .ready_o(beat_unused_ready),
+      .ready_o(beat_ready),
       .data_i(beat_i.data),
       .valid_o(beat_valid),
       .ready_i(beat_take),
@@ -242,5 +242,30 @@ module scanline_window
   end
 
   logic unused;
-  assign unused = beat_unused_ready ^ (^entry_count) ^ (^beat_count);
+  assign unused = beat_ready ^ (^entry_count) ^ (^beat_count);
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  logic [15:0] check_flying_q;  // beats asked for that have not come
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) check_flying_q <= '0;
+    else check_flying_q <= check_flying_q + 16'(read_o.valid && read_ready_i) - 16'(beat_i.valid);
+  end
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(BeatFits, !beat_i.valid || stop_i || beat_ready)
+      `SCANLINE_ASSERT(BeatAsked, !beat_i.valid || stop_i || (check_flying_q != '0))
+      `SCANLINE_ASSERT(BeatsBound, stop_i || (32'(check_flying_q) + 32'(beat_count) <= WindowBeats))
+      `SCANLINE_ASSERT(EntryForBeat, !beat_take || entry_valid)
+      `SCANLINE_ASSERT(RowOfBytes, !issue || row_valid_q)
+      `SCANLINE_ASSERT(PsumsFree, !psum_o.valid || !psum_held_i)
+      `SCANLINE_ASSERT(SetBound, 32'(set_q) < SetWords)
+      `SCANLINE_ASSERT(PsumInSet, !psum_o.valid || (32'(psum_o.word) < SetWords))
+      `SCANLINE_ASSERT(RowCounted, !row_valid_q || (window_row_q <= side))
+      `SCANLINE_ASSERT(ColumnCounted, !row_valid_q || (first_column_q < side))
+      `SCANLINE_ASSERT(PixelCounted, !row_valid_q || (16'(pixel_q) < left_x))
+      `SCANLINE_ASSERT(GroupCounted, !row_valid_q || (group_q < row_i.pixel_groups))
+    end
+  end
+`endif
 endmodule

