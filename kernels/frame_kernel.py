@@ -36,6 +36,11 @@ class FrameKernel:
         return self.channels
 
     @property
+    def rows(self) -> int:
+        """Rows of an output that is no frame, as a tensor one pixel wide; 0 where the output is one."""
+        return 0
+
+    @property
     def planes(self) -> int:
         """Chunks of a pixel of the output."""
         return plane_count(self.output_channels)

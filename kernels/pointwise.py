@@ -89,6 +89,11 @@ class SegmentSums(FrameKernel):
     threads: int = 256
 
     @property
+    def rows(self) -> int:
+        """Rows of the output, as a tensor one pixel wide: 8 floats a segment and chunk are two chunks of halves."""
+        return 2 * self.segments
+
+    @property
     def shared_bytes(self) -> int:
         return self.threads * CHUNK * 4
 
@@ -140,6 +145,11 @@ class SegmentMoments(FrameKernel):
     channels: int
     segments: int = 32
     threads: int = 256
+
+    @property
+    def rows(self) -> int:
+        """Rows of the output, as a tensor one pixel wide: 16 floats a segment and chunk are four chunks of halves."""
+        return 4 * self.segments
 
     @property
     def shared_bytes(self) -> int:

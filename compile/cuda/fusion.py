@@ -17,20 +17,19 @@ from codesign.compile.cuda.fuse.windows import PAIR_MAPS, WINDOWS, merge_windows
 from codesign.compile.cuda.layers import GpuGraph, Pointwise, Shuffle, Tensor
 from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.ir.passes import passed, run_passes
+from codesign.compile.operators.registry import named
 from codesign.kernels import chain
 from codesign.kernels.chain import Apply, Chain, Kind, PerChannel
 from codesign.kernels.channels import Channels
-from codesign.kernels.correlation import AllPairs, Correlation, Window
+from codesign.kernels.correlation import AllPairs, Window
+from codesign.kernels.frame_kernel import FrameKernel
 from codesign.kernels.pointwise import (
     Depthwise,
-    InstanceNorm,
     LayerNorm,
     SegmentAverage,
-    SegmentMoments,
     SegmentSums,
-)  # fmt: skip
+)
 from codesign.kernels.resize import ConvexUpsample, Resize
-from codesign.kernels.warp import BackwardWarp
 
 
 def from_graph(graph: Graph) -> GpuGraph:
@@ -71,9 +70,8 @@ class _Fuser(Convolutions):
             self.depthwise_source[node.name] = self.depthwise_source.pop(node.inputs[0])
             return
         if (
-            self._motion(node)
+            self._by_operator(node)
             or self._all_pairs(node)
-            or self._instance_norm(node)
             or self._normalisation(node)
             or self._gate(node)
             or self._elementwise(node)
@@ -122,37 +120,33 @@ class _Fuser(Convolutions):
             return True
         return False
 
-    def _motion(self, node: Node) -> bool:
-        """Whether ``node`` is a warp, a cost volume (which takes a leaky ReLU after it) or a bilinear resize."""
-        attributes = node.attributes
-        if node.op == "warp" and all(self.graph.is_activation(name) for name in node.inputs):
-            warp = BackwardWarp(node.shape[1], "fp16", attributes["padding_mode"], chunked=True)
-            self._pointwise(warp, node.inputs, node.name)
-            return True
-        if node.op == "correlation":
-            readers = self.readers[node.name]
-            if self._sole(node.name) and readers[0].op == "nn.leakyrelu":
+    def _by_operator(self, node: Node) -> bool:
+        """Whether kernels that its operator names compute ``node``, or what it activates."""
+        operator = named(node.op)
+        if operator.kernels(self.graph, node):
+            if self._sole(node.name) and self.readers[node.name][0].op in operator.cuda_fuses:
                 self.lazy[node.name] = node
-                return True
-            self._correlation(node, 1.0, node.name)
+            else:
+                self._run(node, operator.kernels(self.graph, node), node.name)
             return True
-        before = self.graph.by_name.get(node.inputs[0])
-        if node.op == "nn.leakyrelu" and before is not None and before.op == "correlation" and before.name in self.lazy:
+        before = self.lazy.get(node.inputs[0])
+        if before is not None and node.op in named(before.op).cuda_fuses:
             del self.lazy[before.name]
-            self._correlation(before, float(attributes["alpha"]), node.name)
-            return True
-        if node.op == "image.resize2d" and attributes["method"] == "linear" and attributes["layout"] == "NCHW":
-            corners = {"align_corners": True, "half_pixel": False, "pytorch_half_pixel": False}
-            mode = attributes["coordinate_transformation_mode"]
-            source, out = self.graph.shape_of(node.inputs[0])[2:], node.shape[2:]
-            if mode not in corners or (mode == "pytorch_half_pixel" and 1 in out):
-                return False
-            factor = out[0] // source[0]
-            exact = factor > 1 and (source[0] * factor, source[1] * factor) == tuple(out)
-            resize = Resize(node.shape[1], "bilinear", factor if exact else 0, corners[mode])
-            self._pointwise(resize, node.inputs[:1], node.name)
+            self._run(before, named(before.op).kernels(self.graph, before, node), node.name)
             return True
         return False
+
+    def _run(self, node: Node, kernels: tuple[FrameKernel, ...], output: str) -> None:
+        """Append the kernels that compute ``node`` into ``output``, the first one's sums in a tensor of their own."""
+        inputs = tuple(self._use(name) for name in node.inputs)
+        *sums, last = kernels
+        for kernel in sums:
+            name = f"{node.name}.moments"
+            self._pointwise(kernel, inputs, name)
+            self.tensors[name] = Tensor(name, kernel.channels, kernel.rows, 1)
+            inputs = (*inputs, name)
+        self.operations.append(Pointwise(last, inputs, output))
+        self._tensor(output, node.shape)
 
     def _all_pairs(self, node: Node) -> bool:
         """Whether ``node`` is one of RAFT's own: volumes of all pairs, their look-up, the convex up-sampling."""
@@ -169,38 +163,8 @@ class _Fuser(Convolutions):
             return False
         return True
 
-    def _instance_norm(self, node: Node) -> bool:
-        """Whether ``node`` is an instance normalisation, which takes a ReLU after it."""
-        if node.op == "instance_norm":
-            readers = self.readers[node.name]
-            if self._sole(node.name) and readers[0].op == "nn.relu":
-                self.lazy[node.name] = node
-            else:
-                self._normalised(node, False, node.name)
-            return True
-        before = self.lazy.get(node.inputs[0])
-        if node.op == "nn.relu" and before is not None and before.op == "instance_norm":
-            del self.lazy[before.name]
-            self._normalised(before, True, node.name)
-            return True
-        return False
-
-    def _normalised(self, node: Node, relu: bool, output: str) -> None:
-        channels, source = node.shape[1], self._use(node.inputs[0])
-        moments = SegmentMoments(channels)
-        self._pointwise(moments, (source,), f"{node.name}.moments")
-        # 16 floats a segment and chunk are four chunks of halves.
-        self.tensors[f"{node.name}.moments"] = Tensor(f"{node.name}.moments", channels, 4 * moments.segments, 1)
-        norm = InstanceNorm(channels, node.attributes["epsilon"], relu)
-        self.operations.append(Pointwise(norm, (source, f"{node.name}.moments"), output))
-        self._tensor(output, node.shape)
-
     def _joins_channels(self, node: Node) -> bool:
         return int(node.attributes["axis"]) in (1, -3) and len(node.shape) == 4 and node.shape[0] == 1
-
-    def _correlation(self, node: Node, slope: float, output: str) -> None:
-        channels = self.graph.shape_of(node.inputs[0])[1]
-        self._pointwise(Correlation(channels, node.attributes["reach"], slope), node.inputs, output)
 
     def _gate(self, node: Node) -> bool:
         """Whether ``node`` multiplies one half of a tensor's channels by the other."""
@@ -236,17 +200,9 @@ class _Fuser(Convolutions):
                 return False
             sums = SegmentSums(channels)
             self._pointwise(sums, (source,), f"{node.name}.sums")
-            # 8 floats a segment and chunk are two chunks of halves.
-            self.tensors[f"{node.name}.sums"] = Tensor(f"{node.name}.sums", channels, 2 * sums.segments, 1)
+            self.tensors[f"{node.name}.sums"] = Tensor(f"{node.name}.sums", channels, sums.rows, 1)
             self.operations.append(Pointwise(SegmentAverage(channels), (f"{node.name}.sums",), node.name))
             self._tensor(node.name, node.shape)
-            return True
-        if node.op == "nn.avg_pool2d":
-            attributes = node.attributes
-            halves = node.shape[2:] == (shape[2] // 2, shape[3] // 2) and not any(attributes["padding"])
-            if not halves or {*attributes["pool_size"], *attributes["strides"]} != {2}:
-                return False
-            self._pointwise(Resize(channels, "average", 2), (source,), node.name)
             return True
         applied = self._activation(node)
         if applied is not None and shape == node.shape:

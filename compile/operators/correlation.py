@@ -26,6 +26,8 @@ from codesign.compile.scanline.kernels import correlation as kernels
 from codesign.compile.scanline.lowering import Lowering, Psums, identity_of
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw.spec import Unit as MachineUnit
+from codesign.kernels import correlation
+from codesign.kernels.frame_kernel import FrameKernel
 
 MAX_REACH = 15
 
@@ -43,6 +45,7 @@ class Correlation(Composite):
     size_free = True
     centred = True
     cuda = "a kernel of its own"
+    cuda_fuses = ("nn.leakyrelu",)
     fuses = PIECEWISE_LINEAR
     rules = (*FRAME, reach_fits)
     machine_unit = MachineUnit.CORRELATOR
@@ -73,6 +76,11 @@ class Correlation(Composite):
         product = bind(f"{node.name}.product", relax.op.multiply(spread, moved))
         by_channel = bind(f"{node.name}.all", relax.op.reshape(product, (1, channels, count, height, width)))
         return bind(node.name, relax.op.mean(by_channel, axis=1))
+
+    def kernels(self, graph: Graph, node: Node, activation: Node | None = None) -> tuple[FrameKernel, ...]:
+        slope = 1.0 if activation is None else float(activation.attributes["alpha"])
+        channels = graph.shape_of(node.inputs[0])[1]
+        return (correlation.Correlation(channels, int(node.attributes["reach"]), slope),)
 
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         first, second = lowering.operands(unit)

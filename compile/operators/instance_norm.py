@@ -25,6 +25,8 @@ from codesign.hw import normalise, numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.normalise import COUNT_BITS
 from codesign.hw.spec import AccelSpec
+from codesign.kernels import pointwise
+from codesign.kernels.frame_kernel import FrameKernel
 
 
 def frame_is_counted(graph: Graph, node: Node) -> bool:
@@ -43,6 +45,7 @@ class InstanceNorm(Composite):
     )
     size_free = True
     cuda = "two kernels of its own"
+    cuda_fuses = ("nn.relu",)
     fuses = CLIPS
     rules = (*FRAME, frame_is_counted)
 
@@ -63,6 +66,10 @@ class InstanceNorm(Composite):
         ones, zeros = (constant(np.full(node.shape[1], value, np.float32), node) for value in (1, 0))
         how = {"channel_axis": 1, "axes": [2, 3], "epsilon": float(node.attributes["epsilon"])}
         return bind(node.name, relax.op.nn.instance_norm(inputs[0], ones, zeros, **how))
+
+    def kernels(self, graph: Graph, node: Node, activation: Node | None = None) -> tuple[FrameKernel, ...]:
+        channels, epsilon = node.shape[1], float(node.attributes["epsilon"])
+        return pointwise.SegmentMoments(channels), pointwise.InstanceNorm(channels, epsilon, activation is not None)
 
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         (source,) = lowering.operands(unit)

@@ -14,6 +14,7 @@ from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.operators.unit import RoundedUnit, Unit
 from codesign.hw.spec import AccelSpec
 from codesign.hw.spec import Unit as MachineUnit
+from codesign.kernels.frame_kernel import FrameKernel
 
 if TYPE_CHECKING:
     from codesign.compile.scanline.lowering import Lowering
@@ -119,6 +120,16 @@ class Operator:
 
     cuda: ClassVar[str] = ""
     """How this project's CUDA kernels compute it in FP16, for the documentation; empty: TVM schedules it."""
+
+    cuda_fuses: ClassVar[tuple[str, ...]] = ()
+    """Activations that its kernels take after it."""
+
+    def kernels(self, graph: Graph, node: Node, activation: Node | None = None) -> tuple[FrameKernel, ...]:
+        """CUDA kernels that compute ``node``, and ``activation`` of it, in FP16; none where there is none by itself.
+
+        Of two kernels the first makes sums over the frame, which the second reads after the operands.
+        """
+        return ()
 
     def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
         """Why a machine of ``spec`` cannot run ``node``, in a sentence for the user; None if it can."""

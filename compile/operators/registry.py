@@ -54,13 +54,18 @@ def operator_of(graph: Graph, node: Node) -> Operator:
     return next((operator for operator in OPERATORS if operator.begins(graph, node)), HOST)
 
 
+def named(op: str) -> Operator:
+    """The first operator that has nodes named ``op``; the host's, where none has."""
+    return next((operator for operator in OPERATORS if op in operator.ops), HOST)
+
+
 def why_unsupported(graph: Graph, node: Node, spec: AccelSpec) -> str | None:
     """Why a machine of ``spec`` cannot run ``node``, in a sentence for the user; None if it can."""
     if len(node.shape) != 4:
         return "Only tensors [1, C, H, W] run on the machine."
     operator = operator_of(graph, node)
     if operator is HOST:
-        operator = next((one for one in OPERATORS if node.op in one.ops), HOST)
+        operator = named(node.op)
     return operator.unsupported(graph, node, spec)
 
 

@@ -26,10 +26,14 @@ from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import numerics
 from codesign.hw.spec import AccelSpec
 from codesign.hw.spec import Unit as MachineUnit
+from codesign.kernels import resize
+from codesign.kernels.frame_kernel import FrameKernel
 
 MOST_ENLARGED = 5
 """A bilinear weight is a whole number of ``4 f^2``-ths, at most ``(2 f - 1)^2`` of them, which must fit int8."""
 
+
+_CUDA_MODES = ("align_corners", "half_pixel", "pytorch_half_pixel")
 
 HALVED = -2
 """Stands for a factor of 1/2."""
@@ -123,6 +127,13 @@ class AveragePool(_Resampling):
     def begins(self, graph: Graph, node: Node) -> bool:
         return node.op in self.ops and averages_plainly(graph, node) and node.attributes["layout"] == "NCHW"
 
+    def kernels(self, graph: Graph, node: Node, activation: Node | None = None) -> tuple[FrameKernel, ...]:
+        attributes, (height, width) = node.attributes, graph.shape_of(node.inputs[0])[2:]
+        halves = node.shape[2:] == (height // 2, width // 2) and not any(attributes["padding"])
+        if not halves or {*attributes["pool_size"], *attributes["strides"]} != {2}:
+            return ()
+        return (resize.Resize(node.shape[1], "average", 2),)
+
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         (source,) = lowering.operands(unit)
         rows, columns = (int(extent) for extent in unit.head.attributes["pool_size"])
@@ -167,6 +178,16 @@ class Resize(_Resampling):
         if not keeps_corners(unit.head):
             return True
         return unit.operands[0].bits == unit.result.bits and (unit.narrow or unit.head.shape[1] == 2)
+
+    def kernels(self, graph: Graph, node: Node, activation: Node | None = None) -> tuple[FrameKernel, ...]:
+        attributes, before, after = node.attributes, graph.shape_of(node.inputs[0])[2:], node.shape[2:]
+        mode = attributes["coordinate_transformation_mode"]
+        bilinear = (attributes["method"], attributes["layout"]) == ("linear", "NCHW") and mode in _CUDA_MODES
+        if not bilinear or (mode == "pytorch_half_pixel" and 1 in after):
+            return ()
+        factor = after[0] // before[0]
+        exact = factor > 1 and (before[0] * factor, before[1] * factor) == tuple(after)
+        return (resize.Resize(node.shape[1], "bilinear", factor if exact else 0, mode == "align_corners"),)
 
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         (source,) = lowering.operands(unit)

@@ -29,6 +29,8 @@ from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.spec import Unit as MachineUnit
+from codesign.kernels.frame_kernel import FrameKernel
+from codesign.kernels.warp import BackwardWarp
 
 PADDINGS = ("zeros", "border")
 
@@ -81,6 +83,11 @@ class Warp(AtAFlow):
         how = {"method": "bilinear", "layout": "NCHW", "align_corners": True}
         padding = str(node.attributes["padding_mode"])
         return bind(node.name, relax.op.image.grid_sample(image, grid, padding_mode=padding, **how))
+
+    def kernels(self, graph: Graph, node: Node, activation: Node | None = None) -> tuple[FrameKernel, ...]:
+        if not all(map(graph.is_activation, node.inputs)):
+            return ()
+        return (BackwardWarp(node.shape[1], "fp16", node.attributes["padding_mode"], chunked=True),)
 
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         image, flow = lowering.operands(unit)
