@@ -46,9 +46,9 @@ class Dump:
             case "partitioned":
                 self.text = _placements(network)
             case "layers":
-                self.text = "\n".join(_layers(region.graph) for region in network.regions)
+                self.text = "\n".join(layers_text(region.graph) for region in network.regions)
             case "plan":
-                self.text = "\n".join(_plan(region.plan) for region in network.regions)
+                self.text = "\n".join(plan_text(region.plan) for region in network.regions)
         if self.text is None:
             raise InputError(
                 f"no stage or pass '{self.wanted}' has run",
@@ -65,11 +65,13 @@ def _placements(network: CompiledNetwork) -> str:
     )
 
 
-def _layers(graph: LayerGraph) -> str:
+def layers_text(graph: LayerGraph) -> str:
+    """One layer a line: result, kind, operands, shape, scale and zero point."""
     return "\n".join(_line(graph, layer) for layer in graph.layers)
 
 
-def _plan(plan: Plan) -> str:
+def plan_text(plan: Plan) -> str:
+    """The cascades of a plan, their strips and their layers as the machine computes them."""
     lines = []
     for number, cascade in enumerate(plan.cascades, start=1):
         lines.append(f"cascade {number}: {len(cascade.strips)} strips")

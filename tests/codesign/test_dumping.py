@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codesign.cli.dumping import _layers, _plan
+from codesign.cli.dumping import layers_text, plan_text
 from codesign.compile.scanline.plan.cascade import make_plan
 from codesign.hw.spec import BASE
 from tests.sim.layer_graphs import SMALL, GraphDraw, build, graph_draws
@@ -24,7 +24,7 @@ draws = st.one_of(*(graph_draws(side=8, channels=6, layers=3, **{kind: True}) fo
 def test_every_layer_has_a_line(draw: GraphDraw) -> None:
     """With its output, its kind, every tensor that it reads, and the result's shape."""
     graph = build(draw)
-    lines = _layers(graph).splitlines()
+    lines = layers_text(graph).splitlines()
     assert len(lines) == len(graph.layers)
     for line, layer in zip(lines, graph.layers, strict=True):
         assert LINE.fullmatch(line), line
@@ -34,12 +34,12 @@ def test_every_layer_has_a_line(draw: GraphDraw) -> None:
 
 @pytest.mark.parametrize("word", ["conv3x3", "conv1x1", "plus", "table"])
 def test_what_a_layer_does_is_told(word: str) -> None:
-    assert word in _layers(build(SMALL))
+    assert word in layers_text(build(SMALL))
 
 
 def test_a_plan_tells_cascades_and_steps() -> None:
     plan = make_plan(BASE, build(SMALL))
-    lines = _plan(plan).splitlines()
+    lines = plan_text(plan).splitlines()
     assert sum(line.startswith("cascade ") for line in lines) == len(plan.cascades)
     assert sum(line.startswith("  ") and line.endswith("steps a set of pixels") for line in lines) == sum(
         len(cascade.layers) for cascade in plan.cascades

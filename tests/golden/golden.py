@@ -9,7 +9,7 @@
 
 A hash covers the behaviour of a program: its encoded commands, its weights and the places of its tensors; not the names
 of layers or of the specification's fields. Cycles (by the cycle model) and bytes are stored beside the hash, so that an
-intended change can be stated. Also covered: the text of the CUDA kernels in FP16 and INT8, and the report's
+intended change can be stated; a few plans are kept as text, for a reviewer to read. Also covered: the text of the CUDA kernels in FP16 and INT8, and the report's
 JSON without times of day.
 """
 
@@ -30,6 +30,7 @@ from typing import Any
 
 import fixtures
 
+from codesign.cli.dumping import plan_text
 from codesign.compile.cuda.compile import kernel_text
 from codesign.compile.cuda.fusion import from_graph
 from codesign.compile.cuda.launches import plan_launches
@@ -49,6 +50,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 HASHES = HERE / "hashes.json"
 NETWORKS = HERE / "networks"
+PLANS = HERE / "plans"
 ARCH = "sm_90a"
 
 MACHINES: dict[str, AccelSpec] = {
@@ -82,6 +84,9 @@ SIZES = {
 }
 """Frame size (width, height) of each network."""
 
+PLANNED = {"espcn_x3": ("tiny", "base"), "sesr_m5_x2": ("tiny", "base"), "flow_small": ("edge",), "rife": ("base",)}
+"""Networks whose plans are kept as text, for a reviewer to read what a change does, and the machines."""
+
 Figures = dict[str, Any]
 
 
@@ -109,6 +114,18 @@ def _programs(graph: Graph, spec: AccelSpec, name: str) -> Figures:
         "regions": [_program(program) for program in programs],
         "hosted": sum(not placement.on_accelerator for placement in partitioned.placements),
     }
+
+
+def plan_texts(name: str) -> dict[Path, str]:
+    """The plans of a network in words, by the file that keeps them."""
+    graph = from_module(fixtures.load(NETWORKS / f"{name}.json.xz")["quantised"])
+    texts = {}
+    for machine in PLANNED.get(name, ()):
+        spec = MACHINES[machine]
+        regions = partition(graph, spec).regions
+        parts = [f"{region.symbol}\n{plan_text(make_plan(spec, lower(region, name), None))}\n" for region in regions]
+        texts[PLANS / f"{name}.{machine}.txt"] = "\n".join(parts)
+    return texts
 
 
 def _program(program: Program) -> Figures:
@@ -214,6 +231,9 @@ def main() -> None:
     known = json.loads(HASHES.read_text()) if HASHES.exists() else {}
     if options.accept:
         HASHES.write_text(json.dumps(known | found, indent=1, sort_keys=True) + "\n")
+        for name in options.networks:
+            for path, text in plan_texts(name).items():
+                path.write_text(text)
         return
     before = of_commit(options.against, options.networks, options.jobs) if options.against else known
     changed = list(differences({name: before.get(name) for name in found}, found))

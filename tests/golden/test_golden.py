@@ -22,6 +22,12 @@ def test_programs_and_texts_are_what_they_were(name: str) -> None:
     assert not list(golden.differences(KNOWN[name], golden.figures(name)))
 
 
+@pytest.mark.parametrize("name", golden.PLANNED)
+def test_plans_read_as_they_did(name: str) -> None:
+    for path, text in golden.plan_texts(name).items():
+        assert path.read_text() == text, f"python tests/golden/golden.py --accept {name}"
+
+
 def test_the_report_is_what_it_was() -> None:
     assert not list(golden.differences(KNOWN["report"], golden.report_figures()))
 
