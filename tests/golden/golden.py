@@ -9,8 +9,8 @@
 
 A hash covers the behaviour of a program: its encoded commands, its weights and the places of its tensors; not the names
 of layers or of the specification's fields. Cycles (by the cycle model) and bytes are stored beside the hash, so that an
-intended change can be stated; a few plans are kept as text, for a reviewer to read. Also covered: the text of the CUDA kernels in FP16 and INT8, and the report's
-JSON without times of day.
+intended change can be stated; a few plans are kept as text, for a reviewer to read. Also covered: the text of the CUDA
+kernels in FP16 and INT8, and the report's JSON without times of day.
 """
 
 from __future__ import annotations
