@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from codesign.compile.driver import CompiledNetwork
-from codesign.compile.ir.graph import Graph
-from codesign.compile.ir.passes import text_of, watching
+from codesign.compile.graph.graph import Graph
+from codesign.compile.graph.passes import text_of, watching
 from codesign.compile.scanline.layers import Layer, LayerGraph, SecondOperand, Shuffle
 from codesign.compile.scanline.plan.cascade import Plan
 from codesign.hw.errors import InputError

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from codesign.compile.ir.graph import Array, Editor, Graph, Node
+from codesign.compile.graph.graph import Array, Editor, Graph, Node
 from codesign.compile.operators.convolution import CONVOLUTIONS
 
 

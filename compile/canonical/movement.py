@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from codesign.compile.canonical.affine import conv_attributes
-from codesign.compile.ir.graph import Array, Editor, Graph, Node
+from codesign.compile.graph.graph import Array, Editor, Graph, Node
 from codesign.compile.operators.convolution import CONVOLUTIONS
 
 _EXACT_NEAREST: Mapping[str, tuple[str, ...]] = {

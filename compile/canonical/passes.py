@@ -28,9 +28,9 @@ import torch
 
 from codesign.compile.canonical.affine import fold_affine, fold_padding, fold_zero_channels, is_bias, standalone_affine
 from codesign.compile.canonical.movement import recognise_movement
+from codesign.compile.graph.graph import COPY, Array, Editor, Graph, Node
+from codesign.compile.graph.passes import Pass, passed, run_passes
 from codesign.compile.ir.evaluate import apply
-from codesign.compile.ir.graph import COPY, Array, Editor, Graph, Node
-from codesign.compile.ir.passes import Pass, passed, run_passes
 from codesign.compile.operators.operator import Composite
 from codesign.compile.operators.registry import COMPOSITES
 from codesign.hw.errors import UnsupportedError

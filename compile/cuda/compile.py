@@ -18,7 +18,7 @@ from codesign.compile.cuda.launches import GpuPlan, Tuned, plan_launches
 from codesign.compile.cuda.layers import GpuGraph, Other, from_layers
 from codesign.compile.cuda.module import build, relax_module
 from codesign.compile.cuda.tvm_operators import scheduled, target_of
-from codesign.compile.ir.graph import Node
+from codesign.compile.graph.graph import Node
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.compile.ir.runnable import runnable
 from codesign.compile.operators.convolution import CONVOLUTIONS

@@ -15,8 +15,8 @@ from codesign.compile.cuda.fuse.convolutions import Convolutions
 from codesign.compile.cuda.fuse.tables import chain_steps
 from codesign.compile.cuda.fuse.windows import PAIR_MAPS, WINDOWS, merge_windows
 from codesign.compile.cuda.layers import GpuGraph, Pointwise, Shuffle, Tensor
-from codesign.compile.ir.graph import Graph, Node
-from codesign.compile.ir.passes import passed, run_passes
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.passes import passed, run_passes
 from codesign.compile.operators.registry import named
 from codesign.kernels import chain
 from codesign.kernels.chain import Apply, Chain, Kind, PerChannel

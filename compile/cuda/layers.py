@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.ir.graph import Node
+from codesign.compile.graph.graph import Node
 from codesign.compile.scanline import layers as machine
 from codesign.compile.scanline.kernels import convolution as machine_convolution
 from codesign.hw.errors import UnsupportedError

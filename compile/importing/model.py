@@ -21,12 +21,12 @@ from torch.fx.traceback import preserve_node_meta
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from codesign.compile.canonical.passes import canonicalise
+from codesign.compile.graph.graph import STATE, Graph, Shape
+from codesign.compile.graph.passes import passed
 from codesign.compile.importing.onnx import import_onnx
 from codesign.compile.importing.pt2 import SavedProgram, read_pt2
 from codesign.compile.importing.pt2_replay import Replay, layer_of
 from codesign.compile.importing.qdq import is_quantised, normalise_qdq
-from codesign.compile.ir.graph import STATE, Graph, Shape
-from codesign.compile.ir.passes import passed
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 

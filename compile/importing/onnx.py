@@ -14,8 +14,8 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
+from codesign.compile.graph.graph import Graph
 from codesign.compile.importing.onnx_fold import with_sizes_folded
-from codesign.compile.ir.graph import Graph
 from codesign.compile.ir.relax import from_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 

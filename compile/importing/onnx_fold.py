@@ -9,7 +9,7 @@ import onnx
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from codesign.compile.ir.graph import Array
+from codesign.compile.graph.graph import Array
 
 MAX_ELEMENTS = 1 << 16
 """Larger results are weights, which stay operators until the graph's own folding."""

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from codesign.compile.ir.graph import Array, Editor, Graph, Node
+from codesign.compile.graph.graph import Array, Editor, Graph, Node
+from codesign.compile.graph.unit import Unit
 from codesign.compile.operators.convolution import CONVOLUTIONS
-from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.calibration import QuantParams
 from codesign.compile.quantise.insertion import insert
 from codesign.compile.quantise.units import units

@@ -1,4 +1,4 @@
-"""Runs a :class:`~codesign.compile.ir.graph.Graph` node by node in torch: calibration, fine-tuning and tests share it.
+"""Runs a :class:`~codesign.compile.graph.graph.Graph` node by node in torch: calibration, training and tests use it.
 
 Convolutions, element-wise operators and data movement do not depend on the frame's size, so a graph made of them runs
 on crops of any size. Whatever torch is not told about here runs as a TVM module of one operator, at the graph's own
@@ -14,8 +14,8 @@ import tvm
 from torch import Tensor
 from tvm import relax
 
-from codesign.compile.ir.arithmetic import SIZE_FREE, computed
-from codesign.compile.ir.graph import Array, Graph, Node
+from codesign.compile.graph.arithmetic import SIZE_FREE, computed
+from codesign.compile.graph.graph import Array, Graph, Node
 from codesign.compile.ir.relax import to_module
 from codesign.compile.operators.registry import COMPOSITES
 from codesign.hw.errors import UnsupportedError

@@ -1,4 +1,4 @@
-"""Between Relax and :class:`~codesign.compile.ir.graph.Graph`, both ways and without loss.
+"""Between Relax and :class:`~codesign.compile.graph.graph.Graph`, both ways and without loss.
 
 An operator of :mod:`codesign.compile.operators` that Relax spells as several is one call there too: of a private
 function with the attribute ``Composite``, the node's attributes beside it, and the operator's float meaning as body.
@@ -13,7 +13,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from codesign.compile.ir.graph import COPY, STATE, STEP, Array, Graph, Node, Shape
+from codesign.compile.graph.graph import COPY, STATE, STEP, Array, Graph, Node, Shape
 from codesign.compile.operators.registry import COMPOSITES
 from codesign.hw.errors import UnsupportedError
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from codesign.compile.graph.unit import RoundedUnit
 from codesign.compile.operators.operator import Operator
 from codesign.compile.operators.rules import clips_to_8_bits
-from codesign.compile.operators.unit import RoundedUnit
 from codesign.compile.scanline.lowering import Lowering, identity_of
 from codesign.compile.scanline.tensors import Tensor
 

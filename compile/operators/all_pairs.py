@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from tvm import relax
 
-from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.graph.graph import Editor, Graph, Node
+from codesign.compile.graph.unit import RoundedUnit
 from codesign.compile.operators.operator import Bind, Composite
 from codesign.compile.operators.rules import FRAME
-from codesign.compile.operators.unit import RoundedUnit
 from codesign.compile.scanline.kernels import all_pairs as kernels
 from codesign.compile.scanline.lowering import Lowering, Psums, identity_of
 from codesign.compile.scanline.tensors import Tensor

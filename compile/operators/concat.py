@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.unit import RoundedUnit, Unit
 from codesign.compile.operators.operator import Operator
 from codesign.compile.operators.rules import batch_is_one
-from codesign.compile.operators.unit import RoundedUnit, Unit
 from codesign.compile.scanline.layers import Concat as ConcatLayer
 from codesign.compile.scanline.lowering import Lowering
 from codesign.compile.scanline.tensors import Tensor

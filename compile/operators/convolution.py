@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from codesign.compile.canonical.transposed import subpixel_weights
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.unit import RoundedUnit, Unit
 from codesign.compile.operators.activation import PIECEWISE_LINEAR, SLOPES
 from codesign.compile.operators.operator import Operator
 from codesign.compile.operators.rules import (
@@ -18,7 +18,7 @@ from codesign.compile.operators.rules import (
     clips_to_8_bits,
     stride_is_one_or_two,
 )
-from codesign.compile.operators.unit import RoundedUnit, Unit
+from codesign.compile.operators.subpixel import subpixel_weights
 from codesign.compile.scanline.kernels import convolution as kernels
 from codesign.compile.scanline.lowering import Lowering, Psums
 from codesign.compile.scanline.tensors import Tensor

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tvm import relax
 
-from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.graph.graph import Editor, Graph, Node
+from codesign.compile.graph.unit import RoundedUnit
 from codesign.compile.operators.activation import PIECEWISE_LINEAR
 from codesign.compile.operators.operator import Bind, Composite, constant
 from codesign.compile.operators.rules import FRAME
-from codesign.compile.operators.unit import RoundedUnit
 from codesign.compile.scanline.kernels import correlation as kernels
 from codesign.compile.scanline.lowering import Lowering, Psums, identity_of
 from codesign.compile.scanline.tensors import Tensor

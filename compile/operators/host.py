@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.unit import Unit
 from codesign.compile.operators.operator import Operator
-from codesign.compile.operators.unit import Unit
 from codesign.hw.spec import AccelSpec
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from tvm import relax
 
-from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.graph.graph import Editor, Graph, Node
+from codesign.compile.graph.unit import RoundedUnit
 from codesign.compile.operators.activation import CLIPS
 from codesign.compile.operators.operator import Bind, Composite, constant
 from codesign.compile.operators.rules import FRAME
-from codesign.compile.operators.unit import RoundedUnit
 from codesign.compile.scanline.kernels.normalise import Normalise
 from codesign.compile.scanline.layers import Epilogue, Layer
 from codesign.compile.scanline.lowering import Lowering

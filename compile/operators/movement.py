@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tvm import relax
 
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.unit import RoundedUnit, Unit
 from codesign.compile.operators.operator import Bind, Composite, Operator
 from codesign.compile.operators.rules import FRAME
-from codesign.compile.operators.unit import RoundedUnit, Unit
 from codesign.compile.scanline.kernels.convolution import Convolution
 from codesign.compile.scanline.layers import Shuffle
 from codesign.compile.scanline.lowering import Lowering

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from tvm import relax
 
-from codesign.compile.ir.graph import Graph, Node
-from codesign.compile.operators.unit import RoundedUnit, Unit
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.unit import RoundedUnit, Unit
 from codesign.hw.spec import AccelSpec
 from codesign.hw.spec import Unit as MachineUnit
 from codesign.kernels.frame_kernel import FrameKernel

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.unit import RoundedUnit, Unit
 from codesign.compile.operators.activation import CLIPS
 from codesign.compile.operators.operator import Operator
 from codesign.compile.operators.rules import batch_is_one
-from codesign.compile.operators.unit import RoundedUnit, Unit
 from codesign.compile.scanline.kernels.convolution import Convolution
 from codesign.compile.scanline.layers import SecondOperand
 from codesign.compile.scanline.lowering import Lowering, Psums

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
 from codesign.compile.operators.activation import Clamp
 from codesign.compile.operators.all_pairs import AllPairs
 from codesign.compile.operators.concat import Concat

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.unit import RoundedUnit, Unit
 from codesign.compile.operators.operator import MISSING, Operator
 from codesign.compile.operators.rules import (
     FRAME,
@@ -18,7 +19,6 @@ from codesign.compile.operators.rules import (
     MAX_ROWS,
     stride_is_one_or_two,
 )
-from codesign.compile.operators.unit import RoundedUnit, Unit
 from codesign.compile.scanline.kernels import convolution as kernels
 from codesign.compile.scanline.kernels.resize import Resize as SampledResize
 from codesign.compile.scanline.lowering import Lowering, Psums

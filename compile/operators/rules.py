@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.unit import RoundedUnit
 from codesign.compile.operators.operator import Rule
-from codesign.compile.operators.unit import RoundedUnit
 
 MAX_ROWS, MAX_COLUMNS, MAX_PADDING, MAX_SIDE = 63, 128, 63, 65535
 

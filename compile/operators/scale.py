@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.unit import RoundedUnit, Unit
 from codesign.compile.operators.activation import PIECEWISE_LINEAR, SLOPES
 from codesign.compile.operators.operator import Operator
 from codesign.compile.operators.rules import clips_to_8_bits
-from codesign.compile.operators.unit import RoundedUnit, Unit
 from codesign.compile.scanline.lowering import Lowering, identity_of
 from codesign.compile.scanline.tensors import Tensor
 

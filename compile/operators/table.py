@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from tvm import relax
 
-from codesign.compile.ir.arithmetic import BINARY, UNARY
-from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.graph.arithmetic import BINARY, UNARY
+from codesign.compile.graph.graph import Editor, Graph, Node
+from codesign.compile.graph.unit import RoundedUnit
 from codesign.compile.operators.convolution import CONVOLUTIONS
 from codesign.compile.operators.operator import Bind, Composite
-from codesign.compile.operators.unit import RoundedUnit
 from codesign.compile.scanline.lowering import Lowering
 from codesign.compile.scanline.rewrite.copies import copy_layer
 from codesign.compile.scanline.tensors import Tensor

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tvm import relax
 
-from codesign.compile.ir.arithmetic import evaluated
-from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.graph.arithmetic import evaluated
+from codesign.compile.graph.graph import Editor, Graph, Node
+from codesign.compile.graph.unit import RoundedUnit, Unit
 from codesign.compile.operators.grids import CLOSE_PIXELS, grid_of_flow
 from codesign.compile.operators.operator import Bind, Composite, constant
 from codesign.compile.operators.rules import FRAME
-from codesign.compile.operators.unit import RoundedUnit, Unit
 from codesign.compile.scanline.kernels import warp as kernels
 from codesign.compile.scanline.lowering import Lowering, Psums
 from codesign.compile.scanline.tensors import Tensor

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from tvm import relax
 
-from codesign.compile.ir.arithmetic import evaluated
-from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.graph.arithmetic import evaluated
+from codesign.compile.graph.graph import Editor, Graph, Node
+from codesign.compile.graph.unit import RoundedUnit
 from codesign.compile.operators.all_pairs import ALL_PAIRS
 from codesign.compile.operators.grids import CLOSE_PIXELS, grid_of_windows
 from codesign.compile.operators.operator import Bind, constant
 from codesign.compile.operators.rules import FRAME
-from codesign.compile.operators.unit import RoundedUnit
 from codesign.compile.operators.warp import AtAFlow, fraction_bits
 from codesign.compile.scanline.kernels import window as kernels
 from codesign.compile.scanline.lowering import Lowering, Psums

@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.ir.graph import Array, Editor, Graph, Node
+from codesign.compile.graph.graph import Array, Editor, Graph, Node
+from codesign.compile.graph.unit import Unit
 from codesign.compile.operators.convolution import CONVOLUTIONS
 from codesign.compile.operators.scale import Scale
-from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.equalise import ChannelRange, scalable, takes
 from codesign.compile.quantise.units import units
 from codesign.hw.numerics import INT8_MAX, INT8_MIN

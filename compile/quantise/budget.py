@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from codesign.compile.graph.graph import Graph
+from codesign.compile.graph.unit import Unit
 from codesign.compile.ir.evaluate import run
-from codesign.compile.ir.graph import Graph
 from codesign.compile.operators.convolution import CONVOLUTIONS
-from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.alignment import groups, is_aligned, is_copy
 from codesign.compile.quantise.quantise import Calibrated
 from codesign.compile.quantise.sensitivity import damage

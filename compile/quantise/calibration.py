@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from codesign.compile.graph.graph import Graph, Node
 from codesign.compile.ir.evaluate import size_free, trace
-from codesign.compile.ir.graph import Graph, Node
 from codesign.hw.errors import InputError
 from codesign.hw.numerics import INT8_MAX, INT8_MIN
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from codesign.compile.graph.graph import Array, Graph, Node
+from codesign.compile.graph.unit import Unit
 from codesign.compile.ir.evaluate import trace
-from codesign.compile.ir.graph import Array, Graph, Node
 from codesign.compile.operators.activation import PIECEWISE_LINEAR
-from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.units import units
 
 MAX_FACTOR = 256.0

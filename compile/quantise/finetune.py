@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codesign.compile.canonical.affine import is_bias
-from codesign.compile.ir.arithmetic import per_axis
+from codesign.compile.graph.arithmetic import per_axis
+from codesign.compile.graph.graph import Array, Graph, Node
 from codesign.compile.ir.evaluate import run
-from codesign.compile.ir.graph import Array, Graph, Node
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.compile.operators.convolution import CONVOLUTIONS
 from codesign.compile.quantise.insertion import (

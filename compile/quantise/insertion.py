@@ -9,8 +9,8 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.ir.graph import STATE, Array, Editor, Graph, Node
-from codesign.compile.operators.unit import Unit
+from codesign.compile.graph.graph import STATE, Array, Editor, Graph, Node
+from codesign.compile.graph.unit import Unit
 from codesign.compile.quantise.calibration import QuantParams
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.numerics import INT16_MAX, INT32_MAX, psum_reach, weight_planes

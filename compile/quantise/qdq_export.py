@@ -13,7 +13,7 @@ import tvm
 from onnx import TensorProto, helper, numpy_helper
 
 from codesign.compile.canonical.affine import is_bias
-from codesign.compile.ir.graph import Array, Graph, Node
+from codesign.compile.graph.graph import Array, Graph, Node
 from codesign.compile.ir.relax import from_module
 from codesign.compile.operators.convolution import CONVOLUTIONS
 from codesign.compile.quantise.insertion import bias_scale, psum_unit

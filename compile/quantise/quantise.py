@@ -42,10 +42,10 @@ from numpy.typing import NDArray
 
 from codesign.compile.canonical.affine import fold_zero_channels, lift_zero_channels
 from codesign.compile.canonical.movement import slice_splits
-from codesign.compile.ir.graph import Graph
-from codesign.compile.ir.passes import passed, run_passes
+from codesign.compile.graph.graph import Graph
+from codesign.compile.graph.passes import passed, run_passes
+from codesign.compile.graph.unit import Unit
 from codesign.compile.ir.relax import from_module, to_module
-from codesign.compile.operators.unit import Unit
 from codesign.compile.operators.window import compute_flows
 from codesign.compile.quantise.alignment import aligned, is_copy
 from codesign.compile.quantise.calibration import (

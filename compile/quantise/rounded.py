@@ -12,13 +12,13 @@ from dataclasses import replace
 import numpy as np
 
 from codesign.compile.canonical.affine import is_bias
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.unit import Activation, Codes, RoundedUnit, Weights
 from codesign.compile.operators.activation import CLIPS, Clamp
 from codesign.compile.operators.host import HOST
 from codesign.compile.operators.operator import Operator
 from codesign.compile.operators.registry import operator_of
 from codesign.compile.operators.scale import RESCALE, Scale, turns_sign
-from codesign.compile.operators.unit import Activation, Codes, RoundedUnit, Weights
 
 
 def rounded_units(graph: Graph) -> dict[str, RoundedUnit]:

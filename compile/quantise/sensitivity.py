@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codesign.compile.graph.graph import Graph
+from codesign.compile.graph.unit import Unit
 from codesign.compile.ir.evaluate import apply, trace
-from codesign.compile.ir.graph import Graph
-from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.calibration import QuantParams
 from codesign.compile.quantise.insertion import quantised_weight, weight_axis
 from codesign.hw.numerics import INT8_MAX, INT8_MIN

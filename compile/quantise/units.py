@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Container
 
 from codesign.compile.canonical.affine import is_bias
-from codesign.compile.ir.graph import STEP, Graph, Node
+from codesign.compile.graph.graph import STEP, Graph, Node
+from codesign.compile.graph.unit import Unit
 from codesign.compile.operators.host import HOST
 from codesign.compile.operators.registry import operator_of
 from codesign.compile.operators.scale import Scale, turns_sign
-from codesign.compile.operators.unit import Unit
 
 
 def units(graph: Graph, stored: Container[str] = ()) -> tuple[Unit, ...]:

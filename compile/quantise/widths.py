@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from codesign.compile.ir.graph import Graph
+from codesign.compile.graph.graph import Graph
+from codesign.compile.graph.unit import Unit
 from codesign.compile.operators.host import HOST
-from codesign.compile.operators.unit import Unit
 from codesign.compile.quantise.alignment import groups, is_aligned
 from codesign.compile.quantise.calibration import EMPTY, Observation, QuantParams
 from codesign.hw.numerics import FLOW_FRACTION_BITS, INT16_MAX

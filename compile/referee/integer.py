@@ -57,7 +57,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
 from codesign.compile.referee.sampling import averaged, resized, warped, windowed
 from codesign.compile.referee.sums import BLOCK, Exact, correlated, scattered
 from codesign.compile.referee.values import (

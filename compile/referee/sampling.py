@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from codesign.compile.ir.graph import Node
+from codesign.compile.graph.graph import Node
 from codesign.compile.referee.sums import looked_up
 from codesign.compile.referee.values import NoMeaningError, Psum, Tensor, Wide
 from codesign.hw import numerics

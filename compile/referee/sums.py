@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.ir.graph import Node
+from codesign.compile.graph.graph import Node
 from codesign.hw import numerics
 
 Exact = NDArray[Any]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.operators.unit import Activation, Codes, RoundedUnit
+from codesign.compile.graph.unit import Activation, Codes, RoundedUnit
 from codesign.compile.scanline.kernels.convolution import identity
 from codesign.compile.scanline.kernels.kernel import Int64, Kernel
 from codesign.compile.scanline.layers import Concat, Epilogue, Layer, LayerGraph, Shuffle

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tvm import relax
 from tvm.runtime import vm
 
-from codesign.compile.ir.graph import STATE, STEP, Graph, Node
+from codesign.compile.graph.graph import STATE, STEP, Graph, Node
 from codesign.compile.ir.relax import CompositeCalls
 from codesign.compile.ir.runnable import runnable
 from codesign.compile.scanline.partition import Partitioned, Region

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
 from codesign.compile.canonical.affine import is_bias
-from codesign.compile.ir.graph import STATE, STEP, Graph, Node
+from codesign.compile.graph.graph import STATE, STEP, Graph, Node
+from codesign.compile.graph.unit import RoundedUnit
 from codesign.compile.operators.registry import macs_of, why_unsupported
-from codesign.compile.operators.unit import RoundedUnit
 from codesign.compile.quantise.rounded import rounded_units
 from codesign.hw.spec import AccelSpec
 

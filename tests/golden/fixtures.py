@@ -18,7 +18,7 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
-from codesign.compile.ir.graph import Graph
+from codesign.compile.graph.graph import Graph
 from codesign.compile.ir.relax import from_module, to_module
 
 KEPT = 1024

@@ -35,7 +35,7 @@ from codesign.compile.cuda.compile import kernel_text
 from codesign.compile.cuda.fusion import from_graph
 from codesign.compile.cuda.launches import plan_launches
 from codesign.compile.cuda.layers import from_layers
-from codesign.compile.ir.graph import Graph
+from codesign.compile.graph.graph import Graph
 from codesign.compile.ir.relax import from_module
 from codesign.compile.scanline.emit import emit
 from codesign.compile.scanline.lower import lower

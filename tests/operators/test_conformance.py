@@ -19,9 +19,9 @@ from whole_networks import POOL
 from codesign.compile.cuda.fusion import from_graph
 from codesign.compile.cuda.layers import Other
 from codesign.compile.driver import CompiledNetwork, Quantisation, Region, compile_network
+from codesign.compile.graph.graph import Graph, Node
 from codesign.compile.importing.model import ImportedModel, load_model
 from codesign.compile.ir.evaluate import apply, run
-from codesign.compile.ir.graph import Graph, Node
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.compile.ir.runnable import runnable
 from codesign.compile.operators.page import operators_page

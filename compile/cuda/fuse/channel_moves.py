@@ -11,7 +11,7 @@ import itertools
 
 import numpy as np
 
-from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.graph.graph import Editor, Graph, Node
 
 Origin = tuple[str, int]
 """A tensor and one of its channels."""

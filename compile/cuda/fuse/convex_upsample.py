@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from codesign.compile.ir.arithmetic import evaluated
-from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.graph.arithmetic import evaluated
+from codesign.compile.graph.graph import Editor, Graph, Node
 
 CLOSE = 1e-4
 """Tolerance for values of order one, because exporters write constants as float32."""

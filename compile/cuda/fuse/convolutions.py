@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.canonical.affine import is_bias
-from codesign.compile.canonical.transposed import subpixel_weights
 from codesign.compile.cuda.fuse.tables import fast_kind
 from codesign.compile.cuda.layers import Convolution, Operation, Other, Pointwise, Shuffle, Tensor
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.operators.subpixel import subpixel_weights
 from codesign.kernels.channels import Channels, Constant
 from codesign.kernels.frame_kernel import FrameKernel
 from codesign.kernels.implicit_gemm import MAX_SOURCES

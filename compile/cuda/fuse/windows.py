@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from codesign.compile.ir.graph import Editor, Graph, Node
+from codesign.compile.graph.graph import Editor, Graph, Node
 from codesign.compile.operators.all_pairs import ALL_PAIRS
 from codesign.compile.operators.window import POOL, WINDOW
 

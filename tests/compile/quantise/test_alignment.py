@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from codesign.compile.graph.graph import Graph
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run, trace
-from codesign.compile.ir.graph import Graph
 from codesign.compile.ir.relax import from_module
 from codesign.compile.quantise.alignment import SETTLED_POWER, aligned, is_aligned
 from codesign.compile.quantise.equalise import channel_ranges

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import nn
 from tvm import relax
 
+from codesign.compile.graph.graph import Graph
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run
-from codesign.compile.ir.graph import Graph
 from codesign.compile.ir.relax import from_module
 from codesign.compile.ir.runnable import runnable
 from codesign.compile.quantise.calibration import PIXELS, Observation, QuantParams, choose, fake_quantised, parameters

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.compile.ir.graph import Array, Node
+from codesign.compile.graph.graph import Array, Node
 
 if TYPE_CHECKING:
     from codesign.compile.operators.operator import Operator

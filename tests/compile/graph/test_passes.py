@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from codesign.compile.ir.graph import Graph, Node
-from codesign.compile.ir.passes import passed, run_passes, text_of, watching
+from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.passes import passed, run_passes, text_of, watching
 
 
 def _graph() -> Graph:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
 from codesign.hw.errors import UnsupportedError
 
 UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from codesign.compile.ir.graph import Graph, Node
+from codesign.compile.graph.graph import Graph, Node
 
 Pass = Callable[[Graph], Graph]
 """Takes a graph and returns the same function, spelled another way. Its name is the Python function's."""
