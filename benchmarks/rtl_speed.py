@@ -25,7 +25,7 @@ from codesign.workflows.frames import FrameChoice
 from codesign.workflows.sources import find
 
 PAIRS = 7
-CASES = (("sesr_m5_x2", TINY, (24, 16)), ("sesr_m5_x2", BASE, (64, 48)), ("spynet_level", BASE, (32, 24)))
+CASES = (("sesr_m5_x2", TINY, (24, 16)), ("sesr_m5_x2", BASE, (64, 48)))
 RESULTS = Path(__file__).parent / "results" / "rtl_speed.json"
 
 
