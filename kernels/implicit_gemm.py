@@ -22,7 +22,7 @@ MAX_SOURCES = 16
 
 
 @dataclass(frozen=True, eq=False)
-class WideConv:
+class GemmConv:
     """``conv`` over ``sources``, each (channels, zero point), whose channels follow each other.
 
     ``padding``: rows above and columns to the left. The result is stored after moving channels to ``shuffle`` x
@@ -72,7 +72,7 @@ class GemmSchedule:
         return self.warps[0] * self.warps[1] * 32
 
 
-def stage_bytes(wide: WideConv, schedule: GemmSchedule) -> tuple[int, int]:
+def stage_bytes(wide: GemmConv, schedule: GemmSchedule) -> tuple[int, int]:
     """Bytes of the input patch and of the weights of a stage."""
     ky, kx = wide.conv.weights.shape[:2]
     rows = (schedule.rows - 1) * wide.stride + (ky - 1) * wide.dilation + 1
@@ -80,22 +80,22 @@ def stage_bytes(wide: WideConv, schedule: GemmSchedule) -> tuple[int, int]:
     return schedule.slab * rows * columns * 16, ky * kx * schedule.slab * schedule.columns * 8 * 16
 
 
-def shared_bytes(wide: WideConv, schedule: GemmSchedule) -> int:
+def shared_bytes(wide: GemmConv, schedule: GemmSchedule) -> int:
     """Shared memory of one block."""
     return sum(stage_bytes(wide, schedule)) * schedule.stages
 
 
-def slabs(wide: WideConv, schedule: GemmSchedule) -> int:
+def slabs(wide: GemmConv, schedule: GemmSchedule) -> int:
     """Number of stages for all input channels."""
     return -(-sum(wide.planes) // schedule.slab)
 
 
-def column_blocks(wide: WideConv, schedule: GemmSchedule) -> int:
+def column_blocks(wide: GemmConv, schedule: GemmSchedule) -> int:
     """Blocks that share the output channels of a patch."""
     return -(-wide.column_tiles // schedule.columns)
 
 
-def registers(wide: WideConv, schedule: GemmSchedule) -> int:
+def registers(wide: GemmConv, schedule: GemmSchedule) -> int:
     """Estimated registers of one thread."""
     mt = schedule.rows * schedule.tiles // schedule.warps[0]
     nt = schedule.columns // schedule.warps[1]
@@ -103,13 +103,13 @@ def registers(wide: WideConv, schedule: GemmSchedule) -> int:
     return mt * nt * 4 + mt * 4 + nt * 2 + nt * per_column + 44
 
 
-def grid(wide: WideConv, schedule: GemmSchedule, height: int, width: int, batch: int = 1) -> tuple[int, int, int]:
+def grid(wide: GemmConv, schedule: GemmSchedule, height: int, width: int, batch: int = 1) -> tuple[int, int, int]:
     """Blocks for an *output* of ``height`` x ``width`` pixels before any shuffle."""
     across = -(-width // (schedule.tiles * 16)) * column_blocks(wide, schedule)
     return across, -(-height // schedule.rows), batch
 
 
-def estimate(wide: WideConv, schedule: GemmSchedule, arch: str, height: int, width: int, batch: int = 1) -> float:
+def estimate(wide: GemmConv, schedule: GemmSchedule, arch: str, height: int, width: int, batch: int = 1) -> float:
     """Modelled cycles of a launch: waves x (stages x the busiest unit's cycles per stage + a block's beginning and
     end)."""
     gpu = GPUS[arch]
@@ -133,7 +133,7 @@ def estimate(wide: WideConv, schedule: GemmSchedule, arch: str, height: int, wid
     return float(waves * (slabs(wide, schedule) * stage + ends))
 
 
-def _search(wide: WideConv, arch: str) -> Iterator[GemmSchedule]:
+def _search(wide: GemmConv, arch: str) -> Iterator[GemmSchedule]:
     gpu = GPUS[arch]
     even = wide.precision == "int8"
     wanted = sorted({min(c, wide.column_tiles + wide.column_tiles % 2) for c in (1, 2, 4, 8, 12, 16)})
@@ -155,7 +155,7 @@ def _search(wide: WideConv, arch: str) -> Iterator[GemmSchedule]:
 
 
 def candidates(
-    wide: WideConv, arch: str, height: int, width: int, batch: int = 1, limit: int = 16
+    wide: GemmConv, arch: str, height: int, width: int, batch: int = 1, limit: int = 16
 ) -> list[GemmSchedule]:
     """Up to ``limit`` schedules that fit ``arch``, the fastest by the model first."""
     if len(wide.sources) > MAX_SOURCES:
@@ -166,7 +166,7 @@ def candidates(
 # Parameters
 
 
-def pack(wide: WideConv, schedule: GemmSchedule) -> tuple[bytes, dict[str, int]]:
+def pack(wide: GemmConv, schedule: GemmSchedule) -> tuple[bytes, dict[str, int]]:
     """The parameter blob, and the offsets of its parts: ``weights``, ``epilogue``, ``mapped``, ``table``."""
     blob = bytearray(_weights(wide, schedule))
     at = {"weights": 0, "epilogue": len(blob)}
@@ -188,7 +188,7 @@ def pack(wide: WideConv, schedule: GemmSchedule) -> tuple[bytes, dict[str, int]]
     return bytes(blob + bytes(-len(blob) % 16)), at
 
 
-def _channels(wide: WideConv, schedule: GemmSchedule, block: int) -> Any:
+def _channels(wide: GemmConv, schedule: GemmSchedule, block: int) -> Any:
     """The output channel of each column of a block, ``int64[columns, 8]``, in the order of ``channel_of``."""
     per_warp = schedule.columns // schedule.warps[1]
     channel = lane_channels(wide.precision, per_warp)
@@ -196,7 +196,7 @@ def _channels(wide: WideConv, schedule: GemmSchedule, block: int) -> Any:
     return block * schedule.columns * 8 + (warps + channel).reshape(schedule.columns, 8)
 
 
-def _weights(wide: WideConv, schedule: GemmSchedule) -> bytes:
+def _weights(wide: GemmConv, schedule: GemmSchedule) -> bytes:
     """Weights as ``[column block][slab][tap][chunk][column][16 bytes]``."""
     ky, kx, _, co = wide.conv.weights.shape
     total = slabs(wide, schedule) * schedule.slab * wide.chunk
@@ -217,7 +217,7 @@ def _weights(wide: WideConv, schedule: GemmSchedule) -> bytes:
     return b"".join(parts)
 
 
-def _epilogue(wide: WideConv, schedule: GemmSchedule, block: int, warp: int) -> bytes:
+def _epilogue(wide: GemmConv, schedule: GemmSchedule, block: int, warp: int) -> bytes:
     conv = wide.conv
     per_warp = schedule.columns // schedule.warps[1]
     channel = _channels(wide, schedule, block)[warp * per_warp : (warp + 1) * per_warp].reshape(-1)
@@ -247,7 +247,7 @@ def _epilogue(wide: WideConv, schedule: GemmSchedule, block: int, warp: int) -> 
 # Source text
 
 
-def render(wide: WideConv, schedule: GemmSchedule, name: str) -> str:
+def render(wide: GemmConv, schedule: GemmSchedule, name: str) -> str:
     """The kernel's CUDA text.
 
     Its arguments: the sources, the second operand if there is one, the result, the parameter blob; then the input's
@@ -328,7 +328,7 @@ extern "C" __global__ void __launch_bounds__({schedule.threads}, {schedule.block
 """
 
 
-def signature(wide: WideConv) -> str:
+def signature(wide: GemmConv) -> str:
     """The structure in one line, for the tuning database."""
     conv = wide.conv
     ky, kx, _, co = conv.weights.shape

@@ -22,7 +22,7 @@ from codesign.compile.cuda.steps import (
 from codesign.compile.cuda.units import Unit, formats_of, stackable, units_of, with_conversions
 from codesign.hw.errors import UnsupportedError
 from codesign.kernels import implicit_gemm, stack_search
-from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
+from codesign.kernels.implicit_gemm import GemmConv, GemmSchedule
 from codesign.kernels.layers import CHUNK_CHANNELS, Format
 from codesign.kernels.runtime.launch import Launch, Stored
 from codesign.kernels.stack import Input, Output, Schedule, Stack, signature
@@ -95,7 +95,7 @@ class NearBest:
     """Kernels that may be on the fastest way: stacks with height and width, implicit GEMMs with both sizes."""
 
     stacks: list[tuple[Stack, int, int]]
-    gemms: list[tuple[WideConv, tuple[int, int, int, int]]]
+    gemms: list[tuple[GemmConv, tuple[int, int, int, int]]]
 
 
 def near_best(graph: GpuGraph, arch: str, slack: float = 1.5) -> NearBest:
@@ -111,7 +111,7 @@ def near_best(graph: GpuGraph, arch: str, slack: float = 1.5) -> NearBest:
         for segment in segments[begin]:
             before[segment.end] = min(before[segment.end], before[begin] + segment.seconds)
     found: dict[tuple[str, int, int], Stack] = {}
-    gemms: dict[tuple[str, tuple[int, int, int, int]], WideConv] = {}
+    gemms: dict[tuple[str, tuple[int, int, int, int]], GemmConv] = {}
     for begin in range(count):
         for segment in segments[begin]:
             through = before[begin] + segment.seconds + after[segment.end]
@@ -138,7 +138,7 @@ class Segment:
     seconds: float
     stack: Stack | None = field(default=None, repr=False)
     schedule: Schedule | None = None
-    wide: WideConv | None = field(default=None, repr=False)
+    wide: GemmConv | None = field(default=None, repr=False)
     gemm: GemmSchedule | None = None
 
 
@@ -181,7 +181,7 @@ def _segments(graph: GpuGraph, units: list[Unit], arch: str, tuned: Tuned | None
     return found
 
 
-def _wide(unit: Unit, graph: GpuGraph, formats: dict[str, Format]) -> WideConv | None:
+def _wide(unit: Unit, graph: GpuGraph, formats: dict[str, Format]) -> GemmConv | None:
     """The unit as an implicit GEMM, or None where a tensor lies in a form that it does not read."""
     first = unit.first
     if not isinstance(first, Convolution) or any(formats[name] != "chunked" for name in first.inputs):
@@ -192,14 +192,14 @@ def _wide(unit: Unit, graph: GpuGraph, formats: dict[str, Format]) -> WideConv |
     planes = 0
     if first.conv.add is not None:
         planes = -(-graph.tensors[first.conv.add].channels // CHUNK_CHANNELS[graph.precision])
-    return WideConv(
+    return GemmConv(
         graph.precision, first.conv, sources, first.stride, first.dilation, first.padding, formats[unit.output],
         unit.shuffle, planes,
     )  # fmt: skip
 
 
 def _price_wide(
-    wide: WideConv, arch: str, height: int, width: int, tuned: Tuned | None
+    wide: GemmConv, arch: str, height: int, width: int, tuned: Tuned | None
 ) -> tuple[GemmSchedule, float] | None:
     known = None if tuned is None else tuned(implicit_gemm.signature(wide), height, width)
     if known is not None and isinstance(known[0], GemmSchedule):

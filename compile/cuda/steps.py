@@ -6,7 +6,7 @@ import hashlib
 
 from codesign.compile.cuda.layers import GpuGraph, Pointwise
 from codesign.kernels import implicit_gemm, stack_search
-from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
+from codesign.kernels.implicit_gemm import GemmConv, GemmSchedule
 from codesign.kernels.runtime.launch import Launch
 from codesign.kernels.runtime.nvrtc import compile_cuda_text
 from codesign.kernels.stack import Schedule, Stack, grid, layout, pack, render
@@ -38,7 +38,7 @@ def stack_launch(
 
 
 def gemm_launch(
-    wide: WideConv, schedule: GemmSchedule, sizes: tuple[int, int, int, int], inputs: tuple[str, ...], output: str
+    wide: GemmConv, schedule: GemmSchedule, sizes: tuple[int, int, int, int], inputs: tuple[str, ...], output: str
 ) -> Launch:
     """A convolution on a frame; ``sizes``: height and width of the input, then of the output before any shuffle."""
     text = implicit_gemm.render(wide, schedule, "KERNEL")
@@ -80,7 +80,7 @@ def pointwise_launch(operation: Pointwise, graph: GpuGraph, inputs: tuple[str, .
     )
 
 
-def first_gemm_without_spills(wide: WideConv, arch: str, height: int, width: int, first: GemmSchedule) -> GemmSchedule:
+def first_gemm_without_spills(wide: GemmConv, arch: str, height: int, width: int, first: GemmSchedule) -> GemmSchedule:
     """As :func:`first_without_spills`, for an implicit GEMM."""
     tried: list[tuple[int, int, GemmSchedule]] = []
     rest = [s for s in implicit_gemm.candidates(wide, arch, height, width, limit=TRIES) if s != first]

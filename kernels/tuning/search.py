@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from codesign.hw.errors import CodesignError, InputError
 from codesign.hw.files import write_text
 from codesign.kernels import implicit_gemm, stack_search
-from codesign.kernels.implicit_gemm import WideConv
+from codesign.kernels.implicit_gemm import GemmConv
 from codesign.kernels.runtime.driver import Driver
 from codesign.kernels.runtime.nvrtc import Binary, compile_cuda_text
 from codesign.kernels.stack import Stack, grid, layout, pack, render, signature
@@ -104,7 +104,7 @@ def prepare(tasks: Sequence[Task], arch: str, folder: Path, *, limit: int = 12, 
 class GemmTask:
     """A wide convolution to tune. ``size``: height and width of its input, then of its output before any shuffle."""
 
-    wide: WideConv
+    wide: GemmConv
     size: tuple[int, int, int, int]
 
     @property

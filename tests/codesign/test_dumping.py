@@ -15,7 +15,7 @@ from tests.sim.layer_graphs import SMALL, GraphDraw, build, graph_draws
 
 LINE = re.compile(r"\S+ = [\w ]+\(.+\): int(8|16)\[\d+, \d+, \d+\], \S+ x \(q [+-]\d+\)")
 
-KINDS = ("warps", "correlations", "norms", "look_ups")
+KINDS = ("warps", "correlations", "norms", "windows")
 draws = st.one_of(*(graph_draws(side=8, channels=6, layers=3, **{kind: True}) for kind in KINDS))
 
 

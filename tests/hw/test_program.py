@@ -221,7 +221,7 @@ def looking_up(**changes: int) -> tuple[Command, ...]:
     return (SYNC, FLOW_OF, WINDOWS, LOOP, load(), row, store(), END, HALT)
 
 
-def test_a_look_up_is_sound() -> None:
+def test_a_window_is_sound() -> None:
     program(*looking_up(), spec=LOOKS).verify()
 
 
@@ -246,12 +246,12 @@ def test_a_look_up_is_sound() -> None:
         ({"address": -1}, "does not fit"),
     ],
 )
-def test_verify_refuses_look_ups(changes: dict[str, int], message: str) -> None:
+def test_verify_refuses_windows(changes: dict[str, int], message: str) -> None:
     with pytest.raises(ProgramError, match=message):
         program(*looking_up(**changes), spec=LOOKS).verify()
 
 
-def test_a_machine_without_look_ups_looks_nothing_up() -> None:
+def test_a_machine_without_windows_makes_none() -> None:
     with pytest.raises(ProgramError, match="makes no windows"):
         program(*looking_up(), spec=SAMPLER).verify()
 

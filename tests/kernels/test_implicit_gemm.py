@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from codesign.hw import numerics
 from codesign.kernels.implicit_gemm import (
+    GemmConv,
     GemmSchedule,
-    WideConv,
     candidates,
     grid,
     pack,
@@ -35,7 +35,7 @@ SCHEDULES = (
 )
 
 
-def random_wide(rng: Rng, precision: str) -> WideConv:
+def random_wide(rng: Rng, precision: str) -> GemmConv:
     int8 = precision == "int8"
     sources = tuple(
         (int(rng.choice([3, 8, 16, 20, 40])), int(rng.integers(-128, 128)) if int8 else 0)
@@ -68,7 +68,7 @@ def random_wide(rng: Rng, precision: str) -> WideConv:
             )
             conv = replace(conv, add_rule=rule)
     chunk = 16 if int8 else 8
-    return WideConv(
+    return GemmConv(
         precision,
         conv,
         sources,
@@ -81,7 +81,7 @@ def random_wide(rng: Rng, precision: str) -> WideConv:
     )
 
 
-def expected(wide: WideConv, parts: list[NDArray[Any]], other: NDArray[Any] | None, size: tuple[int, int]) -> Any:
+def expected(wide: GemmConv, parts: list[NDArray[Any]], other: NDArray[Any] | None, size: tuple[int, int]) -> Any:
     """``[C, H, W]`` of the result, before any shuffle."""
     conv, (height, width) = wide.conv, size
     ky, kx = conv.weights.shape[:2]
@@ -187,7 +187,7 @@ def test_first_choice_does_not_spill(
 ) -> None:
     rng = np.random.default_rng(1)
     conv: Conv = random_layer(rng, "one", "x", channels, co, kernel, kernel, precision == "int8", 0)
-    wide = WideConv(precision, conv, ((channels, 0),), stride, 1, (kernel // 2,) * 2)  # type: ignore[arg-type]
+    wide = GemmConv(precision, conv, ((channels, 0),), stride, 1, (kernel // 2,) * 2)  # type: ignore[arg-type]
     first = candidates(wide, arch, 360, 640)[0]
     (kernel_report,) = compile_cuda_text(render(wide, first, "gemm"), arch).kernels
     assert kernel_report.spilled_bytes == 0

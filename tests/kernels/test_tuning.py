@@ -11,7 +11,7 @@ import pytest
 
 from codesign.hw.errors import CodesignError, InputError
 from codesign.kernels import implicit_gemm
-from codesign.kernels.implicit_gemm import GemmSchedule, WideConv
+from codesign.kernels.implicit_gemm import GemmConv, GemmSchedule
 from codesign.kernels.layers import Conv
 from codesign.kernels.runtime.driver import Driver
 from codesign.kernels.runtime.emulate import Entry, build_emulated, build_emulated_together
@@ -103,7 +103,7 @@ def test_a_wide_convolution(driver: Driver, tmp_path: Path) -> None:
     """Built, measured and recorded as stacks are; every schedule that was built gives the same result."""
     rng = np.random.default_rng(2)
     weights = rng.normal(size=(3, 3, 16, 24)).astype(np.float16) * 0.1
-    wide = WideConv("fp16", Conv("one", "x", "y", weights, np.zeros(24, np.float32)), ((16, 0),), 2, 1, (1, 1))
+    wide = GemmConv("fp16", Conv("one", "x", "y", weights, np.zeros(24, np.float32)), ((16, 0),), 2, 1, (1, 1))
     task = GemmTask(wide, (9, 20, 5, 10))
     prepare_gemms([task], "sm_90a", tmp_path, limit=2, say=lambda _: None)
     known = json.loads((tmp_path / "tasks.json").read_text())

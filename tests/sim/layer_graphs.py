@@ -51,7 +51,7 @@ class LayerDraw:
     flow: bool = False  # the source is a flow of its own, in 16 bits, which is enlarged to one
     more: int = 0  # further sources, as far as there are tensors of the same size and zero point
     norm: bool = False  # normalises its source instead, where the graph may
-    look_up: int = 0  # looks up windows of this radius instead, in maps and at a flow of its own, where the graph may
+    window: int = 0  # samples windows of this radius instead, in maps and at a flow of its own, where the graph may
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def graph_draws(
     warps: bool = False,
     correlations: bool = False,
     norms: bool = False,
-    look_ups: bool = False,
+    windows: bool = False,
 ) -> st.SearchStrategy[GraphDraw]:
     """Graphs of up to ``layers`` convolutions, ``side`` pixels a side, and of what else is wished for."""
     layer = st.builds(
@@ -97,7 +97,7 @@ def graph_draws(
         correlate=st.sampled_from([0, 0, 1, 2, 4]) if correlations else st.just(0),
         pairs=st.booleans() if correlations else st.just(False),
         norm=st.booleans() if norms else st.just(False),
-        look_up=st.sampled_from([0, 1, 2, 3, 4]) if look_ups else st.just(0),
+        window=st.sampled_from([0, 1, 2, 3, 4]) if windows else st.just(0),
         enlarge=st.sampled_from([1, 1, 1, 1, 2, 4]) if warps else st.just(1),
         flow=st.booleans() if warps else st.just(False),
         faint=st.sampled_from([False] * 7 + [True]),
@@ -149,12 +149,12 @@ def build(draw: GraphDraw) -> LayerGraph:
             layers.append(_warp(rng, f"warp{index}", source, output, flow, draw.seed % 9, want))
             read.add(source.name)
             continue
-        if want.look_up:
-            made = _look_up(rng, index, source, want)
+        if want.window:
+            made = _window(rng, index, source, want)
             for added in made[:2]:
                 tensors[added.name] = added
                 flows.append(added.name)
-            output = tensor(source.height, source.width, (2 * want.look_up + 1) ** 2)
+            output = tensor(source.height, source.width, (2 * want.window + 1) ** 2)
             epilogue = replace(made[2].epilogue, zero_point=output.zero_point)
             layers.append(replace(made[2], output=output.name, epilogue=epilogue))
             continue
@@ -269,13 +269,13 @@ def _warp(
     return Layer(name, (source.name,), output.name, Warp(flow.name, bits, source.channels, want.edge), epilogue)
 
 
-def _look_up(rng: np.random.Generator, index: int, frame: Tensor, want: LayerDraw) -> tuple[Tensor, Tensor, Layer]:
+def _window(rng: np.random.Generator, index: int, frame: Tensor, want: LayerDraw) -> tuple[Tensor, Tensor, Layer]:
     """Maps for every pixel of ``frame``, a flow, and a layer that samples windows of the maps."""
     level = int(rng.integers(0, 4))
     while (frame.height >> level) * (frame.width >> level) * frame.height * frame.width > MOST_MAP_BYTES:
         level += 1
     height, width = (max(1, int(rng.integers(-2, 3)) + (side >> level)) for side in (frame.height, frame.width))
-    kernel = Window(f"maps{index}", height, width, want.look_up, level, int(rng.integers(0, 9)))
+    kernel = Window(f"maps{index}", height, width, want.window, level, int(rng.integers(0, 9)))
     size = (frame.height, frame.width)
     volume = Tensor(kernel.maps, *size, height * width, 0.1, int(rng.choice([*ZERO_POINTS, 17])))
     flow = Tensor(f"flow{index}", *size, 4, 2.0**-kernel.fraction_bits, 0)

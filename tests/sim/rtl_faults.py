@@ -42,7 +42,7 @@ DRAWS = {
     "convolutions": SMALL,
     "warps": GraphDraw(7, 13, 3, (_PLAIN, dataclasses.replace(_PLAIN, warp=True, edge=True), _PLAIN), 5),
     "resizes": GraphDraw(5, 11, 3, (_PLAIN, dataclasses.replace(_PLAIN, enlarge=2), _PLAIN), 6),
-    "windows": GraphDraw(5, 11, 3, (_PLAIN, dataclasses.replace(_PLAIN, look_up=2), _PLAIN), 5),
+    "windows": GraphDraw(5, 11, 3, (_PLAIN, dataclasses.replace(_PLAIN, window=2), _PLAIN), 5),
     "correlations": GraphDraw(7, 13, 6, (_PLAIN, dataclasses.replace(_PLAIN, kernel=1, correlate=2), _PLAIN), 6),
     "normalisations": GraphDraw(7, 11, 3, (_PLAIN, _NORM, _PLAIN), 12),
 }

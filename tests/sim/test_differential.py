@@ -204,14 +204,14 @@ def test_warps_in_strips() -> None:
     assert check_rtl(NARROW, dataclasses.replace(WARPED, seed=3), Dram()).gathered_reads == 0
 
 
-LOOKED_UP = GraphDraw(
+WINDOWED = GraphDraw(
     height=9,
     width=21,
     channels=3,
     layers=(
         LayerDraw(3, 1, 6, "prelu", "none", True, False, 0, 1),
-        LayerDraw(3, 1, 6, "linear", "none", True, False, 0, 1, look_up=3),
-        LayerDraw(3, 1, 6, "table", "none", True, False, 1, 1, look_up=4),
+        LayerDraw(3, 1, 6, "linear", "none", True, False, 0, 1, window=3),
+        LayerDraw(3, 1, 6, "table", "none", True, False, 1, 1, window=4),
         LayerDraw(1, 1, 6, "linear", "none", True, False, 0, 1, more=1),
     ),
     seed=5,
@@ -220,33 +220,33 @@ LOOKED_UP = GraphDraw(
 
 
 @settings(quick, max_examples=20)
-@given(graph_draws(side=24, channels=12, layers=3, look_ups=True), st.sampled_from([NARROW, BASE]), drams)
-@example(LOOKED_UP, NARROW, Dram())
-@example(LOOKED_UP, BASE, Dram(bytes_per_cycle=2.0, stall_probability=0.1))
-def test_look_ups_on_the_rtl(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
+@given(graph_draws(side=24, channels=12, layers=3, windows=True), st.sampled_from([NARROW, BASE]), drams)
+@example(WINDOWED, NARROW, Dram())
+@example(WINDOWED, BASE, Dram(bytes_per_cycle=2.0, stall_probability=0.1))
+def test_windows_on_the_rtl(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
     with rejecting_what_is_too_narrow(spec):
         check_rtl(spec, draw, dram)
 
 
 @settings(quick, max_examples=60)
-@given(graph_draws(side=40, channels=12, layers=4, look_ups=True), st.sampled_from([NARROW, BASE, LARGE]))
-def test_look_ups_agree_with_the_definition(draw: GraphDraw, spec: AccelSpec) -> None:
+@given(graph_draws(side=40, channels=12, layers=4, windows=True), st.sampled_from([NARROW, BASE, LARGE]))
+def test_windows_agree_with_the_definition(draw: GraphDraw, spec: AccelSpec) -> None:
     with rejecting_what_is_too_narrow(spec):
         check_reference(spec, draw)
 
 
-def test_look_ups_in_strips() -> None:
+def test_windows_in_strips() -> None:
     """Every strip has its columns' maps."""
     for radius in (1, 4):
-        layers = (dataclasses.replace(LOOKED_UP.layers[1], look_up=radius), LOOKED_UP.layers[3])
+        layers = (dataclasses.replace(WINDOWED.layers[1], window=radius), WINDOWED.layers[3])
         draw = GraphDraw(height=5, width=150, channels=3, layers=layers, seed=radius)
         assert compiled(NARROW, draw)[2] > 1, "the frame was not cut into strips"
         check_rtl(NARROW, draw, Dram())
 
 
-def test_a_look_up_stops_at_a_bus_error_and_starts_again() -> None:
+def test_a_window_stops_at_a_bus_error_and_starts_again() -> None:
     """Maps that cannot be read: the machine says so, with reads still on their way, and the next start clears all."""
-    graph, program, _ = compiled(NARROW, dataclasses.replace(LOOKED_UP, layers=LOOKED_UP.layers[:2]))
+    graph, program, _ = compiled(NARROW, dataclasses.replace(WINDOWED, layers=WINDOWED.layers[:2]))
     inputs = random_inputs(graph, 3, pixels=1.0)
     (maps,) = (slot for slot in program.inputs if slot.name.startswith("maps"))
     with Model(NARROW, program.memory_bytes) as model:

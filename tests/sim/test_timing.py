@@ -278,9 +278,9 @@ def test_a_resize(spec: AccelSpec, draw: GraphDraw) -> None:
     [(NARROW, 1), (NARROW, 2), (BASE, 1), (BASE, 3), (BASE, 4)],
     ids=["narrow 1", "narrow 2", "base 1", "base 3", "base 4"],
 )
-def test_a_look_up(spec: AccelSpec, radius: int, latency: int) -> None:
+def test_a_window(spec: AccelSpec, radius: int, latency: int) -> None:
     """Windows at rest, which the model takes on average over the frame."""
-    layers = (dataclasses.replace(CONV, look_up=radius), dataclasses.replace(CONV, kernel=1))
+    layers = (dataclasses.replace(CONV, window=radius), dataclasses.replace(CONV, kernel=1))
     graph, program = compiled(spec, GraphDraw(20, 96, 3, layers, 9))
     rtl = run(program, random_inputs(graph, 9, pixels=0.0), dram=Dram(latency_cycles=latency)).counters
     model = timing.predict(program, timing.Memory.of(spec, latency_cycles=latency))
@@ -296,7 +296,7 @@ def test_a_look_up(spec: AccelSpec, radius: int, latency: int) -> None:
 TALL = {
     "warped": dataclasses.replace(SAMPLED, height=200),
     "enlarged": dataclasses.replace(ENLARGED, height=120, width=32),
-    "looked up": GraphDraw(200, 24, 3, (dataclasses.replace(CONV, kernel=1, look_up=2), CONV), 9),
+    "windowed": GraphDraw(200, 24, 3, (dataclasses.replace(CONV, kernel=1, window=2), CONV), 9),
     **{
         name: dataclasses.replace(draw, height=height)
         for name, draw, height in (
@@ -319,7 +319,7 @@ def test_what_repeats_is_counted_exactly(
     name: str, spec: AccelSpec, dram: tuple[float | None, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Multiplying the rows in the steady state is no approximation of following them."""
-    if name in ("warped", "enlarged", "looked up"):
+    if name in ("warped", "enlarged", "windowed"):
         spec = dataclasses.replace(spec, warp_reach=2, window_beats=16)
     _, program = compiled(spec, TALL[name], "keep" if name == "kept halos" else None)
     memory = timing.Memory.of(spec, *dram)

@@ -38,7 +38,7 @@ draws = st.one_of(
     graph_draws(side=8, channels=8, layers=3, warps=True),
     graph_draws(side=8, channels=8, layers=3, correlations=True),
     graph_draws(side=8, channels=8, layers=4, norms=True),
-    graph_draws(side=8, channels=8, layers=3, look_ups=True),
+    graph_draws(side=8, channels=8, layers=3, windows=True),
 )
 
 REWRITINGS: dict[str, Callable[[LayerGraph], LayerGraph]] = {
