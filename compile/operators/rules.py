@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from codesign.compile.graph.graph import Graph, Node
 from codesign.compile.graph.unit import RoundedUnit
-from codesign.compile.operators.operator import Rule
 
 MAX_ROWS, MAX_COLUMNS, MAX_PADDING, MAX_SIDE = 63, 128, 63, 65535
 
@@ -27,11 +24,6 @@ def stride_is_one_or_two(graph: Graph, node: Node) -> bool:
 
 
 FRAME = (batch_is_one, frame_fits)
-
-
-def first_broken(rules: Iterable[Rule], graph: Graph, node: Node) -> str | None:
-    """The sentence of the first rule that ``node`` breaks; None if it keeps them all."""
-    return next(((rule.__doc__ or "").strip() for rule in rules if not rule(graph, node)), None)
 
 
 def clips_to_8_bits(unit: RoundedUnit) -> bool:

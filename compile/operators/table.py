@@ -134,7 +134,7 @@ def recognise_tables(graph: Graph) -> Graph:
         if source is not None:
             members = regions.between(source, node)
             found[node.name] = source, _steps(graph, source, members)
-            inside |= {member.name for member in members[:-1]}
+            inside |= regions.private(members)
     editor = Editor(graph)
     for node in graph.nodes:
         if node.name in found:
@@ -176,6 +176,12 @@ class _Regions:
             if node.name in needed:
                 needed.update(node.inputs)
         return [node for node in span if node.name in needed]
+
+    def private(self, members: list[Node]) -> set[str]:
+        """Those of ``members`` that only members read."""
+        names = {member.name for member in members}
+        alone = (name for name in names if all(reader.name in names for reader in self.readers[name]))
+        return {name for name in alone if name != self.graph.output and self.readers[name]}
 
     def source(self, last: Node) -> str | None:
         """The tensor of which a table should make ``last``; None where slopes and limits do as well.

@@ -270,6 +270,24 @@ def test_composed_activations_are_one_table(names: list[str]) -> None:
         torch.testing.assert_close(run(graph, image()), network(image()), rtol=1e-3, atol=1e-4)
 
 
+def test_a_result_within_a_table_can_be_read_besides() -> None:
+    """Its readers get a table of their own."""
+
+    def gated(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        bent = torch.tanh(x)
+        return torch.cat((bent, x * (bent + 1.0)), 1)
+
+    network = Between(gated, 12).eval()
+    graph = from_module(load_model(network, width=WIDTH, height=HEIGHT, channels=3).module)
+    assert sorted(node.op for node in graph.nodes if node.op not in ("nn.conv2d", "add")) == [
+        "concat",
+        "table",
+        "table",
+    ]
+    with torch.no_grad():
+        torch.testing.assert_close(run(graph, image()), network(image()), rtol=1e-3, atol=1e-4)
+
+
 def test_every_function_of_tables_is_drawn_or_named() -> None:
     spelled = {"power", "sqrt", "rsqrt", "log", "sign", "selu", "gelu_tanh", "greater_equal", "less"}
     assert set(TABLE_FUNCTIONS) == {*_ONE, *_ARITY, "clip", "leakyrelu", *spelled}
