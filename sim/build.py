@@ -21,9 +21,23 @@ from codesign.hw.rtl_package import render_package
 from codesign.hw.spec import AccelSpec
 
 VERILATOR_FLAGS = (
-    "--cc", "--top-module", "scanline_top", "--prefix", "Vscanline", "-O3", "--x-assign", "fast", "--x-initial", "fast",
-    "--no-timing", "-Wno-fatal", "--output-split", "40000", "--unroll-count", "16",
-)  # fmt: skip
+    "--cc",
+    "--top-module",
+    "scanline_top",
+    "--prefix",
+    "Vscanline",
+    "-O3",
+    "--x-assign",
+    "fast",
+    "--x-initial",
+    "fast",
+    "--no-timing",
+    "-Wno-fatal",
+    "--output-split",
+    "40000",
+    "--unroll-count",
+    "16",
+)
 COMPILER_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-fvisibility=hidden", "-w")
 
 Report = Callable[[str], None]
@@ -84,9 +98,11 @@ class Variant:
     @property
     def compiler_flags(self) -> tuple[str, ...]:
         return (
-            f"-DVM_TRACE={int(self.trace)}", f"-DVM_TRACE_VCD={int(self.trace)}",
-            *(("-DSCANLINE_TRACE",) if self.trace else ()), *(("-DSCANLINE_FORCE", "-O1") if self.forced else ()),
-        )  # fmt: skip
+            f"-DVM_TRACE={int(self.trace)}",
+            f"-DVM_TRACE_VCD={int(self.trace)}",
+            *(("-DSCANLINE_TRACE",) if self.trace else ()),
+            *(("-DSCANLINE_FORCE", "-O1") if self.forced else ()),
+        )
 
     def verilator_control(self) -> str:
         """A control file for Verilator that names the signals to be forced."""

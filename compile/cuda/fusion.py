@@ -236,8 +236,10 @@ class _Fuser(Convolutions):
             return True
         plane = (1, 1, *node.shape[2:])
         if plane in shapes and node.shape in shapes:  # one channel with every channel
-            wide = tuple(self._widened(name, channels, f"{node.name}.operand{index}") if size == plane else name
-                         for index, (name, size) in enumerate(zip((source, other), shapes, strict=True)))  # fmt: skip
+            wide = tuple(
+                self._widened(name, channels, f"{node.name}.operand{index}") if size == plane else name
+                for index, (name, size) in enumerate(zip((source, other), shapes, strict=True))
+            )
             kind = node.op  # type: ignore[assignment]
             steps = (chain.read(channels), chain.read(channels, 1), Apply(kind, (0, 1)))
             self._pointwise(Chain(channels, (channels, channels), steps, (2,)), wide, node.name)

@@ -193,9 +193,16 @@ def _wide(unit: Unit, graph: GpuGraph, formats: dict[str, Format]) -> GemmConv |
     if first.conv.add is not None:
         planes = -(-graph.tensors[first.conv.add].channels // CHUNK_CHANNELS[graph.precision])
     return GemmConv(
-        graph.precision, first.conv, sources, first.stride, first.dilation, first.padding, formats[unit.output],
-        unit.shuffle, planes,
-    )  # fmt: skip
+        graph.precision,
+        first.conv,
+        sources,
+        first.stride,
+        first.dilation,
+        first.padding,
+        formats[unit.output],
+        unit.shuffle,
+        planes,
+    )
 
 
 def _price_wide(

@@ -218,9 +218,12 @@ def computed(node: Node, inputs: list[Tensor]) -> Tensor | None:
             return x
         case "image.grid_sample" if attributes["layout"] == "NCHW":
             return F.grid_sample(
-                x, inputs[1].permute(0, 2, 3, 1), attributes["method"], attributes["padding_mode"],
+                x,
+                inputs[1].permute(0, 2, 3, 1),
+                attributes["method"],
+                attributes["padding_mode"],
                 attributes["align_corners"],
-            )  # fmt: skip
+            )
         case "nn.softmax":
             return x.softmax(int(attributes["axis"]))
         case "nn.pad" if attributes["pad_mode"] == "constant":

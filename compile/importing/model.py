@@ -50,9 +50,13 @@ class ImportedModel:
 
 
 def load_model(
-    source: torch.nn.Module | str | Path, *, width: int, height: int, channels: int | None = None,
+    source: torch.nn.Module | str | Path,
+    *,
+    width: int,
+    height: int,
+    channels: int | None = None,
     states: Sequence[tuple[int, int, int]] = (),
-) -> ImportedModel:  # fmt: skip
+) -> ImportedModel:
     """Import ``source`` for frames of ``width`` x ``height`` pixels.
 
     A torch module may be recurrent: beside the image it takes ``states``, (C, H, W) each, and it returns, after its
@@ -135,8 +139,9 @@ def _finished(graph: Graph, name: str, states: int = 0) -> ImportedModel:
         if graph.shape_of(after) != graph.shape_of(state):
             raise InputError(
                 f"is {list(graph.shape_of(state))} and is left as {list(graph.shape_of(after))}",
-                where=f"state '{state}'", hint="A network must leave what it takes.",
-            )  # fmt: skip
+                where=f"state '{state}'",
+                hint="A network must leave what it takes.",
+            )
     if len(graph.input_shape) != 4 or graph.input_shape[0] != 1 or graph.input_dtype != "float32":
         raise UnsupportedError(
             f"the input is {graph.input_dtype}{list(graph.input_shape)}",
@@ -152,9 +157,7 @@ def _finished(graph: Graph, name: str, states: int = 0) -> ImportedModel:
     return ImportedModel(to_module(graph), name, graph.input_shape, graph.output_shape, quantised)
 
 
-def _exported(
-    program: SavedProgram, width: int, height: int, channels: int | None
-) -> torch.export.ExportedProgram:  # fmt: skip
+def _exported(program: SavedProgram, width: int, height: int, channels: int | None) -> torch.export.ExportedProgram:
     """``program`` exported for frames of one size."""
     _, depth, rows, columns = program.fixed
     if channels is not None and depth is not None and channels != depth:
@@ -181,9 +184,13 @@ def _first_weight_channels(module: torch.nn.Module) -> list[int]:
 
 
 def _export(
-    module: torch.nn.Module, width: int, height: int, channels: int | None, where: str,
+    module: torch.nn.Module,
+    width: int,
+    height: int,
+    channels: int | None,
+    where: str,
     states: Sequence[tuple[int, int, int]] = (),
-) -> torch.export.ExportedProgram:  # fmt: skip
+) -> torch.export.ExportedProgram:
     candidates = [channels] if channels is not None else _first_weight_channels(module)
     if not isinstance(module, Replay):
         module = module.eval() if not module.training else _evaluation_copy(module)

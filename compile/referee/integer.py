@@ -297,8 +297,15 @@ def _rounded_norm(value: Normal, scale: float, zero_point: int, qmin: int, qmax:
 
     def rounded(part: AnyInts) -> Codes:
         psum = (part.astype(np.int64) << normalise.UNIT_BITS) + bias
-        return numerics.requantise(psum, multiplier=multiplier, negative_multiplier=multiplier, shift=shift,
-                                   zero_point=zero_point, qmin=qmin, qmax=qmax)  # fmt: skip
+        return numerics.requantise(
+            psum,
+            multiplier=multiplier,
+            negative_multiplier=multiplier,
+            shift=shift,
+            zero_point=zero_point,
+            qmin=qmin,
+            qmax=qmax,
+        )
 
     return Tensor(_by_rows(rounded, codes), scale, zero_point)
 
@@ -434,9 +441,11 @@ def _convolution(node: Node, source: Any, weight: Any, kernel: Kernel) -> Psum:
     others = tuple(axis for axis in range(4) if axis != weight.axis)
     bound = (65535 if tensor.wide else 255) * int(np.abs(weight.codes.astype(np.int64)).sum(axis=others).max(initial=0))
     exact: type[np.floating[Any]] = np.float32 if bound < 2**24 else np.float64
-    x = tensor.centred()[0].astype(exact) if tensor.wide else (
-        tensor.codes[0].astype(np.int16) - np.int16(tensor.zero_point)
-    ).astype(exact)  # fmt: skip
+    x = (
+        tensor.centred()[0].astype(exact)
+        if tensor.wide
+        else (tensor.codes[0].astype(np.int16) - np.int16(tensor.zero_point)).astype(exact)
+    )
     w = weight.codes.astype(exact)
     parts = [
         kernel(node, part, kernels) for part, kernels in zip(np.split(x, groups), np.split(w, groups), strict=True)

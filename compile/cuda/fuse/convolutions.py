@@ -216,9 +216,13 @@ class Convolutions:
             and len(node.inputs) <= MAX_SOURCES
             and len(node.shape) == 4
             and node.name != self.graph.output
-            and all(reader.op in ("nn.conv2d", "nn.conv2d_transpose") and int(reader.attributes["groups"]) == 1 and
-                    reader.inputs[1] in self.graph.constants for reader in self.readers[node.name])
-        )  # fmt: skip
+            and all(
+                reader.op in ("nn.conv2d", "nn.conv2d_transpose")
+                and int(reader.attributes["groups"]) == 1
+                and reader.inputs[1] in self.graph.constants
+                for reader in self.readers[node.name]
+            )
+        )
 
     def _pointwise(self, operator: FrameKernel, inputs: tuple[str, ...], output: str) -> None:
         sources = tuple(self._use(name) for name in inputs)
