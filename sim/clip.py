@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from codesign.hw.model import reference
 from codesign.hw.model.clip import Stream, put
-from codesign.sim.build import Report
+from codesign.sim.build import Report, Variant
 from codesign.sim.model import Dram, Model
 from codesign.sim.run import RunResult, check_stopped, until_done
 
@@ -22,14 +22,15 @@ def run_stream(
     dram: Dram | None = None,
     progress: Callable[[int], None] | None = None,
     report: Report | None = None,
+    assertions: bool = True,
 ) -> Iterator[RunResult]:
     """Simulate a clip, yielding every frame's result as it is done.
 
     ``frames`` holds the inputs of each frame by name, without the states. ``progress`` is called with the cycles of all
-    frames so far. Raises the errors of :func:`codesign.sim.run.run`.
+    frames so far. ``assertions`` and the errors raised are those of :func:`codesign.sim.run.run`.
     """
-    image = stream.memory()
-    with Model(stream.turn(0).spec, len(image), dram=dram or Dram(), report=report) as model:
+    image, variant = stream.memory(), Variant(assertions=assertions)
+    with Model(stream.turn(0).spec, len(image), dram=dram or Dram(), report=report, variant=variant) as model:
         model.memory[:] = image
         begun = model.cycle
         for number, inputs in enumerate(frames):

@@ -48,6 +48,9 @@ class WatchOptions:
     waves: Annotated[Path | None, typer.Option(help="Write a waveform (VCD) of the cycles of --window.")] = None
     window: Annotated[str, typer.Option(help="Cycles of the waveform.", metavar="FIRST:END")] = "0:2000"
     checkpoint: Annotated[Path | None, typer.Option(help="Folder from which an interrupted run continues.")] = None
+    assertions: Annotated[
+        bool, typer.Option("--assertions/--no-assertions", help="Check the RTL's assertions; a fifth faster without.")
+    ] = True
 
     def watch(self, say: Say, tick: Tick) -> Watch:
         """Raises :class:`InputError` for a window that is not a range of cycles."""
@@ -55,7 +58,7 @@ class WatchOptions:
         from codesign.workflows.watch import Watch
 
         waves = None if self.waves is None else Waves(self.waves, *_window(self.window))
-        return Watch(say, tick, self.timeline, waves, self.checkpoint)
+        return Watch(say, tick, self.timeline, waves, self.checkpoint, self.assertions)
 
 
 @app.command(epilog="Example: [bold]python -m codesign simulate sesr_m5_x2 --accel base --size 64x64 --json -[/]")
@@ -88,14 +91,16 @@ def simulate(
     on, dram = backend_named(backend), memory.dram()
     paths = _input_files(given or [])
     if frames is not None:
-        if recorded != WatchOptions(window=recorded.window) or quantisation.finetune or image:
+        records = recorded.timeline or recorded.waves or recorded.checkpoint
+        if records or quantisation.finetune or image:
             raise InputError(
                 "a clip takes no timeline, waveform, checkpoint, fine-tuning or ground truth",
                 where="--frames",
                 hint="Simulate one frame, without --frames.",
             )
         clip = _clip_frames(paths, frames, parse_size(size))
-        _report_clip(network, accel, _simulate_clip(network, accel, clip, quantisation, on, dram), save, json_to)
+        results = _simulate_clip(network, accel, clip, quantisation, on, dram, recorded.assertions)
+        _report_clip(network, accel, results, save, json_to)
         return
     if len(paths) > 1 and (recorded.timeline or recorded.waves):
         raise InputError("a timeline or waveform records one frame", where="--input", hint="Give one image.")
@@ -112,8 +117,8 @@ def simulate(
         )
         if len(paths) > 1:
             several = [compiled.frame, *(compiled.like_frame(path, parse_size(size)) for path in paths[1:])]
-            results = simulate_frames(compiled, several, on, dram, watch, jobs=jobs)
-            _report_frames(paths, results, save, json_to)
+            side_by_side = simulate_frames(compiled, several, on, dram, watch, jobs=jobs)
+            _report_frames(paths, side_by_side, save, json_to)
             return
         result = run_frame(compiled, on, dram, watch, began=began)
     _report_frame(network, result, recorded, save, json_to)
@@ -156,6 +161,7 @@ def _simulate_clip(
     quantisation: QuantisationOptions,
     backend: Backend,
     dram: Dram,
+    assertions: bool,
 ) -> list[ClipFrame]:
     from codesign.workflows.clip import compile_clip, simulate_clip
     from codesign.workflows.watch import Watch
@@ -165,7 +171,7 @@ def _simulate_clip(
         compiled = compile_clip(
             network.found(), accel, (width, height), quantisation=quantisation.quantisation(), say=say
         )
-        return list(simulate_clip(compiled, clip, backend, dram, Watch(say, tick)))
+        return list(simulate_clip(compiled, clip, backend, dram, Watch(say, tick, assertions=assertions)))
 
 
 def _report_clip(

@@ -164,7 +164,12 @@ def simulate_clip(
         one.before: np.full(_shape(slots[one.before]), slots[one.before].zero_point, np.int8) for one in clip.carried
     }
     measured = run_stream(
-        turns, coded, dram=dram, progress=lambda cycles: watch.tick(cycles, expected), report=watch.say
+        turns,
+        coded,
+        dram=dram,
+        progress=lambda cycles: watch.tick(cycles, expected),
+        report=watch.say,
+        assertions=watch.assertions,
     )
     for number, (inputs, result, wanted) in enumerate(zip(coded, measured, golden, strict=True)):
         known: dict[str, NDArray[np.int8]] = {**inputs, **held}

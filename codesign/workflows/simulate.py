@@ -251,6 +251,7 @@ class _OnRtl:
                 timeline=watch.timeline is not None,
                 waves=None if before else watch.waves,
                 checkpoints=watch.checkpoints,
+                assertions=watch.assertions,
                 progress=lambda cycles: watch.tick(done + cycles, self.expected_cycles),
                 report=watch.say,
             )
@@ -323,7 +324,7 @@ def simulate_frames(
                 done[index] = cycles
                 watch.tick(sum(done), expected * len(frames))
 
-        own = Watch(tick=tick, checkpoints=watch.checkpoints)
+        own = Watch(tick=tick, checkpoints=watch.checkpoints, assertions=watch.assertions)
         framed = dataclasses.replace(compiled, frame=frames[index])
         return _simulated(framed, module, backend, dram, own, time.perf_counter())
 

@@ -29,7 +29,8 @@ class Watch:
     """Reports and recordings of a simulation.
 
     ``timeline``: a file for the trace of the engines; ``waves``: a waveform of the first region; ``checkpoints``: a
-    folder in which interrupted simulations are kept, see :func:`codesign.sim.run.run`.
+    folder in which interrupted simulations are kept, see :func:`codesign.sim.run.run`; ``assertions``: whether the RTL
+    checks itself, which takes a fifth of its speed.
     """
 
     say: Say = silent
@@ -37,6 +38,7 @@ class Watch:
     timeline: Path | None = None
     waves: Waves | None = None
     checkpoints: Path | None = None
+    assertions: bool = True
 
     def check(self, backend: Backend) -> None:
         """Raise :class:`InputError` for a recording of the RTL on another ``backend``."""
