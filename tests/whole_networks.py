@@ -381,6 +381,8 @@ def check(draw: NetworkDraw) -> None:
             reject()
         raise
     hosted = [placement for placement in network.placements if not placement.on_accelerator]
+    if any("zero points" in placement.reason for placement in hosted):
+        reject()  # a cost volume of a picture's own values, which have a zero point
     assert not hosted, hosted
     (region,) = network.regions
     rng = np.random.default_rng(draw.seed + 1)

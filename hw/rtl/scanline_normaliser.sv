@@ -172,7 +172,7 @@ module scanline_normaliser
   always_ff @(posedge clk_i) begin
     if (rst_ni) begin
       `SCANLINE_ASSERT(StateKnown, state_q <= Multiplier)
-      `SCANLINE_ASSERT(RecordWaits, (state_q == First) || valid_i)
+      `SCANLINE_ASSERT(RecordWaits, (state_q == First) || (state_q == Begin) || valid_i)
       `SCANLINE_ASSERT(StepBound, (state_q == First) || (32'(step_q) < RootSteps + 1))
       `SCANLINE_ASSERT(DivisorNotZero, (state_q != Divide) || root_q[31])
       `SCANLINE_ASSERT(RestBelow, (state_q != Quotient) || (rest_q < {divisor_q, 1'b0}))

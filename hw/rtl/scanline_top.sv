@@ -548,7 +548,6 @@ module scanline_top
       `SCANLINE_ASSERT(CauseKnown, cause_q <= CauseLoopNesting)
       `SCANLINE_ASSERT(WorksWhenBusy, busy_q || !(halted || illegal || nesting || sync))
       `SCANLINE_ASSERT(WeightsBound, weights_loaded_q <= weights_sent_q)
-      `SCANLINE_ASSERT(SyncIsQuiet, !sync || (read_idle && !store_busy))
       `SCANLINE_ASSERT(StopIsBusy, !finished || busy_q)
       `SCANLINE_ASSERT(WriteErrorAnswered, !m_axi_bvalid || busy_q)
     end
