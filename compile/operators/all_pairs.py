@@ -35,12 +35,6 @@ class AllPairs(Composite):
     cuda = "a kernel of its own, under windows"
     rules = FRAME
 
-    def begins(self, graph: Graph, node: Node) -> bool:
-        return node.op in self.ops and all(map(graph.is_activation, node.inputs))
-
-    def bits_fit(self, unit: RoundedUnit) -> bool:
-        return unit.narrow and not any(operand.zero_point for operand in unit.operands)
-
     def macs(self, graph: Graph, node: Node) -> int:
         return node.shape[1] * node.shape[2] * node.shape[3] * graph.shape_of(node.inputs[0])[1]
 

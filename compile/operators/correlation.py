@@ -50,12 +50,6 @@ class Correlation(Composite):
     rules = (*FRAME, reach_fits)
     machine_unit = MachineUnit.CORRELATOR
 
-    def begins(self, graph: Graph, node: Node) -> bool:
-        return node.op in self.ops and all(map(graph.is_activation, node.inputs))
-
-    def bits_fit(self, unit: RoundedUnit) -> bool:
-        return unit.narrow and not any(operand.zero_point for operand in unit.operands)
-
     def recognise(self, graph: Graph) -> Graph:
         return recognise_correlations(graph)
 

@@ -139,7 +139,7 @@ class Operator:
 
     def bits_fit(self, unit: RoundedUnit) -> bool:
         """Whether the machine computes this operator in the bits and zero points that ``unit`` has."""
-        return unit.narrow
+        return unit.narrow and not (self.centred and any(operand.zero_point for operand in unit.operands))
 
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         """Append the layers that compute ``unit`` into ``target``. Only units that are supported are lowered."""
@@ -162,6 +162,9 @@ class Composite(Operator):
     @property
     def op(self) -> str:
         return self.ops[0]
+
+    def begins(self, graph: Graph, node: Node) -> bool:
+        return node.op in self.ops and all(map(graph.is_activation, node.inputs))
 
     def evaluate(self, node: Node, inputs: list[torch.Tensor]) -> torch.Tensor:
         """The result in float; differentiable where torch is."""

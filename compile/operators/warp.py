@@ -61,9 +61,6 @@ class Warp(AtAFlow):
     rules = FRAME
     machine_unit = MachineUnit.SAMPLER
 
-    def begins(self, graph: Graph, node: Node) -> bool:
-        return node.op in self.ops and all(map(graph.is_activation, node.inputs))
-
     def recognise(self, graph: Graph) -> Graph:
         return recognise_warps(graph)
 

@@ -73,7 +73,7 @@ WINDOW = "window"
 
 
 def window_fits(graph: Graph, node: Node) -> bool:
-    """A window may reach 7 pixels, on levels 0 to 7, in maps of less than 65536 pixels."""
+    """A window may reach 4 pixels, on levels 0 to 7, in maps of less than 65536 pixels."""
     rows, columns = node.attributes["map"]
     radius, level = int(node.attributes["radius"]), int(node.attributes["level"])
     return 1 <= radius <= MAX_RADIUS and 0 <= level <= MAX_LEVEL and rows * columns <= MAX_MAP_BYTES
@@ -86,9 +86,6 @@ class Window(AtAFlow):
     spellings = ("torch and ONNX: grid_sample (bilinear, zeros) of all pairs' maps, as RAFT spells it",)
     rules = (*FRAME, window_fits)
     machine_unit = MachineUnit.WINDOWS
-
-    def begins(self, graph: Graph, node: Node) -> bool:
-        return node.op in self.ops and all(map(graph.is_activation, node.inputs))
 
     def recognise(self, graph: Graph) -> Graph:
         return recognise_windows(graph)

@@ -1,7 +1,8 @@
 """Post-training quantisation: every tensor that the accelerator stores becomes int8.
 
-The result is a Relax function that still takes and returns float32. Its form, which the lowering matches, is for each
-unit ``dequantize`` of each operand, the float operators, one ``quantize``::
+The result is a graph that still takes and returns float32. Its form, from which
+:mod:`codesign.compile.quantise.rounded` reads units back, is for each unit ``dequantize`` of each operand, the float
+operators, one ``quantize``::
 
     q = R.quantize(x, scale, zero_point, out_dtype="int8")          scale: const float32 [], zero_point: const int8 []
     d = R.dequantize(q, scale, zero_point)                          one for each reader of q
@@ -13,16 +14,16 @@ unit ``dequantize`` of each operand, the float operators, one ``quantize``::
     sum           d, d -> add | subtract [-> nn.relu | clip] -> q        an operand may have one channel
     product       d, d -> multiply [-> nn.relu | clip] -> q
     scale         d -> multiply(const float32 []) [-> activation as above] -> q
-    normalisation d -> nn.instance_norm(ones, zeros) [-> nn.relu | clip] -> q
+    normalisation d -> instance_norm [-> nn.relu | clip] -> q
     activation    d -> nn.relu | clip | nn.leakyrelu | nn.prelu -> q
-    correlation   d, d -> correlation (nn.conv2d, repeat, multiply, reshape, mean) [-> activation] -> q
-    pairs         d, d -> pairs (reshape, permute_dims, matmul, reshape, multiply) -> q
-    windows       d, d16 -> windows (of a volume, at a flow: the operators of window_form) -> q
-    warp          d, d16 -> warp (multiply, add, image.grid_sample) -> q          d16: the flow, int16 for it alone
+    correlation   d, d -> correlation [-> activation] -> q
+    all pairs     d, d -> all_pairs -> q
+    window        d, d16 -> window (of a volume, at a flow) -> q
+    warp          d, d16 -> warp -> q                                      d16: the flow, int16 for it alone
     16 bits       d16, d16 -> add -> q16; d16 -> convolution, scale, resampling, movement -> q16, or q; d -> them -> q16
     resampling    d -> nn.avg_pool2d | image.resize2d [-> multiply(const float32 [])] -> q
-    look-up       d -> tanh | sigmoid | nn.gelu | nn.silu | ... -> q
-    movement      d -> nn.pixel_shuffle | repeat(axis=1) | tile | strided_slice | (reshape, permute_dims, reshape) -> q
+    table         d -> table -> q
+    movement      d -> nn.pixel_shuffle | repeat(axis=1) | tile | strided_slice | pixel_unshuffle -> q
     concat        d, d, ... -> concat(axis=1) -> q; d16, d, ... -> concat -> q16, where d has 256 times the scale
     anything else d, ... -> operators of the host, in float between them -> q
 

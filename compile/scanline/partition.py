@@ -1,4 +1,4 @@
-"""Which units of a quantised network run on Scanline: read back, checked by the legality rules, merged into regions."""
+"""Units of a quantised network that run on Scanline: read back, accepted by their operators, merged into regions."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _steps(graph: Graph, units: dict[str, RoundedUnit]) -> Iterator[Region | Nod
             yield from (graph.by_name[name] for name in ends)
             continue
         within = set[str]().union(*(cones[end] for end in ends))
-        inputs = [operand.name for end in ends for operand in units[end].operands if operand.name not in ends]
+        inputs = [operand.name for end in ends for operand in units[end].operands if operand.name not in within]
         read = (end for end in ends if any(reader.name not in within for reader in consumers[end]))
         outputs = tuple(read) or (graph.output,)
         yield Region(

@@ -146,27 +146,41 @@ def test_the_page_says_what_cuda_does(operator: str, name: str) -> None:
     assert bool(left) == (not described.cuda)
 
 
-BROKEN = {
-    "Convolution": ({"strides": (3, 3)}, "Strides must be 1 or 2"),
-    "PixelShuffle": ({"upscale_factor": 9}, "at most 8"),
-    "PixelUnshuffle": ({"downscale_factor": 3}, "2, 4 or 8"),
-    "Copies": ({"axes": (2,)}, "Only channels"),
-    "AveragePool": ({"strides": (3, 3)}, "Strides must be 1 or 2"),
-    "Resize": ({"method": "cubic"}, "bilinear resize"),
-    "Correlation": ({"reach": 16}, "15 pixels"),
-    "Window": ({"level": 9}, "levels 0 to 7"),
-}
-"""Attributes that no machine can have, and the words that say so."""
+LIMITS = [
+    ("Convolution", {"strides": (2, 2)}, {"strides": (3, 3)}, "Strides must be 1 or 2"),
+    ("Convolution", {"strides": (1, 1)}, {"strides": (1, 2)}, "the same in both directions"),
+    ("Convolution", {"dilation": (31, 63)}, {"dilation": (32, 1)}, "63 rows and 128 columns"),
+    (
+        "Convolution",
+        {"padding": (63, 63, 63, 63)},
+        {"padding": (64, 1, 1, 1)},
+        "at most 63 rows and columns of padding",
+    ),
+    ("PixelShuffle", {"upscale_factor": 8}, {"upscale_factor": 9}, "a factor of at most 8"),
+    ("PixelUnshuffle", {"downscale_factor": 8}, {"downscale_factor": 3}, "2, 4 or 8"),
+    ("Copies", {"axes": (1,)}, {"axes": (2,)}, "Only channels"),
+    ("AveragePool", {"pool_size": (62, 127)}, {"pool_size": (63, 2)}, "62 rows and 127 columns"),
+    ("AveragePool", {"strides": (1, 1)}, {"strides": (3, 3)}, "Strides must be 1 or 2"),
+    ("Resize", {"method": "linear"}, {"method": "cubic"}, "bilinear resize"),
+    ("Correlation", {"reach": 15}, {"reach": 16}, "15 pixels"),
+    ("Window", {"radius": 4}, {"radius": 5}, "reach 4 pixels"),
+    ("Window", {"level": 7}, {"level": 8}, "levels 0 to 7"),
+    ("Window", {"map": (255, 257)}, {"map": (256, 256)}, "less than 65536 pixels"),
+]
+"""Attributes at a limit and beyond it, and the words that say so."""
 
 
-@pytest.mark.parametrize("operator", BROKEN)
-def test_attributes_beyond_the_machine_are_refused_in_words(operator: str) -> None:
+@pytest.mark.parametrize(("operator", "at", "beyond", "words"), LIMITS)
+def test_attributes_beyond_the_machine_are_refused_in_words(
+    operator: str, at: dict[str, object], beyond: dict[str, object], words: str
+) -> None:
     graph = from_module(model_of(operator, next(iter(CASES[operator]))).module)
-    changes, words = BROKEN[operator]
     node = _node(graph, operator)
-    broken = dataclasses.replace(node, attributes={**node.attributes, **changes})
-    assert words in (why_unsupported(graph, broken, BASE) or "")
-    assert why_unsupported(graph, node, MACHINE) is None
+    for attributes, refused in ((at, False), (beyond, True)):
+        changed = dataclasses.replace(node, attributes={**node.attributes, **attributes})
+        reason = why_unsupported(graph, changed, MACHINE)
+        assert (reason is not None) == refused, reason
+        assert not refused or words in str(reason)
 
 
 def test_frames_and_ranks_beyond_the_machine_are_refused_in_words() -> None:
