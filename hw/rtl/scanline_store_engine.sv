@@ -375,6 +375,8 @@ module scanline_store_engine
           ((burst_o.offset >> BurstShift) == ((burst_o.offset + 32'(burst_o.len) * BusBytes) >> BurstShift)))
       `SCANLINE_ASSERT(BurstsEnd, aw_next_q <= aw_end_q)
       `SCANLINE_ASSERT(LengthFits, !(burst_o.valid && burst_ready_i) || len_ready)
+      // A word that fills a beat cannot wait, so room is asked for before it is read; gaps and a row's last beat wait.
+      `SCANLINE_ASSERT(BeatFits, !crosses || beat_ready)
       `SCANLINE_ASSERT(BeatInBurst, !beat_o.valid || (sent_q <= len_data))
       `SCANLINE_ASSERT(LastIsLast, !(beat_o.valid && beat_ready_i) || (beat_o.last == (sent_q == len_data)))
       `SCANLINE_ASSERT(ResponseAwaited, !b_valid_i || (outstanding_q != '0))

@@ -268,6 +268,19 @@ def test_drawn_tables_mean_the_same_everywhere(steps: tuple[str, ...]) -> None:
     assert again.nodes[0].attributes["steps"] == steps
 
 
+@given(drawn_steps(), drawn_steps())
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_table_of_a_table_is_one(first: tuple[str, ...], second: tuple[str, ...]) -> None:
+    """As an imported model has them, where its roundings between the two are gone."""
+    shape = (1, 1, 4, 6)
+    inner = Node("inner", "table", ("x",), {"steps": first}, shape)
+    outer = Node("outer", "table", ("inner",), {"steps": second}, shape)
+    (merged,) = COMPOSITES["table"].recognise(Graph("x", shape, (inner, outer), {}, "outer")).nodes
+    for x in np.linspace(-3.0, 3.0, 24):
+        wanted = evaluate_steps(second, evaluate_steps(first, float(x)))
+        np.testing.assert_equal(evaluate_steps(merged.attributes["steps"], float(x)), wanted)
+
+
 @given(st.lists(st.sampled_from(sorted(ACTIVATIONS)), min_size=2, max_size=3))
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 def test_composed_activations_are_one_table(names: list[str]) -> None:
@@ -300,6 +313,20 @@ def test_a_result_within_a_table_can_be_read_besides() -> None:
     ]
     with torch.no_grad():
         torch.testing.assert_close(run(graph, image()), network(image()), rtol=1e-3, atol=1e-4)
+
+
+def test_a_table_reads_what_is_stored_anyway() -> None:
+    """Where others read a result, the next table is of it, not of the tensor before."""
+
+    def stored(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        bent = torch.tanh(x)
+        return torch.cat((bent, torch.sin(bent)), 1)
+
+    network = Between(stored, 12).eval()
+    graph = from_module(load_model(network, width=WIDTH, height=HEIGHT, channels=3).module)
+    first, second = (node for node in graph.nodes if node.op == "table")
+    assert second.inputs == (first.name,)
+    assert len(second.attributes["steps"]) == 1
 
 
 def test_every_function_of_tables_is_drawn_or_named() -> None:
