@@ -34,7 +34,9 @@ class Bus:
     """The memory's data beats. Each stream is served in order; reads and writes that want the same cycles take turns.
 
     Calendars of the stretches that reads and writes take, because engines book in program order, not in the order of
-    time. Who books in a stretch of the other's makes it that much longer, although its end has been told.
+    time. Who books in a stretch of the other's makes it that much longer, although its end has been told. What is
+    booked in order of time takes all its cycles; a stretch that a late booking lengthens may run into one of the
+    other direction's, and those cycles then count twice.
     """
 
     def __init__(self, cycles_per_beat: float) -> None:
