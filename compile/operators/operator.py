@@ -51,6 +51,9 @@ class Operator:
     ops: ClassVar[tuple[str, ...]] = ()
     """Names of its nodes."""
 
+    rank: ClassVar[int] = 0
+    """Operators of lower rank are recognised before others, those of one rank in order of their files' names."""
+
     spellings: ClassVar[tuple[str, ...]] = ()
     """The operators that exporters write for it, for the documentation."""
 

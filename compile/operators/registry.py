@@ -1,47 +1,21 @@
-"""Every operator, one a file of this folder; stages iterate over them and know none by name."""
+"""Every operator, found by its file in this folder; stages iterate over them and know none by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from codesign.compile.graph.graph import Graph, Node
-from codesign.compile.operators.activation import Clamp
-from codesign.compile.operators.all_pairs import AllPairs
-from codesign.compile.operators.concat import Concat
-from codesign.compile.operators.convolution import Convolution, TransposedConvolution
-from codesign.compile.operators.correlation import Correlation
 from codesign.compile.operators.host import HOST
-from codesign.compile.operators.instance_norm import InstanceNorm
-from codesign.compile.operators.movement import Copies, PixelShuffle, PixelUnshuffle
 from codesign.compile.operators.operator import Composite, Operator
-from codesign.compile.operators.pair import Product, Sum
-from codesign.compile.operators.resample import AveragePool, Resize
-from codesign.compile.operators.scale import Scale
-from codesign.compile.operators.table import Table
-from codesign.compile.operators.warp import Warp
-from codesign.compile.operators.window import Window
+from codesign.hw.discovery import classes_of, modules_of
 from codesign.hw.spec import AccelSpec
 
-OPERATORS: tuple[Operator, ...] = (
-    Convolution(),
-    TransposedConvolution(),
-    Sum(),
-    Product(),
-    Scale(),
-    Clamp(),
-    PixelShuffle(),
-    PixelUnshuffle(),
-    Copies(),
-    Concat(),
-    AveragePool(),
-    Resize(),
-    Warp(),
-    Correlation(),
-    Window(),  # recognised before the products that its volume is made of
-    AllPairs(),
-    InstanceNorm(),
-    Table(),  # recognised last: it would take parts of the others
+_FOUND = classes_of(modules_of("codesign.compile.operators", but=("registry", "page")), Operator)
+
+OPERATORS: tuple[Operator, ...] = tuple(
+    sorted((found() for found in _FOUND if found.ops), key=lambda operator: operator.rank)
 )
+"""The operators of this folder's files, in the order in which they are recognised."""
 
 COMPOSITES: Mapping[str, Composite] = {one.op: one for one in OPERATORS if isinstance(one, Composite)}
 """Operators that Relax spells as several, by the names of their nodes."""

@@ -42,6 +42,7 @@ class Table(Composite):
     """Any function of each value by itself, in 256 entries of 8 bits computed in float64."""
 
     ops = (TABLE,)
+    rank = 1  # it would take parts of the others
     cuda = "joins a convolution, or an element-wise chain, where its functions have CUDA code"
     spellings = (
         "torch and ONNX: sigmoid, tanh, GELU, SiLU, Mish, Hardswish, ELU, Softplus, exp, log, sqrt, ..., and whatever "

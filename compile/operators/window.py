@@ -83,6 +83,7 @@ class Window(AtAFlow):
     """Bilinear windows of every pixel's own map around its place plus a flow: RAFT's look-up, level by level."""
 
     ops = (WINDOW,)
+    rank = -1  # before the products that its volume is made of
     spellings = ("torch and ONNX: grid_sample (bilinear, zeros) of all pairs' maps, as RAFT spells it",)
     rules = (*FRAME, window_fits)
     machine_unit = MachineUnit.WINDOWS
