@@ -1,7 +1,7 @@
 """A region of a quantised network becomes a :class:`LayerGraph`: real scales become the machine's integers.
 
 A unit becomes one layer, mostly: the machine rounds where the graph does. How, its operator says. The rules that turn
-scales into integers are those that :mod:`codesign.compile.referee.integer` documents.
+scales into integers are those that the files of :mod:`codesign.compile.referee` document.
 """
 
 from __future__ import annotations
