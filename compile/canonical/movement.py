@@ -151,9 +151,9 @@ def slice_splits(graph: Graph) -> Graph:
             if node.op != "split":
                 editor.keep(node)
             continue
-        axis, sections = int(source.attributes["axis"]), source.attributes["indices_or_sections"]
+        axis, sections = int(source.attributes["axis"]) % len(node.shape), source.attributes["indices_or_sections"]
         extent = graph.shape_of(source.inputs[0])[axis]
-        cuts = range(0, extent, -(-extent // sections)) if isinstance(sections, int) else (0, *sections)
+        cuts = range(0, extent, -(-extent // sections)) if isinstance(sections, int) else (0, *map(int, sections))
         first = cuts[node.attributes["index"]]
         attributes = {"axes": [axis], "begin": [first], "end": [first + node.shape[axis]], "strides": [1]}
         editor.keep(node, op="strided_slice", inputs=source.inputs[:1], attributes=attributes)

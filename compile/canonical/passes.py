@@ -8,7 +8,7 @@ After :func:`canonicalise`
   any other function of one value at a time;
 - sub-pixel up-scaling is ``pixel_shuffle``, whatever the exporter wrote; nearest up-scaling by an integer is ``repeat``
   along the channels and ``pixel_shuffle``; copies of channels are ``repeat`` (each one r times in a row) or ``tile``
-  (the whole group r times);
+  (the whole group r times); the parts of a split are ``strided_slice``;
 - a local cost volume is ``correlation``;
 - what makes every channel's mean 0 and its variance 1 is ``instance_norm``, without scale and shift;
 - a bilinear ``grid_sample`` at every pixel's own place plus a flow is ``warp``; at its own place it is nothing;
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from codesign.compile.canonical.affine import fold_affine, fold_padding, fold_zero_channels, is_bias, standalone_affine
-from codesign.compile.canonical.movement import recognise_movement
+from codesign.compile.canonical.movement import recognise_movement, slice_splits
 from codesign.compile.graph.graph import COPY, Array, Editor, Graph, Node
 from codesign.compile.graph.passes import Pass, passed, run_passes
 from codesign.compile.ir.evaluate import apply
@@ -56,6 +56,7 @@ def canonicalise(graph: Graph) -> Graph:
     passes: tuple[Pass, ...] = (
         fold_constants,
         unpack_tuples,
+        slice_splits,
         respell_takes,
         respell_arithmetic,
         respell_activations,

@@ -12,6 +12,7 @@ from codesign.compile.cuda.fuse.chains import merge_chains
 from codesign.compile.cuda.fuse.channel_moves import arrange_channels
 from codesign.compile.cuda.fuse.convex_upsample import recognise_convex_upsampling
 from codesign.compile.cuda.fuse.convolutions import Convolutions
+from codesign.compile.cuda.fuse.gates import GATE, recognise_gates
 from codesign.compile.cuda.fuse.tables import chain_steps
 from codesign.compile.cuda.fuse.windows import PAIR_MAPS, WINDOWS, merge_windows
 from codesign.compile.cuda.layers import GpuGraph, Pointwise, Shuffle, Tensor
@@ -34,7 +35,7 @@ from codesign.kernels.resize import ConvexUpsample, Resize
 
 def from_graph(graph: Graph) -> GpuGraph:
     """A canonical float graph in FP16: biases, activations, clips and additions join the convolution before them."""
-    passes = (merge_windows, recognise_convex_upsampling, arrange_channels)
+    passes = (merge_windows, recognise_convex_upsampling, recognise_gates, arrange_channels)
     graph = passed("cuda", run_passes("cuda", graph, passes))
     return merge_chains(_Fuser(graph).fuse())
 
@@ -82,7 +83,7 @@ class _Fuser(Convolutions):
             source = self._use(node.inputs[0])
             self.operations.append(Shuffle(source, node.name, int(node.attributes["upscale_factor"])))
             self._tensor(node.name, node.shape)
-        elif node.op in ("split", "tuple_item") or (node.op == "repeat" and self._grows(node)):
+        elif node.op == "repeat" and self._grows(node):
             self.lazy[node.name] = node
         elif node.op in ("repeat", "tile") and (channels := self._copied(node)) is not None:
             self.copies[node.name] = (node.inputs[0], channels)
@@ -167,25 +168,16 @@ class _Fuser(Convolutions):
         return int(node.attributes["axis"]) in (1, -3) and len(node.shape) == 4 and node.shape[0] == 1
 
     def _gate(self, node: Node) -> bool:
-        """Whether ``node`` multiplies one half of a tensor's channels by the other."""
-        if node.op != "multiply":
+        """Whether ``node`` is a gate, which a depthwise convolution before it takes."""
+        if node.op != GATE:
             return False
-        halves = [item for name in node.inputs if (item := self.graph.by_name.get(name)) and item.op == "tuple_item"]
-        if len(halves) != 2 or halves[0].inputs != halves[1].inputs:
-            return False
-        cut = self.graph.by_name[halves[0].inputs[0]]
-        if cut.op != "split" or sorted(half.attributes["index"] for half in halves) != [0, 1]:
-            return False
-        source = cut.inputs[0]
-        channels = self.graph.shape_of(source)[1]
-        if channels != 2 * node.shape[1] or channels % 16:
-            return False
+        (source,) = node.inputs
         if source in self.depthwise and self._sole(source):
             weights, bias = self.depthwise.pop(source)
             first = self.depthwise_source.pop(source)
             self._pointwise(Depthwise(weights, bias, gate=True), (first,), node.name)
         else:
-            self._pointwise(chain.simple_gate(channels), (source,), node.name)
+            self._pointwise(chain.simple_gate(2 * node.shape[1]), (source,), node.name)
         return True
 
     def _elementwise(self, node: Node) -> bool:

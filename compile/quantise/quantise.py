@@ -42,7 +42,6 @@ import tvm
 from numpy.typing import NDArray
 
 from codesign.compile.canonical.affine import fold_zero_channels, lift_zero_channels
-from codesign.compile.canonical.movement import slice_splits
 from codesign.compile.graph.graph import Graph
 from codesign.compile.graph.passes import passed, run_passes
 from codesign.compile.graph.unit import Unit
@@ -66,7 +65,7 @@ from codesign.compile.quantise.widths import Widths, flow_tensors, flows, wide_s
 from codesign.hw.errors import InputError, UnsupportedError
 
 STAGE = "quantised"
-_PASSES = (lift_zero_channels, fold_zero_channels, compute_flows, slice_splits)
+_PASSES = (lift_zero_channels, fold_zero_channels, compute_flows)
 """Graph passes that join operators which the quantiser treats as one unit; they run before it observes."""
 
 

@@ -157,7 +157,8 @@ CASES: dict[str, dict[str, Case]] = {
         "sliced": Case(one(lambda x: x[:, 1:5:2], 2)),
         "tiled": Case(one(lambda x: x.repeat(1, 2, 1, 1), 12)),
         "interleaved": Case(one(_interleaved, 12)),
-        "split": Case(one(lambda x: x.chunk(2, 1)[1], 3), 0),  # slices are made of it by the quantiser
+        "split": Case(one(lambda x: x.chunk(2, 1)[1], 3)),
+        "split unevenly": Case(one(lambda x: torch.cat(torch.split(x, [1, 3, 2], -3)[::2], 1), 3), 2),
     },
     "Concat": {
         "two": Case(two(lambda x, y: torch.cat((x, y), 1), 12)),
