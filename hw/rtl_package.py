@@ -5,16 +5,9 @@ from __future__ import annotations
 import re
 
 from codesign.hw import isa
+from codesign.hw.commands import COMPUTED
 from codesign.hw.normalise import SQUARES_BITS, TOTAL_BITS
 from codesign.hw.spec import COMMAND_BYTES, TABLE_BYTES, AccelSpec, Unit
-
-_UNITS = {
-    "Sampler": Unit.SAMPLER,
-    "Windows": Unit.WINDOWS,
-    "Correlator": Unit.CORRELATOR,
-    "Statistics": Unit.NORMALISER,
-}
-"""Parameters of the RTL that leave a unit out."""
 
 
 def _bits(values: int) -> int:
@@ -70,6 +63,30 @@ def _row_structs() -> list[str]:
     lines.append(",\n".join(f"    Compute{_camel(op.name)}" for op in isa.PAYLOADS))
     lines += ["  } compute_e;", "", "  typedef struct packed {", "    compute_e compute;", "    payload_t payload;"]
     return [*lines, "    row_cmd_t row;", "  } compute_cmd_t;"]
+
+
+def _row_functions() -> list[str]:
+    """What the sequencer and the engines ask of the opcodes that compute rows."""
+
+    def chosen(returned: str, name: str, argument: str, cases: dict[str, str], default: str) -> list[str]:
+        arms = [f"      {case}: return {value};" for case, value in cases.items()]
+        head = f"  function automatic {returned} {name}(input {argument});"
+        end = [f"      default: return {default};", "    endcase", "  endfunction"]
+        return ["", head, f"    unique case ({argument.split()[-1]})", *arms, *end]
+
+    opcode, compute = "logic [7:0] opcode", "compute_e compute"
+    names = {op: _camel(op.name) for op in isa.PAYLOADS}
+    units = {op: COMPUTED[op].unit for op in names}
+    causes = {op: COMPUTED[op].cause for op in names}
+    own = {f"Op{names[op]}": _camel(unit.name) for op, unit in units.items() if unit is not None}
+    stalls = {f"Compute{names[op]}": f"Count{_camel(cause)}StallCycles" for op, cause in causes.items() if cause}
+    return [
+        *chosen("logic", "is_row", opcode, {f"Op{name}": "1'b1" for name in names.values()}, "1'b0"),
+        *chosen("compute_e", "compute_of", opcode, {f"Op{n}": f"Compute{n}" for n in names.values()}, "ComputeConv"),
+        *chosen("logic", "has_unit", opcode, own, "1'b1"),
+        *chosen("logic", "is_beside", compute, dict.fromkeys(stalls, "1'b1"), "1'b0"),
+        *chosen("int unsigned", "stall_beside", compute, stalls, f"Count{_camel(isa.COUNTER_NAMES[0])}"),
+    ]
 
 
 _SV_WORDS = {"table": "lut", "bytes": "byte_count", "buffer": "buf_id", "edge": "edge_pixels"}
@@ -139,7 +156,7 @@ def render_package(spec: AccelSpec) -> str:
         "package scanline_pkg;",
     ]
     lines += [f"  localparam int unsigned {name} = {value};" for name, value in constants]
-    lines += [f"  localparam bit {name} = 1'b{int(unit in spec.units)};" for name, unit in _UNITS.items()]
+    lines += [f"  localparam bit {_camel(unit.name)} = 1'b{int(unit in spec.units)};" for unit in Unit]
     lines.append("")
     lines += [f"  localparam logic [7:0] Op{_camel(op.name)} = 8'd{op.value};" for op in isa.FIELDS]
     lines += [f"  localparam logic [2:0] Kind{_camel(kind.name)} = 3'd{kind.value};" for kind in isa.WeightKind]
@@ -186,7 +203,7 @@ def render_package(spec: AccelSpec) -> str:
         "    logic signed [31:0] bias;",
         "  } parameter_t;",
     ]
-    lines += ["", "endpackage", ""]
+    lines += [*_row_functions(), "", "endpackage", ""]
     return "\n".join(lines)
 
 

@@ -33,12 +33,22 @@ SELECTOR_BITS = 7
 
 
 class Unit(Enum):
-    """Hardware that a machine may lack. What needs it stays on the host there."""
+    """Hardware that a machine may lack, by the specification's field that sizes it; 0 leaves it out."""
 
-    SAMPLER = "sampler"  # warps by a flow, and enlarging with aligned corners
-    WINDOWS = "windows"  # windows of features looked up around a flow
+    SAMPLER = "warp_reach"  # warps by a flow, and enlarging with aligned corners
+    WINDOWS = "window_beats"  # windows of features looked up around a flow
     CORRELATOR = "correlator"  # the array's weights taken from pixels
-    NORMALISER = "normaliser"  # sums of channels, and normalisation by them
+    NORMALISER = "statistic_channels"  # sums of channels, and normalisation by them
+
+    @property
+    def title(self) -> str:
+        """Its name in words."""
+        return self.name.lower().replace("_", " ")
+
+    @property
+    def missing(self) -> str:
+        """The sentence about a machine that lacks it."""
+        return f"This machine has no {self.title} ({self.value})."
 
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -182,13 +192,7 @@ class AccelSpec:
     @property
     def units(self) -> frozenset[Unit]:
         """Optional hardware that this machine has."""
-        present = {
-            Unit.SAMPLER: self.warp_reach,
-            Unit.WINDOWS: self.window_beats,
-            Unit.CORRELATOR: self.correlator,
-            Unit.NORMALISER: self.statistic_channels,
-        }
-        return frozenset(unit for unit, size in present.items() if size)
+        return frozenset(unit for unit in Unit if getattr(self, unit.value))
 
     # Derived widths. Every other room asks here.
 

@@ -35,15 +35,15 @@ sequencer: state_q depth_q requested_q arrived_q pc_q load_valid_o conv_valid_o 
 sequencer: store_cmd_o read_o sync_o halted_o illegal ram_read set_o set_config_o
 load_engine: state_q credits_q read_o job_q write_o element_o next_q fifo_pop left_q rel_q element_q x_q fifo_ready
 load_engine: claim_o done_o ends
-conv_front: state_q which_q row_q segment_o fill_q pass_q group_q word_valid_q free_o claim_o top_q sample_row_o
-conv_front: window_row_o cmd_q
+conv_front: state_q which_q row_q segment_o fill_q pass_q group_q word_valid_q free_o claim_o top_q unit_row_o
+conv_front: cmd_q
 conv_array: spoken_q landed_q oldest_q issue step_q group_q row_q correlate_q
 requantiser: psum_held_q add_count_q add_pending_q add_tail_q word_q group_q cog_word_q parameter_addr_o
 requantiser: parameter_valid_q psum_free_o free_source_o issue segment_o write_o done_o active_q
 sampler: state_q place_q read_o segment_o pixel_q word_q group_q set_q psum_o
 window_walker: state_q credits_q segment_o read_o pixel_q window_row_q first_column_q group_q past_q
 window: beat_take set_q psum_o window_row_q first_column_q pixel_q group_q row_valid_q beat_ready issue
-sampling: samples windows
+row_units: samples windows
 conv_engine: segment_o add_grant front_grant array_rows
 store_engine: state_q burst_o beat_o aw_next_q len_ready beat_push sent_q outstanding_q pos_q fetch_q group_q x_q sub_q
 store_engine: claim_o free_to_o count_o batch_groups_q beat_ready segment_o

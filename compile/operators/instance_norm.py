@@ -24,7 +24,7 @@ from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import normalise, numerics
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.normalise import COUNT_BITS
-from codesign.hw.spec import AccelSpec
+from codesign.hw.spec import AccelSpec, Unit
 from codesign.kernels import pointwise
 from codesign.kernels.frame_kernel import FrameKernel
 
@@ -49,8 +49,10 @@ class InstanceNorm(Composite):
     fuses = CLIPS
     rules = (*FRAME, frame_is_counted)
 
+    machine_unit = Unit.NORMALISER
+
     def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
-        if node.shape[1] > spec.statistic_channels:
+        if 0 < spec.statistic_channels < node.shape[1]:
             return f"This machine keeps the sums of {spec.statistic_channels} channels (statistic_channels)."
         return super().unsupported(graph, node, spec)
 

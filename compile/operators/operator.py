@@ -27,14 +27,6 @@ Rule = Callable[[Graph, Node], bool]
 """A condition on a node. Its docstring is the sentence that the user reads when it does not hold."""
 
 
-MISSING = {
-    MachineUnit.SAMPLER: "This machine has no sampler (warp_reach).",
-    MachineUnit.CORRELATOR: "This machine has no correlator (correlator).",
-    MachineUnit.WINDOWS: "This machine makes no windows (window_beats).",
-}
-"""The sentence about a machine that lacks a unit, with the field of the specification that adds it."""
-
-
 def sentence(rule: Rule) -> str:
     return (rule.__doc__ or "").strip()
 
@@ -137,7 +129,7 @@ class Operator:
     def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
         """Why a machine of ``spec`` cannot run ``node``, in a sentence for the user; None if it can."""
         if self.machine_unit is not None and self.machine_unit not in spec.units:
-            return MISSING[self.machine_unit]
+            return self.machine_unit.missing
         return next((sentence(rule) for rule in self.rules if not rule(graph, node)), None)
 
     def bits_fit(self, unit: RoundedUnit) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from codesign.compile.operators.operator import MISSING, Operator, sentence
+from codesign.compile.operators.operator import Operator, sentence
 from codesign.compile.operators.registry import OPERATORS
 
 _HEAD = """# Operators
@@ -31,5 +31,5 @@ def _section(operator: Operator) -> Iterator[str]:
     yield from (f"- {spelling}" for spelling in operator.spellings)
     reasons = [sentence(rule) for rule in operator.rules]
     if operator.machine_unit is not None:
-        reasons.append(MISSING[operator.machine_unit])
+        reasons.append(operator.machine_unit.missing)
     yield from ("", *(f"> {reason}" + ("  " if reason != reasons[-1] else "") for reason in reasons)) if reasons else ()

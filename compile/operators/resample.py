@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from codesign.compile.graph.graph import Graph, Node
 from codesign.compile.graph.unit import RoundedUnit, Unit
-from codesign.compile.operators.operator import MISSING, Operator
+from codesign.compile.operators.operator import Operator
 from codesign.compile.operators.rules import (
     FRAME,
     MAX_COLUMNS,
@@ -162,7 +162,7 @@ class Resize(_Resampling):
 
     def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
         if keeps_corners(node) and MachineUnit.SAMPLER not in spec.units:
-            return MISSING[MachineUnit.SAMPLER]
+            return MachineUnit.SAMPLER.missing
         return super().unsupported(graph, node, spec)
 
     def stores_16_bits(self, unit: Unit, graph: Graph | None = None) -> bool:

@@ -11,6 +11,7 @@ from codesign.hw.commands.conv import Conv, taken_lines
 from codesign.hw.isa import Command, Opcode
 from codesign.hw.model.array_program import decode_products
 from codesign.hw.program.tokens import ConvRow
+from codesign.hw.spec import Unit
 
 if TYPE_CHECKING:
     from codesign.hw.model.machine import Machine
@@ -20,6 +21,7 @@ class Corr(Conv):
     """A CONV but for its psums: sums of products of pixels."""
 
     opcode: ClassVar[Opcode] = Opcode.CORR
+    unit: ClassVar[Unit | None] = Unit.CORRELATOR
 
     def psums(self, machine: Machine, cmd: Command, at: ConvRow) -> NDArray[np.int64]:
         decoded = machine.decoded(cmd, decode_products)

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.hw import numerics
+from codesign.hw.commands.beside import Sampled
 from codesign.hw.commands.kind import Verification
-from codesign.hw.commands.sampled import Sampled
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import RESIZE_ROWS, Command, Opcode
 from codesign.hw.program.tokens import Buffer, ConvRow
 from codesign.hw.spec import Unit
-from codesign.hw.timing.sample import SampledRow, sampled_row
+from codesign.hw.timing.beside import UnitRow, sampled_row
 
 if TYPE_CHECKING:
     from codesign.hw.model.machine import Machine
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 class Resize(Sampled):
     opcode: ClassVar[Opcode] = Opcode.RESIZE
+    unit: ClassVar[Unit | None] = Unit.SAMPLER
 
     def first_row(self, cmd: Command, y: int) -> int:
         return int(y >> cmd["enlarge_log2"]) - cmd["pad_rows"]
@@ -32,8 +33,6 @@ class Resize(Sampled):
 
     def check_row(self, state: Verification, cmd: Command) -> None:
         source, destination = state.tokens.buffer(cmd["source"]), state.tokens.buffer(cmd["destination"])
-        if Unit.SAMPLER not in state.program.spec.units:
-            raise ProgramError("the machine has no sampler")
         if cmd["add_enable"] or cmd["more_sources"]:
             raise ProgramError("a resized row has one source and no second operand")
         if cmd["words"] > source.groups or cmd["x_first"] + source.width > cmd["frame_width"]:
@@ -62,7 +61,7 @@ class Resize(Sampled):
             psum[:, :4] = np.tile(256 * psum[:, :2] + psum[:, 2:4], 2)
         return psum
 
-    def samples(self, engine: ArrayEngine, cmd: Command, destination: Buffer, start: float) -> SampledRow:
+    def made(self, engine: ArrayEngine, cmd: Command, destination: Buffer, start: float) -> UnitRow:
         return sampled_row(engine.spec, destination.computed_width, cmd["words"], start, engine.drain, flow=False)
 
     def words_read(self, cmd: Command, source: Buffer, width: int) -> int:

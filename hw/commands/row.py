@@ -11,6 +11,7 @@ from codesign.hw.commands.kind import Engine, Kind, Verification
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import Command
 from codesign.hw.program.tokens import ConvRow, Tokens
+from codesign.hw.spec import Unit
 
 if TYPE_CHECKING:
     from codesign.hw.model.machine import Machine
@@ -24,6 +25,10 @@ class Row(Kind):
 
     engine: ClassVar[Engine | None] = "conv"
     buffer: ClassVar[str | None] = "destination"
+    unit: ClassVar[Unit | None] = None
+    """What a machine may lack that computes it."""
+    cause: ClassVar[str | None] = None
+    """The stall that the array's cycles count as while a unit beside it makes the row; None: the array does."""
 
     def first_row(self, cmd: Command, y: int) -> int:
         """The first row of the sources that row ``y`` may need; it may lie above the frame."""
@@ -46,6 +51,8 @@ class Row(Kind):
             return
         state.statistics.computed(cmd)
         if state.index not in state.sound:
+            if self.unit is not None and self.unit not in state.program.spec.units:
+                raise ProgramError(f"the machine has no {self.unit.title} ({self.unit.value})")
             _check_results(state, cmd)
             self.check_row(state, cmd)
             state.sound.add(state.index)

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.hw import numerics
+from codesign.hw.commands.beside import Sampled
 from codesign.hw.commands.kind import Verification
-from codesign.hw.commands.sampled import Sampled
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import Command, Opcode
 from codesign.hw.program.tokens import Buffer, ConvRow
 from codesign.hw.spec import Unit
-from codesign.hw.timing.sample import SampledRow, sampled_row
+from codesign.hw.timing.beside import UnitRow, sampled_row
 
 if TYPE_CHECKING:
     from codesign.hw.model.machine import Machine
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
 
 class Warp(Sampled):
     opcode: ClassVar[Opcode] = Opcode.WARP
+    unit: ClassVar[Unit | None] = Unit.SAMPLER
 
     def check_row(self, state: Verification, cmd: Command) -> None:
         program, source = state.program, state.tokens.buffer(cmd["source"])
-        if Unit.SAMPLER not in program.spec.units:
-            raise ProgramError("the machine has no sampler")
         if not cmd["add_enable"] or cmd["more_sources"]:
             raise ProgramError("a sampled row has one source and a flow")
         if cmd["fraction_bits"] > numerics.FLOW_FRACTION_BITS:
@@ -52,7 +51,7 @@ class Warp(Sampled):
         lower = numerics.interpolate(corners[2], corners[3], share_x)
         return numerics.interpolate(upper, lower, share_y)
 
-    def samples(self, engine: ArrayEngine, cmd: Command, destination: Buffer, start: float) -> SampledRow:
+    def made(self, engine: ArrayEngine, cmd: Command, destination: Buffer, start: float) -> UnitRow:
         return sampled_row(engine.spec, destination.computed_width, cmd["words"], start, engine.drain, flow=True)
 
     def words_read(self, cmd: Command, source: Buffer, width: int) -> int:

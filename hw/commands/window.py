@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.hw import numerics
+from codesign.hw.commands.beside import Sampled
 from codesign.hw.commands.kind import Verification
-from codesign.hw.commands.sampled import Sampled
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import MAX_LEVEL, MAX_MAP_BYTES, Command, Opcode
 from codesign.hw.program.tokens import Buffer, ConvRow
 from codesign.hw.spec import Unit
 from codesign.hw.timing import window as timing
-from codesign.hw.timing.sample import SampledRow
+from codesign.hw.timing.beside import UnitRow
 from codesign.hw.windows import MAX_RADIUS, bands, window_words
 
 if TYPE_CHECKING:
@@ -25,13 +25,12 @@ if TYPE_CHECKING:
 
 class Window(Sampled):
     opcode: ClassVar[Opcode] = Opcode.WINDOW
+    unit: ClassVar[Unit | None] = Unit.WINDOWS
 
     def check_row(self, state: Verification, cmd: Command) -> None:
         program, tokens = state.program, state.tokens
         source, destination = tokens.buffer(cmd["source"]), tokens.buffer(cmd["destination"])
         width, map_bytes = destination.computed_width, cmd["map_width"] * cmd["map_height"]
-        if Unit.WINDOWS not in program.spec.units:
-            raise ProgramError("the machine makes no windows")
         if cmd["add_enable"] or cmd["more_sources"]:
             raise ProgramError("a row of windows has one source, the flow, and no second operand")
         if (cmd["kernel_rows"], cmd["pad_rows"]) != (1, 0) or source.height < destination.height:
@@ -64,7 +63,7 @@ class Window(Sampled):
             psums.append(numerics.interpolate(crossed[:, :-1], crossed[:, 1:], share_y[:, None, None]))
         return np.concatenate([one.reshape(width, -1) for one in psums], 1)
 
-    def samples(self, engine: ArrayEngine, cmd: Command, destination: Buffer, start: float) -> SampledRow:
+    def made(self, engine: ArrayEngine, cmd: Command, destination: Buffer, start: float) -> UnitRow:
         """As if no pixel moved; the bytes read from memory take no others' bandwidth."""
         spec, width = engine.spec, destination.computed_width
         latency, per_beat = engine.engines.memory.latency_cycles, engine.engines.bus.cycles_per_beat

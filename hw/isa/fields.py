@@ -274,8 +274,6 @@ STORE_FIELDS = (
     Field("statistics_base", 8),  # word of the first channel group
 )
 
-SAMPLED = frozenset({Opcode.WINDOW, Opcode.RESIZE, Opcode.WARP})
-
 COMPUTE = frozenset(PAYLOADS)
 
 ROWS = frozenset({Opcode.LOAD, *COMPUTE, Opcode.STORE})

@@ -14,7 +14,7 @@ scanline_requantiser.sv
 scanline_sampler.sv
 scanline_window_walker.sv
 scanline_window.sv
-scanline_sampling.sv
+scanline_row_units.sv
 scanline_conv_engine.sv
 scanline_store_engine.sv
 scanline_channel_statistics.sv

@@ -25,7 +25,7 @@ module scanline_conv_array
     // psums of PixelLanes pixels for one set of output channels, to the requantiser
     output logic psum_valid_o,
     // psums made elsewhere, of one pixel and one channel group, while the array is idle and their place empty
-    input  psum_write_t sample_i,
+    input  psum_write_t unit_psum_i,
     input  logic psum_free_i,   // psums of a last step issued from now on find their place empty
     output logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum_o,
     // state, for the counters
@@ -190,9 +190,9 @@ module scanline_conv_array
 
   always_ff @(posedge clk_i) begin
     if (finished_q) psum_o <= grouped;
-    if (Sampler && sample_i.valid) begin
+    if (unit_psum_i.valid) begin
       for (int unsigned j = 0; j < CiLanes; j++) begin
-        psum_o[sample_i.pixel][32'(sample_i.word)*CiLanes+j] <= sample_i.data[j];
+        psum_o[unit_psum_i.pixel][32'(unit_psum_i.word)*CiLanes+j] <= unit_psum_i.data[j];
       end
     end
   end
@@ -238,7 +238,7 @@ module scanline_conv_array
       operand_last_q <= issue && step_word_i.last;
       finished_q <= operand_valid_q && operand_last_q;
       psum_valid_o <= finished_q;
-      if ((issue && step_word_i.last) || sample_i.valid) psum_taken_q <= 1'b1;
+      if ((issue && step_word_i.last) || unit_psum_i.valid) psum_taken_q <= 1'b1;
       else if (psum_free_i) psum_taken_q <= 1'b0;
     end
   end
@@ -269,10 +269,10 @@ module scanline_conv_array
       `SCANLINE_ASSERT(StepInMemory, !read || (32'(row_q.steps_base) + 32'(step_q) < WeightWords))
       `SCANLINE_ASSERT(IssueLanded, !issue || slots_landed)
       `SCANLINE_ASSERT(LanesGrouped, !active_q || ((32'd1 << row_q.lane_groups_log2) <= LaneGroups))
-      `SCANLINE_ASSERT(SampleAlone, !sample_i.valid || !busy_o)
-      `SCANLINE_ASSERT(SampleInSet, !sample_i.valid || (32'(sample_i.word) < CoLanes / CiLanes))
+      `SCANLINE_ASSERT(UnitAlone, !unit_psum_i.valid || !busy_o)
+      `SCANLINE_ASSERT(UnitInSet, !unit_psum_i.valid || (32'(unit_psum_i.word) < CoLanes / CiLanes))
       `SCANLINE_ASSERT(PairsDoNotCarry, !issue || !correlate_q || !step_word_i.carry)
-      `SCANLINE_ASSERT(RowIsTheArrays, !row_valid_i || !is_sampled(row_i.compute))
+      `SCANLINE_ASSERT(RowIsTheArrays, !row_valid_i || !is_beside(row_i.compute))
     end
   end
 `endif

@@ -146,17 +146,17 @@ module scanline_conv_engine
   logic array_rows_busy, drain_busy;
   logic [1:0] array_rows;
   logic [2:0] drain_rows;
-  // A sampled row passes the array by, which must be out of its way.
-  logic row_sampled;
-  assign row_sampled = is_sampled(row.compute);
-  assign row_ready = drain_row_ready && (row_sampled ? !array_rows_busy : array_row_ready);
+  // A row that a unit beside the array makes passes the array by, which must be out of its way.
+  logic row_beside;
+  assign row_beside = is_beside(row.compute);
+  assign row_ready = drain_row_ready && (row_beside ? !array_rows_busy : array_row_ready);
   scanline_stream_fifo #(
       .Width($bits(row_t)),
       .Depth(2)
   ) u_array_rows (
       .clk_i,
       .rst_ni,
-      .valid_i(row_valid && row_ready && !row_sampled),
+      .valid_i(row_valid && row_ready && !row_beside),
       .ready_o(array_row_ready),
       .data_i(row),
       .valid_o(array_row_valid),
@@ -180,14 +180,14 @@ module scanline_conv_engine
   );
 
   logic front_grant, front_x2, add_grant;
-  segment_read_t front_segment, add_segment, sample_segment;
+  segment_read_t front_segment, add_segment, unit_segment;
   logic [3:0] window_free;
   logic segment_arrives_q, segment_x2_q;
 
   // The second operand goes before the window: the requantiser must not hold the array up.
-  assign segment_o = add_segment.valid ? add_segment : sample_segment.valid ? sample_segment : front_segment;
+  assign segment_o = add_segment.valid ? add_segment : unit_segment.valid ? unit_segment : front_segment;
   assign add_grant = segment_grant_i && add_segment.valid;
-  assign front_grant = segment_grant_i && !add_segment.valid && !sample_segment.valid;
+  assign front_grant = segment_grant_i && !add_segment.valid && !unit_segment.valid;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
@@ -199,33 +199,30 @@ module scanline_conv_engine
     end
   end
 
-  logic sample_start, sample_done, sample_psum_done, psum_held;
-  sample_row_t sample_row;
-  window_row_t window_row;
-  psum_write_t sample;
-  logic front_busy, sampling, gather_beat, gathered, issue, wait_segment, wait_psum;
+  logic unit_start, unit_done, unit_psum_done, psum_held;
+  unit_row_t unit_row;
+  psum_write_t unit_psum;
+  logic front_busy, beside, gather_beat, gathered, issue, wait_segment, wait_psum;
   wait_e front_wait;
   logic [15:0] values;
-  scanline_sampling u_sampling (
+  scanline_row_units u_row_units (
       .clk_i,
       .rst_ni,
       .stop_i,
       .memory_bytes_i,
-      .start_i(sample_start),
-      .compute_i(row.compute),
-      .row_i(sample_row),
-      .window_row_i(window_row),
-      .done_o(sample_done),
-      .segment_o(sample_segment),
-      .segment_grant_i(segment_grant_i && !add_segment.valid && sample_segment.valid),
+      .start_i(unit_start),
+      .row_i(unit_row),
+      .done_o(unit_done),
+      .segment_o(unit_segment),
+      .segment_grant_i(segment_grant_i && !add_segment.valid && unit_segment.valid),
       .segment_data_i,
       .read_o,
       .read_ready_i,
       .beat_i,
       .window_error_o,
       .psum_held_i(psum_held),
-      .psum_o(sample),
-      .psum_done_o(sample_psum_done),
+      .psum_o(unit_psum),
+      .psum_done_o(unit_psum_done),
       .beat_o(gather_beat),
       .gathered_o(gathered)
   );
@@ -247,11 +244,10 @@ module scanline_conv_engine
       .row_valid_o(row_valid),
       .row_ready_i(row_ready),
       .row_o(row),
-      .sample_start_o(sample_start),
-      .sample_row_o(sample_row),
-      .window_row_o(window_row),
-      .sample_done_i(sample_done),
-      .sampling_o(sampling),
+      .unit_start_o(unit_start),
+      .unit_row_o(unit_row),
+      .unit_done_i(unit_done),
+      .beside_o(beside),
       .free_o(front_free_o),
       .fill_read_o(fill_read),
       .fill_addr_o(fill_addr),
@@ -283,7 +279,7 @@ module scanline_conv_engine
       .weight_word_i(weight_raw),
       .step_word_i(step_raw[$bits(step_word_t)-1:0]),
       .psum_valid_o(psum_valid),
-      .sample_i(sample),
+      .unit_psum_i(unit_psum),
       .psum_free_i(psum_free),
       .psum_o(psum),
       .busy_o(array_busy),
@@ -293,7 +289,7 @@ module scanline_conv_engine
   );
 
   assign array_rows_busy = array_busy || (array_rows != '0);
-  assign row_begins_o = (array_row_valid && array_row_take) || sample_start;
+  assign row_begins_o = (array_row_valid && array_row_take) || unit_start;
 
   logic requantiser_busy;
   scanline_requantiser u_requantiser (
@@ -302,7 +298,7 @@ module scanline_conv_engine
       .row_valid_i(drain_row_valid),
       .row_ready_o(drain_row_take),
       .row_i(drain_row),
-      .psum_valid_i(psum_valid || sample_psum_done),
+      .psum_valid_i(psum_valid || unit_psum_done),
       .psum_held_o(psum_held),
       .psum_free_o(psum_free),
       .psum_i(psum),
@@ -330,7 +326,8 @@ module scanline_conv_engine
     issue: issue,
     wait_segment: wait_segment,
     wait_psum: wait_psum,
-    sampling: sampling,
+    beside: beside,
+    unit: unit_row.compute,
     drain_busy: drain_busy,
     gather_beat: gather_beat,
     gathered: gathered,
@@ -342,7 +339,7 @@ module scanline_conv_engine
   always_ff @(posedge clk_i) begin
     if (rst_ni) begin
       `SCANLINE_ASSERT(OneGrant, $onehot0({add_grant, segment_grant_i && !add_segment.valid &&
-          sample_segment.valid, front_grant}))
+          unit_segment.valid, front_grant}))
       `SCANLINE_ASSERT(GrantAsked, !segment_grant_i || segment_o.valid)
       `SCANLINE_ASSERT(KindKnown, !element_i.valid || (element_i.kind <= KindNorm))
       `SCANLINE_ASSERT(WeightInMemory, (weight_write == '0) ||
@@ -356,7 +353,7 @@ module scanline_conv_engine
       `SCANLINE_ASSERT(TableInMemory, !(element_i.valid && element_i.kind == KindTable) ||
           ((32'(element_i.lut) < Tables) && (32'(element_i.index) < TableBytes)))
       `SCANLINE_ASSERT(ArrayBehindDrain, array_rows <= 2'(drain_rows) || (drain_rows > 3'd2))
-      `SCANLINE_ASSERT(SampledRowAlone, !(row_valid && row_ready && row_sampled) || !array_rows_busy)
+      `SCANLINE_ASSERT(UnitRowAlone, !(row_valid && row_ready && row_beside) || !array_rows_busy)
     end
   end
 `endif

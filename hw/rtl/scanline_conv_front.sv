@@ -23,12 +23,11 @@ module scanline_conv_front
     output logic row_valid_o,
     input  logic row_ready_i,
     output row_t row_o,
-    // a WARP's, RESIZE's or WINDOW's row is sampled instead of brought to the window
-    output logic sample_start_o,
-    output sample_row_t sample_row_o,
-    output window_row_t window_row_o,
-    input  logic sample_done_i,
-    output logic sampling_o,
+    // a row that a unit beside the array makes is not brought to the window
+    output logic unit_start_o,
+    output unit_row_t unit_row_o,
+    input  logic unit_done_i,
+    output logic beside_o,
     // source rows that this row was the last to read, unless they are freed late
     output rows_freed_t free_o,
     // fill memory
@@ -50,7 +49,7 @@ module scanline_conv_front
     Check,
     Start,
     Fill,
-    Sample,
+    Beside,
     Finish
   } state_e;
   state_e state_q;
@@ -58,16 +57,12 @@ module scanline_conv_front
   compute_cmd_t cmd_q;
   row_cmd_t row;
   conv_payload_t conv;
-  warp_payload_t warp;
   resize_payload_t resize;
-  window_payload_t window;
-  logic sampled, resizes;
+  logic beside, resizes;
   assign row = cmd_q.row;
   assign conv = cmd_q.payload.conv;
-  assign warp = cmd_q.payload.warp;
   assign resize = cmd_q.payload.resize;
-  assign window = cmd_q.payload.window;
-  assign sampled = is_sampled(cmd_q.compute);
+  assign beside = is_beside(cmd_q.compute);
   assign resizes = cmd_q.compute == ComputeResize;
   logic free_early_q;  // the first source's rows are free when this row has been read
 
@@ -96,7 +91,7 @@ module scanline_conv_front
   assign y = destination_i.next_row;
   always_comb begin
     // y times the stride by shifts and additions: three bits are not worth a multiplier.
-    stride = sampled ? 3'd1 : conv.stride_rows;
+    stride = beside ? 3'd1 : conv.stride_rows;
     top = -20'(row.sources.pad_rows);
     for (int unsigned bit_ = 0; bit_ < $bits(stride); bit_++) begin
       if (stride[bit_]) top = top + (20'(y) << bit_);
@@ -135,79 +130,33 @@ module scanline_conv_front
 
   // Row state.
   logic signed [19:0] top_q, source_height_q;
-  typedef struct packed {
-    logic [15:0] next_row;
-    logic [15:0] next_slot;
-    logic [15:0] base;
-    logic [15:0] rows;
-    logic [15:0] row_pitch;
-    logic [15:0] group_pitch;
-    logic [15:0] width;
-    logic signed [7:0] zero_point;
-    logic signed [7:0] x_delta;
-  } reading_t;
   reading_t reading_q[Sources];
   row_t row_q;
   assign row_o = row_q;
   assign row_valid_o = state_q == Start;
   assign claim_o = (state_q == Start) && row_ready_i;
-  assign sample_start_o = claim_o && sampled;
-  assign sampling_o = state_q == Sample;
+  assign unit_start_o = claim_o && beside;
+  assign beside_o = state_q == Beside;
 
-  // A WARP's row, or a RESIZE's.
-  logic signed [19:0] window_end;
+  // For a unit beside the array.
+  logic signed [19:0] end_row;
   logic [15:0] y_q;
-  assign window_end = top_q + signed'(20'(row.sources.kernel_rows));
+  assign end_row = top_q + signed'(20'(row.sources.kernel_rows));
   always_comb begin
-    sample_row_o.y = y_q;
-    sample_row_o.pixel_groups = row_q.pixel_groups;
-    sample_row_o.width = row_q.width;
-    sample_row_o.words = row_q.words;
-    sample_row_o.frame_x = (resizes ? resize.x_first << resize.enlarge_log2 : warp.x_first) + unsigned'(row.sources.x_offset);
-    sample_row_o.frame_width = resizes ? resize.frame_width : warp.frame_width;
-    sample_row_o.frame_height = source_height_q[15:0];
-    sample_row_o.x_first = resizes ? resize.x_first : warp.x_first;
-    sample_row_o.window_first = (top_q < 0) ? '0 : top_q[15:0];
-    sample_row_o.window_end = (window_end > source_height_q) ? source_height_q[15:0] : window_end[15:0];
-    sample_row_o.next_row = reading_q[0].next_row;
-    sample_row_o.next_slot = reading_q[0].next_slot;
-    sample_row_o.base = reading_q[0].base;
-    sample_row_o.rows = reading_q[0].rows;
-    sample_row_o.row_pitch = reading_q[0].row_pitch;
-    sample_row_o.group_pitch = reading_q[0].group_pitch;
-    sample_row_o.source_width = reading_q[0].width;
-    sample_row_o.zero_point = reading_q[0].zero_point;
-    sample_row_o.flow_address = row_q.add_row_address;
-    sample_row_o.flow_x = row_q.operand.x_offset;
-    sample_row_o.flow_width = row_q.add_width;
-    sample_row_o.address = resizes ? resize.step_x : warp.address;
-    sample_row_o.row_stride = resizes ? resize.step_y : warp.row_stride;
-    sample_row_o.pixel_pitch = warp.pixel_pitch;
-    sample_row_o.channels = warp.channels;
-    sample_row_o.fraction_bits = warp.fraction_bits;
-    sample_row_o.edge_pixels = warp.edge_pixels || resizes;
-    sample_row_o.steps = resizes;
-    sample_row_o.wide = resizes && resize.flow;
-  end
-
-  // A WINDOW's.
-  always_comb begin
-    window_row_o.y = y_q;
-    window_row_o.pixel_groups = row_q.pixel_groups;
-    window_row_o.width = row_q.width;
-    window_row_o.frame_x = window.x_first;
-    window_row_o.map_width = window.map_width;
-    window_row_o.map_height = window.map_height;
-    window_row_o.zero_point = window.map_zero_point;
-    window_row_o.flow_address = reading_q[0].base +
-        16'(slot_of(y_q, reading_q[0].next_row, reading_q[0].next_slot, reading_q[0].rows) * reading_q[0].row_pitch);
-    window_row_o.flow_x = row.sources.x_offset;
-    window_row_o.flow_width = reading_q[0].width;
-    window_row_o.address = window.address;
-    window_row_o.row_stride = window.row_stride;
-    window_row_o.radius = window.radius[2:0];
-    window_row_o.level = window.level[2:0];
-    window_row_o.fraction_bits = window.fraction_bits;
+    unit_row_o.compute = cmd_q.compute;
+    unit_row_o.payload = cmd_q.payload;
+    unit_row_o.y = y_q;
+    unit_row_o.pixel_groups = row_q.pixel_groups;
+    unit_row_o.width = row_q.width;
+    unit_row_o.words = row_q.words;
+    unit_row_o.x_offset = row.sources.x_offset;
+    unit_row_o.height = source_height_q[15:0];
+    unit_row_o.first_row = (top_q < 0) ? '0 : top_q[15:0];
+    unit_row_o.end_row = (end_row > source_height_q) ? source_height_q[15:0] : end_row[15:0];
+    unit_row_o.source = reading_q[0];
+    unit_row_o.operand_address = row_q.add_row_address;
+    unit_row_o.operand_x = row_q.operand.x_offset;
+    unit_row_o.operand_width = row_q.add_width;
   end
 
   logic signed [19:0] freed_to;
@@ -307,11 +256,11 @@ module scanline_conv_front
         end
         Start:
         if (row_ready_i) begin
-          state_q <= sampled ? Sample : Fill;
-          walk_q  <= !sampled;
+          state_q <= beside ? Beside : Fill;
+          walk_q  <= !beside;
           which_q <= '0;
         end
-        Sample: if (sample_done_i) state_q <= Finish;
+        Beside: if (unit_done_i) state_q <= Finish;
         Fill: begin
           if (fill_read_o) begin
             fill_q <= walk_last_fill ? '0 : fill_q + 12'd1;
@@ -362,7 +311,7 @@ module scanline_conv_front
       row_q.pixel_groups <= 16'((17'(computed_width) + 17'(PixelLanes - 1)) / 17'(PixelLanes));
       row_q.steps_base <= WeightAddrBits'(conv.steps_base);
       row_q.steps_count <= conv.steps_count;
-      row_q.lane_groups_log2 <= sampled ? '0 : conv.lane_groups_log2;
+      row_q.lane_groups_log2 <= beside ? '0 : conv.lane_groups_log2;
       row_q.compute <= cmd_q.compute;
       row_q.words <= row.words;
       row_q.parameters_base <= ParameterAddrBits'(row.parameters_base);
@@ -378,7 +327,7 @@ module scanline_conv_front
       end
       row_q.free_source_to <= freed_to[15:0];
       row_q.operand <= row.operand;
-      row_q.operand.enable <= row.operand.enable && !sampled;  // a WARP's flow goes to the sampler
+      row_q.operand.enable <= row.operand.enable && !beside;  // a WARP's flow goes to the sampler
       row_q.operand.free <= row.operand.enable && row.operand.free;
       row_q.merge <= row.merge;
       row_q.add_free_to <= y + 16'd1;
@@ -415,7 +364,7 @@ module scanline_conv_front
       `SCANLINE_ASSERT(RowOnChip, !word_valid_q || !word_request.row_valid ||
           (16'(reading.next_row - word_row[15:0]) <= reading.rows))
       `SCANLINE_ASSERT(FreedInFrame, !free_o.valid || (signed'({4'b0, free_o.to}) <= source_height_q))
-      `SCANLINE_ASSERT(SampleAwaited, !Sampler || !sample_done_i || (state_q == Sample))
+      `SCANLINE_ASSERT(UnitAwaited, !unit_done_i || (state_q == Beside))
     end
   end
 `endif

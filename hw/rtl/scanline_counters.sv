@@ -28,7 +28,7 @@ module scanline_counters
     event_now = '0;
     event_now[CountCycles] = 1'b1;
     if (conv_i.issue) event_now[CountBusyCycles] = 1'b1;
-    else if (conv_i.sampling) event_now[CountSampleStallCycles] = 1'b1;
+    else if (conv_i.beside) event_now[stall_beside(conv_i.unit)] = 1'b1;
     else if (conv_i.wait_psum) event_now[CountRequantiseStallCycles] = 1'b1;
     else if (conv_i.front_wait == WaitLoad) begin
       if (load_i.wait_store) event_now[CountStoreStallCycles] = 1'b1;

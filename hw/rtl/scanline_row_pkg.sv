@@ -29,7 +29,7 @@ package scanline_row_pkg;
     logic [15:0] stored;     // rows that a STORE has taken
   } buffer_view_t;
 
-  // One row on its way from the front through the array to the requantiser; a sampled one passes the array by.
+  // One row on its way from the front through the array to the requantiser; one that a unit beside the array makes passes it by.
   typedef struct packed {
     logic [BufferBits-1:0] destination;
     logic [BufferBits-1:0] source;
@@ -55,10 +55,36 @@ package scanline_row_pkg;
     logic signed [7:0] add_operand_zero_point;
   } row_t;
 
-  // Whether a row is sampled; the array computes the others.
-  function automatic logic is_sampled(input compute_e compute);
-    return (compute == ComputeWarp) || (compute == ComputeResize) || (compute == ComputeWindow);
-  endfunction
+  // A source's rows on chip while a row is computed.
+  typedef struct packed {
+    logic [15:0] next_row;
+    logic [15:0] next_slot;
+    logic [15:0] base;
+    logic [15:0] rows;
+    logic [15:0] row_pitch;
+    logic [15:0] group_pitch;
+    logic [15:0] width;
+    logic signed [7:0] zero_point;
+    logic signed [7:0] x_delta;
+  } reading_t;
+
+  // A row that a unit beside the array makes: what all commands have in common, and the payload that is the unit's own.
+  typedef struct packed {
+    compute_e compute;
+    payload_t payload;
+    logic [15:0] y;
+    logic [15:0] pixel_groups;
+    logic [15:0] width;
+    logic [11:0] words;
+    logic signed [15:0] x_offset;
+    logic [15:0] height;           // of the source
+    logic [15:0] first_row;        // rows of the source on chip
+    logic [15:0] end_row;
+    reading_t source;
+    logic [15:0] operand_address;  // of the second operand's row
+    logic signed [15:0] operand_x;
+    logic [15:0] operand_width;
+  } unit_row_t;
 
   // A WARP's row: where its source's rows and their flow are on chip, and the source's frame in memory. Or a RESIZE's: its
   // steps across and down stand where that frame would be.
@@ -249,7 +275,8 @@ package scanline_row_pkg;
     logic issue;
     logic wait_segment;
     logic wait_psum;
-    logic sampling;
+    logic beside;    // a unit beside the array makes a row ...
+    compute_e unit;  // ... of this kind
     logic drain_busy;
     logic gather_beat;
     logic gathered;

@@ -109,18 +109,8 @@ module scanline_sequencer
   assign iteration = (depth_q != '0) ? done_q[top] : 24'hffffff;
 
   logic execute, delayed, advance, illegal, is_compute;
-  always_comb begin
-    is_compute = 1'b1;
-    conv_cmd_o.compute = ComputeConv;
-    unique case (opcode)
-      OpConv: ;
-      OpCorr: conv_cmd_o.compute = ComputeCorr;
-      OpWarp: conv_cmd_o.compute = ComputeWarp;
-      OpResize: conv_cmd_o.compute = ComputeResize;
-      OpWindow: conv_cmd_o.compute = ComputeWindow;
-      default: is_compute = 1'b0;
-    endcase
-  end
+  assign is_compute = is_row(opcode);
+  assign conv_cmd_o.compute = compute_of(opcode);
   assign execute = (state_q == Execute) && !stop_i;
   always_comb begin
     delayed = 1'b0;
@@ -171,24 +161,21 @@ module scanline_sequencer
       end
       OpLoad: advance = delayed || load_ready_i;
       OpLoadw: begin
-        illegal = !Statistics && (loadw_cmd_o.kind == KindNorm);
+        illegal = !Normaliser && (loadw_cmd_o.kind == KindNorm);
         advance = !illegal && load_ready_i;
       end
-      OpConv, OpCorr: begin
-        illegal = (32'(conv_cmd_o.row.sources.more_sources) >= Sources) || (!Correlator && opcode == OpCorr);
-        advance = !illegal && (delayed || conv_ready_i);
-      end
-      OpWarp, OpResize, OpWindow: begin
-        illegal = !Sampler || (!Windows && opcode == OpWindow) || 
-            (conv_cmd_o.row.operand.enable != (opcode == OpWarp));
-        advance = !illegal && (delayed || conv_ready_i);
-      end
       OpStore: begin
-        illegal = !Statistics && store_cmd_o.statistics;
+        illegal = !Normaliser && store_cmd_o.statistics;
         advance = !illegal && (delayed || store_ready_i);
       end
       OpSync, OpHalt: advance = engines_idle_i;
-      default: illegal = 1'b1;
+      default: begin
+        // Rows: those of the array have several sources, a unit beside it reads no second operand but a WARP's flow.
+        illegal = !is_compute || !has_unit(opcode) ||
+            (is_beside(conv_cmd_o.compute) ? conv_cmd_o.row.operand.enable != (opcode == OpWarp)
+                                           : 32'(conv_cmd_o.row.sources.more_sources) >= Sources);
+        advance = !illegal && (delayed || conv_ready_i);
+      end
     endcase
   end
   assign illegal_o = (execute && illegal) || ((state_q == Read) && !stop_i && (pc_q == command_count_i));

@@ -323,7 +323,7 @@ module scanline_top
 
   logic row_begins, weights_done;
   assign activity_o = {
-    conv_activity.array_busy || conv_activity.sampling,
+    conv_activity.array_busy || conv_activity.beside,
     store_free,
     store_claim,
     conv_done.valid,
@@ -366,7 +366,7 @@ module scanline_top
   count_t count;
   logic [23:0] norm_index;
   logic [63:0] norm_data;
-  if (Statistics) begin : gen_statistics
+  if (Normaliser) begin : gen_statistics
     logic norm_valid, norm_ready, norm_read;
     logic [StatisticAddrBits-1:0] norm_addr;
     statistic_t [CiLanes-1:0] norm_statistics;

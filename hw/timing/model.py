@@ -1,7 +1,7 @@
 """The cycle model: the time of a program on a machine, row by row, without computing a value.
 
 Every engine is a clock of its own (:mod:`codesign.hw.timing.engines`). Within a row the array follows
-:mod:`codesign.hw.timing.row`, the sampler :mod:`codesign.hw.timing.sample`, the store engine
+:mod:`codesign.hw.timing.row`, units beside the array :mod:`codesign.hw.timing.beside`, the store engine
 :mod:`codesign.hw.timing.store`. One thing is not modelled: which of the beats that compete at the memory is served
 first; reads and writes take turns.
 """

@@ -17,7 +17,7 @@ from codesign.hw import numerics
 from codesign.hw.isa import Command
 from codesign.hw.program.tokens import Buffer
 from codesign.hw.spec import AccelSpec
-from codesign.hw.timing.sample import SampledRow
+from codesign.hw.timing.beside import UnitRow
 from codesign.hw.windows import bands
 
 FLOW = 3  # a group's last place, or a row's multiplications, to the first place of the next group
@@ -80,14 +80,14 @@ def pace_of(spec: AccelSpec, window: Window, latency_cycles: int, cycles_per_bea
     return Pace(beats / pixels, rows / pixels, cycles / pixels)
 
 
-def window_row(spec: AccelSpec, radius: int, width: int, pace: Pace, start: float, drain: float) -> SampledRow:
+def window_row(spec: AccelSpec, radius: int, width: int, pace: Pace, start: float, drain: float) -> UnitRow:
     """A row of ``width`` pixels from cycle ``start`` on; ``drain``: when the requantiser has finished the rows before.
 
     Of the scratchpad it reads the flow alone.
     """
     end = max(start + width * pace.cycles, drain)
     last = bands(spec, radius)[-1].words * spec.pixel_lanes // spec.requantise_pixels
-    return SampledRow(start, end, end + last - 1, numerics.ceil_div(width, spec.pixel_lanes))
+    return UnitRow(start, end, end + last - 1, numerics.ceil_div(width, spec.pixel_lanes))
 
 
 def _row(spec: AccelSpec, window: Window, y: int) -> Iterator[_Fetch]:

@@ -50,7 +50,7 @@ DRAWS = {
 
 USED_BY = {
     "scanline_sampler": ("warps", "resizes"),
-    "scanline_sampling": ("warps", "windows"),
+    "scanline_row_units": ("warps", "windows"),
     "scanline_window": ("windows",),
     "scanline_window_walker": ("windows",),
     "scanline_normaliser": ("normalisations",),

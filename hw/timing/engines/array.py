@@ -1,4 +1,4 @@
-"""The convolution engine in the cycle model: array, sampler and requantiser, row by row.
+"""The convolution engine in the cycle model: array, units beside it and requantiser, row by row.
 
 The time of a row once its operands are there is its command's (:mod:`codesign.hw.commands`).
 """
@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from codesign.hw.isa import SAMPLED, Command
+from codesign.hw.commands import COMPUTED
+from codesign.hw.isa import Command
 from codesign.hw.program.tokens import Buffer, ConvRow, Tokens, more_sources
+from codesign.hw.timing.beside import Fetching, UnitRow
 from codesign.hw.timing.conv import ConvShape, ConvShapes
 from codesign.hw.timing.engines.waiting import Times, Waiting, Work, free_to
 from codesign.hw.timing.latencies import REPORT
 from codesign.hw.timing.row import Stretch
-from codesign.hw.timing.sample import Fetching, SampledRow
 
 if TYPE_CHECKING:
     from codesign.hw.commands.row import Row
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 LONG_PAST = 256
 """Cycles after which a time can no longer be the latest of those waited for."""
 
-_SAMPLED_ROWS = 4
-"""Rows of the sampler beside which a store may run that comes after them."""
+_UNIT_ROWS = 4
+"""Rows of units beside the array with which a store may meet that comes after them."""
 
 
 class ArrayEngine:
@@ -40,10 +41,11 @@ class ArrayEngine:
         self.freed = (0.0,) * self.spec.window_slots  # when each slot of the window became free, the next one first
         self.place = 0.0  # when a set of psums finds its place empty
         self.begun = deque([0.0, 0.0], maxlen=2)  # when the array began the last rows
-        # The last work of the store engine and of the sampler that may meet at the scratchpad's port.
-        self.samples = any(cmd.opcode in SAMPLED for cmd in engines.program.commands)
+        # The last work of the store engine and of units beside the array that may meet at the scratchpad's port.
+        kinds = {COMPUTED[cmd.opcode] for cmd in engines.program.commands if cmd.opcode in COMPUTED}
+        self.has_units = any(kind.cause is not None for kind in kinds)
         self.fetching: list[Fetching] = []
-        self.sampling: deque[SampledRow] = deque(maxlen=_SAMPLED_ROWS)
+        self.beside: deque[tuple[str, UnitRow]] = deque(maxlen=_UNIT_ROWS)  # with the stall they count as
         self.spans: dict[Work, tuple[float, float]] = {}  # when the array began and ended its rows
         self.stalls = engines.stalls
         self.shapes = ConvShapes(engines.program, engines.tokens)
@@ -125,7 +127,7 @@ class ArrayEngine:
         yield times(*self.freed, self.place)
         yield tuple(times(*stretch) for stretch in self.taken if stretch.end > self.front)
         yield tuple((times(span.begin, span.end), span.reads) for span in self.fetching if span.end > oldest)
-        yield tuple((times(row.start, row.end), row.reads) for row in self.sampling if row.end > oldest)
+        yield tuple((times(row.start, row.end), row.reads) for _, row in self.beside if row.end > oldest)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from codesign.hw.isa import Command
+from codesign.hw.timing.beside import Fetching, lost_to_store
 from codesign.hw.timing.bus import beats_between
 from codesign.hw.timing.engines.waiting import free_to
 from codesign.hw.timing.latencies import PACKED, RESPONSE, STORE_BEGIN, SUB_ROW, SUB_ROW_END
 from codesign.hw.timing.row import Stretch
-from codesign.hw.timing.sample import Fetching, lost_to_store
 from codesign.hw.timing.store import Batch, sub_row_batches
 
 if TYPE_CHECKING:
@@ -59,24 +59,25 @@ class StoreEngine:
             at % spec.bus_bytes,
         )
         ended, sent = self._pack(batches, began)
-        if engines.array.samples:
+        if engines.array.has_units:
             self._fetched(Fetching(began, ended, sum(batch.segments for batch in batches)))
         engines.count("write_bytes", beats_between(spec, at, at + span) * spec.bus_bytes)
         engines.count("read_words", cmd["x_count"] * groups)
         return ended + SUB_ROW_END, sent
 
     def _fetched(self, span: Fetching) -> None:
-        """The sampler's loss to a store: in rows to come, and in those that were followed before the store.
+        """What a unit beside the array loses to a store: in rows to come, and in those followed before the store.
 
         Engines are followed in program order, but a store whose command comes later may run beside an earlier row.
         """
         array = self.engines.array
         array.fetching.append(span)
-        lost = sum(lost_to_store(row, span) for row in array.sampling)
-        array.stalls["sample"] += lost
-        array.array += lost
-        array.front += lost
-        array.drain += lost
+        for cause, row in array.beside:
+            lost = lost_to_store(row, span)
+            array.stalls[cause] += lost
+            array.array += lost
+            array.front += lost
+            array.drain += lost
 
     def _pack(self, batches: tuple[Batch, ...], began: float) -> tuple[float, float]:
         """Fetch and send a sub-row from ``began`` on. Returns when it is packed and when its last beat is sent."""

@@ -12,14 +12,13 @@ from hypothesis import strategies as st
 
 from codesign.hw import normalise
 from codesign.hw.commands import COMMANDS, COMPUTED
+from codesign.hw.commands.beside import Beside
 from codesign.hw.commands.kind import Verification
-from codesign.hw.commands.sampled import Sampled
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import (
     COMPUTE,
     FIELDS,
     ROWS,
-    SAMPLED,
     Command,
     Opcode,
     WeightKind,
@@ -65,7 +64,7 @@ def test_every_opcode_has_a_kind() -> None:
     assert set(COMMANDS) == set(Opcode) == set(FIELDS)
     assert all(kind.opcode is opcode for opcode, kind in COMMANDS.items())
     assert set(COMPUTED) == COMPUTE
-    assert {opcode for opcode, kind in COMPUTED.items() if isinstance(kind, Sampled)} == SAMPLED
+    assert all((kind.cause is not None) == isinstance(kind, Beside) for kind in COMPUTED.values())
     assert {opcode for opcode, kind in COMMANDS.items() if kind.engine and kind.buffer} == ROWS
 
 

@@ -53,7 +53,7 @@ package scanline_pkg;
   localparam bit Sampler = 1'b1;
   localparam bit Windows = 1'b1;
   localparam bit Correlator = 1'b1;
-  localparam bit Statistics = 1'b1;
+  localparam bit Normaliser = 1'b1;
 
   localparam logic [7:0] OpBuffer = 8'd1;
   localparam logic [7:0] OpLoop = 8'd2;
@@ -344,5 +344,55 @@ package scanline_pkg;
     logic signed [31:0] multiplier;
     logic signed [31:0] bias;
   } parameter_t;
+
+  function automatic logic is_row(input logic [7:0] opcode);
+    unique case (opcode)
+      OpConv: return 1'b1;
+      OpCorr: return 1'b1;
+      OpWarp: return 1'b1;
+      OpResize: return 1'b1;
+      OpWindow: return 1'b1;
+      default: return 1'b0;
+    endcase
+  endfunction
+
+  function automatic compute_e compute_of(input logic [7:0] opcode);
+    unique case (opcode)
+      OpConv: return ComputeConv;
+      OpCorr: return ComputeCorr;
+      OpWarp: return ComputeWarp;
+      OpResize: return ComputeResize;
+      OpWindow: return ComputeWindow;
+      default: return ComputeConv;
+    endcase
+  endfunction
+
+  function automatic logic has_unit(input logic [7:0] opcode);
+    unique case (opcode)
+      OpCorr: return Correlator;
+      OpWarp: return Sampler;
+      OpResize: return Sampler;
+      OpWindow: return Windows;
+      default: return 1'b1;
+    endcase
+  endfunction
+
+  function automatic logic is_beside(input compute_e compute);
+    unique case (compute)
+      ComputeWarp: return 1'b1;
+      ComputeResize: return 1'b1;
+      ComputeWindow: return 1'b1;
+      default: return 1'b0;
+    endcase
+  endfunction
+
+  function automatic int unsigned stall_beside(input compute_e compute);
+    unique case (compute)
+      ComputeWarp: return CountSampleStallCycles;
+      ComputeResize: return CountSampleStallCycles;
+      ComputeWindow: return CountSampleStallCycles;
+      default: return CountCycles;
+    endcase
+  endfunction
 
 endpackage

@@ -1,7 +1,7 @@
-"""One row of a WARP or RESIZE on the sampler, sample after sample, as if all that it samples were on chip.
+"""Rows of the units beside the array, and what they lose to the store engine; a row of the sampler.
 
-The rules are those of ``scanline_sampler.sv``. The pixels that a WARP must gather from memory depend on the flow, which
-no model knows.
+The rules of :func:`sampled_row` are those of ``scanline_sampler.sv``, sample after sample, as if all that
+it samples were on chip: the pixels that a WARP must gather from memory depend on the flow, which no model knows.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ FLOW = 2  # cycles until a pixel group's flow is read and has arrived
 HANDOVER = 3  # last read of a set to its psums at the requantiser
 
 
-class SampledRow(NamedTuple):
-    """Times at which the sampler begins a row and at which it and the requantiser end it, and the reads in between."""
+class UnitRow(NamedTuple):
+    """Times at which a unit begins a row and at which it and the requantiser end it, and the reads in between."""
 
     start: float
     end: float
@@ -31,7 +31,7 @@ class Fetching(NamedTuple):
     reads: int
 
 
-def sampled_row(spec: AccelSpec, width: int, words: int, start: float, drain: float, *, flow: bool) -> SampledRow:
+def sampled_row(spec: AccelSpec, width: int, words: int, start: float, drain: float, *, flow: bool) -> UnitRow:
     """A row of ``width`` pixels of ``words`` channel groups from cycle ``start`` on.
 
     ``drain``: when the requantiser has finished the rows before. ``flow``: a flow says where the samples lie.
@@ -46,13 +46,13 @@ def sampled_row(spec: AccelSpec, width: int, words: int, start: float, drain: fl
             reads += 2 * samples
             now = max(now, drain) + 1 + 2 * samples + HANDOVER
             drain = now + count * chunks - 1
-    return SampledRow(start, now, drain, reads)
+    return UnitRow(start, now, drain, reads)
 
 
-def lost_to_store(row: SampledRow, span: Fetching) -> float:
+def lost_to_store(row: UnitRow, span: Fetching) -> float:
     """Cycles that a row takes longer because the store engine goes first at the scratchpad's port.
 
-    Its fetches in these cycles, as far as the sampler reads then, which it does for longer the more it waits; both are
+    Its fetches in these cycles, as far as the unit reads then, which it does for longer the more it waits; both are
     taken as evenly spread.
     """
     common = min(row.end, span.end) - max(row.start, span.begin)
