@@ -10,7 +10,6 @@ from dataclasses import replace
 from codesign.compile.canonical.affine import is_bias
 from codesign.compile.cuda.fuse.chains import merge_chains
 from codesign.compile.cuda.fuse.channel_moves import arrange_channels
-from codesign.compile.cuda.fuse.convex_upsample import recognise_convex_upsampling
 from codesign.compile.cuda.fuse.convolutions import Convolutions
 from codesign.compile.cuda.fuse.gates import GATE, recognise_gates
 from codesign.compile.cuda.fuse.tables import chain_steps
@@ -30,12 +29,12 @@ from codesign.kernels.pointwise import (
     SegmentAverage,
     SegmentSums,
 )
-from codesign.kernels.resize import ConvexUpsample, Resize
+from codesign.kernels.resize import Resize
 
 
 def from_graph(graph: Graph) -> GpuGraph:
     """A canonical float graph in FP16: biases, activations, clips and additions join the convolution before them."""
-    passes = (merge_windows, recognise_convex_upsampling, recognise_gates, arrange_channels)
+    passes = (merge_windows, recognise_gates, arrange_channels)
     graph = passed("cuda", run_passes("cuda", graph, passes))
     return merge_chains(_Fuser(graph).fuse())
 
@@ -150,7 +149,7 @@ class _Fuser(Convolutions):
         self._tensor(output, node.shape)
 
     def _all_pairs(self, node: Node) -> bool:
-        """Whether ``node`` is one of RAFT's own: volumes of all pairs, their look-up, the convex up-sampling."""
+        """Whether ``node`` is one of RAFT's own: volumes of all pairs, their look-up."""
         attributes = node.attributes
         shapes = [self.graph.shape_of(name) for name in node.inputs]
         if node.op == PAIR_MAPS:
@@ -158,8 +157,6 @@ class _Fuser(Convolutions):
         elif node.op == WINDOWS:
             windows = Window(len(shapes) - 1, attributes["radius"], "fp16", absolute=False, chunked=True)
             self._pointwise(windows, node.inputs, node.name)
-        elif node.op == "convex_upsample" and attributes["factor"] == 8:
-            self._pointwise(ConvexUpsample(attributes["scale"]), node.inputs, node.name)
         else:
             return False
         return True

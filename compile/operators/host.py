@@ -5,11 +5,17 @@ from __future__ import annotations
 from codesign.compile.graph.graph import Graph, Node
 from codesign.compile.graph.unit import Unit
 from codesign.compile.operators.operator import Operator
-from codesign.hw.spec import AccelSpec
+
+
+def no_command(graph: Graph, node: Node) -> bool:
+    """The machine has no command for this operator."""
+    return False
 
 
 class Host(Operator):
     """Any other operator, in float on the host."""
+
+    rules = (no_command,)
 
     def begins(self, graph: Graph, node: Node) -> bool:
         return False
@@ -19,9 +25,6 @@ class Host(Operator):
 
     def reads_16_bits(self, unit: Unit, which: int, *, result_wide: bool) -> bool:
         return True
-
-    def unsupported(self, graph: Graph, node: Node, spec: AccelSpec) -> str | None:
-        return "The machine has no command for this operator."
 
 
 HOST = Host()

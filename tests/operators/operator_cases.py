@@ -83,6 +83,40 @@ def _unshuffled(x: torch.Tensor) -> torch.Tensor:
     return apart.permute(0, 1, 3, 5, 2, 4).reshape(1, 4 * channels, height // 2, width // 2)
 
 
+def _convex(mask: torch.Tensor, flow: torch.Tensor, factor: int) -> torch.Tensor:
+    """RAFT's up-sampling, neighbour by neighbour."""
+    _, _, rows, columns = flow.shape
+    weights = torch.softmax(mask.reshape(9, factor**2, rows, columns), 0)
+    around = F.pad(factor * flow, (1, 1, 1, 1))
+    near = [around[:, :, y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
+    planes = []
+    for channel in range(2):
+        summed = torch.stack([weights[k] * near[k][0, channel] for k in range(9)]).sum(0)
+        planes.append(F.pixel_shuffle(summed[None], factor))
+    return torch.cat(planes, 1)
+
+
+def _convex_views(mask: torch.Tensor, flow: torch.Tensor, factor: int) -> torch.Tensor:
+    """The same, as RAFT's authors write it: views of six and seven dimensions."""
+    _, _, rows, columns = flow.shape
+    mask = torch.softmax(mask.view(1, 1, 9, factor, factor, rows, columns), 2)
+    around = F.pad(factor * flow, (1, 1, 1, 1))
+    near = [around[:, :, y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
+    fine = (mask * torch.stack(near, 2).view(1, 2, 9, 1, 1, rows, columns)).sum(2)
+    return fine.permute(0, 1, 4, 2, 5, 3).reshape(1, 2, factor * rows, factor * columns)
+
+
+def enlarged(function: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor], factor: int, less: int = 1) -> Case:
+    """A flow of frames ``less`` times smaller enlarged by a mask that a convolution makes."""
+
+    def made() -> nn.Module:
+        mask = nn.Conv2d(6, 9 * factor**2, 1)
+        pool = nn.Sequential(*(nn.AvgPool2d(2) for _ in range(less.bit_length() - 1)))
+        return Between(lambda x, flow: function(mask(pool(x)), pool(flow), factor), 2, 5.0, mask)
+
+    return Case(made, whole=False)
+
+
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
@@ -188,6 +222,11 @@ CASES: dict[str, dict[str, Case]] = {
         "written out": Case(one(_written_norm)),
         "with a scale": Case(part(lambda: nn.InstanceNorm2d(6, affine=True))),
         "a group a channel": Case(part(lambda: nn.GroupNorm(6, 6))),
+    },
+    "ConvexUpsample": {
+        "by 8": enlarged(_convex, 8, less=4),
+        "by 2": enlarged(_convex, 2),
+        "in views": enlarged(_convex_views, 2),
     },
     "Table": {name: Case(one(function)) for name, function in ACTIVATIONS.items()},
 }
