@@ -112,23 +112,27 @@ class SegmentSums(FrameKernel):
 
 @dataclass(frozen=True)
 class SegmentAverage(FrameKernel):
-    """Second half: a chunked tensor of 1 x 1 pixels, ``[batch][planes][8]``, from the sums of :class:`SegmentSums`.
+    """Second half: a chunked tensor of 1 x 1 pixels, ``[batch][planes][8]``.
 
-    ``height`` and ``width`` are those of the frame that was summed.
+    Inputs: the frame, of which only the size is read, and the sums of :class:`SegmentSums`.
     """
 
     channels: int
     segments: int = 32
     threads: int = 64
 
+    @property
+    def pointers(self) -> tuple[str, ...]:
+        return "input", "sums", "output"
+
     def blocks(self, height: int, width: int) -> tuple[int, int]:
         return -(-self.planes * CHUNK // self.threads), 1
 
     def body(self, name: str) -> str:
-        return f"  average_segments<{self.channels}, {self.segments}, {self.threads}>(input, output, height, width);\n"
+        return f"  average_segments<{self.channels}, {self.segments}, {self.threads}>(sums, output, height, width);\n"
 
     def naive_body(self, name: str) -> str:
-        return f"  naive_average_segments<{self.channels}, {self.segments}>(input, output, height, width);\n"
+        return f"  naive_average_segments<{self.channels}, {self.segments}>(sums, output, height, width);\n"
 
     def naive_grid(self, integers: Sequence[int], batch: int = 1) -> Grid:
         return naive_grid(self.channels, 1, 1, batch)

@@ -190,7 +190,7 @@ class _Fuser(Convolutions):
             sums = SegmentSums(channels)
             self._pointwise(sums, (source,), f"{node.name}.sums")
             self.tensors[f"{node.name}.sums"] = Tensor(f"{node.name}.sums", channels, sums.rows, 1)
-            self.operations.append(Pointwise(SegmentAverage(channels), (f"{node.name}.sums",), node.name))
+            self.operations.append(Pointwise(SegmentAverage(channels), (source, f"{node.name}.sums"), node.name))
             self._tensor(node.name, node.shape)
             return True
         applied = self._activation(node)

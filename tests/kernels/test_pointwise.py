@@ -364,7 +364,7 @@ def test_global_average(bench: Bench, sums: SegmentSums, average: SegmentAverage
     outputs = [((2, sums.planes, sums.segments, CHUNK), np.float32)]
     fast, naive = bench.run(sums, [chunked(x, padding=np.nan)], outputs, size)
     np.testing.assert_allclose(fast[0], naive[0], rtol=1e-5)
-    halves, naive_halves = bench.run(average, fast, [((2, sums.planes, 1, 1, CHUNK), np.float16)], size)
+    halves, naive_halves = bench.run(average, [chunked(x), *fast], [((2, sums.planes, 1, 1, CHUNK), np.float16)], size)
     want = x.astype(np.float64).mean((2, 3), keepdims=True)
     check_both(planar(halves[0], sums.channels), planar(naive_halves[0], sums.channels), want)
 

@@ -96,6 +96,33 @@ def test_every_kind_of_kernel(tmp_path: Path) -> None:
     assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-2
 
 
+class Attention(nn.Module):
+    """Channels weighted by their own averages over the frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1)
+        self.weigh = nn.Conv2d(16, 16, 1)
+        self.last = nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.first(x))
+        return self.last(h * self.weigh(4.0 * h.mean((2, 3), keepdim=True)))
+
+
+@pytest.mark.parametrize(("width", "height"), [(28, 18), (5, 9)])
+def test_averages_are_over_the_whole_frame(width: int, height: int, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    module = Attention().eval()
+    graph = from_graph(from_module(load_model(module, width=width, height=height, channels=3).module))
+    assert not any(isinstance(operation, Other) for operation in graph.operations)
+    frame = np.random.default_rng(7).random((3, height, width)).astype(np.float16)
+    with torch.no_grad():
+        want = module.double()(torch.from_numpy(frame[None].astype(np.float64)))[0].numpy()
+    got = emulated(plan_launches(graph, "sm_90a"), frame, tmp_path).astype(np.float64)
+    assert np.linalg.norm(got - want) / np.linalg.norm(want) < 1e-2
+
+
 @pytest.mark.parametrize("name", ["sesr_m5_x2", "fsrcnn_x2", "abpn_x3", "espcn_x3"])
 def test_fp16_network(name: str, tmp_path: Path) -> None:
     network, module = networks.get(name), networks.load(name).double().eval()
