@@ -188,6 +188,11 @@ def simple_gate(channels: int) -> Chain:
     return Chain(channels // 2, (channels,), steps, (2,))
 
 
+def each_value(channels: int, applied: tuple[Apply, ...]) -> Chain:
+    """A function of each value by itself; step 0 reads it, so the first of ``applied`` is step 1."""
+    return Chain(channels, (channels,), (read(channels), *applied), (len(applied),))
+
+
 def scale_channels(channels: int) -> Chain:
     """A frame times a vector ``[batch][planes][8]``: simplified channel attention."""
     return Chain(

@@ -22,14 +22,20 @@ from codesign.compile.operators.rules import FRAME
 from codesign.compile.scanline.kernels import all_pairs as kernels
 from codesign.compile.scanline.lowering import Lowering, Psums, identity_of
 from codesign.compile.scanline.tensors import Tensor
+from codesign.kernels import correlation
+from codesign.kernels.frame_kernel import FrameKernel
 
 ALL_PAIRS = "all_pairs"
+
+PAIR_MAPS = "pair_maps"
+"""``[1, H W, h, w]``: a map of its own for each pixel of the first tensor, in the order that a CUDA kernel writes."""
 
 
 class AllPairs(Composite):
     """Products of every pixel of one tensor with every pixel of another, whose pixels become channels."""
 
     ops = (ALL_PAIRS,)
+    cuda_ops = (PAIR_MAPS,)  # made under windows
     spellings = ("torch and ONNX: a matrix product of two tensors' pixels, as RAFT's volumes",)
     centred = True
     cuda = "a kernel of its own, under windows"
@@ -56,6 +62,11 @@ class AllPairs(Composite):
         product = bind(f"{node.name}.product", relax.op.matmul(turned, first))
         spread = bind(f"{node.name}.all", relax.op.reshape(product, node.shape))
         return bind(node.name, relax.op.multiply(spread, relax.const(float(node.attributes["scale"]), node.dtype)))
+
+    def kernels(self, graph: Graph, node: Node, activation: Node | None = None) -> tuple[FrameKernel, ...]:
+        if node.op != PAIR_MAPS:
+            return ()
+        return (correlation.AllPairs(graph.shape_of(node.inputs[0])[1], float(node.attributes["scale"])),)
 
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         first, second = lowering.operands(unit)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from tvm import relax
 
-from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.graph import Editor, Graph, Node
 from codesign.compile.graph.unit import RoundedUnit, Unit
 from codesign.compile.operators.operator import Bind, Composite, Operator
 from codesign.compile.operators.rules import FRAME
@@ -20,8 +20,13 @@ from codesign.compile.scanline.layers import Shuffle
 from codesign.compile.scanline.lowering import Lowering
 from codesign.compile.scanline.rewrite.copies import copy_layer
 from codesign.compile.scanline.tensors import Tensor
+from codesign.kernels import resize
+from codesign.kernels.frame_kernel import FrameKernel
 
 UNSHUFFLES = (2, 4, 8)
+
+NEAREST = "nearest"
+"""Every pixel as a square block of pixels: copies of its channels shuffled, which is one CUDA kernel."""
 
 
 class _Movement(Operator):
@@ -48,14 +53,40 @@ class PixelShuffle(_Movement):
     """Depth to space: channel ``c f^2 + i f + j`` becomes pixel ``(f y + i, f x + j)`` of channel c."""
 
     ops = ("nn.pixel_shuffle",)
-    cuda = "joins the store of a convolution"
+    cuda = "joins the store of a convolution; nearest up-scaling has a kernel of its own"
+    cuda_ops = (NEAREST,)
     spellings = ("torch: PixelShuffle, Upsample(mode='nearest')", "ONNX: DepthToSpace (CRD, DCR), Resize (nearest)")
     rules = (*FRAME, shuffle_fits)
+
+    def for_cuda(self, graph: Graph) -> Graph:
+        return _nearest(graph)
+
+    def kernels(self, graph: Graph, node: Node, activation: Node | None = None) -> tuple[FrameKernel, ...]:
+        factor = int(node.attributes["upscale_factor"])
+        return (resize.Resize(node.shape[1], "nearest", factor),) if node.op == NEAREST else ()
 
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         (source,) = lowering.operands(unit)
         factor = int(unit.head.attributes["upscale_factor"])
         lowering.layers.append(Shuffle(unit.name, source.name, target.name, factor))
+
+
+def _nearest(graph: Graph) -> Graph:
+    """``graph`` with ``nearest`` nodes for shuffles of copies."""
+    editor = Editor(graph)
+    for node in graph.nodes:
+        copies = graph.by_name.get(node.inputs[0]) if node.op == "nn.pixel_shuffle" else None
+        if copies is not None and _makes_blocks(copies, int(node.attributes["upscale_factor"])):
+            editor.keep(node, op=NEAREST, inputs=copies.inputs)
+        else:
+            editor.keep(node)
+    return editor.graph()
+
+
+def _makes_blocks(copies: Node, factor: int) -> bool:
+    """Whether a shuffle of ``copies`` by ``factor`` makes a block of equal pixels of each pixel."""
+    attributes = copies.attributes
+    return copies.op == "repeat" and attributes["axis"] == 1 and int(attributes["repeats"]) == factor**2
 
 
 def unshuffles(graph: Graph, node: Node) -> bool:

@@ -119,8 +119,17 @@ class Operator:
     cuda_fuses: ClassVar[tuple[str, ...]] = ()
     """Activations that its kernels take after it."""
 
+    cuda_ops: ClassVar[tuple[str, ...]] = ()
+    """Names of the nodes that :meth:`for_cuda` makes; no other stage sees them."""
+
+    def for_cuda(self, graph: Graph) -> Graph:
+        """``graph`` with nodes of :attr:`cuda_ops` where one kernel computes several operators at once."""
+        return graph
+
     def kernels(self, graph: Graph, node: Node, activation: Node | None = None) -> tuple[FrameKernel, ...]:
         """CUDA kernels that compute ``node``, and ``activation`` of it, in FP16; none where there is none by itself.
+
+        ``node`` is a frame ``[1, C, H, W]`` in float.
 
         Of two kernels the first makes sums over the frame, which the second reads after the operands.
         """

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.graph.graph import Editor, Graph, Node
 from codesign.compile.graph.unit import RoundedUnit, Unit
 from codesign.compile.operators.activation import CLIPS
 from codesign.compile.operators.operator import Operator
@@ -18,6 +18,12 @@ from codesign.compile.scanline.rewrite.copies import copy_layer
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import numerics
 from codesign.hw.errors import UnsupportedError
+from codesign.kernels.chain import simple_gate
+from codesign.kernels.chunked import CHUNK
+from codesign.kernels.frame_kernel import FrameKernel
+
+GATE = "gate"
+"""One half of a tensor's channels times the other half, which one CUDA kernel reads from the whole tensor."""
 
 MOST_APART = 127
 """How many times the finer scale of two 16-bit tensors the other may be: the factor is an 8-bit weight."""
@@ -112,8 +118,15 @@ class Product(_Pair):
     """Two tensors multiplied, pixel by pixel; one may have a single channel."""
 
     ops = ("multiply",)
-    cuda = "an element-wise chain"
+    cuda = "an element-wise chain, or, one half of the channels times the other, joins a depthwise convolution"
+    cuda_ops = (GATE,)
     spellings = ("torch: x * y", "ONNX: Mul")
+
+    def for_cuda(self, graph: Graph) -> Graph:
+        return merge_gates(graph)
+
+    def kernels(self, graph: Graph, node: Node, activation: Node | None = None) -> tuple[FrameKernel, ...]:
+        return (simple_gate(2 * node.shape[1]),) if node.op == GATE else ()
 
     def _joined(
         self, head: Node, mine: Tensor, other: Tensor, chosen: int, scale: float, ends: tuple[int, int, int]
@@ -139,3 +152,37 @@ def _whole_sum(unit: RoundedUnit, first: Tensor, second: Tensor) -> Psums:
         width=first.width,
         activation=unit.activation,
     )
+
+
+def merge_gates(graph: Graph) -> Graph:
+    """``graph`` with ``gate`` nodes for products of two slices, where each half is whole chunks of channels."""
+    editor = Editor(graph)
+    for node in graph.nodes:
+        source = _halved(graph, node)
+        if source is None:
+            editor.keep(node)
+        else:
+            editor.keep(node, op=GATE, inputs=(source,), attributes={})
+    return editor.graph()
+
+
+def _halved(graph: Graph, node: Node) -> str | None:
+    """The tensor whose halves ``node`` multiplies."""
+    if node.op != "multiply" or len(node.shape) != 4 or node.shape[0] != 1 or node.shape[1] % CHUNK:
+        return None
+    half, halves = node.shape[1], [graph.by_name.get(name) for name in node.inputs]
+    sources = {one.inputs[0] for one in halves if one is not None and one.op == "strided_slice"}
+    cuts = sorted((_taken(graph, one) for one in halves if one is not None and one.op == "strided_slice"), key=list)
+    if len(sources) != 1 or cuts != [range(half), range(half, 2 * half)]:
+        return None
+    (source,) = sources
+    return source if graph.shape_of(source) == (1, 2 * half, *node.shape[2:]) else None
+
+
+def _taken(graph: Graph, cut: Node) -> range:
+    """The channels that a slice takes; none if it is not one of channels."""
+    channels, attributes = graph.shape_of(cut.inputs[0])[1], cut.attributes
+    if [int(axis) % 4 for axis in attributes["axes"]] != [1]:
+        return range(0)
+    (step,) = attributes.get("strides") or (1,)
+    return range(channels)[int(attributes["begin"][0]) : int(attributes["end"][0]) : int(step)]

@@ -30,7 +30,7 @@ def operator_of(graph: Graph, node: Node) -> Operator:
 
 def named(op: str) -> Operator:
     """The first operator that has nodes named ``op``; the host's, where none has."""
-    return next((operator for operator in OPERATORS if op in operator.ops), HOST)
+    return next((operator for operator in OPERATORS if op in (*operator.ops, *operator.cuda_ops)), HOST)
 
 
 def why_unsupported(graph: Graph, node: Node, spec: AccelSpec) -> str | None:

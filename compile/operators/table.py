@@ -7,7 +7,9 @@ than a slope and limits, so a new activation function needs no code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from codesign.compile.scanline.lowering import Lowering
 from codesign.compile.scanline.rewrite.copies import copy_layer
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import numerics
+from codesign.kernels.chain import Apply, Kind, each_value
+from codesign.kernels.frame_kernel import FrameKernel
 
 TABLE = "table"
 
@@ -71,6 +75,10 @@ class Table(Composite):
             label = node.name if number == len(steps) - 1 else f"{node.name}.{name}{number}"
             results.append(bind(label, _relax(name, values, node.dtype)))
         return results[-1]
+
+    def kernels(self, graph: Graph, node: Node, activation: Node | None = None) -> tuple[FrameKernel, ...]:
+        applied = _chain_steps(node.attributes["steps"])
+        return () if applied is None else (each_value(node.shape[1], applied),)
 
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         (source,) = lowering.operands(unit)
@@ -275,3 +283,61 @@ def _shifted(steps: tuple[str, ...], x: str, count: int) -> list[str]:
         return x if operand == "x" else str(int(operand) + count) if operand.isdigit() else operand
 
     return [" ".join((name, *map(moved, operands))) for name, *operands in map(str.split, steps)]
+
+
+_FAST: Mapping[str, Kind] = {
+    "relu": "relu",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "gelu": "gelu_erf",
+    "silu": "silu",
+    "gelu_tanh": "gelu_tanh",
+}
+"""Functions that chains compute in one step, whatever they were written as."""
+
+_STEPS: Mapping[str, Kind] = {
+    **_FAST,
+    "add": "add",
+    "subtract": "subtract",
+    "multiply": "multiply",
+    "maximum": "maximum",
+    "minimum": "minimum",
+    "clip": "clip",
+    "leakyrelu": "leaky_relu",
+}
+
+_PLACES = np.linspace(-9.0, 9.0, 181)
+_CLOSE = 1e-5
+
+
+@lru_cache(maxsize=256)
+def fast_kind(steps: tuple[str, ...]) -> Kind | None:
+    """The one step that computes the function of ``steps``; None if there is none. Found by what it computes."""
+    values = np.array([numerics.evaluate_steps(steps, float(x)) for x in _PLACES])
+    for name, kind in _FAST.items():
+        wanted = np.array([numerics.evaluate_steps((f"{name} x",), float(x)) for x in _PLACES])
+        if np.allclose(values, wanted, rtol=0.0, atol=_CLOSE):
+            return kind
+    return None
+
+
+def _chain_steps(steps: tuple[str, ...]) -> tuple[Apply, ...] | None:
+    """``steps`` of a chain's first value, as its steps after that; None for a function without CUDA code."""
+    if (kind := fast_kind(steps)) is not None:
+        return (Apply(kind, (0,)),)
+    found = []
+    for name, *operands in map(str.split, steps):
+        if name == "negative":
+            name, operands = "multiply", [*operands, "-1.0"]
+        if name == "divide" and not operands[1].isdigit() and operands[1] != "x" and float(operands[1]) != 0.0:
+            name, operands = "multiply", [operands[0], repr(1.0 / float(operands[1]))]
+        if name not in _STEPS:
+            return None
+        found.append(Apply(_STEPS[name], tuple(map(_chain_operand, operands))))
+    return tuple(found)
+
+
+def _chain_operand(operand: str) -> int | float:
+    if operand == "x":
+        return 0
+    return int(operand) + 1 if operand.isdigit() else float(operand)

@@ -223,6 +223,10 @@ CASES: dict[str, dict[str, Case]] = {
         "with a scale": Case(part(lambda: nn.InstanceNorm2d(6, affine=True))),
         "a group a channel": Case(part(lambda: nn.GroupNorm(6, 6))),
     },
+    "GlobalMean": {
+        "attention": Case(one(lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True))), whole=False),
+        "pooled": Case(two(lambda x, y: x + F.adaptive_avg_pool2d(y, 1)), whole=False),
+    },
     "ConvexUpsample": {
         "by 8": enlarged(_convex, 8, less=4),
         "by 2": enlarged(_convex, 2),

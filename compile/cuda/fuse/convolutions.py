@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.canonical.affine import is_bias
-from codesign.compile.cuda.fuse.tables import fast_kind
 from codesign.compile.cuda.layers import Convolution, Operation, Other, Pointwise, Shuffle, Tensor
 from codesign.compile.graph.graph import Graph, Node
+from codesign.compile.operators.pair import GATE
 from codesign.compile.operators.subpixel import subpixel_weights
+from codesign.compile.operators.table import fast_kind
 from codesign.kernels.channels import Channels, Constant
 from codesign.kernels.frame_kernel import FrameKernel
 from codesign.kernels.implicit_gemm import MAX_SOURCES
@@ -119,6 +120,20 @@ class Convolutions:
             return False
         self.depthwise[node.name] = weights[:, 0], np.zeros(channels, np.float32)
         self.depthwise_source[node.name] = node.inputs[0]
+        return True
+
+    def _extend_depthwise(self, node: Node) -> bool:
+        """Whether the depthwise convolution that ``node`` alone reads takes it: a bias, or a gate, which ends it."""
+        source = node.inputs[0]
+        if is_bias(self.graph, node):
+            weights, bias = self.depthwise.pop(source)
+            self.depthwise[node.name] = weights, bias + self.graph.constants[node.inputs[1]].reshape(-1)
+            self.depthwise_source[node.name] = self.depthwise_source.pop(source)
+        elif node.op == GATE:
+            whole = Depthwise(*self.depthwise.pop(source), gate=True)
+            self._pointwise(whole, (self.depthwise_source.pop(source),), node.name)
+        else:
+            return False
         return True
 
     def _begin_transposed(self, node: Node) -> bool:
