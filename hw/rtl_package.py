@@ -6,6 +6,7 @@ import re
 
 from codesign.hw import isa
 from codesign.hw.commands import COMPUTED
+from codesign.hw.counters import STALL_CAUSES
 from codesign.hw.normalise import SQUARES_BITS, TOTAL_BITS
 from codesign.hw.spec import COMMAND_BYTES, TABLE_BYTES, AccelSpec, Unit
 
@@ -80,11 +81,13 @@ def _row_functions() -> list[str]:
     causes = {op: COMPUTED[op].cause for op in names}
     own = {f"Op{names[op]}": _camel(unit.name) for op, unit in units.items() if unit is not None}
     stalls = {f"Compute{names[op]}": f"Count{_camel(cause)}StallCycles" for op, cause in causes.items() if cause}
+    streams = [f"Compute{names[op]}" for op in names if COMPUTED[op].streams]
     return [
         *chosen("logic", "is_row", opcode, {f"Op{name}": "1'b1" for name in names.values()}, "1'b0"),
         *chosen("compute_e", "compute_of", opcode, {f"Op{n}": f"Compute{n}" for n in names.values()}, "ComputeConv"),
         *chosen("logic", "has_unit", opcode, own, "1'b1"),
         *chosen("logic", "is_beside", compute, dict.fromkeys(stalls, "1'b1"), "1'b0"),
+        *chosen("logic", "is_streamed", compute, dict.fromkeys(streams, "1'b1"), "1'b0"),
         *chosen("int unsigned", "stall_beside", compute, stalls, f"Count{_camel(isa.COUNTER_NAMES[0])}"),
     ]
 
@@ -149,6 +152,7 @@ def render_package(spec: AccelSpec) -> str:
         ("Sources", 1 + isa.MORE_SOURCES),
         ("Counters", len(isa.COUNTER_NAMES)),
         ("CountersBase", isa.COUNTERS_BASE),
+        ("Causes", 1 + len(STALL_CAUSES)),  # of a cycle: busy, or a stall
     ]
     lines = [
         "// Rendered by codesign/hw/rtl_package.py from the specification; do not edit.",

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from codesign.energy.interval import Interval
-from codesign.energy.records import constant, nodes
+from codesign.energy.records import constant, nodes, records
 from codesign.hw.errors import InputError
-from codesign.hw.spec import AccelSpec, Unit
+from codesign.hw.spec import AccelSpec
 
 GATES = (
     "gates_fixed",
@@ -20,14 +20,6 @@ GATES = (
     "flip_flop_gates",
 )
 """Records from which a specification's gate equivalents are computed."""
-
-NORMALISER_GATES = (
-    "gates_of_normaliser",
-    "gates_per_statistics_lane",
-    "flip_flops_of_normaliser",
-    "flip_flops_per_statistics_lane",
-)
-"""Further records for a specification with a normaliser."""
 
 ARRAY_AREA = ("gates_of_mac", "placement_density")
 """Records for the array's extent, beside the node's gate area."""
@@ -65,7 +57,7 @@ class SiliconArea:
 
 def gate_records(spec: AccelSpec) -> tuple[str, ...]:
     """The records from which ``spec``'s gates are computed."""
-    return (*GATES, *(NORMALISER_GATES if Unit.NORMALISER in spec.units else ()))
+    return (*GATES, *_unit_records(spec))
 
 
 def estimated_gates(spec: AccelSpec) -> Gates:
@@ -78,11 +70,23 @@ def estimated_gates(spec: AccelSpec) -> Gates:
     )
     named = Interval.exact(float(named_register_bits(spec)))
     others = _ratio("flip_flops_fixed") + _ratio("flip_flops_per_requantise_lane") * lanes
-    if Unit.NORMALISER in spec.units:
-        gates, per_lane, flip_flops, flip_flops_per_lane = map(_ratio, NORMALISER_GATES)
-        combinational = combinational + gates + per_lane * spec.ci_lanes
-        others = others + flip_flops + flip_flops_per_lane * spec.ci_lanes
+    for name, count in _unit_records(spec).items():
+        if name.startswith("gates_"):
+            combinational = combinational + _ratio(name) * count
+        else:
+            others = others + _ratio(name) * count
     return Gates(combinational, named + others)
+
+
+def _unit_records(spec: AccelSpec) -> dict[str, int]:
+    """Records of the units that ``spec`` has beside those that all machines have, and how often each counts."""
+    found: dict[str, int] = {}
+    for unit in sorted(spec.units, key=lambda unit: unit.name):
+        name = unit.name.lower()
+        counts = {f"of_{name}": 1, f"per_{name}_channel": spec.ci_lanes, f"per_{name}_lane": spec.requantise_lanes}
+        wanted = {f"{part}_{end}": count for part in ("gates", "flip_flops") for end, count in counts.items()}
+        found |= {record: count for record, count in wanted.items() if record in records()}
+    return found
 
 
 def counted_gates(modules: Sequence[tuple[float, int]]) -> Gates:

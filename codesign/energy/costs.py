@@ -7,6 +7,7 @@ the share of control.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,14 +15,12 @@ from codesign.energy.area import ARRAY_AREA, array_side_mm
 from codesign.energy.interval import Interval
 from codesign.energy.memory import macro_energy
 from codesign.energy.records import constant, find_record, nodes, records
+from codesign.hw.counters import STALL_CAUSES
 from codesign.hw.errors import InputError
 from codesign.hw.spec import STEP_BYTES, AccelSpec
 
 WEIGHT_MACRO_BYTES = 8
 """Width of the weight memory's macros, placed side by side: that of the SRAM records' small ports."""
-
-SAMPLE_PRODUCTS_PER_CYCLE = 1.5
-"""Interpolations and scratchpad reads per channel of a bilinear sample."""
 
 CLOCK_AND_CONTROL = {"control": "control_share", "clock tree": "clock_tree_share"}
 """Components that are shares of all dynamic energy, and their records."""
@@ -107,7 +106,7 @@ def dynamic_costs(spec: AccelSpec, at: Operation) -> tuple[Cost, ...]:
     node = at.node
     bit, requantise = f"register_bit_{node}", f"requantise_{node}"
     width = f"int{at.operand_bits}"
-    byte_multiply, sample = f"int8_multiply_{node}", f"int16_multiply_{node}"
+    byte_multiply = f"int8_multiply_{node}"
     multiply, add, accumulate = f"{width}_multiply_{node}", f"sum_{width}_{node}", f"accumulate_{width}_{node}"
     for name in (multiply, add, accumulate, bit, requantise):
         if name not in records():
@@ -198,19 +197,24 @@ def dynamic_costs(spec: AccelSpec, at: Operation) -> tuple[Cost, ...]:
             Level.WEIGHTS,
         ),
         Cost("requantisation", "requantised_values", at.joules(requantise), (requantise,), compute, Level.LOGIC),
-        Cost(
-            "sampling",
-            "sample_stall_cycles",
-            at.joules(sample) * (spec.ci_lanes * SAMPLE_PRODUCTS_PER_CYCLE),
-            (sample,),
-            compute,
-            Level.LOGIC,
-        ),
+        *_beside(spec, at),
         queue("dram_load_read_bytes", load),
         queue("dram_gather_read_bytes", load),
         queue("dram_weight_read_bytes", load),
         queue("dram_write_bytes", store),
     )
+
+
+def _beside(spec: AccelSpec, at: Operation) -> Iterator[Cost]:
+    """Costs of the units that make rows beside the array, per cycle of theirs."""
+    multiply = f"int16_multiply_{at.node}"
+    for cause in STALL_CAUSES:
+        for lanes, count in (("channel", spec.ci_lanes), ("lane", spec.requantise_lanes)):
+            products = f"{cause}_products_per_{lanes}"
+            if products in records():
+                joules = at.joules(multiply) * ratio(products) * float(count)
+                name, used = f"{cause.removesuffix('e')}ing", (multiply, products)
+                yield Cost(name, f"{cause}_stall_cycles", joules, used, Engine.COMPUTE, Level.LOGIC)
 
 
 def share_costs(costs: tuple[Cost, ...]) -> tuple[Cost, ...]:

@@ -29,6 +29,8 @@ class Row(Kind):
     """What a machine may lack that computes it."""
     cause: ClassVar[str | None] = None
     """The stall that the array's cycles count as while a unit beside it makes the row; None: the array does."""
+    streams: ClassVar[bool] = False
+    """The unit hands the requantiser psums chunk by chunk, past the array's registers."""
 
     def first_row(self, cmd: Command, y: int) -> int:
         """The first row of the sources that row ``y`` may need; it may lie above the frame."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from codesign.hw.counters import STALL_CAUSES
+
 REGISTERS: dict[str, int] = {
     "identity": 0x00,  # reads "SCAN"
     "control": 0x04,  # write bit 0: start; bit 1: clear error and counters
@@ -23,14 +25,7 @@ REGISTERS: dict[str, int] = {
 COUNTER_NAMES = (
     "cycles",
     "busy_cycles",
-    "load_stall_cycles",
-    "store_stall_cycles",
-    "weights_stall_cycles",
-    "requantise_stall_cycles",
-    "control_stall_cycles",
-    "fill_stall_cycles",
-    "drain_stall_cycles",
-    "sample_stall_cycles",
+    *(f"{cause}_stall_cycles" for cause in STALL_CAUSES),
     "dram_command_read_beats",
     "dram_weight_read_beats",
     "dram_load_read_beats",

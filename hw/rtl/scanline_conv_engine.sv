@@ -202,6 +202,8 @@ module scanline_conv_engine
   logic unit_start, unit_done, unit_psum_done, psum_held;
   unit_row_t unit_row;
   psum_write_t unit_psum;
+  psum_chunk_t unit_chunk;
+  logic unit_chunk_taken;
   logic front_busy, beside, gather_beat, gathered, issue, wait_segment, wait_psum;
   wait_e front_wait;
   logic [15:0] values;
@@ -223,6 +225,8 @@ module scanline_conv_engine
       .psum_held_i(psum_held),
       .psum_o(unit_psum),
       .psum_done_o(unit_psum_done),
+      .chunk_o(unit_chunk),
+      .chunk_taken_i(unit_chunk_taken),
       .beat_o(gather_beat),
       .gathered_o(gathered)
   );
@@ -302,6 +306,8 @@ module scanline_conv_engine
       .psum_held_o(psum_held),
       .psum_free_o(psum_free),
       .psum_i(psum),
+      .chunk_i(unit_chunk),
+      .chunk_taken_o(unit_chunk_taken),
       .parameter_read_o(parameter_read),
       .parameter_addr_o(parameter_addr),
       .parameter_i(channel_parameters),

@@ -83,11 +83,11 @@ module scanline_counters
   logic [63:0] check_causes;
   always_comb begin
     check_causes = '0;
-    for (int unsigned c = CountBusyCycles; c <= CountSampleStallCycles; c++) check_causes = check_causes + counters_o[c];
+    for (int unsigned c = 0; c < Causes; c++) check_causes = check_causes + counters_o[CountBusyCycles+c];
   end
   always_ff @(posedge clk_i) begin
     if (rst_ni) begin
-      `SCANLINE_ASSERT(OneCause, $onehot(event_now[CountSampleStallCycles:CountBusyCycles]))
+      `SCANLINE_ASSERT(OneCause, $onehot(event_now[CountBusyCycles+:Causes]))
       `SCANLINE_ASSERT(CausesAreCycles, check_causes == counters_o[CountCycles])
     end
   end

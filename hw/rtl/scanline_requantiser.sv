@@ -14,6 +14,9 @@ module scanline_requantiser
     output logic psum_held_o,   // psums are here, or arrive
     output logic psum_free_o,   // psums that come three cycles later find their place empty
     input  logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum_i,
+    // or, for a row of which a unit beside the array hands them over so, chunk by chunk
+    input  psum_chunk_t chunk_i,
+    output logic chunk_taken_o,
     // parameters of CiLanes channels, one cycle after the read
     output logic parameter_read_o,
     output logic [ParameterAddrBits-1:0] parameter_addr_o,
@@ -63,7 +66,8 @@ module scanline_requantiser
   logic [15:0] group_q;
   logic [11:0] word_q, cog_word_q;
   logic [ChunkBits-1:0] chunk_q;
-  logic issue, last_chunk, last_word, last_of_cog, last_group;
+  logic issue, streamed, last_chunk, last_word, last_of_cog, last_group;
+  assign streamed = is_streamed(row_q.compute);
   logic [11:0] words_per_cog;
   always_comb begin
     words_per_cog = 12'(CoLanes / CiLanes) >> row_q.lane_groups_log2;
@@ -74,7 +78,9 @@ module scanline_requantiser
   assign last_of_cog = last_word || (cog_word_q + 12'd1 == words_per_cog);
   assign last_group = group_q + 16'd1 == row_q.pixel_groups;
   logic add_valid;
-  assign issue = active_q && (psum_held_q || psum_valid_i) && parameter_valid_q && (add_valid || !row_q.operand.enable);
+  assign issue = active_q && (streamed ? chunk_i.valid : psum_held_q || psum_valid_i) && parameter_valid_q &&
+      (add_valid || !row_q.operand.enable);
+  assign chunk_taken_o = issue && streamed;
 
   // New psums arrive three cycles after they are asked for, so the array may finish its next set while the last three
   // chunks of this one leave. They leave one a cycle, unless a word among them still waits for its second operand.
@@ -84,8 +90,8 @@ module scanline_requantiser
   assign words_left = (word_q + words_per_cog - cog_word_q > row_q.words) ? row_q.words - word_q - 12'd1
                                                                          : words_per_cog - cog_word_q - 12'd1;
   assign chunks_left = 12'(32'(words_left) * RequantChunks + (RequantChunks - 1 - 32'(chunk_q)));
-  assign psum_ends = issue && last_chunk && last_of_cog;
-  assign psum_free_o = issue && !psum_let_go_q && (chunks_left <= 12'd2) && (!row_q.operand.enable || last_of_cog);
+  assign psum_ends = issue && !streamed && last_chunk && last_of_cog;
+  assign psum_free_o = issue && !streamed && !psum_let_go_q && (chunks_left <= 12'd2) && (!row_q.operand.enable || last_of_cog);
   assign row_ready_o = !active_q || (issue && last_chunk && last_word && last_group);
 
   // Parameters of the next word are read while the last chunk of this one leaves.
@@ -221,7 +227,8 @@ module scanline_requantiser
       parameter0_q <= parameter_i;
       for (int unsigned p = 0; p < RequantPixels; p++) begin
         for (int unsigned j = 0; j < CiLanes; j++) begin
-          psum0_q[p][j] <= psum_i[32'(chunk_q)*RequantPixels+p][32'(cog_word_q)*CiLanes+j];
+          psum0_q[p][j] <= streamed ? chunk_i.data[p][j]
+                                    : psum_i[32'(chunk_q)*RequantPixels+p][32'(cog_word_q)*CiLanes+j];
           add0_q[p][j] <= add_q[add_head_q][32'(chunk_q)*RequantPixels+p][j];
         end
       end
@@ -333,6 +340,7 @@ module scanline_requantiser
 `ifdef SCANLINE_ASSERTIONS
   `include "scanline_assert.svh"
   `SCANLINE_HANDSHAKE(Segment, segment_o.valid, segment_grant_i, segment_o, 1'b0)
+  `SCANLINE_HANDSHAKE(Chunk, chunk_i.valid, chunk_taken_o, chunk_i, 1'b0)
   always_ff @(posedge clk_i) begin
     if (rst_ni) begin
       `SCANLINE_ASSERT(PsumsNotOverrun, !psum_valid_i || !psum_held_q || psum_ends)

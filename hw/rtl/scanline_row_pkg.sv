@@ -205,6 +205,13 @@ package scanline_row_pkg;
     logic [CiLanes-1:0][31:0] data;
   } psum_write_t;
 
+  // Psums that a unit hands to the requantiser past the array's registers, in the order in which that takes them: pixel
+  // groups, channel groups, chunks of a group's pixels.
+  typedef struct packed {
+    logic valid;
+    logic [RequantPixels-1:0][CiLanes-1:0][31:0] data;
+  } psum_chunk_t;
+
   // One element of a LOADW; `index` counts from its start.
   typedef struct packed {
     logic valid;

@@ -25,6 +25,9 @@ module scanline_row_units
     input  logic psum_held_i,
     output psum_write_t psum_o,
     output logic psum_done_o,
+    // or in chunks, in the requantiser's order
+    output psum_chunk_t chunk_o,
+    input  logic chunk_taken_i,
     // events
     output logic beat_o,
     output logic gathered_o
@@ -39,6 +42,7 @@ module scanline_row_units
     logic beat;
     logic gathered;
     psum_write_t psum;
+    psum_chunk_t chunk;
   } outputs_t;
   outputs_t samples, windows, shown;
   logic is_sample, is_window;
@@ -46,6 +50,7 @@ module scanline_row_units
   assign is_sample = (row_i.compute == ComputeWarp) || (row_i.compute == ComputeResize);
 
   if (Sampler) begin : gen_sampler
+    assign samples.chunk = '0;
     // A RESIZE's steps stand where a WARP has the place of its frame in memory.
     sample_row_t row;
     logic resizes;
@@ -108,6 +113,7 @@ module scanline_row_units
   end
 
   if (Windows) begin : gen_window
+    assign windows.chunk = '0;
     window_row_t row;
     always_comb begin
       row.y = row_i.y;
@@ -159,13 +165,14 @@ module scanline_row_units
   assign window_error_o = shown.window_error;
   assign psum_o = shown.psum;
   assign psum_done_o = shown.psum_done;
+  assign chunk_o = shown.chunk;
   assign beat_o = shown.beat;
   assign gathered_o = shown.gathered;
 
   // A machine lacks some of the units, and each reads some of a row.
   logic unused;
   assign unused = ^{clk_i, rst_ni, stop_i, memory_bytes_i, start_i, row_i, segment_grant_i, segment_data_i, read_ready_i,
-                    beat_i, psum_held_i, is_sample};
+                    beat_i, psum_held_i, chunk_taken_i, is_sample};
 
 `ifdef SCANLINE_ASSERTIONS
   `include "scanline_assert.svh"

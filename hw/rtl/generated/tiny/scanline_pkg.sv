@@ -50,6 +50,7 @@ package scanline_pkg;
   localparam int unsigned Sources = 5;
   localparam int unsigned Counters = 20;
   localparam int unsigned CountersBase = 128;
+  localparam int unsigned Causes = 9;
   localparam bit Sampler = 1'b0;
   localparam bit Windows = 1'b0;
   localparam bit Correlator = 1'b0;
@@ -382,6 +383,12 @@ package scanline_pkg;
       ComputeWarp: return 1'b1;
       ComputeResize: return 1'b1;
       ComputeWindow: return 1'b1;
+      default: return 1'b0;
+    endcase
+  endfunction
+
+  function automatic logic is_streamed(input compute_e compute);
+    unique case (compute)
       default: return 1'b0;
     endcase
   endfunction
