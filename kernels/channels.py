@@ -6,13 +6,14 @@ Outputs are chunked FP16; inputs chunked or planar.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.kernels.chunked import CHUNK, plane_count
 from codesign.kernels.frame_kernel import FrameKernel, Size
+from codesign.kernels.layers import Format
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,9 @@ class Channels(FrameKernel):
     @property
     def pointers(self) -> tuple[str, ...]:
         return *(f"input_{i}" for i in range(len(self.inputs))), "output"
+
+    def taking(self, stored: Sequence[Format]) -> tuple[Channels, tuple[Format, ...]]:
+        return replace(self, planar=tuple(form == "planar" for form in stored)), tuple(stored)
 
     def integers(self, inputs: Sequence[Size], output: Size) -> tuple[int, ...]:
         return output

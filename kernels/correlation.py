@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from codesign.kernels.chunked import CHUNK, WARP, Number, flag, literal, plane_count
 from codesign.kernels.frame_kernel import FrameKernel, Size
+from codesign.kernels.layers import Format
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,10 @@ class Window(FrameKernel):
     def pointers(self) -> tuple[str, ...]:
         return *(f"level_{level}" for level in range(self.levels)), "coordinates", "output"
 
+    def taking(self, stored: Sequence[Format]) -> tuple[Window, tuple[Format, ...]]:
+        volumes: Format = "planar"
+        return self, (*(volumes,) * self.levels, "chunked" if self.chunked else "planar")
+
     def integers(self, inputs: Sequence[Size], output: Size) -> tuple[int, ...]:
         return output
 
@@ -158,6 +163,7 @@ class AllPairs(FrameKernel):
     """
 
     header = "all_pairs.cuh"
+    writes = "planar"
 
     channels: int
     scale: float = 1.0

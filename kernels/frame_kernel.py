@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from codesign.kernels.chunked import NAIVE_THREADS, Grid, kernel_text, naive_grid, plane_count
+from codesign.kernels.layers import Format
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -20,6 +21,14 @@ class FrameKernel:
     """
 
     header: ClassVar[str] = "pointwise.cuh"
+
+    writes: ClassVar[Format] = "chunked"
+    """The layout of its output."""
+
+    def taking(self, stored: Sequence[Format]) -> tuple[FrameKernel, tuple[Format, ...]]:
+        """The kernel for inputs that are stored in these layouts, and the layouts in which it takes them: chunks."""
+        form: Format = "chunked"
+        return self, (form,) * len(stored)
 
     if TYPE_CHECKING:  # fields or properties of the operators
 

@@ -309,4 +309,5 @@ class ToChunked(_Conversion):
 class ToPlanar(_Conversion):
     """Chunked to NCHW."""
 
+    writes = "planar"
     function = "chunked_to_planar"

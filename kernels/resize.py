@@ -102,6 +102,7 @@ class ConvexUpsample(FrameKernel):
     """
 
     header = "resize.cuh"
+    writes = "planar"
 
     scale: float = 8.0
     threads: int = 128

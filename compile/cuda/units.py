@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from codesign.compile.cuda.layers import Convolution, GpuGraph, Operation, Other, Pointwise, Shuffle
-from codesign.kernels.channels import Channels
-from codesign.kernels.correlation import AllPairs, Window
 from codesign.kernels.layers import CHUNK_CHANNELS, Format
 from codesign.kernels.pointwise import ToChunked, ToPlanar
-from codesign.kernels.resize import ConvexUpsample
-
-PLANAR = ToPlanar | AllPairs | ConvexUpsample
-"""Operations that write NCHW."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ def formats_of(graph: GpuGraph) -> dict[str, Format]:
     def of(name: str) -> Format:
         maker = makers.get(name)
         if isinstance(maker, Pointwise):
-            return "planar" if isinstance(maker.operator, PLANAR) else "chunked"
+            return maker.operator.writes
         foreign = isinstance(maker, Other) or (
             bool(readers[name]) and all(isinstance(reader, Other) for reader in readers[name])
         )
@@ -109,15 +103,10 @@ def with_conversions(graph: GpuGraph) -> GpuGraph:
                 conv = replace(operation.conv, source=sources[0], add=add)
                 operations.append(replace(operation, conv=conv, more=tuple(sources[1:])))
             case Pointwise():
-                inputs, operator = operation.inputs, operation.operator
-                if isinstance(operator, Channels):  # reads either form
-                    operator = replace(operator, planar=tuple(formats[name] == "planar" for name in inputs))
-                elif isinstance(operator, Window):  # volumes are planar
-                    inputs = (*inputs[:-1], wanted(inputs[-1], "chunked"))
-                else:
-                    inputs = tuple(wanted(name, "chunked") for name in inputs)
+                operator, forms = operation.operator.taking([formats[name] for name in operation.inputs])
+                inputs = tuple(map(wanted, operation.inputs, forms))
                 output = operation.output
-                if output == graph.output and not isinstance(operator, PLANAR):  # the network's result is NCHW
+                if output == graph.output and operator.writes == "chunked":  # the network's result is NCHW
                     output = f"{output}.chunked"
                     tensors[output] = replace(tensors[graph.output], name=output)
                 operations.append(Pointwise(operator, inputs, output))
