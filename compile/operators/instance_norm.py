@@ -15,6 +15,7 @@ from tvm import relax
 from codesign.compile.graph.graph import Editor, Graph, Node
 from codesign.compile.graph.unit import RoundedUnit
 from codesign.compile.operators.activation import CLIPS
+from codesign.compile.operators.moments import normalised_by
 from codesign.compile.operators.operator import Bind, Composite, constant
 from codesign.compile.operators.rules import FRAME
 from codesign.compile.scanline.kernels.normalise import Normalise
@@ -98,7 +99,7 @@ def recognise_norms(graph: Graph) -> Graph:
     for node in graph.nodes:
         if node.op in (_RELAX, "nn.group_norm") and len(node.inputs) == 3 and _is_operator(graph, node):
             _keep_operator(editor, node)
-        elif (found := _written_out(graph, node)) is not None:
+        elif _is_frame(node) and (found := normalised_by(graph, node, (2, 3))) is not None:
             source, epsilon = found
             editor.keep(node, op=OP, inputs=(source,), attributes={"epsilon": epsilon})
         else:
@@ -131,52 +132,5 @@ def _keep_operator(editor: Editor, node: Node) -> None:
     editor.keep(node, op="add", inputs=(scaled, summand), attributes={})
 
 
-def _written_out(graph: Graph, node: Node) -> tuple[str, float] | None:
-    """``(x, epsilon)`` when ``node`` is ``(x - mean x) / sqrt(variance + epsilon)`` over the frame."""
-    if len(node.shape) != 4 or node.shape[0] != 1 or len(node.inputs) != 2:
-        return None
-    pairs = {"multiply": (node.inputs, node.inputs[::-1]), "divide": (node.inputs,)}.get(node.op, ())
-    for centred, deviation in pairs:
-        source = _centred(graph, centred)
-        root = graph.by_name.get(deviation)
-        if source is None or root is None or root.op != ("rsqrt" if node.op == "multiply" else "sqrt"):
-            continue
-        raised = graph.by_name.get(root.inputs[0])
-        epsilon = graph.scalar(raised.inputs[1]) if raised is not None and raised.op == "add" else None
-        if (
-            raised is not None
-            and epsilon is not None
-            and epsilon >= 0
-            and _variance_of(graph, raised.inputs[0]) == source
-        ):
-            return source, epsilon
-    return None
-
-
-def _centred(graph: Graph, name: str) -> str | None:
-    """``x`` of ``x - mean x``."""
-    node = graph.by_name.get(name)
-    if node is None or node.op != "subtract":
-        return None
-    return node.inputs[0] if _mean_of(graph, node.inputs[1]) == node.inputs[0] else None
-
-
-def _mean_of(graph: Graph, name: str, op: str = "mean") -> str | None:
-    """The tensor that ``name`` is the mean of, taken over each channel's frame; None if it is no such mean."""
-    node = graph.by_name.get(name)
-    if node is None or node.op != op or not node.attributes["keepdims"]:
-        return None
-    axes = sorted(axis % 4 for axis in node.attributes["axis"] or ())
-    return node.inputs[0] if axes == [2, 3] else None
-
-
-def _variance_of(graph: Graph, name: str) -> str | None:
-    if (whole := _mean_of(graph, name, "variance")) is not None:
-        return whole
-    squares = graph.by_name.get(_mean_of(graph, name) or "")
-    if squares is None:
-        return None
-    squared = squares.op == "square" or (squares.op == "power" and graph.scalar(squares.inputs[1]) == 2.0)
-    if squared or (squares.op == "multiply" and squares.inputs[0] == squares.inputs[1]):
-        return _centred(graph, squares.inputs[0])
-    return None
+def _is_frame(node: Node) -> bool:
+    return len(node.shape) == 4 and node.shape[0] == 1

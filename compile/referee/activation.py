@@ -6,12 +6,12 @@ of a value that has no slope, are limits: ``clip_bounds(min, max, s_out, z_out)`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from codesign.compile.graph.graph import Node
-from codesign.compile.referee.values import Operand, Value, constant, value
+from codesign.compile.referee.values import Operand, Rule, Value, constant, value
 
 
 def rectified(node: Node, operands: Sequence[Operand]) -> Value:
@@ -28,3 +28,11 @@ def leaking_by_channel(node: Node, operands: Sequence[Operand]) -> Value:
 
 def clipped(node: Node, operands: Sequence[Operand]) -> Value:
     return value(operands[0]).clipped(float(node.attributes["min"]), float(node.attributes["max"]))
+
+
+RULES: Mapping[str, Rule] = {
+    "nn.relu": rectified,
+    "nn.leakyrelu": leaking,
+    "nn.prelu": leaking_by_channel,
+    "clip": clipped,
+}

@@ -6,13 +6,13 @@ requantised as any psum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from codesign.compile.graph.graph import Node
 from codesign.compile.referee.arrays import within_int32
-from codesign.compile.referee.values import Operand, Psum, tensor
+from codesign.compile.referee.values import Operand, Psum, Rule, tensor
 
 
 def paired(node: Node, operands: Sequence[Operand]) -> Psum:
@@ -22,3 +22,6 @@ def paired(node: Node, operands: Sequence[Operand]) -> Psum:
     exact = by_row.T.astype(np.float64) @ by_column.astype(np.float64)
     psum = within_int32(exact).reshape(1, -1, *columns.codes.shape[2:])
     return Psum(psum, columns.scale, np.full(len(exact), rows.scale * float(node.attributes["scale"])))
+
+
+RULES: Mapping[str, Rule] = {"all_pairs": paired}

@@ -5,13 +5,13 @@ Where scale, zero point or width change on the way, that operand is first requan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from codesign.compile.graph.graph import Node
-from codesign.compile.referee.values import Format, NoMeaningError, Operand, Tensor, Value, tensor
+from codesign.compile.referee.values import Format, NoMeaningError, Operand, Rule, Tensor, Value, tensor
 
 
 @dataclass(frozen=True)
@@ -28,3 +28,6 @@ def concatenated(node: Node, operands: Sequence[Operand]) -> Concat:
     if int(node.attributes["axis"]) != 1:
         raise NoMeaningError("concatenation along another axis than the channels")
     return Concat(tuple(tensor(operand) for operand in operands))
+
+
+RULES: Mapping[str, Rule] = {"concat": concatenated}

@@ -9,7 +9,7 @@ l`` the psum, in units of 256, is of ``h (256 v + w) + l v``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from codesign.compile.graph.graph import Node
 from codesign.compile.referee.arrays import BLOCK, within_int32
-from codesign.compile.referee.values import NoMeaningError, Operand, Psum, Tensor, Weight, tensor
+from codesign.compile.referee.values import NoMeaningError, Operand, Psum, Rule, Tensor, Weight, tensor
 from codesign.hw import numerics
 
 Exact = NDArray[Any]
@@ -128,3 +128,6 @@ def _scattered(node: Node, x: Exact, w: Exact) -> Exact:
             columns = slice(kx * step_x, kx * step_x + (width - 1) * stride_x + 1, stride_x)
             full[:, rows, columns] += (w[:, :, ky, kx].T @ flat).reshape(-1, height, width)
     return full[:, top : full.shape[1] - bottom, left : full.shape[2] - right]
+
+
+RULES: Mapping[str, Rule] = {"nn.conv2d": convolved, "nn.conv2d_transpose": transposed}

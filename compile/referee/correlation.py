@@ -6,12 +6,12 @@ the number of channels; requantised as any psum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from codesign.compile.graph.graph import Node
-from codesign.compile.referee.values import Operand, Psum, tensor
+from codesign.compile.referee.values import Operand, Psum, Rule, tensor
 
 
 def correlated(node: Node, operands: Sequence[Operand]) -> Psum:
@@ -23,3 +23,6 @@ def correlated(node: Node, operands: Sequence[Operand]) -> Psum:
     window = range(2 * reach + 1)
     sums = [(own * around[:, :, dy : dy + rows, dx : dx + columns]).sum(axis=1) for dy in window for dx in window]
     return Psum(np.stack(sums, axis=1), first.scale, np.full(len(sums), second.scale / channels))
+
+
+RULES: Mapping[str, Rule] = {"correlation": correlated}

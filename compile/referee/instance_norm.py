@@ -6,14 +6,14 @@ and the ``normalisation(pixels, epsilon, s_in, s_out)``; ReLU is ``clip_bounds(0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from codesign.compile.graph.graph import Node
 from codesign.compile.referee.arrays import AnyInts, Codes, by_rows
-from codesign.compile.referee.values import Format, Limited, NoMeaningError, Operand, Tensor, tensor
+from codesign.compile.referee.values import Format, Limited, NoMeaningError, Operand, Rule, Tensor, tensor
 from codesign.hw import normalise, numerics
 
 
@@ -54,3 +54,6 @@ def normalised(node: Node, operands: Sequence[Operand]) -> Normal:
     if source.wide:
         raise NoMeaningError("a normalisation of 16 bits")
     return Normal(source, float(node.attributes["epsilon"]))
+
+
+RULES: Mapping[str, Rule] = {"instance_norm": normalised}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from codesign.compile.graph.graph import Node
 from codesign.compile.referee.arrays import AnyInts
-from codesign.compile.referee.values import Operand, Tensor, tensor
+from codesign.compile.referee.values import Operand, Rule, Tensor, tensor
 
 
 def _of_codes(source: Tensor, codes: AnyInts) -> Tensor:
@@ -49,3 +49,12 @@ def sliced(node: Node, operands: Sequence[Operand]) -> Tensor:
     for axis, begin, end, stride in spans:
         index[int(axis)] = slice(int(begin), int(end), int(stride))
     return _of_codes(source, source.codes[tuple(index)])
+
+
+RULES: Mapping[str, Rule] = {
+    "nn.pixel_shuffle": shuffled,
+    "pixel_unshuffle": unshuffled,
+    "repeat": repeated,
+    "tile": tiled,
+    "strided_slice": sliced,
+}

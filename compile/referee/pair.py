@@ -12,7 +12,7 @@ With a constant they are :mod:`codesign.compile.referee.scale`'s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,18 @@ import numpy as np
 from codesign.compile.graph.graph import Node
 from codesign.compile.referee.arrays import AnyInts, Codes, by_rows
 from codesign.compile.referee.scale import offset, scaled
-from codesign.compile.referee.values import Format, Limited, NoMeaningError, Operand, Psum, Tensor, Value, tensor, value
+from codesign.compile.referee.values import (
+    Format,
+    Limited,
+    NoMeaningError,
+    Operand,
+    Psum,
+    Rule,
+    Tensor,
+    Value,
+    tensor,
+    value,
+)
 from codesign.hw import numerics
 
 
@@ -77,3 +88,6 @@ def multiplied(node: Node, operands: Sequence[Operand]) -> Psum:
     left, right = tensor(first), tensor(second)
     values = left.centred() * right.centred()
     return Psum(values, left.scale, np.full(values.shape[1], right.scale))
+
+
+RULES: Mapping[str, Rule] = {"add": added, "subtract": subtracted, "multiply": multiplied}

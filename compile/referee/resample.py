@@ -9,13 +9,13 @@ scalar constant may follow, which multiplies ``s_w``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from codesign.compile.graph.graph import Node
 from codesign.compile.referee.sampling import SAMPLE_SHARE
-from codesign.compile.referee.values import NoMeaningError, Operand, Psum, Tensor, tensor
+from codesign.compile.referee.values import NoMeaningError, Operand, Psum, Rule, Tensor, tensor
 from codesign.hw import numerics
 
 
@@ -70,3 +70,6 @@ def _resized_by_corners(source: Tensor, size: tuple[int, ...]) -> Psum:
         near, far = (np.take(values, np.minimum(first + step, before - 1), axis) for step in (0, 1))
         values = numerics.interpolate(near, far, share[:, None] if axis == 2 else share)
     return Psum(values, source.scale, np.full(values.shape[1], SAMPLE_SHARE))
+
+
+RULES: Mapping[str, Rule] = {"nn.avg_pool2d": averaged, "image.resize2d": resized}

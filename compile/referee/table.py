@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from codesign.compile.graph.graph import Node
-from codesign.compile.referee.values import Format, Operand, Tensor, Value, tensor
+from codesign.compile.referee.values import Format, Operand, Rule, Tensor, Value, tensor
 from codesign.hw import numerics
 
 
@@ -29,3 +29,6 @@ class Tabled(Value):
 
 def tabled(node: Node, operands: Sequence[Operand]) -> Tabled:
     return Tabled(tensor(operands[0]), tuple(node.attributes["steps"]))
+
+
+RULES: Mapping[str, Rule] = {"table": tabled}

@@ -7,14 +7,14 @@ as any psum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from codesign.compile.graph.graph import Node
 from codesign.compile.referee.arrays import Wide
 from codesign.compile.referee.sampling import SAMPLE_SHARE, fraction_bits
-from codesign.compile.referee.values import NoMeaningError, Operand, Psum, tensor
+from codesign.compile.referee.values import NoMeaningError, Operand, Psum, Rule, tensor
 from codesign.hw import numerics
 
 
@@ -38,3 +38,6 @@ def warped(node: Node, operands: Sequence[Operand]) -> Psum:
     upper, lower = (numerics.interpolate(pixels(rows, x), pixels(rows, x + 1), right) for rows in (y, y + 1))
     scales = np.full(len(values), SAMPLE_SHARE)
     return Psum(numerics.interpolate(upper, lower, below)[None], source.scale, scales)
+
+
+RULES: Mapping[str, Rule] = {"warp": warped}

@@ -6,14 +6,14 @@ z_in`` in every pixel's own map, beyond which it is 0; ``s_w = 1 / SAMPLE_UNITS`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codesign.compile.graph.graph import Node
 from codesign.compile.referee.sampling import SAMPLE_SHARE, fraction_bits
-from codesign.compile.referee.values import Operand, Psum, tensor
+from codesign.compile.referee.values import Operand, Psum, Rule, tensor
 from codesign.hw import numerics
 
 
@@ -54,3 +54,6 @@ def _looked_up(
         for line in (down, down + 1)
     )
     return numerics.interpolate(upper, lower, below.reshape(-1, 1, 1))
+
+
+RULES: Mapping[str, Rule] = {"window": windowed}
