@@ -1,4 +1,4 @@
-"""Programs of fourteen networks on six machines, compared with stored hashes or with another commit.
+"""Programs of sixteen networks on six machines, compared with stored hashes or with another commit.
 
 ::
 
@@ -79,7 +79,8 @@ BLOCKS = {"rrdbnet_x4": "body.0", "spynet_level": "levels.4"}
 SIZES = {
     **dict.fromkeys(("espcn_x3", "fsrcnn_x2", "sesr_m5_x2", "abpn_x3", "quicksrnet_m_x3", "edsr_f32b5_x2"), (61, 47)),
     **dict.fromkeys(("srvgg16_x4", "dncnn17", "rrdbnet_x4", "spynet_level"), (48, 40)),
-    **dict.fromkeys(("flow_small", "spynet", "rife"), (64, 64)),
+    **dict.fromkeys(("flow_small", "spynet", "pwcnet", "rife"), (64, 64)),
+    "basicvsr_b2_x4": (32, 32),
     "raft_small": (128, 128),
 }
 """Frame size (width, height) of each network."""
