@@ -76,6 +76,8 @@ class RoundedUnit:
     weights: Weights | None = field(default=None, repr=False)
     bias: Array | None = field(default=None, repr=False)
     """``float32[C]``, real."""
+    constants: tuple[Array, ...] = field(default=(), repr=False)
+    """The head's operands that are constant and have no codes."""
     factor: float = 1.0
     """Multiplies a scale's or a resampling's result."""
     activation: Activation = field(default_factory=Activation)

@@ -46,7 +46,9 @@ def _unit(graph: Graph, consumers: Mapping[str, list[Node]], end: Node) -> Round
     operands = [one for name in read if (one := _operand(graph, name)) is not None]
     if len(operands) != len(read) or (operator.weighs and weights is None):
         return None
-    unit = RoundedUnit(operator, tuple(nodes), tuple(operands), result, weights)
+    plain = () if operator.weighs else filter(graph.is_constant, head.inputs)
+    constants = tuple(graph.constants[name] for name in plain)
+    unit = RoundedUnit(operator, tuple(nodes), tuple(operands), result, weights, constants=constants)
     return _collected(graph, unit)
 
 
