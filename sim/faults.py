@@ -18,11 +18,16 @@ from numpy.typing import NDArray
 
 from codesign.hw.errors import SimulationError
 from codesign.hw.program.program import Program
-from codesign.hw.spec import TINY
+from codesign.hw.spec import TINY, Unit
 from codesign.sim.build import Variant, rtl_sources
 from codesign.sim.model import Failure, Model
 
-MACHINE = dataclasses.replace(TINY, name="faults", warp_reach=2, window_beats=16, correlator=1, statistic_channels=32)
+_SIZES = dict.fromkeys((unit.value for unit in Unit), 1) | {
+    "warp_reach": 2,
+    "window_beats": 16,
+    "statistic_channels": 32,
+}
+MACHINE = dataclasses.replace(TINY, name="faults", **_SIZES)
 """The smallest machine with every unit."""
 
 SIGNALS = """

@@ -25,7 +25,7 @@ from codesign.hw.counters import Counters
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.isa import Opcode
 from codesign.hw.model import reference
-from codesign.hw.spec import BASE, EDGE, LARGE, TINY, AccelSpec
+from codesign.hw.spec import BASE, EDGE, LARGE, TINY, AccelSpec, Unit
 from codesign.hw.timing import model as timing
 from codesign.networks.motion import all_pairs, correlate, pixel_places, warp, windows
 from codesign.sim.model import Dram
@@ -38,15 +38,13 @@ POOL: dict[str, AccelSpec] = {
         EDGE,
         BASE,
         LARGE,
-        # So small that nearly every frame is computed in strips.
+        # Every unit, and so small that nearly every frame is computed in strips.
         dataclasses.replace(
             TINY,
             name="narrow",
             scratchpad_bytes=4096,
-            warp_reach=2,
-            window_beats=16,
-            correlator=1,
-            statistic_channels=32,
+            **dict.fromkeys((unit.value for unit in Unit), 1)
+            | {"warp_reach": 2, "window_beats": 16, "statistic_channels": 32},
         ),
         # No lane grouping, no tap packing, a wide bus, few pixels at a time.
         dataclasses.replace(EDGE, name="plain", channel_parts=1, lane_groups=1, bus_bytes=32, scratchpad_bytes=65536),
