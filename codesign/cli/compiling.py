@@ -252,7 +252,7 @@ def _print_mixed(mixed: Any, *, explain: bool) -> None:
 
 
 def _cascade_line(number: int, cascade: dict[str, Any]) -> str:
-    layers, strips = cascade["layers"], len(cascade["strips"])
+    layers, strips = cascade["layers"] or ["a pixel shuffle"], len(cascade["strips"])
     named = layers[0] if len(layers) == 1 else f"{layers[0]} … {layers[-1]}, {len(layers)} layers"
     halo = {
         "none": "",

@@ -30,7 +30,7 @@ def _cascade(plan: Plan, cascade: Cascade, cost: Cost, reason: str) -> dict[str,
     return {
         "layers": [one.layer.name for one in cascade.layers],
         "order": cascade.order.value,
-        "rows_per_step": max(one.repeat for one in cascade.layers),
+        "rows_per_step": max((one.repeat for one in cascade.layers), default=1),
         "strips": [
             {
                 "stored": dict(strip.stored),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from codesign.compile.scanline.emit import emit
 from codesign.compile.scanline.layers import LayerGraph, Shuffle
 from codesign.compile.scanline.plan.cascade import make_plan
+from codesign.compile.scanline.plan.explain import explain
 from codesign.compile.scanline.rewrite.subpixel import fold_shuffles
 from codesign.hw.model import reference
 from codesign.hw.spec import BASE, TINY, AccelSpec
@@ -128,3 +129,11 @@ def test_the_estimate_is_near_the_model() -> None:
         plan = make_plan(spec, graph)
         cycles = timing.predict(emit(plan)).cycles
         assert abs(sum(cost.cycles for cost in plan.costs) / cycles - 1.0) < 0.1
+
+
+def test_a_cascade_without_layers_is_explained() -> None:
+    """As one is that only shuffles pixels from memory to memory."""
+    plan = make_plan(BASE, chain(64, layers=1))
+    (cascade,) = plan.cascades
+    (told,) = explain(dataclasses.replace(plan, cascades=(dataclasses.replace(cascade, layers=()),)))
+    assert (told["layers"], told["rows_per_step"]) == ([], 1)
