@@ -20,6 +20,7 @@ Each pass takes a graph and returns a new one; they repeat until nothing changes
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -86,8 +87,8 @@ def tidy_names(graph: Graph) -> Graph:
     renamed: dict[str, str] = {}
     for node in graph.nodes:
         wanted = f"{renamed[node.inputs[0]]}.bias" if is_bias(graph, node) else node.name.split(COPY)[0]
-        free = wanted not in taken
-        renamed[node.name] = wanted if free else node.name
+        copies = (f"{wanted}{COPY}{count}" for count in itertools.count(1))
+        renamed[node.name] = next(name for name in itertools.chain((wanted, node.name), copies) if name not in taken)
         taken.add(renamed[node.name])
     nodes = tuple(
         replace(node, name=renamed[node.name], inputs=tuple(renamed.get(name, name) for name in node.inputs))
