@@ -83,7 +83,12 @@ def _unit_records(spec: AccelSpec) -> dict[str, int]:
     found: dict[str, int] = {}
     for unit in sorted(spec.units, key=lambda unit: unit.name):
         name = unit.name.lower()
-        counts = {f"of_{name}": 1, f"per_{name}_channel": spec.ci_lanes, f"per_{name}_lane": spec.requantise_lanes}
+        counts = {
+            f"of_{name}": 1,
+            f"per_{name}_channel": spec.ci_lanes,
+            f"per_{name}_lane": spec.requantise_lanes,
+            f"per_{name}_pixel": spec.requantise_pixels,
+        }
         wanted = {f"{part}_{end}": count for part in ("gates", "flip_flops") for end, count in counts.items()}
         found |= {record: count for record, count in wanted.items() if record in records()}
     return found
