@@ -123,7 +123,7 @@ class _Fuser(Convolutions):
 
     def _run(self, node: Node, kernels: tuple[FrameKernel, ...], output: str) -> None:
         """Append the kernels that compute ``node`` into ``output``, the first one's sums in a tensor of their own."""
-        inputs = tuple(self._use(name) for name in filter(self.graph.is_activation, node.inputs))
+        inputs = tuple(self._use(name) for name in node.inputs[: named(node.op).cuda_reads])
         *sums, last = kernels
         for kernel in sums:
             name = f"{node.name}.moments"

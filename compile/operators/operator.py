@@ -116,6 +116,9 @@ class Operator:
     cuda: ClassVar[str] = ""
     """How this project's CUDA kernels compute it in FP16, for the documentation; empty: TVM schedules it."""
 
+    cuda_reads: ClassVar[int | None] = None
+    """Operands that its kernels read, the first ones; the others they hold. None: all."""
+
     cuda_fuses: ClassVar[tuple[str, ...]] = ()
     """Activations that its kernels take after it."""
 
