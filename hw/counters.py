@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-STALL_CAUSES = ("load", "store", "weights", "requantise", "control", "fill", "drain", "sample")
+STALL_CAUSES = ("load", "store", "weights", "requantise", "control", "fill", "drain", "sample", "normalise")
 """Causes for which the MAC array did not issue in a cycle. With ``busy`` these partition ``cycles``."""
 
 
@@ -37,6 +37,8 @@ class Counters:
     commands: int
     sample_stall_cycles: int = 0
     """Cycles in which a row was sampled instead of convolved."""
+    normalise_stall_cycles: int = 0
+    """Cycles in which the pixels of a row were normalised over their channels."""
     dram_gather_read_bytes: int = 0
     gathered_reads: int = 0
     """Rows of samples (one or two pixels) that were not on chip."""

@@ -39,6 +39,7 @@ class Unit(Enum):
     WINDOWS = "window_beats"  # windows of features looked up around a flow
     CORRELATOR = "correlator"  # the array's weights taken from pixels
     NORMALISER = "statistic_channels"  # sums of channels, and normalisation by them
+    LAYER_NORM = "layer_norm"  # pixels normalised over their channels
 
     @property
     def title(self) -> str:
@@ -90,6 +91,7 @@ class AccelSpec:
     window_beats: int = 0  # beats of a WINDOW on their way or waiting, a power of two; 0: the machine has none
     correlator: int = 0  # 1: the array can take its weights from the window, for CORR
     statistic_channels: int = 0  # channels whose sums are kept for normalisations; 0: the machine does not normalise
+    layer_norm: int = 0  # 1: pixels are normalised over their channels
 
     def __post_init__(self) -> None:
         def require(condition: bool, text: str) -> None:
@@ -173,7 +175,8 @@ class AccelSpec:
         require(4 <= self.buffers <= 64, f"buffers {self.buffers} is outside 4..64")
         require(self.tables <= 16, f"tables {self.tables} exceeds 16")
         require(self.load_fifo_beats >= 32, f"load_fifo_beats {self.load_fifo_beats} is less than two bursts (32)")
-        require(self.correlator in (0, 1), f"correlator must be 0 or 1, not {self.correlator}")
+        for field in ("correlator", "layer_norm"):
+            require(getattr(self, field) in (0, 1), f"{field} must be 0 or 1, not {getattr(self, field)}")
         require(0 <= self.warp_reach <= 14, f"warp_reach {self.warp_reach} is outside 0..14")
         require(
             self.warp_reach == 0 or self.ci_lanes >= 4,
@@ -291,7 +294,14 @@ class AccelSpec:
             **(
                 {"statistics": ceil_div(self.statistic_channels * STATISTIC_BITS, 8)} if self.statistic_channels else {}
             ),
+            **({"layer norm": ceil_div(self.pixel_lanes * self._layer_norm_bits, 8)} if self.layer_norm else {}),
         }
+
+    @property
+    def _layer_norm_bits(self) -> int:
+        """Bits that the unit keeps for a pixel: two words for either pass, sums, and the figures of four groups."""
+        sums, figures = 20 + 27, 20 + 5 + 18  # mean, pairs of zeros, root
+        return 4 * 8 * self.ci_lanes + sums + 4 * figures
 
     def register_bytes(self) -> dict[str, int]:
         """Accumulator, psum and window registers, in bytes: not memories, reported apart."""
@@ -361,6 +371,7 @@ BASE = AccelSpec(
     window_beats=64,
     correlator=1,
     statistic_channels=256,
+    layer_norm=1,
 )
 
 LARGE = AccelSpec(
@@ -383,6 +394,7 @@ LARGE = AccelSpec(
     window_beats=64,
     correlator=1,
     statistic_channels=256,
+    layer_norm=1,
 )
 
 PRESETS: dict[str, AccelSpec] = {spec.name: spec for spec in (TINY, EDGE, BASE, LARGE)}

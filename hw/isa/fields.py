@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Opcode(IntEnum):
-    """Opcodes; a machine without a sampler stops at RESIZE and WARP as illegal, so do others at CORR and WINDOW."""
+    """Opcodes; a machine without a sampler stops at RESIZE and WARP as illegal, so do others at the last three."""
 
     BUFFER = 1
     LOOP = 2
@@ -22,6 +22,7 @@ class Opcode(IntEnum):
     WARP = 19
     CORR = 20
     WINDOW = 21
+    LAYER_NORM = 22
 
 
 class WeightKind(IntEnum):
@@ -247,12 +248,24 @@ channel is which of the ``2 radius + 1`` rows and columns.
 
 MAX_LEVEL, MAX_MAP_BYTES = 7, 65535
 
+LAYER_NORM_PAYLOAD = (
+    Field("norm_channels", 13),  # of the source; the last word's others do not count
+    Field("norm_doublings", 4),  # of the sums, numerics.layer_norm's
+    Field("norm_reciprocal", 24),
+    Field("norm_epsilon", 39),
+)
+"""A row whose pixels are normalised: of every pixel all channels of the source, which has no padding.
+
+The source has one row for each of the destination's. A psum is ``numerics.layer_norm.layer_norm_psums``.
+"""
+
 PAYLOADS: dict[Opcode, tuple[Field, ...]] = {
     Opcode.CONV: CONV_PAYLOAD,
     Opcode.CORR: CONV_PAYLOAD,
     Opcode.WARP: WARP_PAYLOAD,
     Opcode.RESIZE: RESIZE_PAYLOAD,
     Opcode.WINDOW: WINDOW_PAYLOAD,
+    Opcode.LAYER_NORM: LAYER_NORM_PAYLOAD,
 }
 """The fields behind ``ROW_FIELDS`` of each command that computes rows."""
 

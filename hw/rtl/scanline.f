@@ -6,6 +6,7 @@ scanline_conv_array.sv
 scanline_conv_engine.sv
 scanline_conv_front.sv
 scanline_counters.sv
+scanline_layer_norm.sv
 scanline_load_engine.sv
 scanline_normaliser.sv
 scanline_ram_1r1w.sv

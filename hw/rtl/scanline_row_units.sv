@@ -44,8 +44,9 @@ module scanline_row_units
     psum_write_t psum;
     psum_chunk_t chunk;
   } outputs_t;
-  outputs_t samples, windows, shown;
-  logic is_sample, is_window;
+  outputs_t samples, windows, norms, shown;
+  logic is_sample, is_window, is_norm;
+  assign is_norm = row_i.compute == ComputeLayerNorm;
   assign is_window = row_i.compute == ComputeWindow;
   assign is_sample = (row_i.compute == ComputeWarp) || (row_i.compute == ComputeResize);
 
@@ -158,7 +159,28 @@ module scanline_row_units
     assign windows = '0;
   end
 
-  assign shown = is_window ? windows : samples;
+  if (LayerNorm) begin : gen_layer_norm
+    logic done;
+    segment_read_t segment;
+    psum_chunk_t chunk;
+    assign norms = '{done: done, segment: segment, chunk: chunk, default: '0};
+    scanline_layer_norm u_layer_norm (
+        .clk_i,
+        .rst_ni,
+        .start_i(start_i && is_norm),
+        .row_i,
+        .done_o(done),
+        .segment_o(segment),
+        .segment_grant_i(segment_grant_i && is_norm),
+        .segment_data_i,
+        .chunk_o(chunk),
+        .chunk_taken_i
+    );
+  end else begin : gen_no_layer_norm
+    assign norms = '0;
+  end
+
+  assign shown = is_norm ? norms : is_window ? windows : samples;
   assign done_o = shown.done;
   assign segment_o = shown.segment;
   assign read_o = shown.read;
@@ -172,14 +194,15 @@ module scanline_row_units
   // A machine lacks some of the units, and each reads some of a row.
   logic unused;
   assign unused = ^{clk_i, rst_ni, stop_i, memory_bytes_i, start_i, row_i, segment_grant_i, segment_data_i, read_ready_i,
-                    beat_i, psum_held_i, chunk_taken_i, is_sample};
+                    beat_i, psum_held_i, chunk_taken_i, is_sample,
+                    is_norm};
 
 `ifdef SCANLINE_ASSERTIONS
   `include "scanline_assert.svh"
   always_ff @(posedge clk_i) begin
     if (rst_ni) begin
       `SCANLINE_ASSERT(OneWriter, !samples.psum.valid || !windows.psum.valid)
-      `SCANLINE_ASSERT(OneSegment, !samples.segment.valid || !windows.segment.valid)
+      `SCANLINE_ASSERT(OneSegment, $onehot0({samples.segment.valid, windows.segment.valid, norms.segment.valid}))
       `SCANLINE_ASSERT(OneReader, !samples.read.valid || !windows.read.valid)
       `SCANLINE_ASSERT(StartsBeside, !start_i || is_beside(row_i.compute))
     end

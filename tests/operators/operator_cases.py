@@ -72,6 +72,34 @@ def _written_norm(x: torch.Tensor) -> torch.Tensor:
     return centred * torch.rsqrt((centred * centred).mean((2, 3), keepdim=True) + 1e-5)
 
 
+_SCALE = torch.tensor([1.0, -0.7, 0.0, 1.3, 1e-7, 0.4])
+_SHIFT = torch.tensor([0.1, 0.0, 0.3, -0.4, 0.2, -0.1])
+
+
+def _last(x: torch.Tensor) -> torch.Tensor:
+    return F.layer_norm(x.permute(0, 2, 3, 1), (6,), _SCALE, _SHIFT).permute(0, 3, 1, 2)
+
+
+def _tokens(x: torch.Tensor) -> torch.Tensor:
+    tokens = F.layer_norm(x.flatten(2).transpose(1, 2), (6,), _SCALE, _SHIFT, 1e-3)
+    return tokens.transpose(1, 2).reshape(x.shape)
+
+
+def _written_tokens(x: torch.Tensor) -> torch.Tensor:
+    """As Restormer writes it."""
+    tokens = x.permute(0, 2, 3, 1).reshape(1, -1, 6)
+    mean, variance = tokens.mean(-1, keepdim=True), tokens.var(-1, keepdim=True, unbiased=False)
+    normal = (tokens - mean) / torch.sqrt(variance + 1e-5) * _SCALE + _SHIFT
+    return normal.reshape(1, *x.shape[2:], 6).permute(0, 3, 1, 2)
+
+
+def _written_first(x: torch.Tensor) -> torch.Tensor:
+    """As ConvNeXt and NAFNet write it."""
+    mean = x.mean(1, keepdim=True)
+    normal = (x - mean) / ((x - mean).pow(2).mean(1, keepdim=True) + 1e-6).sqrt()
+    return normal * _SCALE[:, None, None] + _SHIFT.view(1, 6, 1, 1)
+
+
 def _interleaved(x: torch.Tensor) -> torch.Tensor:
     _, channels, height, width = x.shape
     return x[:, :, None].expand(-1, -1, 2, -1, -1).reshape(1, 2 * channels, height, width)
@@ -177,6 +205,12 @@ CASES: dict[str, dict[str, Case]] = {
         "of a slice": Case(one(lambda x: F.leaky_relu(x[:, :4], 0.2), 4)),
         "of copies": Case(one(lambda x: torch.clamp(torch.cat((x, x), 1), -0.2, 0.5), 12)),
         "slopes": Case(part(lambda: nn.Sequential(nn.PixelShuffle(1), nn.AvgPool2d(2), nn.PReLU(6)))),
+    },
+    "LayerNorm": {
+        "channels last": Case(one(_last)),
+        "tokens": Case(one(_tokens)),
+        "written out": Case(one(lambda x: F.relu(_written_first(x)))),
+        "written out on tokens": Case(one(_written_tokens)),
     },
     "PixelShuffle": {
         "shuffled": Case(part(lambda: nn.Sequential(nn.Conv2d(6, 8, 1), nn.PixelShuffle(2)), 2)),

@@ -48,13 +48,14 @@ package scanline_pkg;
   localparam int unsigned WindowLanes = 16;
   localparam int unsigned WindowRowWords = 2;
   localparam int unsigned Sources = 5;
-  localparam int unsigned Counters = 20;
+  localparam int unsigned Counters = 21;
   localparam int unsigned CountersBase = 128;
-  localparam int unsigned Causes = 9;
+  localparam int unsigned Causes = 10;
   localparam bit Sampler = 1'b1;
   localparam bit Windows = 1'b1;
   localparam bit Correlator = 1'b1;
   localparam bit Normaliser = 1'b1;
+  localparam bit LayerNorm = 1'b1;
 
   localparam logic [7:0] OpBuffer = 8'd1;
   localparam logic [7:0] OpLoop = 8'd2;
@@ -66,6 +67,7 @@ package scanline_pkg;
   localparam logic [7:0] OpWarp = 8'd19;
   localparam logic [7:0] OpResize = 8'd18;
   localparam logic [7:0] OpWindow = 8'd21;
+  localparam logic [7:0] OpLayerNorm = 8'd22;
   localparam logic [7:0] OpStore = 8'd7;
   localparam logic [7:0] OpSync = 8'd8;
   localparam logic [7:0] OpHalt = 8'd15;
@@ -106,16 +108,17 @@ package scanline_pkg;
   localparam int unsigned CountFillStallCycles = 7;
   localparam int unsigned CountDrainStallCycles = 8;
   localparam int unsigned CountSampleStallCycles = 9;
-  localparam int unsigned CountDramCommandReadBeats = 10;
-  localparam int unsigned CountDramWeightReadBeats = 11;
-  localparam int unsigned CountDramLoadReadBeats = 12;
-  localparam int unsigned CountDramGatherReadBeats = 13;
-  localparam int unsigned CountGatheredReads = 14;
-  localparam int unsigned CountDramWriteBeats = 15;
-  localparam int unsigned CountScratchpadReadWords = 16;
-  localparam int unsigned CountScratchpadWriteWords = 17;
-  localparam int unsigned CountRequantisedValues = 18;
-  localparam int unsigned CountCommands = 19;
+  localparam int unsigned CountNormaliseStallCycles = 10;
+  localparam int unsigned CountDramCommandReadBeats = 11;
+  localparam int unsigned CountDramWeightReadBeats = 12;
+  localparam int unsigned CountDramLoadReadBeats = 13;
+  localparam int unsigned CountDramGatherReadBeats = 14;
+  localparam int unsigned CountGatheredReads = 15;
+  localparam int unsigned CountDramWriteBeats = 16;
+  localparam int unsigned CountScratchpadReadWords = 17;
+  localparam int unsigned CountScratchpadWriteWords = 18;
+  localparam int unsigned CountRequantisedValues = 19;
+  localparam int unsigned CountCommands = 20;
   localparam logic [1:0] PlaneWhole = 2'd0;
   localparam logic [1:0] PlaneHigh = 2'd1;
   localparam logic [1:0] PlaneLow = 2'd2;
@@ -282,11 +285,20 @@ package scanline_pkg;
     logic [15:0] x_first;
   } window_payload_t;
 
+  typedef struct packed {
+    logic [51:0] padding;
+    logic [38:0] norm_epsilon;
+    logic [23:0] norm_reciprocal;
+    logic [3:0] norm_doublings;
+    logic [12:0] norm_channels;
+  } layer_norm_payload_t;
+
   typedef union packed {
     conv_payload_t conv;
     warp_payload_t warp;
     resize_payload_t resize;
     window_payload_t window;
+    layer_norm_payload_t layer_norm;
   } payload_t;
 
   typedef enum logic [2:0] {
@@ -294,7 +306,8 @@ package scanline_pkg;
     ComputeCorr,
     ComputeWarp,
     ComputeResize,
-    ComputeWindow
+    ComputeWindow,
+    ComputeLayerNorm
   } compute_e;
 
   typedef struct packed {
@@ -353,6 +366,7 @@ package scanline_pkg;
       OpWarp: return 1'b1;
       OpResize: return 1'b1;
       OpWindow: return 1'b1;
+      OpLayerNorm: return 1'b1;
       default: return 1'b0;
     endcase
   endfunction
@@ -364,6 +378,7 @@ package scanline_pkg;
       OpWarp: return ComputeWarp;
       OpResize: return ComputeResize;
       OpWindow: return ComputeWindow;
+      OpLayerNorm: return ComputeLayerNorm;
       default: return ComputeConv;
     endcase
   endfunction
@@ -374,6 +389,7 @@ package scanline_pkg;
       OpWarp: return Sampler;
       OpResize: return Sampler;
       OpWindow: return Windows;
+      OpLayerNorm: return LayerNorm;
       default: return 1'b1;
     endcase
   endfunction
@@ -383,12 +399,14 @@ package scanline_pkg;
       ComputeWarp: return 1'b1;
       ComputeResize: return 1'b1;
       ComputeWindow: return 1'b1;
+      ComputeLayerNorm: return 1'b1;
       default: return 1'b0;
     endcase
   endfunction
 
   function automatic logic is_streamed(input compute_e compute);
     unique case (compute)
+      ComputeLayerNorm: return 1'b1;
       default: return 1'b0;
     endcase
   endfunction
@@ -398,6 +416,7 @@ package scanline_pkg;
       ComputeWarp: return CountSampleStallCycles;
       ComputeResize: return CountSampleStallCycles;
       ComputeWindow: return CountSampleStallCycles;
+      ComputeLayerNorm: return CountNormaliseStallCycles;
       default: return CountCycles;
     endcase
   endfunction

@@ -1,0 +1,244 @@
+"""Layer normalisation from torch and ONNX to RTL: its integers against float64, its row on every shape of a machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from operator_cases import Between
+from torch import nn
+
+from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
+from codesign.compile.importing.model import load_model
+from codesign.compile.ir.evaluate import run
+from codesign.compile.ir.relax import from_module
+from codesign.compile.referee.integer import evaluate_region
+from codesign.hw.errors import ProgramError
+from codesign.hw.isa import Command, Opcode
+from codesign.hw.model import reference
+from codesign.hw.numerics import requantise
+from codesign.hw.numerics.layer_norm import MAX_CHANNELS, layer_norm, layer_norm_parameters, layer_norm_psums
+from codesign.hw.spec import BASE, EDGE, TINY, AccelSpec
+from codesign.hw.timing import model as timing
+from codesign.sim.run import run as simulate
+
+SMALL = {"layer_norm": 1, "scratchpad_bytes": 8192}
+MACHINES = (
+    dataclasses.replace(TINY, name="norm_pairs", **SMALL),
+    dataclasses.replace(TINY, name="norm_whole", requantise_lanes=16, **SMALL),
+    dataclasses.replace(TINY, name="norm_single", requantise_lanes=4, **SMALL),
+    dataclasses.replace(EDGE, name="norm_edge", layer_norm=1),
+)
+"""All ratios of a machine's requantised pixels to its pixel lanes."""
+
+
+# Integers
+
+
+@st.composite
+def pixels(draw: st.DrawFn) -> np.ndarray:
+    """``int8[n, N]``: of many channels, few, extreme, nearly constant."""
+    channels = draw(st.integers(1, 300) | st.sampled_from([512, 1023, MAX_CHANNELS]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    low = draw(st.integers(-128, 127))
+    codes = rng.integers(low, draw(st.integers(low, 127)) + 1, (8, channels))
+    codes[:, : draw(st.integers(0, min(3, channels)))] = draw(st.sampled_from([-128, 127, 0]))
+    return codes.astype(np.int8)
+
+
+@given(pixels(), st.sampled_from([1e-3, 1e-5, 1e-6, 1e-12]), st.floats(1e-3, 1.0))
+@settings(max_examples=300, deadline=None)
+def test_psums_are_near_to_float64(codes: np.ndarray, epsilon: float, scale: float) -> None:
+    """Within 2^-13 of the largest: the reciprocal root is, and a mean has 12 places of a code."""
+    constants = layer_norm(codes.shape[1], epsilon, scale)
+    psums = layer_norm_psums(codes, constants)
+    x = codes.astype(np.float64) * scale
+    deviation = np.sqrt(x.var(axis=1, keepdims=True) + epsilon)
+    wanted = (x - x.mean(axis=1, keepdims=True)) / deviation
+    mean_error = 2.0**-12 * scale / deviation
+    assert np.all(np.abs(psums * constants.unit - wanted) <= 2.0**-13 * np.abs(wanted).max() + mean_error + 2.0**-15)
+    assert np.abs(psums).max() <= constants.reach < 2**25
+
+
+@given(pixels(), st.integers(0, 2**32), st.sampled_from([0.0, 1e-9, 1e-3, 1.0]), st.floats(1e-3, 0.2))
+@settings(max_examples=200, deadline=None)
+def test_scale_and_shift_are_near_to_float64(codes: np.ndarray, seed: int, least: float, step: float) -> None:
+    """Scales of any sign and size, none among them, beside shifts of any size: within a code."""
+    rng = np.random.default_rng(seed)
+    channels = codes.shape[1]
+    scale = rng.normal(size=channels) * rng.choice([least, 1.0, -1.0], channels)
+    shift = rng.normal(size=channels) * rng.choice([0.0, 1.0, 5.0], channels)
+    constants = layer_norm(channels, 1e-5, 0.05)
+    bias, multiplier, shifts = layer_norm_parameters(scale, shift, constants, step)
+    psums = layer_norm_psums(codes, constants)
+    assert np.abs(psums + bias).max() < 2**31
+    found = requantise(psums + bias, multiplier=multiplier, negative_multiplier=multiplier, shift=shifts, zero_point=3)
+    y = psums * constants.unit * scale + shift
+    assert np.abs(found - np.clip(np.rint(y / step) + 3, -128, 127)).max() <= 1 + 0.002 * np.abs(shift).max() / step
+
+
+def test_constants_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="4097 channels"):
+        layer_norm(4097, 1e-5, 0.1)
+    with pytest.raises(ValueError, match="too large"):
+        layer_norm(64, 1.0, 1e-4)
+
+
+# Recognition
+
+
+class Tokens(nn.Module):
+    """A pre-norm block on tokens, as transformers have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 3, 1)
+        self.norm, self.linear = nn.LayerNorm(8), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        tokens = y.flatten(2).transpose(1, 2)
+        tokens = tokens + self.linear(self.norm(tokens))
+        return self.last(tokens.transpose(1, 2).reshape(y.shape))
+
+
+def test_tokens_that_others_read_stay_tokens() -> None:
+    network = Tokens().eval()
+    graph = from_module(load_model(network, width=7, height=5, channels=3).module)
+    assert sum(node.op == "layer_norm" for node in graph.nodes) == 1
+    x = torch.rand(1, 3, 5, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(run(graph, x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [2, 3], ids=["rows", "columns"])
+def test_other_axes_are_not_channels(axis: int) -> None:
+    """Normalised rows or columns of a frame stay what they are."""
+
+    def normalised(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        moved = x.transpose(axis, 3)
+        return F.layer_norm(moved, moved.shape[3:]).transpose(axis, 3)
+
+    network = Between(normalised).eval()
+    graph = from_module(load_model(network, width=8, height=8, channels=3).module)
+    assert not any(node.op == "layer_norm" for node in graph.nodes)
+    x = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(run(graph, x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+def test_onnx_spells_it_with_an_operator(tokens: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"w": (6, 3, 1, 1), "g": (6,), "b": (6,), "v": (3, 6, 1, 1)}
+    values = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    values |= {"flat": np.array([1, 6, -1]), "frame": np.array([1, 6, 5, 7])}
+    there = [("Reshape", ["c", "flat"], {}), ("Transpose", ["r0"], {"perm": [0, 2, 1]})]
+    back = [("Transpose", ["l"], {"perm": [0, 2, 1]}), ("Reshape", ["r2", "frame"], {})]
+    if not tokens:
+        there, back = [("Transpose", ["c"], {"perm": [0, 2, 3, 1]})], [("Transpose", ["l"], {"perm": [0, 3, 1, 2]})]
+    norm = ("LayerNormalization", [f"r{len(there) - 1}", "g", "b"], {"axis": -1, "epsilon": 1e-4})
+    results = ["c", *(f"r{i}" for i in range(len(there))), "l", *(f"r{2 + i}" for i in range(len(back)))]
+    operators = [("Conv", ["x", "w"], {}), *there, norm, *back, ("Conv", [results[-1], "v"], {})]
+    nodes = [
+        helper.make_node(op, inputs, [result], **attributes)
+        for (op, inputs, attributes), result in zip(operators, (*results, "y"), strict=True)
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 5, 7]) for name in "xy"]
+    constants = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "norm", ends[:1], ends[1:], constants)
+    path = tmp_path / "norm.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    found = from_module(load_model(path, width=7, height=5).module)
+    assert [node.op for node in found.nodes] == ["nn.conv2d", "layer_norm", "nn.conv2d"]
+    x = torch.rand(1, 3, 5, 7)
+    wanted = F.conv2d(x, torch.from_numpy(values["w"])).permute(0, 2, 3, 1)
+    wanted = F.layer_norm(wanted, (6,), torch.from_numpy(values["g"]), torch.from_numpy(values["b"]), 1e-4)
+    wanted = F.conv2d(wanted.permute(0, 3, 1, 2), torch.from_numpy(values["v"]))
+    torch.testing.assert_close(run(found, x), wanted, rtol=1e-4, atol=1e-4)
+
+
+# Machines
+
+
+def network_of(channels: int, epsilon: float = 1e-5) -> nn.Module:
+    norm = nn.LayerNorm(channels, epsilon)
+    generator = torch.Generator().manual_seed(channels)
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.copy_(torch.randn(channels, generator=generator))
+    first, last = nn.Conv2d(3, channels, 1), nn.Conv2d(channels, 3, 3, padding=1)
+
+    def function(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return norm(first(x[:, :3]).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    network = Between(function, channels, 0.0, norm, first)
+    network.last = last
+    return network.eval()
+
+
+def compiled(channels: int, width: int, height: int, spec: AccelSpec) -> CompiledNetwork:
+    model = load_model(network_of(channels), width=width, height=height, channels=3)
+    image = np.random.default_rng(1).random((1, 3, height, width), dtype=np.float32)
+    return compile_network(model, spec, calibration=[image], quantisation=Quantisation("minmax"))
+
+
+@given(st.sampled_from(MACHINES), st.integers(1, 40), st.integers(1, 40), st.integers(1, 7), st.integers(0, 99))
+@settings(max_examples=16, deadline=None, suppress_health_check=list(HealthCheck))
+def test_drawn_rows_are_exact_and_take_their_time(
+    spec: AccelSpec, channels: int, width: int, height: int, seed: int
+) -> None:
+    network = compiled(channels, width, height, spec)
+    assert all(placement.on_accelerator for placement in network.placements)
+    for region in network.regions:
+        program, part = region.program, region.part
+        rng = np.random.default_rng(seed)
+        shapes = {slot.name: (slot.height, slot.width, slot.channels) for slot in program.inputs}
+        inputs = {name: rng.integers(-128, 128, shape).astype(np.int8) for name, shape in shapes.items()}
+        golden, rtl = reference.run(program, inputs), simulate(program, inputs)
+        codes = {
+            name: inputs[slot.name].transpose(2, 0, 1)[None]
+            for name, slot in zip(part.inputs, program.inputs, strict=True)
+        }
+        for slot, wanted in zip(program.outputs, evaluate_region(part.graph, codes, part.outputs), strict=True):
+            np.testing.assert_array_equal(golden[slot.name], rtl.outputs[slot.name])
+            np.testing.assert_array_equal(golden[slot.name].transpose(2, 0, 1)[None], wanted)
+        predicted = timing.predict(program)
+        assert predicted.scratchpad_read_words == rtl.counters.scratchpad_read_words
+        assert abs(predicted.cycles - rtl.counters.cycles) <= 0.03 * rtl.counters.cycles + 20
+
+
+def test_it_takes_no_longer_than_a_convolution_of_the_same_width() -> None:
+    """64 channels of 320 pixels on ``base``: less than the row of 1x1 products before it."""
+    (region,) = compiled(64, 320, 8, BASE).regions
+    assert any(cmd.opcode is Opcode.LAYER_NORM for cmd in region.program.commands)
+    assert timing.predict(region.program).normalise_stall_cycles < 8 * 20 * (64 // 8) * (64 // 16)
+
+
+def test_rows_that_break_a_rule_are_refused() -> None:
+    (region,) = compiled(6, 16, 5, MACHINES[0]).regions
+    program = region.program
+    at = next(i for i, cmd in enumerate(program.commands) if cmd.opcode is Opcode.LAYER_NORM)
+    for changes, words in (
+        ({"norm_channels": 0}, "has not the 0 channels"),
+        ({"norm_channels": 2}, "are not 2 words"),
+        ({"norm_doublings": 15}, "leave their bits"),
+        ({"norm_epsilon": 0}, "leave their bits"),
+        ({"pad_rows": 1}, "no other"),
+        ({"x_offset": 1}, "columns"),
+    ):
+        old = program.commands[at]
+        values = tuple(changes.get(name, old[name]) for name in old.names)
+        commands = (*program.commands[:at], Command(old.opcode, values), *program.commands[at + 1 :])
+        with pytest.raises(ProgramError, match=words):
+            dataclasses.replace(program, commands=commands).verify()
+    with pytest.raises(ProgramError, match="no layer norm"):
+        dataclasses.replace(program, spec=dataclasses.replace(program.spec, layer_norm=0)).verify()
