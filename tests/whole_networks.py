@@ -28,6 +28,7 @@ from codesign.hw.model import reference
 from codesign.hw.spec import BASE, EDGE, LARGE, TINY, AccelSpec, Unit
 from codesign.hw.timing import model as timing
 from codesign.networks.motion import all_pairs, correlate, pixel_places, warp, windows
+from codesign.networks.nafnet import LayerNorm2d
 from codesign.sim.model import Dram
 from codesign.sim.run import run
 
@@ -87,6 +88,8 @@ KINDS = (
     "windows",
     "norm",
     "norm",
+    "layer norm",
+    "layer norm",
 )
 ACTIVATIONS = ("none", "relu", "clip", "leaky", "prelu")
 MOST_PIXELS = 48 * 48
@@ -215,6 +218,9 @@ class Net(nn.Module):
                 self._step(step, source, 0, len(self.layers) - 3, (levels * (2 * radius + 1) ** 2, h, w))
             case "norm" if h * w > 1 and c <= POOL[self.accel].statistic_channels:
                 self.layers.append(nn.InstanceNorm2d(c, affine=node.channels % 3 == 0))
+                self._step(node, source, 0, len(self.layers) - 1, (c, h, w))
+            case "layer norm" if POOL[self.accel].layer_norm:
+                self.layers.append(LayerNorm2d(c))
                 self._step(node, source, 0, len(self.layers) - 1, (c, h, w))
             case "gate" if c % 2 == 0:
                 self._step(node, source, 0, -1, (c // 2, h, w))

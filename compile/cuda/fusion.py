@@ -18,7 +18,6 @@ from codesign.compile.operators.operator import Operator
 from codesign.compile.operators.registry import OPERATORS, named
 from codesign.kernels.channels import Channels
 from codesign.kernels.frame_kernel import FrameKernel
-from codesign.kernels.pointwise import LayerNorm
 
 
 def _merger(operator: Operator) -> Pass:
@@ -57,7 +56,7 @@ class _Fuser(Convolutions):
 
     def _node(self, node: Node) -> None:
         """Takes a node into a pending convolution, keeps it for its reader, or leaves it to TVM."""
-        if self._by_convolution(node) or (_is_frame(node) and self._by_operator(node)) or self._normalisation(node):
+        if self._by_convolution(node) or (_is_frame(node) and self._by_operator(node)):
             return
         if (_is_frame(node) and self._elementwise(node)) or self._moved(node):
             return
@@ -80,31 +79,6 @@ class _Fuser(Convolutions):
             self.pending[node.name].conv = replace(producer.conv, output=node.name)
             return True
         return source in self.depthwise and self._extend_depthwise(node)
-
-    def _normalisation(self, node: Node) -> bool:
-        """Whether ``node`` is part of a layer normalisation over the channels, between two permutations."""
-        axes = tuple(node.attributes.get("axes") or ())
-        source = self.graph.by_name.get(node.inputs[0])
-        if node.op == "permute_dims" and axes == (0, 2, 3, 1):
-            if all(reader.op == "nn.layer_norm" for reader in self.readers[node.name]):
-                self.lazy[node.name] = node
-                return True
-        elif node.op == "nn.layer_norm" and axes in ((-1,), (3,)) and node.inputs[0] in self.lazy:
-            readers = self.readers[node.name]
-            if all(r.op == "permute_dims" and tuple(r.attributes["axes"]) == (0, 3, 1, 2) for r in readers):
-                self.lazy[node.name] = node
-                return True
-        elif (
-            node.op == "permute_dims"
-            and source is not None
-            and source.op == "nn.layer_norm"
-            and source.name in self.lazy
-        ):
-            scale, shift = (self.graph.constants[name] for name in source.inputs[1:3])
-            first = self.graph.by_name[source.inputs[0]].inputs[0]
-            self._pointwise(LayerNorm(scale, shift, float(source.attributes["epsilon"])), (first,), node.name)
-            return True
-        return False
 
     def _by_operator(self, node: Node) -> bool:
         """Whether kernels that its operator names compute ``node``, or what it activates."""
