@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from codesign.hw import isa
 from codesign.hw.commands import COMPUTED
@@ -102,113 +103,119 @@ def _member(name: str) -> str:
 
 def render_package(spec: AccelSpec) -> str:
     """The text of ``scanline_pkg.sv`` for ``spec``."""
-    constants: list[tuple[str, int]] = [
-        ("PixelLanes", spec.pixel_lanes),
-        ("CiLanes", spec.ci_lanes),
-        ("CoLanes", spec.co_lanes),
-        ("ChannelParts", spec.channel_parts),
-        ("PartLanes", spec.part_lanes),
-        ("LaneGroups", spec.lane_groups),
-        ("Selectors", spec.selectors),
-        ("WindowSlots", spec.window_slots),
-        ("SegmentPixels", spec.segment_pixels),
-        ("Banks", spec.banks),
-        ("BankBits", _bits(spec.banks)),
-        ("BankWords", spec.bank_words),
-        ("BankAddrBits", _bits(spec.bank_words)),
-        ("WordBits", 8 * spec.ci_lanes),
-        ("LaneBits", _bits(spec.pixel_lanes)),
-        ("RequantPixels", spec.requantise_pixels),
-        ("RequantChunks", spec.pixel_lanes // spec.requantise_pixels),
-        ("WeightWords", spec.weight_words),
-        ("WeightAddrBits", _bits(spec.weight_words)),
-        ("WeightWordBits", 8 * spec.weight_word_bytes),
-        ("FillWords", spec.fill_words),
-        ("FillAddrBits", _bits(spec.fill_words)),
-        ("ParameterWords", spec.parameter_words),
-        ("ParameterAddrBits", _bits(spec.parameter_words)),
-        ("StatisticWords", max(1, spec.statistic_words)),
-        ("StatisticAddrBits", _bits(spec.statistic_words)),
-        ("Tables", spec.tables),
-        ("TableBits", _bits(spec.tables)),
-        ("Buffers", spec.buffers),
-        ("BufferBits", _bits(spec.buffers)),
-        ("BusBytes", spec.bus_bytes),
-        ("BusBits", 8 * spec.bus_bytes),
-        ("BusShift", _bits(spec.bus_bytes)),
-        ("BurstShift", _bits(spec.burst_bytes)),
-        ("LoadFifoBeats", spec.load_fifo_beats),
-        ("StoreFifoBeats", spec.store_fifo_beats),
-        ("QueueDepth", spec.queue_depth),
-        ("CommandSlots", spec.command_slots),
-        ("CommandBytes", COMMAND_BYTES),
-        ("CommandBits", 8 * COMMAND_BYTES),
-        ("TableBytes", TABLE_BYTES),
-        ("LoopDepth", isa.MAX_LOOP_DEPTH),
-        ("ReadsInFlight", spec.reads_in_flight),
-        ("WindowBeats", max(2, spec.window_beats)),
-        ("WindowLanes", spec.window_lanes),
-        ("WindowRowWords", spec.window_row_words),
-        ("Sources", 1 + isa.MORE_SOURCES),
-        ("Counters", len(isa.COUNTER_NAMES)),
-        ("CountersBase", isa.COUNTERS_BASE),
-        ("Causes", 1 + len(STALL_CAUSES)),  # of a cycle: busy, or a stall
-    ]
     lines = [
         "// Rendered by codesign/hw/rtl_package.py from the specification; do not edit.",
         f"// Specification: {spec.name}",
         "package scanline_pkg;",
+        *(f"  localparam int unsigned {name} = {value};" for name, value in _sizes(spec).items()),
+        *(f"  localparam bit {_camel(unit.name)} = 1'b{int(unit in spec.units)};" for unit in Unit),
+        "",
+        *_numbers(),
     ]
-    lines += [f"  localparam int unsigned {name} = {value};" for name, value in constants]
-    lines += [f"  localparam bit {_camel(unit.name)} = 1'b{int(unit in spec.units)};" for unit in Unit]
-    lines.append("")
-    lines += [f"  localparam logic [7:0] Op{_camel(op.name)} = 8'd{op.value};" for op in isa.FIELDS]
-    lines += [f"  localparam logic [2:0] Kind{_camel(kind.name)} = 3'd{kind.value};" for kind in isa.WeightKind]
-    lines += [f"  localparam logic [7:0] Cause{_camel(cause.name)} = 8'd{cause.value};" for cause in isa.ErrorCause]
-    lines += [f"  localparam logic [9:0] Reg{_camel(name)} = 10'h{at:03x};" for name, at in isa.REGISTERS.items()]
-    lines += [f"  localparam int unsigned Count{_camel(name)} = {i};" for i, name in enumerate(isa.COUNTER_NAMES)]
-    lines += [f"  localparam logic [1:0] Plane{_camel(plane.name)} = 2'd{plane.value};" for plane in isa.Plane]
     for op, fields in isa.FIELDS.items():
         if fields and op not in isa.PAYLOADS:
             lines += _struct(f"{op.name.lower()}_cmd_t", fields)
     lines += _row_structs()
     lines += _struct("fill_word_t", isa.FILL_FIELDS)
     lines += _struct("norm_record_t", isa.NORM_FIELDS)
-    lines += [
-        "",
-        "  typedef struct packed {",
-        f"    logic [{SQUARES_BITS - 1}:0] squares;",
-        f"    logic signed [{TOTAL_BITS - 1}:0] total;",
-        "  } statistic_t;",
-    ]
-    lines += [
-        "",
-        "  typedef struct packed {",
-        "    logic part;",
-        "    logic [2:0] shift;",
-        "    logic [2:0] slot;",
-        "  } selector_t;",
-    ]
-    lines += ["", "  typedef struct packed {"]
-    lines += [
-        "    logic carry;",
-        "    logic last;",
-        "    logic [3:0] free;",
-        "    selector_t [Selectors-1:0] selectors;",
-        "  } step_word_t;",
-    ]
-    lines += [
-        "",
-        "  typedef struct packed {",
-        "    logic [1:0] plane;",
-        "    logic [5:0] shift;",
-        "    logic signed [31:0] negative_multiplier;",
-        "    logic signed [31:0] multiplier;",
-        "    logic signed [31:0] bias;",
-        "  } parameter_t;",
-    ]
-    lines += [*_row_functions(), "", "endpackage", ""]
+    lines += [*_WORDS.splitlines(), *_row_functions(), "", "endpackage", ""]
     return "\n".join(lines)
+
+
+def _sizes(spec: AccelSpec) -> dict[str, int]:
+    """Everything that is sized by the specification."""
+    return {
+        "PixelLanes": spec.pixel_lanes,
+        "CiLanes": spec.ci_lanes,
+        "CoLanes": spec.co_lanes,
+        "ChannelParts": spec.channel_parts,
+        "PartLanes": spec.part_lanes,
+        "LaneGroups": spec.lane_groups,
+        "Selectors": spec.selectors,
+        "WindowSlots": spec.window_slots,
+        "SegmentPixels": spec.segment_pixels,
+        "Banks": spec.banks,
+        "BankBits": _bits(spec.banks),
+        "BankWords": spec.bank_words,
+        "BankAddrBits": _bits(spec.bank_words),
+        "WordBits": 8 * spec.ci_lanes,
+        "LaneBits": _bits(spec.pixel_lanes),
+        "RequantPixels": spec.requantise_pixels,
+        "RequantChunks": spec.pixel_lanes // spec.requantise_pixels,
+        "WeightWords": spec.weight_words,
+        "WeightAddrBits": _bits(spec.weight_words),
+        "WeightWordBits": 8 * spec.weight_word_bytes,
+        "FillWords": spec.fill_words,
+        "FillAddrBits": _bits(spec.fill_words),
+        "ParameterWords": spec.parameter_words,
+        "ParameterAddrBits": _bits(spec.parameter_words),
+        "StatisticWords": max(1, spec.statistic_words),
+        "StatisticAddrBits": _bits(spec.statistic_words),
+        "Tables": spec.tables,
+        "TableBits": _bits(spec.tables),
+        "Buffers": spec.buffers,
+        "BufferBits": _bits(spec.buffers),
+        "BusBytes": spec.bus_bytes,
+        "BusBits": 8 * spec.bus_bytes,
+        "BusShift": _bits(spec.bus_bytes),
+        "BurstShift": _bits(spec.burst_bytes),
+        "LoadFifoBeats": spec.load_fifo_beats,
+        "StoreFifoBeats": spec.store_fifo_beats,
+        "QueueDepth": spec.queue_depth,
+        "CommandSlots": spec.command_slots,
+        "CommandBytes": COMMAND_BYTES,
+        "CommandBits": 8 * COMMAND_BYTES,
+        "TableBytes": TABLE_BYTES,
+        "LoopDepth": isa.MAX_LOOP_DEPTH,
+        "ReadsInFlight": spec.reads_in_flight,
+        "WindowBeats": max(2, spec.window_beats),
+        "WindowLanes": spec.window_lanes,
+        "WindowRowWords": spec.window_row_words,
+        "Sources": 1 + isa.MORE_SOURCES,
+        "Counters": len(isa.COUNTER_NAMES),
+        "CountersBase": isa.COUNTERS_BASE,
+        "Causes": 1 + len(STALL_CAUSES),  # of a cycle: busy, or a stall
+    }
+
+
+def _numbers() -> Iterator[str]:
+    """Opcodes, kinds, causes, registers, counters and planes, which the compiler and the driver number alike."""
+    yield from (f"  localparam logic [7:0] Op{_camel(op.name)} = 8'd{op.value};" for op in isa.FIELDS)
+    yield from (f"  localparam logic [2:0] Kind{_camel(kind.name)} = 3'd{kind.value};" for kind in isa.WeightKind)
+    yield from (f"  localparam logic [7:0] Cause{_camel(cause.name)} = 8'd{cause.value};" for cause in isa.ErrorCause)
+    yield from (f"  localparam logic [9:0] Reg{_camel(name)} = 10'h{at:03x};" for name, at in isa.REGISTERS.items())
+    yield from (f"  localparam int unsigned Count{_camel(name)} = {i};" for i, name in enumerate(isa.COUNTER_NAMES))
+    yield from (f"  localparam logic [1:0] Plane{_camel(plane.name)} = 2'd{plane.value};" for plane in isa.Plane)
+
+
+_WORDS = f"""
+  typedef struct packed {{
+    logic [{SQUARES_BITS - 1}:0] squares;
+    logic signed [{TOTAL_BITS - 1}:0] total;
+  }} statistic_t;
+
+  typedef struct packed {{
+    logic part;
+    logic [2:0] shift;
+    logic [2:0] slot;
+  }} selector_t;
+
+  typedef struct packed {{
+    logic carry;
+    logic last;
+    logic [3:0] free;
+    selector_t [Selectors-1:0] selectors;
+  }} step_word_t;
+
+  typedef struct packed {{
+    logic [1:0] plane;
+    logic [5:0] shift;
+    logic signed [31:0] negative_multiplier;
+    logic signed [31:0] multiplier;
+    logic signed [31:0] bias;
+  }} parameter_t;
+"""
+"""Words of the machine's memories that are not fields of commands."""
 
 
 def _camel(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from codesign.hw.errors import InputError, SpecError
 from codesign.hw.normalise import SQUARES_BITS, TOTAL_BITS
 from codesign.hw.numerics import ceil_div
+from codesign.hw.spec_rules import check
 
 COMMAND_BYTES = 64
 """Size of a command in memory."""
@@ -52,14 +53,7 @@ class Unit(Enum):
         return f"This machine has no {self.title} ({self.value})."
 
 
-NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-"""A machine's name: it becomes part of file names in the cache, so it can lead nowhere else."""
-
 MAX_SPEC_BYTES = 2**20
-MAX_CLOCK_HZ = 1e15
-
-MAX_LANES = 4096
-"""Lanes in a direction: more than any chip has, few enough to plan for."""
 
 
 @dataclass(frozen=True)
@@ -94,103 +88,7 @@ class AccelSpec:
     layer_norm: int = 0  # 1: pixels are normalised over their channels
 
     def __post_init__(self) -> None:
-        def require(condition: bool, text: str) -> None:
-            if not condition:
-                raise SpecError(text, where=f"accelerator {str(self.name)[:80]!r}", hint="Correct the specification.")
-
-        require(
-            isinstance(self.name, str) and NAME.fullmatch(self.name) is not None,
-            "a name has 1 to 64 letters, digits, '_', '.' or '-'",
-        )
-        require(
-            isinstance(self.clock_hz, (int, float)) and 0 < self.clock_hz <= MAX_CLOCK_HZ,
-            "clock_hz must be positive, and at most 1e15",
-        )
-        for one in dataclasses.fields(self):
-            value = getattr(self, one.name)
-            require(
-                one.name in ("name", "clock_hz") or (type(value) is int and abs(value) < 2**31),
-                f"{one.name} must be a whole number below 2^31",
-            )
-        for field in (
-            "pixel_lanes",
-            "ci_lanes",
-            "co_lanes",
-            "requantise_lanes",
-            "bus_bytes",
-            "buffers",
-            "command_slots",
-            "load_fifo_beats",
-            "store_fifo_beats",
-            "queue_depth",
-            "tables",
-            "weight_words",
-            "fill_words",
-        ):
-            value = getattr(self, field)
-            require(
-                value >= 1 and value & (value - 1) == 0,
-                f"{field} must be a power of two, not {value!r}",
-            )
-        for field in ("pixel_lanes", "co_lanes", "requantise_lanes", "queue_depth"):
-            require(getattr(self, field) <= MAX_LANES, f"{field} exceeds {MAX_LANES}")
-        require(self.channel_parts in (1, 2), f"channel_parts must be 1 or 2, not {self.channel_parts}")
-        require(self.lane_groups in (1, 2, 4), f"lane_groups must be 1, 2 or 4, not {self.lane_groups}")
-        require(
-            self.ci_lanes >= 2 * self.channel_parts or self.channel_parts == 1,
-            f"ci_lanes {self.ci_lanes} cannot be split in {self.channel_parts} parts",
-        )
-        require(self.co_lanes >= self.ci_lanes, f"co_lanes {self.co_lanes} is less than ci_lanes {self.ci_lanes}")
-        require(
-            self.co_lanes % self.lane_groups == 0,
-            f"co_lanes {self.co_lanes} is not a multiple of lane_groups {self.lane_groups}",
-        )
-        require(self.ci_lanes <= 16, f"ci_lanes {self.ci_lanes} exceeds 16")
-        require(
-            self.ci_lanes <= self.bus_bytes,
-            f"ci_lanes {self.ci_lanes} exceeds the bus width {self.bus_bytes}: a word must fit a beat",
-        )
-        require(self.bus_bytes in (8, 16, 32), f"bus_bytes must be 8, 16 or 32, not {self.bus_bytes}")
-        require(
-            (self.ci_lanes * self.co_lanes) % self.bus_bytes == 0,
-            f"a weight word of {self.ci_lanes * self.co_lanes} bytes is not whole {self.bus_bytes}-byte beats",
-        )
-        require(
-            self.ci_lanes <= self.requantise_lanes <= self.ci_lanes * self.pixel_lanes,
-            f"requantise_lanes {self.requantise_lanes} must lie in {self.ci_lanes}..{self.ci_lanes * self.pixel_lanes}",
-        )
-        require(self.window_slots == 8, f"window_slots must be 8 (3-bit selectors), not {self.window_slots}")
-        require(0 <= self.window_reach <= 7, f"window_reach must be 0..7, not {self.window_reach}")
-        require(
-            self.scratchpad_bytes % (self.banks * self.ci_lanes) == 0,
-            f"scratchpad_bytes {self.scratchpad_bytes} is not a multiple of {self.banks} banks x {self.ci_lanes} bytes",
-        )
-        require(2 <= self.bank_words <= 65536, f"bank depth {self.bank_words} is outside 2..65536")
-        require(self.weight_words <= 65536, f"weight_words {self.weight_words} exceeds 65536")
-        require(self.fill_words <= 65536, f"fill_words {self.fill_words} exceeds 65536")
-        require(
-            self.parameter_channels % self.ci_lanes == 0,
-            f"parameter_channels {self.parameter_channels} is not a multiple of ci_lanes {self.ci_lanes}",
-        )
-        require(4 <= self.buffers <= 64, f"buffers {self.buffers} is outside 4..64")
-        require(self.tables <= 16, f"tables {self.tables} exceeds 16")
-        require(self.load_fifo_beats >= 32, f"load_fifo_beats {self.load_fifo_beats} is less than two bursts (32)")
-        for field in ("correlator", "layer_norm"):
-            require(getattr(self, field) in (0, 1), f"{field} must be 0 or 1, not {getattr(self, field)}")
-        require(0 <= self.warp_reach <= 14, f"warp_reach {self.warp_reach} is outside 0..14")
-        require(
-            self.warp_reach == 0 or self.ci_lanes >= 4,
-            f"a sampler needs 4 ci_lanes for a flow in one word, not {self.ci_lanes}",
-        )
-        beats = self.window_beats
-        require(
-            beats == 0 or (beats >= 2 and beats & (beats - 1) == 0 and self.warp_reach > 0),
-            f"window_beats {beats} is no power of two from 2 on, or the machine has no sampler beside it",
-        )
-        require(
-            self.statistic_channels % self.ci_lanes == 0 and 0 <= self.statistic_words <= 256,
-            f"statistic_channels {self.statistic_channels} is not 0..256 words of ci_lanes {self.ci_lanes}",
-        )
+        check(self)
 
     @property
     def units(self) -> frozenset[Unit]:
