@@ -21,6 +21,11 @@ from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import run
 from codesign.compile.ir.relax import from_module
 from codesign.compile.referee.integer import evaluate_region
+from codesign.compile.scanline.emit import emit
+from codesign.compile.scanline.kernels.layer_norm import NormalisedPixels
+from codesign.compile.scanline.layers import Epilogue, Layer, LayerGraph
+from codesign.compile.scanline.plan.cascade import make_plan
+from codesign.compile.scanline.tensors import Tensor as LayerTensor
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import Command, Opcode
 from codesign.hw.model import reference
@@ -214,6 +219,23 @@ def test_drawn_rows_are_exact_and_take_their_time(
         predicted = timing.predict(program)
         assert predicted.scratchpad_read_words == rtl.counters.scratchpad_read_words
         assert abs(predicted.cycles - rtl.counters.cycles) <= 0.03 * rtl.counters.cycles + 20
+
+
+@given(st.sampled_from(MACHINES), pixels(), st.floats(1e-3, 1.0), st.integers(1, 9))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_bit_of_a_psum_is_exact(spec: AccelSpec, codes: np.ndarray, scale: float, width: int) -> None:
+    """A bias that takes the golden psum away leaves, times 1, nothing but what the RTL has wrong."""
+    pixel = codes[0, : spec.parameter_channels]
+    channels = len(pixel)
+    constants = layer_norm(channels, 1e-6, scale)
+    bias, ones, none = -layer_norm_psums(pixel, constants), np.ones(channels, np.int64), np.zeros(channels, np.int64)
+    tensors = {name: LayerTensor(name, 2, width, channels, 1.0, 0) for name in "xy"}
+    epilogue = Epilogue(bias, ones, ones, none, 0)
+    layer = Layer("norm", ("x",), "y", NormalisedPixels(constants), epilogue)
+    program = emit(make_plan(spec, LayerGraph("norm", tensors, (layer,), ("x",), ("y",))))
+    inputs = {"x": np.broadcast_to(pixel, (2, width, channels)).copy()}
+    assert not reference.run(program, inputs)["y"].any()
+    assert not simulate(program, inputs).outputs["y"].any()
 
 
 def test_it_takes_no_longer_than_a_convolution_of_the_same_width() -> None:
