@@ -25,7 +25,8 @@ from codesign.sim.model import Failure, Model
 _SIZES = dict.fromkeys((unit.value for unit in Unit), 1) | {
     "warp_reach": 2,
     "window_beats": 16,
-    "statistic_channels": 32,
+    "statistic_channels": 36,
+    "parameter_channels": 132,
 }
 MACHINE = dataclasses.replace(TINY, name="faults", **_SIZES)
 """The smallest machine with every unit."""
@@ -33,7 +34,7 @@ MACHINE = dataclasses.replace(TINY, name="faults", **_SIZES)
 SIGNALS = """
 stream_fifo: ready_o valid_o count_q tail_q
 row_marks: read_data_o
-buffer_table: next_loaded next_computed
+buffer_table: next_loaded next_computed destination_view_o load_view_o
 scratchpad: conv_grant_o load_grant_o
 read_arbiter: ready_o ar_valid_o who data_valid_o ar_len_o ar_addr_o order_valid
 sequencer: state_q depth_q requested_q arrived_q pc_q load_valid_o conv_valid_o store_valid_o conv_cmd_o load_cmd_o
@@ -45,11 +46,14 @@ conv_front: cmd_q
 conv_array: spoken_q landed_q oldest_q issue step_q group_q row_q correlate_q
 requantiser: psum_held_q add_count_q add_pending_q add_tail_q word_q group_q cog_word_q parameter_addr_o
 requantiser: parameter_valid_q psum_free_o free_source_o issue segment_o write_o done_o active_q
+layer_norm: segment_o asked_word asked_group sum_count_q out_count_q sum_pending_q out_pending_q claimed_q figured_q
+layer_norm: summing_q active_q chunk_o made_group_q sum_group_q channels doublings made_valid_q asks_out asked_q
+layer_norm: sum_bank_q out_bank_q
 sampler: state_q place_q read_o segment_o pixel_q word_q group_q set_q psum_o
 window_walker: state_q credits_q segment_o read_o pixel_q window_row_q first_column_q group_q past_q
 window: beat_take set_q psum_o window_row_q first_column_q pixel_q group_q row_valid_q beat_ready issue
-row_units: samples windows
-conv_engine: segment_o add_grant front_grant array_rows
+row_units: samples windows norms is_norm
+conv_engine: segment_o add_grant front_grant array_rows row_ready unit_start
 store_engine: state_q burst_o beat_o aw_next_q len_ready beat_push sent_q outstanding_q pos_q fetch_q group_q x_q sub_q
 store_engine: claim_o free_to_o count_o batch_groups_q beat_ready segment_o
 normaliser: state_q step_q root_q rest_q index_o read_o read_addr_o ready_o

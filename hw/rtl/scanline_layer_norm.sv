@@ -378,12 +378,12 @@ module scanline_layer_norm
       `SCANLINE_ASSERT(WordCounted, !segment_o.valid || (asked_word < row_i.words))
       `SCANLINE_ASSERT(GroupCounted, !segment_o.valid || (asked_group < row_i.pixel_groups))
       `SCANLINE_ASSERT(SumsAhead, (made_group_q <= sum_group_q) || !sum_more_q)
-      `SCANLINE_ASSERT(FiguresClaimed, !place_q[5].valid || claimed_q[place_q[5].bank] || (RequantChunks > 1))
+      `SCANLINE_ASSERT(FiguresClaimed, !place_q[5].valid || (place_q[5].chunk != ChunkBits'(RequantChunks - 1)) ||
+          claimed_q[place_q[5].bank])
       `SCANLINE_ASSERT(FiguresOnce, !place_q[5].valid || !figured_q[place_q[5].bank])
       `SCANLINE_ASSERT(FiguredClaimed, (figured_q & ~claimed_q) == '0)
       `SCANLINE_ASSERT(SpreadNotZero, !place_q[2].valid || (spread_q[0] != '0))
       `SCANLINE_ASSERT(MantissaNormal, !place_q[3].valid || (mantissa3_q[0][MantissaBits-1-:2] != '0))
-      `SCANLINE_ASSERT(RootInBits, !place_q[5].valid || (root_product[0] >> 12 <= 30'h20000))
       `SCANLINE_ASSERT(CountInBits, !active_q || (32'(channels) << doublings <= 4096))
     end
   end

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from codesign.compile.scanline.kernels.all_pairs import AllPairs
 from codesign.compile.scanline.kernels.convolution import Convolution
 from codesign.compile.scanline.kernels.correlation import Correlation
 from codesign.compile.scanline.kernels.kernel import Int64
+from codesign.compile.scanline.kernels.layer_norm import NormalisedPixels
 from codesign.compile.scanline.kernels.normalise import Normalise
 from codesign.compile.scanline.kernels.resize import Resize
 from codesign.compile.scanline.kernels.warp import Warp
@@ -22,6 +25,7 @@ from codesign.compile.scanline.rewrite.copies import copy_layer
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import normalise, numerics
 from codesign.hw.isa import Plane
+from codesign.hw.numerics.layer_norm import LayerNorm, layer_norm, layer_norm_parameters
 from codesign.hw.spec import BASE, AccelSpec
 from codesign.hw.windows import window_channels
 
@@ -51,6 +55,7 @@ class LayerDraw:
     flow: bool = False  # the source is a flow of its own, in 16 bits, which is enlarged to one
     more: int = 0  # further sources, as far as there are tensors of the same size and zero point
     norm: bool = False  # normalises its source instead, where the graph may
+    layer_norm: bool = False  # normalises the pixels of its source over their channels instead, where the graph may
     window: int = 0  # samples windows of this radius instead, in maps and at a flow of its own, where the graph may
 
 
@@ -81,6 +86,7 @@ def graph_draws(
     warps: bool = False,
     correlations: bool = False,
     norms: bool = False,
+    layer_norms: bool = False,
     windows: bool = False,
 ) -> st.SearchStrategy[GraphDraw]:
     """Graphs of up to ``layers`` convolutions, ``side`` pixels a side, and of what else is wished for."""
@@ -97,6 +103,7 @@ def graph_draws(
         correlate=st.sampled_from([0, 0, 1, 2, 4]) if correlations else st.just(0),
         pairs=st.booleans() if correlations else st.just(False),
         norm=st.booleans() if norms else st.just(False),
+        layer_norm=st.booleans() if layer_norms else st.just(False),
         window=st.sampled_from([0, 1, 2, 3, 4]) if windows else st.just(0),
         enlarge=st.sampled_from([1, 1, 1, 1, 2, 4]) if warps else st.just(1),
         flow=st.booleans() if warps else st.just(False),
@@ -205,6 +212,11 @@ def build(draw: GraphDraw) -> LayerGraph:
             )
             read.add(source.name)
             continue
+        if want.layer_norm:
+            output = tensor(source.height, source.width, source.channels)
+            layers.append(_normalised_pixels(rng, f"layer_norm{index}", source, output, want))
+            read.add(source.name)
+            continue
         if want.enlarge > 1 and want.enlarge**2 * source.height * source.width <= MOST_PIXELS:
             if want.flow:
                 source = Tensor(f"flow{index}", source.height, source.width, 4, 2.0 ** -(draw.seed % 9), 0, 16)
@@ -290,6 +302,35 @@ def norm_layer(name: str, source: Tensor, output: Tensor, want: LayerDraw) -> La
     low = output.zero_point if want.activation == "relu" else -128
     epilogue = Epilogue(none, none, none, none, output.zero_point, low)
     return Layer(name, (source.name,), output.name, Normalise(constants, source.channels), epilogue)
+
+
+def _normalised_pixels(rng: np.random.Generator, name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Layer:
+    """A layer that normalises pixels of ``source``; scales and shifts are of all sizes, of a bit where it is loud."""
+    constants = layer_norm(source.channels, 1e-5, (0.002, 0.1, 7.0)[want.kernel % 3])
+    scale, shift = rng.normal(size=(2, source.channels)) * (200.0 if want.loud else 1.0)
+    bias, multiplier, shifts = layer_norm_parameters(scale, shift, constants, 4 / 127)
+    low = output.zero_point if want.activation == "relu" else -128
+    table = rng.integers(-128, 128, 256).astype(np.int8) if want.activation == "table" else None
+    epilogue = Epilogue(bias, multiplier, multiplier, shifts, output.zero_point, low, table=table)
+    return Layer(name, (source.name,), output.name, NormalisedPixels(constants), epilogue)
+
+
+def _pixels_normalised(constants: LayerNorm, values: Int8) -> Int64:
+    """The sums of a layer normalisation before its rounding, pixel by pixel in Python's integers."""
+    count = constants.channels << constants.doublings
+    found = []
+    for pixel in values.reshape(-1, constants.channels).tolist():
+        total, squares = (sum(q**power for q in pixel) << constants.doublings for power in (1, 2))
+        spread = count * squares - total * total + constants.epsilon
+        even = spread.bit_length() + spread.bit_length() % 2  # the spread is a fraction of 2^even, at least a quarter
+        mantissa = (spread << 40 - even) >> 22
+        guess = math.isqrt(2**27 // (2 * (mantissa // 2**10) + 1))
+        root = guess * (3 * 2**18 - mantissa * guess * guess // 2**18) // 2**12
+        mean = (total * constants.reciprocal + 2**22) // 2**23
+        for q in pixel:
+            exact = Fraction((4096 * q - mean) * root, 2 ** (even // 2))
+            found.append(round(exact))
+    return np.array(found, np.int64).reshape(values.shape)
 
 
 def _resize(rng: np.random.Generator, name: str, source: Tensor, output: Tensor, want: LayerDraw) -> Layer:
@@ -467,6 +508,8 @@ def _sums(graph: LayerGraph, layer: Layer, values: Mapping[str, Int8], spec: Acc
         case Window() as kernel:
             samples = _windows(kernel, graph.tensors[kernel.maps], values[kernel.maps], read[0])
             return samples if kernel.machine_channels is None else _laid_out(spec, kernel, samples)
+        case NormalisedPixels(constants):
+            return _pixels_normalised(constants, read[0])
         case Correlation(reach):
             return _products(reach, read[0], read[1])
         case AllPairs(name, pixels, first):

@@ -40,17 +40,24 @@ _PLAIN = LayerDraw(3, 1, 6, "linear", "none", True, False, 0, 1)
 _NORM = dataclasses.replace(_PLAIN, activation="relu", norm=True)
 DRAWS = {
     "convolutions": SMALL,
+    "tables": GraphDraw(5, 9, 3, (_PLAIN, dataclasses.replace(_PLAIN, activation="table")), 5),
+    "wide windows": GraphDraw(9, 13, 6, (dataclasses.replace(_PLAIN, kernel=7),) * 2, 5),
     "warps": GraphDraw(7, 13, 3, (_PLAIN, dataclasses.replace(_PLAIN, warp=True, edge=True), _PLAIN), 5),
     "resizes": GraphDraw(5, 11, 3, (_PLAIN, dataclasses.replace(_PLAIN, enlarge=2), _PLAIN), 6),
     "windows": GraphDraw(5, 11, 3, (_PLAIN, dataclasses.replace(_PLAIN, window=2), _PLAIN), 5),
     "correlations": GraphDraw(7, 13, 6, (_PLAIN, dataclasses.replace(_PLAIN, kernel=1, correlate=2), _PLAIN), 6),
     "normalisations": GraphDraw(7, 11, 3, (_PLAIN, _NORM, _PLAIN), 12),
+    "layer norms of one": GraphDraw(
+        5, 9, 3, (dataclasses.replace(_PLAIN, channels=1), dataclasses.replace(_PLAIN, layer_norm=True), _PLAIN), 5
+    ),
+    "layer norms": GraphDraw(5, 23, 3, (_PLAIN, dataclasses.replace(_PLAIN, layer_norm=True), _PLAIN), 5),
 }
 
 
 USED_BY = {
     "scanline_sampler": ("warps", "resizes"),
-    "scanline_row_units": ("warps", "windows"),
+    "scanline_layer_norm": ("layer norms", "layer norms of one"),
+    "scanline_row_units": ("warps", "windows", "layer norms"),
     "scanline_window": ("windows",),
     "scanline_window_walker": ("windows",),
     "scanline_normaliser": ("normalisations",),

@@ -43,7 +43,14 @@ drams = st.builds(
 )
 
 NARROW = dataclasses.replace(
-    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, window_beats=16, correlator=1, statistic_channels=32
+    TINY,
+    name="narrow",
+    scratchpad_bytes=4096,
+    warp_reach=2,
+    window_beats=16,
+    correlator=1,
+    statistic_channels=32,
+    layer_norm=1,
 )
 STRIPPED = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=2048)
 """So small that frames are computed in vertical strips."""
@@ -273,7 +280,9 @@ NORMALISED = GraphDraw(9, 13, 3, (LINEAR, NORM, dataclasses.replace(LINEAR, stri
 
 
 @settings(quick, max_examples=15)
-@given(graph_draws(side=20, channels=20, layers=4, norms=True), st.sampled_from([NARROW, BASE]), drams)
+@given(
+    graph_draws(side=20, channels=20, layers=4, norms=True, layer_norms=True), st.sampled_from([NARROW, BASE]), drams
+)
 @example(NORMALISED, NARROW, Dram())
 @example(NORMALISED, BASE, Dram(bytes_per_cycle=2.0, stall_probability=0.6))
 def test_norms_on_the_rtl(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
@@ -282,7 +291,7 @@ def test_norms_on_the_rtl(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
 
 
 @settings(quick, max_examples=60)
-@given(graph_draws(side=40, channels=24, layers=5, norms=True), st.sampled_from([NARROW, BASE]))
+@given(graph_draws(side=40, channels=24, layers=5, norms=True, layer_norms=True), st.sampled_from([NARROW, BASE]))
 def test_norms_agree_with_the_definition(draw: GraphDraw, spec: AccelSpec) -> None:
     with rejecting_what_is_too_narrow(spec):
         check_reference(spec, draw)

@@ -25,7 +25,14 @@ from codesign.sim.model import Dram
 from codesign.sim.run import run
 
 NARROW = dataclasses.replace(
-    TINY, name="narrow", scratchpad_bytes=4096, warp_reach=2, window_beats=16, correlator=1, statistic_channels=32
+    TINY,
+    name="narrow",
+    scratchpad_bytes=4096,
+    warp_reach=2,
+    window_beats=16,
+    correlator=1,
+    statistic_channels=32,
+    layer_norm=1,
 )
 
 EXACT = [field.name for field in dataclasses.fields(Counters) if not field.name.endswith(("cycles", "stall_cycles"))]
@@ -207,7 +214,7 @@ def test_random_graphs(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
 
 
 @settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(graph_draws(side=48, channels=70, layers=5, correlations=True, norms=True))
+@given(graph_draws(side=48, channels=70, layers=5, correlations=True, norms=True, layer_norms=True))
 def test_random_correlations_and_normalisations(draw: GraphDraw) -> None:
     assume(not any(layer.correlate and layer.edge for layer in draw.layers))
     rtl, model = measured_and_predicted(BASE, draw, Dram())
