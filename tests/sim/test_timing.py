@@ -214,7 +214,7 @@ def test_random_graphs(draw: GraphDraw, spec: AccelSpec, dram: Dram) -> None:
 
 
 @settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(graph_draws(side=48, channels=70, layers=5, correlations=True, norms=True, layer_norms=True))
+@given(graph_draws(side=48, channels=70, layers=5, correlations=True, norms=True))
 def test_random_correlations_and_normalisations(draw: GraphDraw) -> None:
     assume(not any(layer.correlate and layer.edge for layer in draw.layers))
     rtl, model = measured_and_predicted(BASE, draw, Dram())
