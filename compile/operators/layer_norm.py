@@ -250,6 +250,8 @@ def _affine(
         (reader,) = readers[node.name]
         if reader.op not in ("add", "multiply") or not graph.is_constant(reader.inputs[1]):
             return
+        if tuple(reader.shape) != tuple(node.shape):  # a constant of more axes
+            return
         value = graph.constants[reader.inputs[1]].astype(np.float64)
         whole = value.shape[max(value.ndim - len(shape), 0) :]
         if value.size != 1 and (value.size != channels or whole != shape):

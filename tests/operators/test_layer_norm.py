@@ -140,6 +140,29 @@ def test_other_axes_are_not_channels(axis: int) -> None:
         torch.testing.assert_close(run(graph, x), network(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", ["first", "last", "tokens"])
+@pytest.mark.parametrize("axes", [0, 1, 2])
+def test_factors_of_more_axes_are_no_scale(layout: str, axes: int) -> None:
+    """A factor that adds axes to the result is left alone."""
+    scale = torch.tensor([1.0, -0.7, 0.2, 1.3, 0.5, 0.4])
+    shape = (1,) * axes + ((1, 6, 1, 1) if layout == "first" else (1, 1, 6) if layout == "tokens" else (1, 1, 1, 6))
+
+    def normalised(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        last = x.permute(0, 2, 3, 1) if layout != "tokens" else x.flatten(2).transpose(1, 2)
+        last = F.layer_norm(last, (6,))
+        y = (last.permute(0, 3, 1, 2) if layout == "first" else last) * scale.reshape(shape)
+        y = y.reshape(y.shape[axes:])
+        back = y.transpose(1, 2).reshape(x.shape) if layout == "tokens" else y.permute(0, 3, 1, 2)
+        return y if layout == "first" else back
+
+    network = Between(normalised).eval()
+    graph = from_module(load_model(network, width=7, height=5, channels=3).module)
+    assert sum(node.op == "layer_norm" for node in graph.nodes) == 1
+    x = torch.rand(1, 3, 5, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(run(graph, x), network(x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("tokens", [False, True])
 def test_onnx_spells_it_with_an_operator(tokens: bool, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
