@@ -12,7 +12,7 @@ from codesign.hw.commands.kind import Verification
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import Command, Opcode
 from codesign.hw.numerics import ceil_div
-from codesign.hw.numerics.layer_norm import MAX_CHANNELS, LayerNorm, layer_norm_psums
+from codesign.hw.numerics.layer_norm import MAX_CHANNELS, LayerNorm, layer_norm_psums, reciprocal_of
 from codesign.hw.program.tokens import Buffer, ConvRow
 from codesign.hw.spec import Unit
 from codesign.hw.timing.beside import UnitRow
@@ -46,18 +46,20 @@ class LayerNormRow(Beside):
             raise ProgramError(f"{cmd['norm_channels']} channels are not {cmd['words']} words")
         if cmd["norm_channels"] << cmd["norm_doublings"] > MAX_CHANNELS or cmd["norm_epsilon"] == 0:
             raise ProgramError("the sums of the channels, or their root, leave their bits")
+        if cmd["norm_reciprocal"] != reciprocal_of(cmd["norm_channels"] << cmd["norm_doublings"]):
+            raise ProgramError("the reciprocal is not that of the doubled count of channels")
         if (cmd["kernel_rows"], cmd["pad_rows"]) != (1, 0) or source.height < destination.height:
             raise ProgramError("a normalised row needs the source's row, and no other")
         if cmd["x_offset"] < 0 or cmd["x_offset"] + destination.computed_width > source.width:
             raise ProgramError("the source has not the columns that are normalised")
 
     def psums(self, machine: Machine, cmd: Command, at: ConvRow) -> NDArray[np.int64]:
+        """Of all lanes of the words, as the unit computes them, those behind the last channel too."""
         source, width = machine.tokens.buffer(cmd["source"]), machine.tokens.buffer(cmd["destination"]).computed_width
+        lanes = cmd["words"] * machine.spec.ci_lanes
         constants = LayerNorm(*(cmd[f"norm_{name}"] for name in ("channels", "doublings", "reciprocal", "epsilon")))
-        codes = machine.data[cmd["source"]][at.y % source.rows][cmd["x_offset"] :][:width, : constants.channels]
-        psums = np.zeros((width, cmd["words"] * machine.spec.ci_lanes), np.int64)
-        psums[:, : constants.channels] = layer_norm_psums(codes, constants)
-        return psums
+        codes = machine.data[cmd["source"]][at.y % source.rows][cmd["x_offset"] :][:width, :lanes]
+        return layer_norm_psums(codes, constants)
 
     def made(self, engine: ArrayEngine, cmd: Command, destination: Buffer, start: float) -> UnitRow:
         """As long as the store engine reads nothing."""

@@ -72,8 +72,12 @@ def layer_norm(channels: int, epsilon: float, input_scale: float) -> LayerNorm:
     whole = float(epsilon) * count**2 / float(input_scale) ** 2
     if not whole < 2.0**EPSILON_BITS - 1.0:
         raise ValueError(f"epsilon {epsilon!r} is too large beside the input's scale {input_scale!r}")
-    reciprocal = min(round(2 ** (RECIPROCAL_BITS - 1 + MEAN_BITS) / count), 2**RECIPROCAL_BITS - 1)
-    return LayerNorm(channels, doublings, reciprocal, max(1, round(whole)))
+    return LayerNorm(channels, doublings, reciprocal_of(count), max(1, round(whole)))
+
+
+def reciprocal_of(count: int) -> int:
+    """``2^35 / n`` of the doubled count ``n``, of which no mean leaves its 20 bits."""
+    return min(round((1 << RECIPROCAL_BITS - 1 + MEAN_BITS) / count), (1 << RECIPROCAL_BITS) - 1)
 
 
 def first_guesses() -> IntArray:
@@ -83,10 +87,11 @@ def first_guesses() -> IntArray:
 
 
 def layer_norm_psums(codes: NDArray[np.int8], constants: LayerNorm) -> IntArray:
-    """The psums of pixels ``codes: int8[..., N]``, without bias: ``int64[..., N]``."""
+    """The psums of pixels ``codes: int8[..., M]``, without bias: ``int64[..., M]``; the first ``N`` are summed."""
     q, count = codes.astype(np.int64), constants.channels << constants.doublings
-    total = q.sum(axis=-1, keepdims=True) << constants.doublings
-    squares = (q * q).sum(axis=-1, keepdims=True) << constants.doublings
+    summed = q[..., : constants.channels]
+    total = summed.sum(axis=-1, keepdims=True) << constants.doublings
+    squares = (summed * summed).sum(axis=-1, keepdims=True) << constants.doublings
     places = RECIPROCAL_BITS - 1
     mean = (total * constants.reciprocal + (1 << places - 1)) >> places
     root, pairs = _reciprocal_root(count * squares - total * total + constants.epsilon)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from operator_cases import Between
@@ -27,10 +28,12 @@ from codesign.compile.scanline.layers import Epilogue, Layer, LayerGraph
 from codesign.compile.scanline.plan.cascade import make_plan
 from codesign.compile.scanline.tensors import Tensor as LayerTensor
 from codesign.hw.errors import ProgramError
-from codesign.hw.isa import Command, Opcode
+from codesign.hw.isa import FIELDS, Command, Opcode
+from codesign.hw.isa.fields import LAYER_NORM_PAYLOAD
 from codesign.hw.model import reference
 from codesign.hw.numerics import requantise
 from codesign.hw.numerics.layer_norm import MAX_CHANNELS, layer_norm, layer_norm_parameters, layer_norm_psums
+from codesign.hw.program.program import Program
 from codesign.hw.spec import BASE, EDGE, TINY, AccelSpec
 from codesign.hw.timing import model as timing
 from codesign.sim.run import run as simulate
@@ -261,6 +264,56 @@ def test_every_bit_of_a_psum_is_exact(spec: AccelSpec, codes: np.ndarray, scale:
     assert not simulate(program, inputs).outputs["y"].any()
 
 
+def norm_program(spec: AccelSpec, channels: int, width: int) -> Program:
+    """A network of one layer normalisation."""
+    rng = np.random.default_rng(channels)
+    constants = layer_norm(channels, 1e-6, 0.1)
+    bias, multiplier, shift = layer_norm_parameters(
+        rng.normal(size=channels), rng.normal(size=channels), constants, 0.03
+    )
+    tensors = {name: LayerTensor(name, 3, width, channels, 1.0, 0) for name in "xy"}
+    epilogue = Epilogue(bias, multiplier, multiplier, shift, 0)
+    layer = Layer("norm", ("x",), "y", NormalisedPixels(constants), epilogue)
+    return emit(make_plan(spec, LayerGraph("norm", tensors, (layer,), ("x",), ("y",))))
+
+
+def with_changes(program: Program, changes: Mapping[str, int]) -> Program:
+    """``program`` with other fields in its LAYER_NORM."""
+    at = next(i for i, cmd in enumerate(program.commands) if cmd.opcode is Opcode.LAYER_NORM)
+    old = program.commands[at]
+    command = Command(old.opcode, tuple(changes.get(name, old[name]) for name in old.names))
+    return dataclasses.replace(program, commands=(*program.commands[:at], command, *program.commands[at + 1 :]))
+
+
+@st.composite
+def changes_of_a_row(draw: st.DrawFn) -> dict[str, int]:
+    """One field of a LAYER_NORM, most often one of its own, and what it may be instead."""
+    fields = {field.name: field for field in FIELDS[Opcode.LAYER_NORM]}
+    own = [field.name for field in LAYER_NORM_PAYLOAD]
+    field = fields[draw(st.sampled_from([*own, "x_offset", "words", "group"]) | st.sampled_from(sorted(fields)))]
+    low, high = (-(1 << field.bits - 1), 1 << field.bits - 1) if field.signed else (0, 1 << field.bits)
+    return {
+        field.name: draw(st.integers(low, high - 1) | st.integers(max(low, -4), min(9, high - 1)) | st.just(high - 1))
+    }
+
+
+@given(st.sampled_from(MACHINES[:3]), st.integers(1, 13), st.integers(1, 17), changes_of_a_row(), st.booleans())
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@example(MACHINES[0], 6, 9, {"norm_channels": 5}, False)
+@example(MACHINES[0], 8, 9, {"norm_reciprocal": (1 << 24) - 1}, True)
+def test_what_verification_accepts_the_rtl_runs_alike(
+    spec: AccelSpec, channels: int, width: int, changes: dict[str, int], flat: bool
+) -> None:
+    program = with_changes(norm_program(spec, channels, width), changes)
+    try:
+        program.verify()
+    except ProgramError:
+        return
+    codes = np.random.default_rng(width).integers(-128, 128, (3, width, channels))
+    inputs = {"x": np.full_like(codes, -128).astype(np.int8) if flat else codes.astype(np.int8)}
+    np.testing.assert_array_equal(simulate(program, inputs).outputs["y"], reference.run(program, inputs)["y"])
+
+
 def test_it_takes_no_longer_than_a_convolution_of_the_same_width() -> None:
     """64 channels of 320 pixels on ``base``: less than the row of 1x1 products before it."""
     (region,) = compiled(64, 320, 8, BASE).regions
@@ -271,19 +324,16 @@ def test_it_takes_no_longer_than_a_convolution_of_the_same_width() -> None:
 def test_rows_that_break_a_rule_are_refused() -> None:
     (region,) = compiled(6, 16, 5, MACHINES[0]).regions
     program = region.program
-    at = next(i for i, cmd in enumerate(program.commands) if cmd.opcode is Opcode.LAYER_NORM)
     for changes, words in (
         ({"norm_channels": 0}, "has not the 0 channels"),
         ({"norm_channels": 2}, "are not 2 words"),
         ({"norm_doublings": 15}, "leave their bits"),
         ({"norm_epsilon": 0}, "leave their bits"),
+        ({"norm_reciprocal": 0}, "not that of the doubled count"),
         ({"pad_rows": 1}, "no other"),
         ({"x_offset": 1}, "columns"),
     ):
-        old = program.commands[at]
-        values = tuple(changes.get(name, old[name]) for name in old.names)
-        commands = (*program.commands[:at], Command(old.opcode, values), *program.commands[at + 1 :])
         with pytest.raises(ProgramError, match=words):
-            dataclasses.replace(program, commands=commands).verify()
+            with_changes(program, changes).verify()
     with pytest.raises(ProgramError, match="no layer norm"):
         dataclasses.replace(program, spec=dataclasses.replace(program.spec, layer_norm=0)).verify()
