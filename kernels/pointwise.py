@@ -21,6 +21,9 @@ from codesign.kernels.chain import FORMULAS, NAIVE_FORMULAS, Kind, operand_count
 from codesign.kernels.chunked import CHUNK, WARP, Grid, Number, flag, literal, naive_grid, padded
 from codesign.kernels.frame_kernel import FrameKernel
 
+MAX_WARPS = 32
+"""Warps of a block."""
+
 
 @dataclass(frozen=True, eq=False)
 class LayerNorm(FrameKernel):
@@ -35,7 +38,7 @@ class LayerNorm(FrameKernel):
     pixel_warps: int = 4
     """Groups of 32 pixels in a block."""
     channel_warps: int = 0
-    """Warps that share a pixel's planes; 0: as many as it takes for at most 8 planes each."""
+    """Warps that share a pixel's planes; 0: as many as it takes for at most 8 planes each, and 32 at most."""
 
     @property
     def channels(self) -> int:
@@ -44,11 +47,11 @@ class LayerNorm(FrameKernel):
     @property
     def members(self) -> int:
         """Warps that share a pixel's planes."""
-        return self.channel_warps or -(-self.planes // 8)
+        return self.channel_warps or min(-(-self.planes // 8), MAX_WARPS)
 
     @property
     def groups(self) -> int:
-        """Groups of 32 pixels per block; a block has at most 16 warps."""
+        """Groups of 32 pixels per block; a block of more than one has at most 16 warps."""
         return max(1, min(self.pixel_warps, 16 // self.members))
 
     @property

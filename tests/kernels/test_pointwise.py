@@ -240,7 +240,13 @@ def norm(channels: int, pixel_warps: int, channel_warps: int) -> LayerNorm:
     return LayerNorm(RNG.normal(size=channels), RNG.normal(size=channels), 1e-6, pixel_warps, channel_warps)
 
 
-NORMS = ((norm(20, 2, 1), (5, 9)), (norm(70, 2, 3), (3, 23)), (norm(8, 1, 0), (1, 1)), (norm(136, 4, 0), (2, 17)))
+NORMS = (
+    (norm(20, 2, 1), (5, 9)),
+    (norm(70, 2, 3), (3, 23)),
+    (norm(8, 1, 0), (1, 1)),
+    (norm(136, 4, 0), (2, 17)),
+    (norm(2050, 4, 0), (1, 3)),
+)
 AVERAGES = tuple(
     (SegmentSums(c, 5, 64), SegmentAverage(c, 5, 32), size)
     for c, size in (
@@ -356,6 +362,11 @@ def test_layer_norm(bench: Bench, op: LayerNorm, size: tuple[int, int]) -> None:
     want = away / np.sqrt((away**2).mean(1, keepdims=True) + 1e-6)
     want = want * op.scale[:, None, None] + op.shift[:, None, None]
     check_both(planar(fast[0], op.channels), planar(naive[0], op.channels), want)
+
+
+@pytest.mark.parametrize("channels", [1, 1024, 1025, 2048, 2049, 4096, 9999])
+def test_a_layer_norm_fits_a_block(channels: int) -> None:
+    assert norm(channels, 4, 0).threads <= 1024
 
 
 @pytest.mark.parametrize(("sums", "average", "size"), AVERAGES)
