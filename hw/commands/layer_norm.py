@@ -69,7 +69,7 @@ class LayerNormRow(Beside):
         taken = words * max(chunks, 2)  # cycles of a group: a word is read twice
         ready = max(start + BEGIN + words * chunks - 1 + FIGURED, engine.drain + 1)
         # A group's last word waits for the figures of an earlier one to be used; short pixels wait long.
-        waiting = max(0.0, (chunks + FIGURED - 1 + taken) / KEPT - taken) * max(groups - KEPT, 0)
+        waiting = max(0.0, (chunks + FIGURED - 1 + words * chunks) / KEPT - taken) * max(groups - KEPT, 0)
         end = ready + groups * taken - 1 + waiting + MADE
         return UnitRow(start, end, end, 2 * groups * words)
 

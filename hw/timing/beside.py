@@ -53,10 +53,12 @@ def lost_to_store(row: UnitRow, span: Fetching) -> float:
     """Cycles that a row takes longer because the store engine goes first at the scratchpad's port.
 
     Its fetches in these cycles, as far as the unit reads then, which it does for longer the more it waits; both are
-    taken as evenly spread.
+    taken as evenly spread. A row may outlast the fetches, or be done before them.
     """
-    common = min(row.end, span.end) - max(row.start, span.begin)
-    if common <= 0.0:
+    first = max(row.start, span.begin)
+    if min(row.end, span.end) <= first:
         return 0.0
     fetches, reading = span.reads / (span.end - span.begin), row.reads / (row.end - row.start)
-    return common * fetches * reading / (1.0 - fetches * (1.0 - reading))
+    contended, free = fetches * reading, 1.0 - fetches
+    while_fetching = (span.end - first) * contended / (free + contended)
+    return min(while_fetching, (row.end - first) * contended / free) if free > 0.0 else while_fetching

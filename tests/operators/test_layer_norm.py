@@ -321,6 +321,21 @@ def test_it_takes_no_longer_than_a_convolution_of_the_same_width() -> None:
     assert timing.predict(region.program).normalise_stall_cycles < 8 * 20 * (64 // 8) * (64 // 16)
 
 
+ONE = dataclasses.replace(TINY, name="norm_one", pixel_lanes=1, requantise_lanes=4, **SMALL)
+"""A machine whose short pixels wait for the figures of earlier ones."""
+
+
+@pytest.mark.parametrize("spec", [*MACHINES, ONE], ids=lambda spec: str(spec.name))
+@pytest.mark.parametrize(("channels", "width"), [(3, 400), (20, 100), (40, 40), (64, 100)])
+def test_long_rows_beside_stores_take_their_time(spec: AccelSpec, channels: int, width: int) -> None:
+    """Rows of short pixels, and rows whose port a store takes while it lasts or for a part of them."""
+    program = norm_program(spec, channels, width)
+    rng = np.random.default_rng(0)
+    inputs = {slot.name: rng.integers(-128, 128, (slot.height, slot.width, slot.channels)) for slot in program.inputs}
+    rtl = simulate(program, {name: codes.astype(np.int8) for name, codes in inputs.items()}).counters
+    assert abs(timing.predict(program).cycles - rtl.cycles) <= 0.025 * rtl.cycles
+
+
 def test_rows_that_break_a_rule_are_refused() -> None:
     (region,) = compiled(6, 16, 5, MACHINES[0]).regions
     program = region.program
