@@ -200,7 +200,7 @@ def _ranked(network: Calibrated, images: Sequence[NDArray[np.float32]]) -> tuple
         for name, cost in found.weights.items()
         if (widths := Widths(weights=frozenset({name})))
     ]
-    free = FREE_SHARE * base
+    free = FREE_SHARE * base or 1.0  # a network without convolutions
     ranked = sorted((one for one in choices if one.damage > 0), key=lambda one: -one.damage / (one.macs + free))
     return ranked, refusals
 

@@ -62,6 +62,8 @@ def damage(
                     values[name] = value
                 output = value if name == graph.output else output
         asked = [name for name in values if name in tensors or name in heads]
+        if not asked:
+            continue
         errors = {name: _rounding(values[name].detach(), params[name]) for name in tensors if name in values}
         for name, unit in heads.items():
             if name in values:

@@ -105,6 +105,28 @@ def test_a_budget_beyond_16_bits_is_not_kept_and_says_why(model: ImportedModel) 
     assert mixed.to_json()["met"] is False
 
 
+class Channels(nn.Module):
+    """A layer normalisation of the image, and nothing else."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.layer_norm(x.permute(0, 2, 3, 1), (3,)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [Channels(), nn.MaxPool2d(2), nn.PixelUnshuffle(2), nn.PixelUnshuffle(1)],
+    ids=lambda each: type(each).__name__,
+)
+def test_a_network_without_convolutions_may_have_a_budget(network: nn.Module) -> None:
+    model = load_model(network.eval(), width=12, height=HEIGHT, channels=3)
+    inputs = [image[..., :12] for image in images()]
+    mixed = compile_network(
+        model, BASE, calibration=inputs, quantisation=Quantisation("minmax", error_budget=1e-9)
+    ).mixed
+    assert mixed is not None
+    assert mixed.error <= mixed.error_before
+
+
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan")])
 def test_a_budget_is_positive(model: ImportedModel, budget: float) -> None:
     with pytest.raises(InputError, match="error budget"):
