@@ -20,7 +20,7 @@ from codesign.hw.errors import SimulationError
 from codesign.hw.program.program import Program
 from codesign.hw.spec import TINY, Unit
 from codesign.sim.build import Variant, rtl_sources
-from codesign.sim.model import Failure, Model
+from codesign.sim.model import Dram, Failure, Model
 
 _SIZES = dict.fromkeys((unit.value for unit in Unit), 1) | {
     "warp_reach": 2,
@@ -53,7 +53,7 @@ sampler: state_q place_q read_o segment_o pixel_q word_q group_q set_q psum_o
 window_walker: state_q credits_q segment_o read_o pixel_q window_row_q first_column_q group_q past_q
 window: beat_take set_q psum_o window_row_q first_column_q pixel_q group_q row_valid_q beat_ready issue
 row_units: samples windows norms is_norm
-conv_engine: segment_o add_grant front_grant array_rows row_ready unit_start
+conv_engine: segment_o add_grant front_grant array_rows row_ready row_beside unit_start
 store_engine: state_q burst_o beat_o aw_next_q len_ready beat_push sent_q outstanding_q pos_q fetch_q group_q x_q sub_q
 store_engine: claim_o free_to_o count_o batch_groups_q beat_ready segment_o
 normaliser: state_q step_q root_q rest_q index_o read_o read_addr_o ready_o
@@ -121,12 +121,14 @@ def module_of(instance: str) -> str:
     return modules()[instance.rsplit(".", 1)[-1]]
 
 
-def noticed(program: Program, memory: NDArray[np.uint8], fault: Fault | None, *, after: int) -> tuple[Failure, ...]:
+def noticed(
+    program: Program, memory: NDArray[np.uint8], fault: Fault | None, *, after: int, dram: Dram | None = None
+) -> tuple[Failure, ...]:
     """The assertions that fail in a run on ``memory: uint8[memory_bytes]``, in order; cycles count from its start.
 
     The run is left ``after`` cycles behind the fault.
     """
-    with Model(MACHINE, program.memory_bytes, variant=variant(), tolerant=True) as model:
+    with Model(MACHINE, program.memory_bytes, dram=dram, variant=variant(), tolerant=True) as model:
         model.load(program)
         model.memory[:] = memory
         started = model.cycle

@@ -26,7 +26,7 @@ class Dram:
 
     bytes_per_cycle: float | None = None  # None: the bus width
     latency_cycles: int = 100
-    stall_probability: float = 0.0  # of a cycle in which nothing moves
+    stall_probability: float = 0.0  # of a cycle in which nothing moves, nor is an answer of the registers taken
     seed: int = 1
 
     def __post_init__(self) -> None:

@@ -173,7 +173,9 @@ module scanline_normaliser
     if (rst_ni) begin
       `SCANLINE_ASSERT(StateKnown, state_q <= Multiplier)
       `SCANLINE_ASSERT(RecordWaits, (state_q == First) || (state_q == Begin) || valid_i)
-      `SCANLINE_ASSERT(StepBound, (state_q == First) || (32'(step_q) < RootSteps + 1))
+      `SCANLINE_ASSERT(StepBound, ((state_q != Spread) || (32'(step_q) < SpreadSteps)) &&
+          ((state_q != Place) || (32'(step_q) < PlaceSteps)) && ((state_q != Root) || (32'(step_q) < RootSteps)) &&
+          ((state_q != Quotient) || (32'(step_q) < QuotientSteps)))
       `SCANLINE_ASSERT(DivisorNotZero, (state_q != Divide) || root_q[31])
       `SCANLINE_ASSERT(RestBelow, (state_q != Quotient) || (rest_q < {divisor_q, 1'b0}))
       `SCANLINE_ASSERT(PlacesBound, (state_q != Place) || (32'(record.places) <= PlaceSteps))

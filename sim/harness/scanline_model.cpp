@@ -43,6 +43,7 @@ struct Burst {
 thread_local std::string printed;
 thread_local struct Model* stepping = nullptr;
 
+constexpr int kPatience = 256;  // cycles until a register access counts as not answered
 constexpr uint64_t kPulses = 0x3f;  // bits of activity_o that stand for one event each; the others are levels
 
 struct Model {
@@ -143,7 +144,8 @@ struct Model {
         credit += bandwidth;
         const uint64_t cap = uint64_t(bus_bytes) * 256 + bandwidth;
         if (credit > cap) credit = cap;
-        const bool open = credit >= uint64_t(bus_bytes) * 256 && !stalled();
+        const bool still = stalled();
+        const bool open = credit >= uint64_t(bus_bytes) * 256 && !still;
         const bool both = credit >= 2 * uint64_t(bus_bytes) * 256;
         const bool read_ready = !reads.empty() && reads.front().ready <= cycle;
         const bool write_ready = !writes.empty();
@@ -162,8 +164,9 @@ struct Model {
             t.m_axi_rlast = burst.beats == 1;
         }
         t.m_axi_wready = give_write;
-        t.m_axi_arready = reads.size() < 64;
-        t.m_axi_awready = writes.size() < 16;
+        t.m_axi_arready = reads.size() < 64 && !still;
+        t.m_axi_awready = writes.size() < 16 && !still;
+        t.s_axil_bready = t.s_axil_rready = !still;
         const bool respond = !responses.empty() && responses.front().first <= cycle;
         t.m_axi_bvalid = respond;
         t.m_axi_bresp = respond && responses.front().second ? 2 : 0;
@@ -396,7 +399,7 @@ int scanline_write_register(Model* model, uint32_t address, uint32_t value) {
     t.s_axil_wdata = value;
     t.s_axil_awvalid = t.s_axil_wvalid = 1;
     t.eval();
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < kPatience; i++) {
         const bool taken = t.s_axil_awready && t.s_axil_wready;
         model->step();
         if (taken) {
@@ -413,7 +416,7 @@ int64_t scanline_read_register(Model* model, uint32_t address) {
     t.s_axil_araddr = address;
     t.s_axil_arvalid = 1;
     t.eval();
-    for (int i = 0; i < 16; i++) {
+    for (int i = 0; i < kPatience; i++) {
         const bool taken = t.s_axil_arready;
         model->step();
         if (taken) {

@@ -30,7 +30,7 @@ from codesign.hw.model import reference
 from codesign.hw.program.program import Program
 from codesign.sim import faults
 from codesign.sim.faults import Assertion, Fault, module_of, noticed
-from codesign.sim.model import Model
+from codesign.sim.model import Dram, Failure, Model
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "rtl_faults.json"
 AFTER = 2000
@@ -40,6 +40,7 @@ _PLAIN = LayerDraw(3, 1, 6, "linear", "none", True, False, 0, 1)
 _NORM = dataclasses.replace(_PLAIN, activation="relu", norm=True)
 DRAWS = {
     "convolutions": SMALL,
+    "stalls": SMALL,
     "tables": GraphDraw(5, 9, 3, (_PLAIN, dataclasses.replace(_PLAIN, activation="table")), 5),
     "wide windows": GraphDraw(9, 13, 6, (dataclasses.replace(_PLAIN, kernel=7),) * 2, 5),
     "warps": GraphDraw(7, 13, 3, (_PLAIN, dataclasses.replace(_PLAIN, warp=True, edge=True), _PLAIN), 5),
@@ -53,6 +54,8 @@ DRAWS = {
     "layer norms": GraphDraw(5, 23, 3, (_PLAIN, dataclasses.replace(_PLAIN, layer_norm=True), _PLAIN), 5),
 }
 
+DRAMS = {"stalls": Dram(stall_probability=0.5)}
+"""Buses on which handshakes wait, for the programs run on them."""
 
 USED_BY = {
     "scanline_sampler": ("warps", "resizes"),
@@ -78,13 +81,18 @@ def ready(name: str) -> tuple[Program, NDArray[np.uint8]]:
 def shape(name: str) -> tuple[int, dict[tuple[str, str], int]]:
     """The cycles of a program without a fault, and the signals that can be held."""
     program, memory = ready(name)
-    with Model(faults.MACHINE, program.memory_bytes, variant=faults.variant()) as model:
+    with Model(faults.MACHINE, program.memory_bytes, dram=DRAMS.get(name), variant=faults.variant()) as model:
         model.load(program)
         model.memory[:] = memory
         started = model.cycle
         model.start()
         assert model.run(10**6), "the program does not end"
         return model.cycle - started, model.forceable()
+
+
+def failures(name: str, fault: Fault | None, after: int = AFTER) -> tuple[Failure, ...]:
+    """The assertions that fail in a program's run, in order."""
+    return noticed(*ready(name), fault, after=after, dram=DRAMS.get(name))
 
 
 def guesses(wanted: list[Assertion], rng: random.Random) -> Iterator[tuple[str, Fault]]:
@@ -118,7 +126,7 @@ def search(known: dict[str, Any], seconds: float, seed: int) -> None:
             return
         if tries % 4:  # the others find what nobody aims at
             name, fault = next(guesses(missing, rng))
-        for failure in noticed(*ready(name), fault, after=AFTER):
+        for failure in failures(name, fault):
             key = f"{module_of(failure.instance)}.{failure.assertion}"
             if key in every and key not in known:
                 known[key] = entry(name, fault, failure.instance, failure.cycle)
@@ -132,7 +140,7 @@ def entry(name: str, fault: Fault, instance: str, cycle: int) -> dict[str, Any]:
 
 def replay(kept: dict[str, Any]) -> int | None:
     """The cycle in which a recorded fault lets its ``assertion`` fail in ``fires_in``; None when it does not."""
-    for failure in noticed(*ready(kept["program"]), Fault(**kept["fault"]), after=AFTER):
+    for failure in failures(kept["program"], Fault(**kept["fault"])):
         if (failure.instance, failure.assertion) == (kept["fires_in"], kept["assertion"]):
             return failure.cycle
     return None

@@ -46,7 +46,7 @@ def test_faults_hold_signals_of_the_design() -> None:
 @pytest.mark.parametrize("name", rtl_faults.DRAWS)
 def test_nothing_fails_without_a_fault(name: str) -> None:
     cycles, _ = rtl_faults.shape(name)
-    assert not faults.noticed(*rtl_faults.ready(name), None, after=2 * cycles)
+    assert not rtl_faults.failures(name, None, after=2 * cycles)
 
 
 @pytest.mark.parametrize("key", SAMPLE)
