@@ -1,4 +1,4 @@
-"""A row that a unit beside the array makes: common to WARP, RESIZE and WINDOW."""
+"""A row that a unit beside the array makes: common to WARP, RESIZE, WINDOW and LAYER_NORM."""
 
 from __future__ import annotations
 

@@ -8,22 +8,20 @@ from typing import ClassVar
 
 import numpy as np
 
-from codesign.compile.scanline.kernels.kernel import Int64, Kernel, RowPlace
+from codesign.compile.scanline.kernels.beside import Beside
+from codesign.compile.scanline.kernels.kernel import Int64, RowPlace
 from codesign.compile.scanline.plan.mapping import Mapping, Mappings
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw.isa import Opcode
-from codesign.hw.numerics import ceil_div
 from codesign.hw.numerics.layer_norm import LayerNorm
 
 
 @dataclass(frozen=True)
-class NormalisedPixels(Kernel):
+class NormalisedPixels(Beside):
     """Psums in units of ``constants.unit``, which the epilogue scales and shifts by channel."""
 
     constants: LayerNorm
     opcode: ClassVar[Opcode] = Opcode.LAYER_NORM
-    splits: ClassVar[bool] = False
-    takes_operand: ClassVar[bool] = False
 
     @property
     def channels(self) -> int:
@@ -36,12 +34,6 @@ class NormalisedPixels(Kernel):
     @property
     def cost_key(self) -> Hashable:
         return type(self), self.channels
-
-    def map(self, mappings: Mappings, source_channels: tuple[int, ...], unfold: int = 0) -> Mapping:
-        """Nothing of the array."""
-        spec = mappings.spec
-        words = np.zeros((0, spec.co_lanes, spec.ci_lanes), np.int8)
-        return Mapping(words, (), (), 1, 0, ceil_div(self.channels, spec.ci_lanes))
 
     def group_cycles(self, mappings: Mappings, made: Mapping, output: Tensor, operand: bool) -> int:
         """A word is read twice, and requantised in so many chunks."""

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 
-from codesign.compile.scanline.kernels.kernel import Int64, Kernel
+from codesign.compile.scanline.kernels.beside import Beside
+from codesign.compile.scanline.kernels.kernel import Int64
 from codesign.compile.scanline.plan.mapping import Mapping, Mappings
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw.numerics import SAMPLE_UNITS, ceil_div
 
 
-class Sampled(Kernel):
-    """A kernel whose psums are bilinear samples in units of 2^-16. It uses nothing of the array, and has no weights."""
-
-    splits: ClassVar[bool] = False
-    takes_operand: ClassVar[bool] = False
-
-    def map(self, mappings: Mappings, source_channels: tuple[int, ...], unfold: int = 0) -> Mapping:
-        spec = mappings.spec
-        words = np.zeros((0, spec.co_lanes, spec.ci_lanes), np.int8)
-        return Mapping(words, (), (), 1, 0, ceil_div(self.channels, spec.ci_lanes))
+class Sampled(Beside):
+    """A kernel whose psums are bilinear samples in units of 2^-16."""
 
     def group_cycles(self, mappings: Mappings, made: Mapping, output: Tensor, operand: bool) -> int:
         """Two reads a sample, and the overhead of a set of words and its places."""
