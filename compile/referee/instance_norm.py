@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from codesign.compile.graph.graph import Node
-from codesign.compile.referee.arrays import AnyInts, Codes, by_rows
+from codesign.compile.referee.arrays import AnyInts
 from codesign.compile.referee.values import Format, Limited, NoMeaningError, Operand, Rule, Tensor, tensor
-from codesign.hw import normalise, numerics
+from codesign.hw import normalise
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,13 @@ class Normal(Limited):
         to.demand_8_bits()
         codes = self.source.codes
         constants = normalise.normalisation(codes[0, 0].size, self.epsilon, self.source.scale, to.scale)
-        bias, multiplier, shift = (
-            factors.reshape(1, -1, 1, 1)
-            for factors in normalise.frame_factors(*normalise.sums(codes.transpose(0, 2, 3, 1)), constants)
-        )
-        qmin, qmax = self.bounds(to)
+        bias, multiplier, shift = normalise.frame_factors(*normalise.sums(codes.transpose(0, 2, 3, 1)), constants)
+        summand = bias.reshape(1, -1, 1, 1)
 
-        def narrow(part: AnyInts) -> Codes:
-            psum = (part.astype(np.int64) << normalise.UNIT_BITS) + bias
-            return numerics.requantise(
-                psum,
-                multiplier=multiplier,
-                negative_multiplier=multiplier,
-                shift=shift,
-                zero_point=to.zero_point,
-                qmin=qmin,
-                qmax=qmax,
-            )
+        def psums(part: AnyInts) -> AnyInts:
+            return (part.astype(np.int64) << normalise.UNIT_BITS) + summand
 
-        return to.tensor(by_rows(narrow, codes))
+        return self.narrowed(to, (multiplier, multiplier, shift), codes, psums)
 
 
 def normalised(node: Node, operands: Sequence[Operand]) -> Normal:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from codesign.compile.graph.graph import Node
-from codesign.compile.referee.arrays import AnyInts, Codes, Reals, by_rows
+from codesign.compile.referee.arrays import AnyInts, Reals
 from codesign.compile.referee.values import (
     Format,
     Limited,
@@ -23,7 +23,6 @@ from codesign.compile.referee.values import (
     constant,
     tensor,
 )
-from codesign.hw import numerics
 from codesign.hw.numerics.layer_norm import layer_norm, layer_norm_parameters, layer_norm_psums
 
 
@@ -40,21 +39,11 @@ class Normal(Limited):
         to.demand_8_bits()
         constants = layer_norm(self.source.codes.shape[1], self.epsilon, self.source.scale)
         bias, multiplier, shift = layer_norm_parameters(self.scale, self.shift, constants, to.scale)
-        qmin, qmax = self.bounds(to)
 
-        def narrow(part: AnyInts) -> Codes:
-            found = numerics.requantise(
-                layer_norm_psums(part.transpose(0, 2, 3, 1), constants) + bias,
-                multiplier=multiplier,
-                negative_multiplier=multiplier,
-                shift=shift,
-                zero_point=to.zero_point,
-                qmin=qmin,
-                qmax=qmax,
-            )
-            return found.transpose(0, 3, 1, 2)
+        def psums(part: AnyInts) -> AnyInts:
+            return (layer_norm_psums(part.transpose(0, 2, 3, 1), constants) + bias).transpose(0, 3, 1, 2)
 
-        return to.tensor(by_rows(narrow, self.source.codes))
+        return self.narrowed(to, (multiplier, multiplier, shift), self.source.codes, psums)
 
 
 def normalised(node: Node, operands: Sequence[Operand]) -> Normal:

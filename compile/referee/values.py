@@ -101,6 +101,23 @@ class Limited(Value):
         """The limits in codes of ``to``."""
         return numerics.clip_bounds(self.low, self.high, to.scale, to.zero_point)
 
+    def narrowed(
+        self, to: Format, factors: tuple[Wide, Wide, Wide], source: AnyInts, psums: Callable[[AnyInts], AnyInts]
+    ) -> Tensor:
+        """``psums`` of a few rows of ``source: [1, C, H, W]`` at a time, requantised to 8 bits within the limits.
+
+        ``factors``: multiplier, negative multiplier and shift, each by channel.
+        """
+        to.demand_8_bits()
+        multiplier, negative, shift = (by_channel.reshape(1, -1, 1, 1) for by_channel in factors)
+        qmin, qmax = self.bounds(to)
+        rule = {"multiplier": multiplier, "negative_multiplier": negative, "shift": shift}
+
+        def narrow(part: AnyInts) -> Codes:
+            return numerics.requantise(psums(part), **rule, zero_point=to.zero_point, qmin=qmin, qmax=qmax)
+
+        return to.tensor(by_rows(narrow, source))
+
 
 @dataclass(frozen=True)
 class Incoming(Value):
@@ -172,27 +189,12 @@ class Psum(Limited):
     def rounded(self, to: Format) -> Tensor:
         if to.wide and (to.zero_point or self.limited):
             raise NoMeaningError("what has no 16-bit form")
-        multiplier, negative, shifts = (
-            factors.reshape(1, -1, 1, 1)
-            for factors in numerics.requantise_parameters(self.input_scale, self.scales, to.scale, self.slope)
-        )
-        if to.wide:
-            rule = {"multiplier": multiplier, "negative_multiplier": negative, "shift": shifts}
-            return to.tensor(numerics.requantise_wide(self.values, **rule))
-        qmin, qmax = self.bounds(to)
-
-        def narrow(psum: AnyInts) -> Codes:
-            return numerics.requantise(
-                psum,
-                multiplier=multiplier,
-                negative_multiplier=negative,
-                shift=shifts,
-                zero_point=to.zero_point,
-                qmin=qmin,
-                qmax=qmax,
-            )
-
-        return to.tensor(by_rows(narrow, self.values))
+        factors = numerics.requantise_parameters(self.input_scale, self.scales, to.scale, self.slope)
+        if not to.wide:
+            return self.narrowed(to, factors, self.values, lambda psums: psums)
+        multiplier, negative, shift = (by_channel.reshape(1, -1, 1, 1) for by_channel in factors)
+        rule = {"multiplier": multiplier, "negative_multiplier": negative, "shift": shift}
+        return to.tensor(numerics.requantise_wide(self.values, **rule))
 
 
 def value(operand: Operand) -> Value:
