@@ -17,13 +17,12 @@ from codesign.compile.graph.unit import RoundedUnit
 from codesign.compile.operators.activation import CLIPS
 from codesign.compile.operators.moments import normalised_by
 from codesign.compile.operators.operator import Bind, Composite, constant
-from codesign.compile.operators.rules import FRAME
+from codesign.compile.operators.rules import FRAME, out_of_range
 from codesign.compile.scanline.kernels.normalise import Normalise
 from codesign.compile.scanline.layers import Epilogue, Layer
 from codesign.compile.scanline.lowering import Lowering
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import normalise, numerics
-from codesign.hw.errors import UnsupportedError
 from codesign.hw.normalise import COUNT_BITS
 from codesign.hw.spec import AccelSpec, Unit
 from codesign.kernels import pointwise
@@ -74,20 +73,23 @@ class InstanceNorm(Composite):
         channels, epsilon = node.shape[1], float(node.attributes["epsilon"])
         return pointwise.SegmentMoments(channels), pointwise.InstanceNorm(channels, epsilon, activation is not None)
 
+    def refuses(self, unit: RoundedUnit) -> str | None:
+        return super().refuses(unit) or out_of_range(_constants, unit)
+
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         (source,) = lowering.operands(unit)
-        epsilon = float(unit.head.attributes["epsilon"])
-        try:
-            pixels = source.height * source.width
-            constants = normalise.normalisation(pixels, epsilon, source.scale, target.scale)
-        except ValueError as error:
-            raise UnsupportedError(str(error), where=unit.head.where) from error
         low, high = unit.activation.low, unit.activation.high
         bounds = numerics.clip_bounds(low, high, target.scale, target.zero_point)
         none = np.zeros(source.channels, np.int64)  # the machine computes bias, multipliers and shifts of the sums
         epilogue = Epilogue(none, none, none, none, target.zero_point, *bounds)
-        kernel = Normalise(constants, source.channels)
+        kernel = Normalise(_constants(unit), source.channels)
         lowering.layers.append(Layer(unit.name, (source.name,), target.name, kernel, epilogue))
+
+
+def _constants(unit: RoundedUnit) -> normalise.Normalisation:
+    """Raises ``ValueError`` for scales that the machine cannot hold."""
+    (source,), epsilon = unit.operands, float(unit.head.attributes["epsilon"])
+    return normalise.normalisation(source.shape[2] * source.shape[3], epsilon, source.scale, unit.result.scale)
 
 
 OP, _RELAX = InstanceNorm.ops[0], "nn.instance_norm"

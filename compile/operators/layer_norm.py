@@ -20,17 +20,20 @@ from codesign.compile.graph.unit import RoundedUnit
 from codesign.compile.operators.activation import CLIPS
 from codesign.compile.operators.moments import normalised_by
 from codesign.compile.operators.operator import Bind, Composite
-from codesign.compile.operators.rules import FRAME
+from codesign.compile.operators.rules import FRAME, out_of_range
+from codesign.compile.scanline.kernels.kernel import Int64
 from codesign.compile.scanline.kernels.layer_norm import NormalisedPixels
 from codesign.compile.scanline.layers import Epilogue, Layer
 from codesign.compile.scanline.lowering import Lowering
 from codesign.compile.scanline.tensors import Tensor
 from codesign.hw import numerics
-from codesign.hw.errors import UnsupportedError
 from codesign.hw.numerics.layer_norm import MAX_CHANNELS, layer_norm, layer_norm_parameters
+from codesign.hw.numerics.layer_norm import LayerNorm as Constants
 from codesign.hw.spec import Unit
 from codesign.kernels import pointwise
 from codesign.kernels.frame_kernel import FrameKernel
+
+OP = "layer_norm"
 
 
 def channels_are_summed(graph: Graph, node: Node) -> bool:
@@ -41,7 +44,7 @@ def channels_are_summed(graph: Graph, node: Node) -> bool:
 class LayerNorm(Composite):
     """The channels of every pixel less their mean, over the root of their variance plus epsilon; scaled and shifted."""
 
-    ops = ("layer_norm",)
+    ops = (OP,)
     spellings = (
         "torch: LayerNorm over the channels, moved last or as tokens, or written out over any axis of channels",
         "ONNX: LayerNormalization, the same",
@@ -76,18 +79,23 @@ class LayerNorm(Composite):
         scale, shift = (graph.constants[name] for name in node.inputs[1:])
         return (pointwise.LayerNorm(scale, shift, float(node.attributes["epsilon"])),)
 
+    def refuses(self, unit: RoundedUnit) -> str | None:
+        return super().refuses(unit) or out_of_range(_parameters, unit)
+
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         (source,) = lowering.operands(unit)
-        try:
-            constants = layer_norm(source.channels, float(unit.head.attributes["epsilon"]), source.scale)
-            scale, shift = unit.constants
-            bias, multiplier, shifts = layer_norm_parameters(scale, shift, constants, target.scale)
-        except ValueError as error:
-            raise UnsupportedError(str(error), where=unit.head.where) from error
+        constants, bias, multiplier, shifts = _parameters(unit)
         low, high = unit.activation.low, unit.activation.high
         bounds = numerics.clip_bounds(low, high, target.scale, target.zero_point)
         epilogue = Epilogue(bias, multiplier, multiplier, shifts, target.zero_point, *bounds)
         lowering.layers.append(Layer(unit.name, (source.name,), target.name, NormalisedPixels(constants), epilogue))
+
+
+def _parameters(unit: RoundedUnit) -> tuple[Constants, Int64, Int64, Int64]:
+    """Constants, bias, multiplier and shift. Raises ``ValueError`` for scales that the machine cannot hold."""
+    (source,), (scale, shift) = unit.operands, unit.constants
+    constants = layer_norm(source.shape[1], float(unit.head.attributes["epsilon"]), source.scale)
+    return constants, *layer_norm_parameters(scale, shift, constants, unit.result.scale)
 
 
 FIRST, LAST, TOKENS, FLAT = "[1, C, H, W]", "[1, H, W, C]", "[1, H W, C]", "[1, C, H W]"
@@ -157,9 +165,9 @@ def recognise_norms(graph: Graph) -> Graph:
             inputs, attributes = (norm.source, scale, shift), {"epsilon": norm.epsilon}
             frame = graph.shape_of(norm.source)
             if norm.end is node and norm.layout == FIRST:
-                editor.keep(node, op=LayerNorm.ops[0], inputs=inputs, attributes=attributes)
+                editor.keep(node, op=OP, inputs=inputs, attributes=attributes)
                 continue
-            made = editor.add(node.name, LayerNorm.ops[0], inputs, attributes, shape=frame)
+            made = editor.add(node.name, OP, inputs, attributes, shape=frame)
             results[norm.end.name] = _Result(made, frame, norm.layout)
         moved = None if node.name in results else _moved_result(results, node)
         if moved is not None:
@@ -212,7 +220,7 @@ def _norm(graph: Graph, readers: Mapping[str, list[Node]], node: Node) -> _Norm 
     for follower, value in _affine(graph, readers, node, layout, len(scale)):
         scale, shift = (scale * value, shift * value) if follower.op == "multiply" else (scale, shift + value)
         end = follower
-    if node.op == "layer_norm" and end is node:
+    if node.op == OP and end is node:
         return None
     return _Norm(source, layout, epsilon, scale, shift, end)
 
@@ -220,7 +228,7 @@ def _norm(graph: Graph, readers: Mapping[str, list[Node]], node: Node) -> _Norm 
 def _head(graph: Graph, node: Node) -> tuple[str, str, float, Array, Array] | None:
     """Source, layout, epsilon, scale and shift of ``node``, if it normalises over channels."""
     rank = len(node.shape)
-    if node.op == "layer_norm":
+    if node.op == OP:
         scale, shift = (graph.constants[name].astype(np.float64) for name in node.inputs[1:])
         return node.inputs[0], FIRST, node.attributes["epsilon"], scale, shift
     if node.op == "nn.layer_norm" and [axis % rank for axis in node.attributes["axes"]] == [rank - 1]:

@@ -148,6 +148,13 @@ class Operator:
         """Whether the machine computes this operator in the bits and zero points that ``unit`` has."""
         return unit.narrow and not (self.centred and any(operand.zero_point for operand in unit.operands))
 
+    def refuses(self, unit: RoundedUnit) -> str | None:
+        """Why the machine cannot compute ``unit`` with the formats that it has, in a sentence; None if it can."""
+        fits = self.bits_fit(unit)
+        return (
+            None if fits else "The machine does not compute it with operands or results of these bits and zero points."
+        )
+
     def lower(self, unit: RoundedUnit, target: Tensor, lowering: Lowering) -> None:
         """Append the layers that compute ``unit`` into ``target``. Only units that are supported are lowered."""
         raise NotImplementedError

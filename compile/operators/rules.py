@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from codesign.compile.graph.graph import Graph, Node
 from codesign.compile.graph.unit import RoundedUnit
 
@@ -29,3 +31,12 @@ FRAME = (batch_is_one, frame_fits)
 def clips_to_8_bits(unit: RoundedUnit) -> bool:
     """Whether a clip of ``unit``, if it has one, makes 8 bits: the requantiser limits no others."""
     return unit.result.bits == 8 or all(node.op != "clip" for node in unit.nodes)
+
+
+def out_of_range(parameters: Callable[[RoundedUnit], object], unit: RoundedUnit) -> str | None:
+    """Why the machine cannot hold the ``parameters`` of ``unit``, which then raise ``ValueError``; None if it can."""
+    try:
+        parameters(unit)
+    except ValueError as error:
+        return f"The machine cannot hold its scales: {error}."
+    return None

@@ -80,8 +80,7 @@ def partition(graph: Graph, spec: AccelSpec) -> Partitioned:
     reasons: dict[str, str] = {}
     for end, unit in units.items():
         reason = unit.operator.unsupported(graph, unit.head, spec) if unit.nodes else None
-        if reason is None and not unit.operator.bits_fit(unit):
-            reason = "The machine does not compute it with operands or results of these bits and zero points."
+        reason = reason or unit.operator.refuses(unit)
         if reason is None:
             taken[end] = unit
         else:

@@ -258,3 +258,17 @@ def test_a_machine_without_sums_leaves_it_to_the_host(spec: AccelSpec, tmp_path:
         with torch.no_grad():
             wanted = seeded(Normalised(InstanceNorm(channels), channels))(torch.from_numpy(picture)).numpy()
         assert np.sqrt(np.mean((module.run(picture) - wanted) ** 2)) < 0.02 * wanted.std()
+
+
+def test_scales_that_do_not_fit_leave_it_to_the_host() -> None:
+    class Faint(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Conv2d(3, 6, 1), nn.InstanceNorm2d(6, eps=1.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(1e-6 * self.first(x))
+
+    network = compiled(Faint(), NARROW)
+    reasons = {placement.operator: placement.reason for placement in network.placements}
+    assert "cannot hold its scales: epsilon 1.0 is too large" in reasons["instance_norm"]

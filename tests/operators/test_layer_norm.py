@@ -352,3 +352,15 @@ def test_rows_that_break_a_rule_are_refused() -> None:
             with_changes(program, changes).verify()
     with pytest.raises(ProgramError, match="no layer norm"):
         dataclasses.replace(program, spec=dataclasses.replace(program.spec, layer_norm=0)).verify()
+
+
+def test_scales_that_do_not_fit_leave_it_to_the_host() -> None:
+    """Beside activations far below its epsilon a normalisation hardly normalises; no unit has the bits for it."""
+    norm = nn.LayerNorm(6, 1.0)
+    network = Between(lambda x, _: norm((1e-5 * x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 6, 0.0, norm).eval()
+    model = load_model(network, width=8, height=6, channels=3)
+    image = np.random.default_rng(1).random((1, 3, 6, 8), dtype=np.float32)
+    found = compile_network(model, MACHINES[0], calibration=[image], quantisation=Quantisation("minmax"))
+    reasons = {placement.operator: placement.reason for placement in found.placements}
+    assert "cannot hold its scales: epsilon 1.0 is too large" in reasons["layer_norm"]
+    assert found.regions
