@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
-from layer_graphs import DENSE, SMALL, GraphDraw, LayerDraw, build, evaluate, graph_draws, random_inputs
+from layer_graphs import DENSE, SMALL, GraphDraw, LayerDraw, build, graph_draws, random_inputs
+from layer_meaning import evaluate
+from whole_networks import POOL
 
 from codesign.compile.scanline.emit import emit
 from codesign.compile.scanline.layers import LayerGraph
@@ -42,16 +44,7 @@ drams = st.builds(
     seed=st.integers(1, 1000),
 )
 
-NARROW = dataclasses.replace(
-    TINY,
-    name="narrow",
-    scratchpad_bytes=4096,
-    warp_reach=2,
-    window_beats=16,
-    correlator=1,
-    statistic_channels=32,
-    layer_norm=1,
-)
+NARROW = POOL["narrow"]
 STRIPPED = dataclasses.replace(TINY, name="narrow", scratchpad_bytes=2048)
 """So small that frames are computed in vertical strips."""
 

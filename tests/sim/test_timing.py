@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from layer_graphs import GraphDraw, LayerDraw, build, graph_draws, random_inputs
+from whole_networks import POOL
 
 from codesign.compile.scanline.emit import emit
 from codesign.compile.scanline.layers import LayerGraph
@@ -24,16 +25,7 @@ from codesign.hw.timing import model as timing
 from codesign.sim.model import Dram
 from codesign.sim.run import run
 
-NARROW = dataclasses.replace(
-    TINY,
-    name="narrow",
-    scratchpad_bytes=4096,
-    warp_reach=2,
-    window_beats=16,
-    correlator=1,
-    statistic_channels=32,
-    layer_norm=1,
-)
+NARROW = POOL["narrow"]
 
 EXACT = [field.name for field in dataclasses.fields(Counters) if not field.name.endswith(("cycles", "stall_cycles"))]
 

@@ -15,7 +15,8 @@ from codesign.compile.scanline.plan.explain import explain
 from codesign.compile.scanline.rewrite.subpixel import fold_shuffles
 from codesign.hw.model import reference
 from codesign.hw.spec import BASE, TINY, AccelSpec
-from tests.sim.layer_graphs import GraphDraw, LayerDraw, build, evaluate, random_inputs
+from tests.sim.layer_graphs import GraphDraw, LayerDraw, build, random_inputs
+from tests.sim.layer_meaning import evaluate
 
 up_scaling = st.builds(
     GraphDraw,

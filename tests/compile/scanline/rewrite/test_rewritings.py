@@ -25,7 +25,8 @@ from codesign.compile.scanline.tensors import Tensor
 from codesign.hw.errors import UnsupportedError
 from codesign.hw.numerics import AddRule
 from codesign.hw.spec import TINY
-from tests.sim.layer_graphs import GraphDraw, build, evaluate, graph_draws, random_inputs
+from tests.sim.layer_graphs import GraphDraw, build, graph_draws, random_inputs
+from tests.sim.layer_meaning import evaluate
 
 NARROW = dataclasses.replace(
     TINY, weight_words=64, fill_words=128, warp_reach=1, window_beats=16, correlator=1, statistic_channels=64
