@@ -47,7 +47,7 @@ conv_array: spoken_q landed_q oldest_q issue step_q group_q row_q correlate_q
 requantiser: psum_held_q add_count_q add_pending_q add_tail_q word_q group_q cog_word_q parameter_addr_o
 requantiser: parameter_valid_q psum_free_o free_source_o issue segment_o write_o done_o active_q
 layer_norm: segment_o asked_word asked_group sum_count_q out_count_q sum_pending_q out_pending_q claimed_q figured_q
-layer_norm: summing_q active_q chunk_o made_group_q sum_group_q channels doublings made_valid_q asks_out asked_q
+layer_norm: summing_q chunk_o made_group_q sum_group_q channels doublings made_valid_q asks_out asked_q
 layer_norm: sum_bank_q out_bank_q
 sampler: state_q place_q read_o segment_o pixel_q word_q group_q set_q psum_o
 window_walker: state_q credits_q segment_o read_o pixel_q window_row_q first_column_q group_q past_q

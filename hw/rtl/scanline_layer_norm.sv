@@ -42,7 +42,7 @@ module scanline_layer_norm
   assign count = channels << doublings;
 
   // Reads: of either pass a word is asked for when it has room; in turns, and what is asked for stays until it is granted.
-  logic active_q, asked_q, asks_out_q, turn_q;
+  logic asked_q, asks_out_q, turn_q;
   logic sum_more_q, sum_pending_q, out_more_q, out_pending_q;
   logic [15:0] sum_group_q, out_group_q, asked_group;
   logic [11:0] sum_word_q, out_word_q, asked_word;
@@ -260,7 +260,6 @@ module scanline_layer_norm
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
-      active_q <= 1'b0;
       asked_q <= 1'b0;
       asks_out_q <= 1'b0;
       turn_q <= 1'b0;
@@ -292,9 +291,6 @@ module scanline_layer_norm
       made_valid_q <= '0;
       made_last_q <= '0;
     end else begin
-      if (start_i) active_q <= 1'b1;
-      else if (done_o) active_q <= 1'b0;
-
       // Reads.
       asked_q <= segment_o.valid && !segment_grant_i;
       asks_out_q <= asks_out;
@@ -364,15 +360,21 @@ module scanline_layer_norm
   end
 
   logic unused;
-  assign unused = ^{row_i, segment_data_i, active_q};
+  assign unused = ^{row_i, segment_data_i};
 
 `ifdef SCANLINE_ASSERTIONS
   `include "scanline_assert.svh"
   `SCANLINE_HANDSHAKE(Segment, segment_o.valid, segment_grant_i, segment_o, 1'b0)
+  logic check_active_q;
+  always_ff @(posedge clk_i or negedge rst_ni) begin
+    if (!rst_ni) check_active_q <= 1'b0;
+    else if (start_i) check_active_q <= 1'b1;
+    else if (done_o) check_active_q <= 1'b0;
+  end
   always_ff @(posedge clk_i) begin
     if (rst_ni) begin
-      `SCANLINE_ASSERT(StartsIdle, !start_i || !active_q)
-      `SCANLINE_ASSERT(WorksOnARow, active_q || !(segment_o.valid || chunk_o.valid))
+      `SCANLINE_ASSERT(StartsIdle, !start_i || !check_active_q)
+      `SCANLINE_ASSERT(WorksOnARow, check_active_q || !(segment_o.valid || chunk_o.valid))
       `SCANLINE_ASSERT(SumWordFits, !sum_pending_q || (sum_count_q < 2'd2))
       `SCANLINE_ASSERT(OutWordFits, !out_pending_q || (out_count_q < 2'd2))
       `SCANLINE_ASSERT(WordCounted, !segment_o.valid || (asked_word < row_i.words))
@@ -384,7 +386,7 @@ module scanline_layer_norm
       `SCANLINE_ASSERT(FiguredClaimed, (figured_q & ~claimed_q) == '0)
       `SCANLINE_ASSERT(SpreadNotZero, !place_q[2].valid || (spread_q[0] != '0))
       `SCANLINE_ASSERT(MantissaNormal, !place_q[3].valid || (mantissa3_q[0][MantissaBits-1-:2] != '0))
-      `SCANLINE_ASSERT(CountInBits, !active_q || (32'(channels) << doublings <= 4096))
+      `SCANLINE_ASSERT(CountInBits, !check_active_q || (32'(channels) << doublings <= 4096))
     end
   end
 `endif
