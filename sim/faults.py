@@ -47,13 +47,14 @@ conv_array: spoken_q landed_q oldest_q issue step_q group_q row_q correlate_q
 requantiser: psum_held_q add_count_q add_pending_q add_tail_q word_q group_q cog_word_q parameter_addr_o
 requantiser: parameter_valid_q psum_free_o free_source_o issue segment_o write_o done_o active_q
 layer_norm: segment_o asked_word asked_group sum_count_q out_count_q sum_pending_q out_pending_q claimed_q figured_q
-layer_norm: summing_q chunk_o made_group_q sum_group_q channels doublings made_valid_q asks_out asked_q
-layer_norm: sum_bank_q out_bank_q
+layer_norm: summing_q chunk_o made_group_q sum_group_q doublings count made_valid_q asks_out asked_q row_q free_o
+layer_norm: sum_bank_q out_bank_q rows_q sum_rows_q out_rows_q ready_o busy_o
 sampler: state_q place_q read_o segment_o pixel_q word_q group_q set_q psum_o
 window_walker: state_q credits_q segment_o read_o pixel_q window_row_q first_column_q group_q past_q
 window: beat_take set_q psum_o window_row_q first_column_q pixel_q group_q row_valid_q beat_ready issue
-row_units: samples windows norms is_norm
-conv_engine: segment_o add_grant front_grant array_rows row_ready row_beside unit_start
+row_units: samples windows norms is_window stream_reading_o
+conv_engine: segment_o add_grant front_grant array_rows row_ready row_beside row_streamed unit_start front_free
+conv_engine: stream_free
 store_engine: state_q burst_o beat_o aw_next_q len_ready beat_push sent_q outstanding_q pos_q fetch_q group_q x_q sub_q
 store_engine: claim_o free_to_o count_o batch_groups_q beat_ready segment_o
 normaliser: state_q step_q root_q rest_q index_o read_o read_addr_o ready_o

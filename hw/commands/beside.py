@@ -18,24 +18,36 @@ if TYPE_CHECKING:
 class Beside(Row):
     """The unit begins when the array has finished, and the array waits for it."""
 
-    def follow(self, engine: ArrayEngine, turn: Turn) -> None:
-        spec, cmd = engine.spec, turn.cmd
-        width, words = turn.destination.computed_width, cmd["words"]
+    @property
+    def stall(self) -> str:
         assert self.cause is not None
-        start = max(turn.ready + 1, engine.array + SETTLE)
+        return self.cause
+
+    def follow(self, engine: ArrayEngine, turn: Turn) -> None:
+        start = max(turn.ready + 1, turn.start + 1, engine.array + SETTLE)
         engine.idle(start + 1, turn)
-        row = self.made(engine, cmd, turn.destination, start)
-        engine.fetching = [span for span in engine.fetching if span.end > start]
+        row = self.delayed(engine, self.made(engine, turn.cmd, turn.destination, start))
+        engine.stalls[self.stall] += row.end - start
+        engine.array, engine.front = row.end + 1, row.end + FINISH
+        self.leave(engine, turn, start, row)
+        engine.finish(turn, self.words_read(turn.cmd, turn.source, turn.destination.computed_width), row.end)
+
+    def delayed(self, engine: ArrayEngine, row: UnitRow) -> UnitRow:
+        """The row with what the store engine takes from it."""
+        engine.fetching = [span for span in engine.fetching if span.end > row.start]
         lost = sum(lost_to_store(row, span) for span in engine.fetching)
-        now, engine.drain = row.end + lost, row.drain + lost
-        engine.beside.append((self.cause, row._replace(end=now)))
-        engine.stalls[self.cause] += now - start
-        engine.span(start + 1, now + 1)
+        row = row._replace(end=row.end + lost, drain=row.drain + lost)
+        engine.beside.append((self, row))
+        return row
+
+    def leave(self, engine: ArrayEngine, turn: Turn, start: float, row: UnitRow) -> None:
+        """What the engine keeps of a row that began in cycle ``start``."""
+        spec = engine.spec
+        engine.drain = row.drain
+        engine.span(start + 1, row.end + 1)
         engine.begun.append(start)
-        engine.array, engine.front = now + 1, now + FINISH
-        groups = ceil_div(width, spec.pixel_lanes)
-        engine.chunks_since_load += groups * words * (spec.pixel_lanes // spec.requantise_pixels)
-        engine.finish(turn, self.words_read(cmd, turn.source, width), now)
+        groups = ceil_div(turn.destination.computed_width, spec.pixel_lanes)
+        engine.chunks_since_load += groups * turn.cmd["words"] * (spec.pixel_lanes // spec.requantise_pixels)
 
     def made(self, engine: ArrayEngine, cmd: Command, destination: Buffer, start: float) -> UnitRow:
         """The row on its unit from cycle ``start`` on."""
@@ -44,6 +56,27 @@ class Beside(Row):
     def words_read(self, cmd: Command, source: Buffer, width: int) -> int:
         """Scratchpad words that a row of ``width`` pixels reads."""
         raise NotImplementedError
+
+
+class Streamed(Beside):
+    """The unit keeps its rows, two of them, and the front goes on; it begins while the array may still work."""
+
+    streams: ClassVar[bool] = True
+
+    def follow(self, engine: ArrayEngine, turn: Turn) -> None:
+        stream = engine.stream
+        start = max(turn.ready + 1, engine.begun[-1] + 1, stream.ends[0] + 1)
+        engine.idle(max(start + 1, engine.counted), turn)
+        made = self.made(engine, turn.cmd, turn.destination, start)
+        row = self.delayed(engine, made)
+        stream.delay(row.end - made.end)
+        counted = max(start + 1, engine.counted, engine.array)
+        engine.stalls[self.stall] += max(0.0, row.end + 1 - counted)
+        engine.counted = max(counted, row.end + 1)
+        engine.front = start + FINISH
+        stream.ends = stream.ends[1], row.end
+        self.leave(engine, turn, start, row)
+        engine.finish(turn, self.words_read(turn.cmd, turn.source, turn.destination.computed_width), stream.read, start)
 
 
 class Sampled(Beside):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from codesign.hw.commands.beside import Beside
+from codesign.hw.commands.beside import Streamed
 from codesign.hw.commands.kind import Verification
 from codesign.hw.errors import ProgramError
 from codesign.hw.isa import Command, Opcode
@@ -16,6 +16,7 @@ from codesign.hw.numerics.layer_norm import MAX_CHANNELS, LayerNorm, layer_norm_
 from codesign.hw.program.tokens import Buffer, ConvRow
 from codesign.hw.spec import Unit
 from codesign.hw.timing.beside import UnitRow
+from codesign.hw.timing.latencies import NEXT_ROW
 
 if TYPE_CHECKING:
     from codesign.hw.model.machine import Machine
@@ -24,16 +25,15 @@ if TYPE_CHECKING:
 BEGIN = 3  # cycles from a row's begin to its first word summed up
 FIGURED = 8  # a group's last word summed up to its first one taken apart from the mean
 MADE = 3  # a word taken apart to its psums at the requantiser
-KEPT = 4  # groups whose figures are kept
+KEPT = 8  # groups whose figures are kept
 
 
-class LayerNormRow(Beside):
-    """Two passes over a pixel group's words: their sums, then, while the next group's are summed, their psums."""
+class LayerNormRow(Streamed):
+    """Two passes over a pixel group's words: their sums, then, while the next groups' are summed, their psums."""
 
     opcode: ClassVar[Opcode] = Opcode.LAYER_NORM
     unit: ClassVar[Unit | None] = Unit.LAYER_NORM
     cause: ClassVar[str | None] = "normalise"
-    streams: ClassVar[bool] = True
 
     def check_row(self, state: Verification, cmd: Command) -> None:
         source, destination = state.tokens.buffer(cmd["source"]), state.tokens.buffer(cmd["destination"])
@@ -67,11 +67,17 @@ class LayerNormRow(Beside):
         groups = ceil_div(destination.computed_width, spec.pixel_lanes)
         chunks = spec.pixel_lanes // spec.requantise_pixels
         taken = words * max(chunks, 2)  # cycles of a group: a word is read twice
-        ready = max(start + BEGIN + words * chunks - 1 + FIGURED, engine.drain + 1)
-        # A group's last word waits for the figures of an earlier one to be used; short pixels wait long.
-        waiting = max(0.0, (chunks + FIGURED - 1 + words * chunks) / KEPT - taken) * max(groups - KEPT, 0)
-        end = ready + groups * taken - 1 + waiting + MADE
-        return UnitRow(start, end, end, 2 * groups * words)
+        before = engine.stream.read
+        first = max(start + BEGIN, engine.stream.taken)
+        ready = max(first + words * chunks - 1 + FIGURED, engine.drain + NEXT_ROW - MADE)
+        end = ready + groups * words * chunks - 1 + MADE
+        # One read a cycle: where a chunk is a word, that is what takes longest. A pass alone reads in two of three.
+        alone = (FIGURED + words) / 3
+        end = max(end, max(first + alone, before + 1) + 2 * groups * words + alone + MADE)
+        # The figures of KEPT groups are kept: further ones are not summed up before some are used.
+        engine.stream.taken = max(first + groups * words * chunks, end - MADE - (KEPT - 1) * taken + chunks)
+        engine.stream.read = end - MADE - 2 * chunks + 1
+        return UnitRow(max(start, before), end, end, 2 * groups * words)
 
     def words_read(self, cmd: Command, source: Buffer, width: int) -> int:
         """Every pixel's words, twice."""

@@ -146,10 +146,17 @@ module scanline_conv_engine
   logic array_rows_busy, drain_busy;
   logic [1:0] array_rows;
   logic [2:0] drain_rows;
-  // A row that a unit beside the array makes passes the array by, which must be out of its way.
-  logic row_beside;
+  // A row that a unit beside the array makes passes the array by. If it is streamed, it begins when the rows before it have
+  // begun, while the array may still work on the last; else the array must be out of its way. What comes behind streamed
+  // rows waits until they are read.
+  logic row_beside, row_streamed, stream_ready, stream_reading, stream_busy;
   assign row_beside = is_beside(row.compute);
-  assign row_ready = drain_row_ready && (row_beside ? !array_rows_busy : array_row_ready);
+  assign row_streamed = is_streamed(row.compute);
+  always_comb begin
+    row_ready = drain_row_ready;
+    if (row_streamed) row_ready = row_ready && stream_ready && (array_rows == '0);
+    else row_ready = row_ready && !stream_reading && (row_beside ? !array_rows_busy : array_row_ready);
+  end
   scanline_stream_fifo #(
       .Width($bits(row_t)),
       .Depth(2)
@@ -205,6 +212,8 @@ module scanline_conv_engine
   psum_chunk_t unit_chunk;
   logic unit_chunk_taken;
   logic front_busy, beside, gather_beat, gathered, issue, wait_segment, wait_psum;
+  compute_e stream_unit;
+  rows_freed_t stream_free, front_free;
   wait_e front_wait;
   logic [15:0] values;
   scanline_row_units u_row_units (
@@ -215,6 +224,11 @@ module scanline_conv_engine
       .start_i(unit_start),
       .row_i(unit_row),
       .done_o(unit_done),
+      .stream_ready_o(stream_ready),
+      .stream_reading_o(stream_reading),
+      .stream_busy_o(stream_busy),
+      .stream_unit_o(stream_unit),
+      .stream_free_o(stream_free),
       .segment_o(unit_segment),
       .segment_grant_i(segment_grant_i && !add_segment.valid && unit_segment.valid),
       .segment_data_i,
@@ -252,7 +266,7 @@ module scanline_conv_engine
       .unit_row_o(unit_row),
       .unit_done_i(unit_done),
       .beside_o(beside),
-      .free_o(front_free_o),
+      .free_o(front_free),
       .fill_read_o(fill_read),
       .fill_addr_o(fill_addr),
       .fill_word_i(fill_raw[$bits(fill_word_t)-1:0]),
@@ -264,6 +278,9 @@ module scanline_conv_engine
       .busy_o(front_busy),
       .wait_o(front_wait)
   );
+
+  // The front has nothing to free in the cycles after a stream's last read: a row behind it begins only then.
+  assign front_free_o = front_free.valid ? front_free : stream_free;
 
   logic psum_valid, psum_free, array_busy;
   logic [PixelLanes-1:0][CoLanes-1:0][31:0] psum;
@@ -332,8 +349,8 @@ module scanline_conv_engine
     issue: issue,
     wait_segment: wait_segment,
     wait_psum: wait_psum,
-    beside: beside,
-    unit: unit_row.compute,
+    beside: beside || stream_busy,
+    unit: beside ? unit_row.compute : stream_unit,
     drain_busy: drain_busy,
     gather_beat: gather_beat,
     gathered: gathered,
@@ -359,7 +376,9 @@ module scanline_conv_engine
       `SCANLINE_ASSERT(TableInMemory, !(element_i.valid && element_i.kind == KindTable) ||
           ((32'(element_i.lut) < Tables) && (32'(element_i.index) < TableBytes)))
       `SCANLINE_ASSERT(ArrayBehindDrain, array_rows <= 2'(drain_rows) || (drain_rows > 3'd2))
-      `SCANLINE_ASSERT(UnitRowAlone, !(row_valid && row_ready && row_beside) || !array_rows_busy)
+      `SCANLINE_ASSERT(UnitRowAlone, !(row_valid && row_ready && row_beside && !row_streamed) || !array_rows_busy)
+      `SCANLINE_ASSERT(OneFrees, !front_free.valid || !stream_free.valid)
+      `SCANLINE_ASSERT(RowsBeginInOrder, !unit_start || (array_rows == '0))
     end
   end
 `endif

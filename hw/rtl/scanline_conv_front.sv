@@ -23,7 +23,7 @@ module scanline_conv_front
     output logic row_valid_o,
     input  logic row_ready_i,
     output row_t row_o,
-    // a row that a unit beside the array makes is not brought to the window
+    // a row that a unit beside the array makes is not brought to the window; where the unit does not keep it, it stays here
     output logic unit_start_o,
     output unit_row_t unit_row_o,
     input  logic unit_done_i,
@@ -58,11 +58,12 @@ module scanline_conv_front
   row_cmd_t row;
   conv_payload_t conv;
   resize_payload_t resize;
-  logic beside, resizes;
+  logic beside, streamed, resizes;
   assign row = cmd_q.row;
   assign conv = cmd_q.payload.conv;
   assign resize = cmd_q.payload.resize;
   assign beside = is_beside(cmd_q.compute);
+  assign streamed = is_streamed(cmd_q.compute);
   assign resizes = cmd_q.compute == ComputeResize;
   logic free_early_q;  // the first source's rows are free when this row has been read
 
@@ -76,7 +77,7 @@ module scanline_conv_front
   always_comb begin
     for (int unsigned k = 0; k < Sources; k++) source_ids[k] = BufferBits'(row.sources.source[k]);
   end
-  assign source_frees = {row.sources.free, free_early_q};
+  assign source_frees = {row.sources.free, free_early_q && !streamed};
   assign source_deltas = {row.sources.x_delta, 8'd0};
   assign last_source = which_q == SourceBits'(row.sources.more_sources);
   assign source_id_o = source_ids[which_q];
@@ -154,6 +155,9 @@ module scanline_conv_front
     unit_row_o.first_row = (top_q < 0) ? '0 : top_q[15:0];
     unit_row_o.end_row = (end_row > source_height_q) ? source_height_q[15:0] : end_row[15:0];
     unit_row_o.source = reading_q[0];
+    unit_row_o.free_source = free_early_q;
+    unit_row_o.source_id = row_q.source;
+    unit_row_o.free_source_to = row_q.free_source_to;
     unit_row_o.operand_address = row_q.add_row_address;
     unit_row_o.operand_x = row_q.operand.x_offset;
     unit_row_o.operand_width = row_q.add_width;
@@ -256,7 +260,7 @@ module scanline_conv_front
         end
         Start:
         if (row_ready_i) begin
-          state_q <= beside ? Beside : Fill;
+          state_q <= streamed ? Finish : beside ? Beside : Fill;
           walk_q  <= !beside;
           which_q <= '0;
         end

@@ -1,17 +1,20 @@
 // LAYER_NORM: a row's pixels normalised over their channels (hw/numerics/layer_norm.py). The words of a pixel group are
 // read twice: once to be summed up, and, when the reciprocal roots of its pixels are there, once to be taken apart from
-// the mean and multiplied. While one group's words are multiplied, the next group's are summed up. The requantiser takes
-// psums a chunk of pixels at a time, and so everything here works on chunks.
+// the mean and multiplied. While one group's words are multiplied, the next groups' are summed up, those of the next row
+// too. The requantiser takes psums a chunk of pixels at a time, and so everything here works on chunks.
 module scanline_layer_norm
   import scanline_pkg::*;
   import scanline_row_pkg::*;
 (
     input  logic clk_i,
     input  logic rst_ni,
-    // a row, which stays until it is done
+    // a row, when there is room for it
     input  logic start_i,
     input  unit_row_t row_i,
-    output logic done_o,
+    output logic ready_o,
+    output logic reading_o,  // of some row not all words are read
+    output logic busy_o,     // of some row not all psums are taken
+    output rows_freed_t free_o,
     // scratchpad
     output segment_read_t segment_o,
     input  logic segment_grant_i,
@@ -31,40 +34,68 @@ module scanline_layer_norm
   localparam int unsigned UnitPlaces = 20;  // places of a product, less pairs of zeros, to drop for a psum
   localparam int unsigned ProductBits = 40;
   // Groups whose figures are kept: so many that those of short pixels are there when they are needed.
-  localparam int unsigned Figures = 4;
-  localparam int unsigned FigureBits = 2;
+  localparam int unsigned Figures = 8;
+  localparam int unsigned FigureBits = 3;
   typedef logic [PixelLanes-1:0][WordBits-1:0] word_t;
 
-  logic [12:0] channels, count;
-  logic [3:0] doublings;
-  assign channels = row_i.payload.layer_norm.norm_channels;
-  assign doublings = row_i.payload.layer_norm.norm_doublings;
-  assign count = channels << doublings;
+  // Two rows: one is made, the next is summed up. A number says which of them a stage works on.
+  typedef struct packed {
+    logic [15:0] address;  // of the source's row
+    logic [15:0] word_pitch;
+    logic [15:0] source_width;
+    logic signed [15:0] x_offset;
+    logic signed [7:0] zero_point;
+    logic [15:0] pixel_groups;
+    logic [11:0] words;
+    layer_norm_payload_t norm;
+    rows_freed_t free;  // when it has been read
+  } norm_row_t;
+  norm_row_t [1:0] row_q;
+  norm_row_t row_now;
+  logic slot_q;        // where the next row goes
+  logic [1:0] rows_q;  // here, of either
+  logic row_ends;
+  assign ready_o = rows_q < 2'd2;
+  assign busy_o = rows_q != '0;
+  always_comb begin
+    row_now.address = row_i.source.base +
+        16'(slot_of(row_i.y, row_i.source.next_row, row_i.source.next_slot, row_i.source.rows) * row_i.source.row_pitch);
+    row_now.word_pitch = row_i.source.group_pitch;
+    row_now.source_width = row_i.source.width;
+    row_now.x_offset = row_i.x_offset;
+    row_now.zero_point = row_i.source.zero_point;
+    row_now.pixel_groups = row_i.pixel_groups;
+    row_now.words = row_i.words;
+    row_now.norm = row_i.payload.layer_norm;
+    row_now.free = '{valid: row_i.free_source, id: row_i.source_id, to: row_i.free_source_to};
+  end
 
   // Reads: of either pass a word is asked for when it has room; in turns, and what is asked for stays until it is granted.
   logic asked_q, asks_out_q, turn_q;
-  logic sum_more_q, sum_pending_q, out_more_q, out_pending_q;
+  logic [1:0] sum_rows_q, out_rows_q;  // with words to be read
+  logic sum_slot_q, out_slot_q;
+  logic sum_pending_q, out_pending_q;
   logic [15:0] sum_group_q, out_group_q, asked_group;
   logic [11:0] sum_word_q, out_word_q, asked_word;
   logic [1:0] sum_count_q, out_count_q;
-  logic wants_sum, wants_out, asks_out, asked_last_word, asked_last_group;
-  assign wants_sum = sum_more_q && (sum_count_q + 2'(sum_pending_q) < 2'd2);
-  assign wants_out = out_more_q && (out_count_q + 2'(out_pending_q) < 2'd2);
+  logic wants_sum, wants_out, asks_out, asked_slot, asked_last_word, asked_last_group;
+  assign wants_sum = (sum_rows_q != '0) && (sum_count_q + 2'(sum_pending_q) < 2'd2);
+  assign wants_out = (out_rows_q != '0) && (out_count_q + 2'(out_pending_q) < 2'd2);
   assign asks_out = asked_q ? asks_out_q : wants_out && (turn_q || !wants_sum);
   assign asked_group = asks_out ? out_group_q : sum_group_q;
   assign asked_word = asks_out ? out_word_q : sum_word_q;
-  assign asked_last_word = asked_word + 12'd1 == row_i.words;
-  assign asked_last_group = asked_group + 16'd1 == row_i.pixel_groups;
+  assign asked_slot = asks_out ? out_slot_q : sum_slot_q;
+  assign asked_last_word = asked_word + 12'd1 == row_q[asked_slot].words;
+  assign asked_last_group = asked_group + 16'd1 == row_q[asked_slot].pixel_groups;
+  assign reading_o = out_rows_q != '0;
   assign segment_o.valid = wants_sum || wants_out;
   always_comb begin
     segment_o.at.row_valid = 1'b1;
     segment_o.at.edge_pixels = 1'b0;
-    segment_o.at.zero_point = row_i.source.zero_point;
-    segment_o.at.address = row_i.source.base +
-        16'(slot_of(row_i.y, row_i.source.next_row, row_i.source.next_slot, row_i.source.rows) * row_i.source.row_pitch) +
-        16'(16'(asked_word) * row_i.source.group_pitch);
-    segment_o.at.x = signed'({2'b0, 16'(asked_group * 16'(PixelLanes))}) + 18'(row_i.x_offset);
-    segment_o.at.width = segment_end(segment_o.at.x, 18'(PixelLanes), row_i.source.width);
+    segment_o.at.zero_point = row_q[asked_slot].zero_point;
+    segment_o.at.address = row_q[asked_slot].address + 16'(16'(asked_word) * row_q[asked_slot].word_pitch);
+    segment_o.at.x = signed'({2'b0, 16'(asked_group * 16'(PixelLanes))}) + 18'(row_q[asked_slot].x_offset);
+    segment_o.at.width = segment_end(segment_o.at.x, 18'(PixelLanes), row_q[asked_slot].source_width);
   end
 
   word_t arriving, sum_words_q[2], out_words_q[2];
@@ -74,16 +105,20 @@ module scanline_layer_norm
   // Sums, chunk by chunk. A group's last word waits until the figures of an earlier group are no longer needed.
   logic [ChunkBits-1:0] sum_chunk_q;
   logic [11:0] summed_word_q;
+  logic [15:0] summed_group_q;
+  logic summed_slot_q;
   logic [FigureBits-1:0] sum_bank_q;
-  logic sum_go, summed_last_word, sum_last_chunk;
+  logic sum_go, summed_last_word, summed_last_group, sum_last_chunk;
   logic [Figures-1:0] claimed_q, figured_q;
-  assign summed_last_word = summed_word_q + 12'd1 == row_i.words;
+  assign summed_last_word = summed_word_q + 12'd1 == row_q[summed_slot_q].words;
+  assign summed_last_group = summed_group_q + 16'd1 == row_q[summed_slot_q].pixel_groups;
   assign sum_last_chunk = (RequantChunks == 1) || (sum_chunk_q == ChunkBits'(RequantChunks - 1));
   assign sum_go = (sum_count_q != '0) && !(summed_last_word && (sum_chunk_q == '0) && claimed_q[sum_bank_q]);
   assign sum_pop = sum_go && sum_last_chunk;
 
   typedef struct packed {
     logic valid;
+    logic slot;  // of its row
     logic [FigureBits-1:0] bank;
     logic [ChunkBits-1:0] chunk;
   } place_t;
@@ -102,7 +137,7 @@ module scanline_layer_norm
       word_total[p] = '0;
       word_squares[p] = '0;
       for (int unsigned j = 0; j < CiLanes; j++) begin
-        if (32'(summed_word_q) * CiLanes + j < 32'(channels)) begin
+        if (32'(summed_word_q) * CiLanes + j < 32'(row_q[summed_slot_q].norm.norm_channels)) begin
           word_total[p] = word_total[p] + 12'(signed'(codes[p][j]));
           word_squares[p] = word_squares[p] + 19'(16'(signed'(codes[p][j])) * 16'(signed'(codes[p][j])));
         end
@@ -122,6 +157,14 @@ module scanline_layer_norm
   // Figures of a chunk's pixels, a stage a cycle: sums doubled; products; spread and mean; mantissa; first guess; Newton's
   // step; reciprocal root.
   place_t place_q[6];
+  logic [3:0] doublings;
+  logic [12:0] count;
+  logic [23:0] reciprocal;
+  logic [38:0] epsilon;
+  assign doublings = row_q[summing_q.place.slot].norm.norm_doublings;
+  assign count = row_q[place_q[0].slot].norm.norm_channels << row_q[place_q[0].slot].norm.norm_doublings;
+  assign reciprocal = row_q[place_q[0].slot].norm.norm_reciprocal;
+  assign epsilon = row_q[place_q[1].slot].norm.norm_epsilon;
   logic signed [19:0] doubled_total_q[Pixels];
   logic [26:0] doubled_squares_q[Pixels];
   logic [SpreadBits-1:0] squares_product_q[Pixels], total_product_q[Pixels], spread_q[Pixels], normal[Pixels];
@@ -179,10 +222,10 @@ module scanline_layer_norm
       if (place_q[0].valid) begin
         squares_product_q[p] <= SpreadBits'(count) * SpreadBits'(doubled_squares_q[p]);
         total_product_q[p] <= SpreadBits'(SpreadBits'(doubled_total_q[p]) * SpreadBits'(doubled_total_q[p]));
-        mean_product_q[p] <= 46'(doubled_total_q[p]) * signed'(46'(row_i.payload.layer_norm.norm_reciprocal));
+        mean_product_q[p] <= 46'(doubled_total_q[p]) * signed'(46'(reciprocal));
       end
       if (place_q[1].valid) begin
-        spread_q[p] <= squares_product_q[p] - total_product_q[p] + SpreadBits'(row_i.payload.layer_norm.norm_epsilon);
+        spread_q[p] <= squares_product_q[p] - total_product_q[p] + SpreadBits'(epsilon);
         mean2_q[p] <= 20'((mean_product_q[p] + 46'sd4194304) >>> 23);
       end
       if (place_q[2].valid) begin
@@ -216,12 +259,14 @@ module scanline_layer_norm
   logic [ChunkBits-1:0] out_chunk_q;
   logic [11:0] made_word_q;
   logic [15:0] made_group_q;
+  logic made_slot_q;
   logic [FigureBits-1:0] out_bank_q;
-  logic out_go, out_last_chunk, made_last_word, out_ends, moves;
+  logic out_go, out_last_chunk, made_last_word, made_last_group, out_ends, moves;
   logic [2:0] made_valid_q, made_last_q;
   assign moves = !made_valid_q[2] || chunk_taken_i;
   assign out_last_chunk = (RequantChunks == 1) || (out_chunk_q == ChunkBits'(RequantChunks - 1));
-  assign made_last_word = made_word_q + 12'd1 == row_i.words;
+  assign made_last_word = made_word_q + 12'd1 == row_q[made_slot_q].words;
+  assign made_last_group = made_group_q + 16'd1 == row_q[made_slot_q].pixel_groups;
   assign out_go = moves && (out_count_q != '0) && figured_q[out_bank_q];
   assign out_pop = out_go && out_last_chunk;
   assign out_ends = out_pop && made_last_word;
@@ -256,15 +301,23 @@ module scanline_layer_norm
     end
   end
   assign chunk_o.valid = made_valid_q[2];
-  assign done_o = made_valid_q[2] && made_last_q[2] && chunk_taken_i;
+  assign row_ends = made_valid_q[2] && made_last_q[2] && chunk_taken_i;
 
   always_ff @(posedge clk_i or negedge rst_ni) begin
     if (!rst_ni) begin
       asked_q <= 1'b0;
       asks_out_q <= 1'b0;
       turn_q <= 1'b0;
-      sum_more_q <= 1'b0;
-      out_more_q <= 1'b0;
+      free_o <= '0;
+      slot_q <= 1'b0;
+      rows_q <= '0;
+      sum_rows_q <= '0;
+      out_rows_q <= '0;
+      sum_slot_q <= 1'b0;
+      out_slot_q <= 1'b0;
+      summed_slot_q <= 1'b0;
+      summed_group_q <= '0;
+      made_slot_q <= 1'b0;
       sum_pending_q <= 1'b0;
       out_pending_q <= 1'b0;
       sum_group_q <= '0;
@@ -296,23 +349,25 @@ module scanline_layer_norm
       asks_out_q <= asks_out;
       sum_pending_q <= segment_grant_i && !asks_out;
       out_pending_q <= segment_grant_i && asks_out;
-      if (start_i) begin
-        sum_more_q <= 1'b1;
-        out_more_q <= 1'b1;
-      end
+      if (start_i) slot_q <= !slot_q;
+      free_o <= row_q[out_slot_q].free;
+      free_o.valid <= segment_grant_i && asks_out && asked_last_word && asked_last_group && row_q[out_slot_q].free.valid;
+      rows_q <= rows_q + 2'(start_i) - 2'(row_ends);
+      sum_rows_q <= sum_rows_q + 2'(start_i) - 2'(segment_grant_i && !asks_out && asked_last_word && asked_last_group);
+      out_rows_q <= out_rows_q + 2'(start_i) - 2'(segment_grant_i && asks_out && asked_last_word && asked_last_group);
       if (segment_grant_i) begin
         turn_q <= !asks_out;
         if (asks_out) begin
           out_word_q <= asked_last_word ? '0 : out_word_q + 12'd1;
           if (asked_last_word) begin
             out_group_q <= asked_last_group ? '0 : out_group_q + 16'd1;
-            if (asked_last_group) out_more_q <= 1'b0;
+            if (asked_last_group) out_slot_q <= !out_slot_q;
           end
         end else begin
           sum_word_q <= asked_last_word ? '0 : sum_word_q + 12'd1;
           if (asked_last_word) begin
             sum_group_q <= asked_last_group ? '0 : sum_group_q + 16'd1;
-            if (asked_last_group) sum_more_q <= 1'b0;
+            if (asked_last_group) sum_slot_q <= !sum_slot_q;
           end
         end
       end
@@ -327,13 +382,17 @@ module scanline_layer_norm
       if (sum_go) sum_chunk_q <= sum_last_chunk ? '0 : sum_chunk_q + 1'b1;
       if (sum_pop) begin
         summed_word_q <= summed_last_word ? '0 : summed_word_q + 12'd1;
-        if (summed_last_word) sum_bank_q <= sum_bank_q + 1'b1;
+        if (summed_last_word) begin
+          sum_bank_q <= sum_bank_q + 1'b1;
+          summed_group_q <= summed_last_group ? '0 : summed_group_q + 16'd1;
+          if (summed_last_group) summed_slot_q <= !summed_slot_q;
+        end
       end
-      summing_q.place <= '{valid: sum_go, bank: sum_bank_q, chunk: sum_chunk_q};
+      summing_q.place <= '{valid: sum_go, slot: summed_slot_q, bank: sum_bank_q, chunk: sum_chunk_q};
       summing_q.first <= summed_word_q == '0;
       summing_q.last <= summed_last_word;
-      place_q[0] <= '{valid: summing_q.place.valid && summing_q.last, bank: summing_q.place.bank,
-                      chunk: summing_q.place.chunk};
+      place_q[0] <= summing_q.place;
+      place_q[0].valid <= summing_q.place.valid && summing_q.last;
       for (int unsigned s = 1; s < 6; s++) place_q[s] <= place_q[s-1];
       if (sum_pop && summed_last_word) claimed_q[sum_bank_q] <= 1'b1;
       if (place_q[5].valid && (place_q[5].chunk == ChunkBits'(RequantChunks - 1))) figured_q[place_q[5].bank] <= 1'b1;
@@ -342,51 +401,49 @@ module scanline_layer_norm
       if (out_go) out_chunk_q <= out_last_chunk ? '0 : out_chunk_q + 1'b1;
       if (out_pop) made_word_q <= made_last_word ? '0 : made_word_q + 12'd1;
       if (out_ends) begin
-        made_group_q <= (made_group_q + 16'd1 == row_i.pixel_groups) ? '0 : made_group_q + 16'd1;
+        made_group_q <= made_last_group ? '0 : made_group_q + 16'd1;
+        if (made_last_group) made_slot_q <= !made_slot_q;
         out_bank_q <= out_bank_q + 1'b1;
         claimed_q[out_bank_q] <= 1'b0;
         figured_q[out_bank_q] <= 1'b0;
       end
       if (moves) begin
         made_valid_q <= {made_valid_q[1:0], out_go};
-        made_last_q <= {made_last_q[1:0], out_ends && (made_group_q + 16'd1 == row_i.pixel_groups)};
+        made_last_q <= {made_last_q[1:0], out_ends && made_last_group};
       end
     end
   end
 
   always_ff @(posedge clk_i) begin
+    if (start_i) row_q[slot_q] <= row_now;
     if (sum_pending_q) sum_words_q[sum_tail_q] <= arriving;
     if (out_pending_q) out_words_q[out_tail_q] <= arriving;
   end
 
   logic unused;
-  assign unused = ^{row_i, segment_data_i};
+  assign unused = ^{row_i, segment_data_i, row_q[0].norm.padding, row_q[1].norm.padding};
 
 `ifdef SCANLINE_ASSERTIONS
   `include "scanline_assert.svh"
   `SCANLINE_HANDSHAKE(Segment, segment_o.valid, segment_grant_i, segment_o, 1'b0)
-  logic check_active_q;
-  always_ff @(posedge clk_i or negedge rst_ni) begin
-    if (!rst_ni) check_active_q <= 1'b0;
-    else if (start_i) check_active_q <= 1'b1;
-    else if (done_o) check_active_q <= 1'b0;
-  end
   always_ff @(posedge clk_i) begin
     if (rst_ni) begin
-      `SCANLINE_ASSERT(StartsIdle, !start_i || !check_active_q)
-      `SCANLINE_ASSERT(WorksOnARow, check_active_q || !(segment_o.valid || chunk_o.valid))
+      `SCANLINE_ASSERT(StartsWithRoom, !start_i || ready_o)
+      `SCANLINE_ASSERT(WorksOnARow, busy_o || !(segment_o.valid || chunk_o.valid))
       `SCANLINE_ASSERT(SumWordFits, !sum_pending_q || (sum_count_q < 2'd2))
       `SCANLINE_ASSERT(OutWordFits, !out_pending_q || (out_count_q < 2'd2))
-      `SCANLINE_ASSERT(WordCounted, !segment_o.valid || (asked_word < row_i.words))
-      `SCANLINE_ASSERT(GroupCounted, !segment_o.valid || (asked_group < row_i.pixel_groups))
-      `SCANLINE_ASSERT(SumsAhead, (made_group_q <= sum_group_q) || !sum_more_q)
+      `SCANLINE_ASSERT(WordCounted, !segment_o.valid || (asked_word < row_q[asked_slot].words))
+      `SCANLINE_ASSERT(GroupCounted, !segment_o.valid || (asked_group < row_q[asked_slot].pixel_groups))
+      `SCANLINE_ASSERT(SumsOfARow, sum_rows_q <= rows_q)
+      `SCANLINE_ASSERT(PsumsOfARow, out_rows_q <= rows_q)
       `SCANLINE_ASSERT(FiguresClaimed, !place_q[5].valid || (place_q[5].chunk != ChunkBits'(RequantChunks - 1)) ||
           claimed_q[place_q[5].bank])
       `SCANLINE_ASSERT(FiguresOnce, !place_q[5].valid || !figured_q[place_q[5].bank])
       `SCANLINE_ASSERT(FiguredClaimed, (figured_q & ~claimed_q) == '0)
       `SCANLINE_ASSERT(SpreadNotZero, !place_q[2].valid || (spread_q[0] != '0))
       `SCANLINE_ASSERT(MantissaNormal, !place_q[3].valid || (mantissa3_q[0][MantissaBits-1-:2] != '0))
-      `SCANLINE_ASSERT(CountInBits, !check_active_q || (32'(channels) << doublings <= 4096))
+      `SCANLINE_ASSERT(CountInBits, !place_q[0].valid ||
+          (32'(row_q[place_q[0].slot].norm.norm_channels) << row_q[place_q[0].slot].norm.norm_doublings <= 4096))
     end
   end
 `endif

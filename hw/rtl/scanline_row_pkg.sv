@@ -81,6 +81,9 @@ package scanline_row_pkg;
     logic [15:0] first_row;        // rows of the source on chip
     logic [15:0] end_row;
     reading_t source;
+    logic free_source;             // when it has been read: rows of the source that the unit, if it keeps the row, frees
+    logic [BufferBits-1:0] source_id;
+    logic [15:0] free_source_to;
     logic [15:0] operand_address;  // of the second operand's row
     logic signed [15:0] operand_x;
     logic [15:0] operand_width;

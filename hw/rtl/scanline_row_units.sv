@@ -1,5 +1,6 @@
-// The units that make rows beside the array. One of them works at a time, so that they share the scratchpad's port, the
-// memory's, and the way to the requantiser.
+// The units that make rows beside the array. One of them reads at a time, so that they share the scratchpad's port, the
+// memory's, and the way to the requantiser. A unit that streams keeps its rows, two of them, and the front goes on; for the
+// others it holds the row until it is done.
 module scanline_row_units
   import scanline_pkg::*;
   import scanline_row_pkg::*;
@@ -8,10 +9,16 @@ module scanline_row_units
     input  logic rst_ni,
     input  logic stop_i,
     input  logic [31:0] memory_bytes_i,
-    // a row, which stays until it is done
+    // a row, which stays until it is done, if it is not streamed
     input  logic start_i,
     input  unit_row_t row_i,
     output logic done_o,
+    // streamed rows
+    output logic stream_ready_o,    // there is room for one
+    output logic stream_reading_o,  // of some not all is read
+    output logic stream_busy_o,
+    output compute_e stream_unit_o,
+    output rows_freed_t stream_free_o,
     // scratchpad
     output segment_read_t segment_o,
     input  logic segment_grant_i,
@@ -42,7 +49,6 @@ module scanline_row_units
     logic beat;
     logic gathered;
     psum_write_t psum;
-    psum_chunk_t chunk;
   } outputs_t;
   outputs_t samples, windows, norms, shown;
   logic is_sample, is_window, is_norm;
@@ -51,7 +57,6 @@ module scanline_row_units
   assign is_sample = (row_i.compute == ComputeWarp) || (row_i.compute == ComputeResize);
 
   if (Sampler) begin : gen_sampler
-    assign samples.chunk = '0;
     // A RESIZE's steps stand where a WARP has the place of its frame in memory.
     sample_row_t row;
     logic resizes;
@@ -114,7 +119,6 @@ module scanline_row_units
   end
 
   if (Windows) begin : gen_window
-    assign windows.chunk = '0;
     window_row_t row;
     always_comb begin
       row.y = row_i.y;
@@ -160,34 +164,40 @@ module scanline_row_units
   end
 
   if (LayerNorm) begin : gen_layer_norm
-    logic done;
     segment_read_t segment;
-    psum_chunk_t chunk;
-    assign norms = '{done: done, segment: segment, chunk: chunk, default: '0};
+    assign norms = '{segment: segment, default: '0};
     scanline_layer_norm u_layer_norm (
         .clk_i,
         .rst_ni,
         .start_i(start_i && is_norm),
         .row_i,
-        .done_o(done),
+        .ready_o(stream_ready_o),
+        .reading_o(stream_reading_o),
+        .busy_o(stream_busy_o),
+        .free_o(stream_free_o),
         .segment_o(segment),
-        .segment_grant_i(segment_grant_i && is_norm),
+        .segment_grant_i(segment_grant_i && stream_reading_o),
         .segment_data_i,
-        .chunk_o(chunk),
+        .chunk_o,
         .chunk_taken_i
     );
   end else begin : gen_no_layer_norm
     assign norms = '0;
+    assign stream_ready_o = 1'b0;
+    assign stream_reading_o = 1'b0;
+    assign stream_busy_o = 1'b0;
+    assign stream_free_o = '0;
+    assign chunk_o = '0;
   end
+  assign stream_unit_o = ComputeLayerNorm;
 
-  assign shown = is_norm ? norms : is_window ? windows : samples;
+  assign shown = stream_reading_o ? norms : is_window ? windows : samples;
   assign done_o = shown.done;
   assign segment_o = shown.segment;
   assign read_o = shown.read;
   assign window_error_o = shown.window_error;
   assign psum_o = shown.psum;
   assign psum_done_o = shown.psum_done;
-  assign chunk_o = shown.chunk;
   assign beat_o = shown.beat;
   assign gathered_o = shown.gathered;
 
@@ -205,6 +215,7 @@ module scanline_row_units
       `SCANLINE_ASSERT(OneSegment, $onehot0({samples.segment.valid, windows.segment.valid, norms.segment.valid}))
       `SCANLINE_ASSERT(OneReader, !samples.read.valid || !windows.read.valid)
       `SCANLINE_ASSERT(StartsBeside, !start_i || is_beside(row_i.compute))
+      `SCANLINE_ASSERT(StartsAlone, !start_i || is_streamed(row_i.compute) || !stream_reading_o)
     end
   end
 `endif

@@ -6,6 +6,7 @@ it samples were on chip: the pixels that a WARP must gather from memory depend o
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from codesign.hw.spec import AccelSpec
@@ -21,6 +22,19 @@ class UnitRow(NamedTuple):
     end: float
     drain: float
     reads: int
+
+
+@dataclass
+class Stream:
+    """When a unit that keeps its rows will have done what it was given; the front goes on meanwhile."""
+
+    taken: float = 0.0  # it may begin with the words of another row
+    read: float = 0.0  # the scratchpad is no longer read
+    ends: tuple[float, float] = (0.0, 0.0)  # the last two rows
+
+    def delay(self, cycles: float) -> None:
+        before, last = self.ends
+        self.taken, self.read, self.ends = self.taken + cycles, self.read + cycles, (before, last + cycles)
 
 
 class Fetching(NamedTuple):

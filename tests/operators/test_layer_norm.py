@@ -314,11 +314,36 @@ def test_what_verification_accepts_the_rtl_runs_alike(
     np.testing.assert_array_equal(simulate(program, inputs).outputs["y"], reference.run(program, inputs)["y"])
 
 
-def test_it_takes_no_longer_than_a_convolution_of_the_same_width() -> None:
-    """64 channels of 320 pixels on ``base``: less than the row of 1x1 products before it."""
-    (region,) = compiled(64, 320, 8, BASE).regions
-    assert any(cmd.opcode is Opcode.LAYER_NORM for cmd in region.program.commands)
-    assert timing.predict(region.program).normalise_stall_cycles < 8 * 20 * (64 // 8) * (64 // 16)
+def chain(channels: int, middle: list[nn.Module]) -> nn.Module:
+    """1x1 convolutions, and ``middle`` between them."""
+
+    def function(x: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        for part in middle:
+            is_norm = isinstance(part, nn.LayerNorm)
+            x = part(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) if is_norm else part(x)
+        return x
+
+    network = Between(function, channels, 0.0, *middle)
+    network.first, network.last = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
+    network.second = nn.Identity()
+    return network.eval()
+
+
+@pytest.mark.parametrize(("channels", "width"), [(16, 40), (32, 320), (64, 40)])
+def test_a_row_costs_no_more_than_one_of_a_1x1_convolution(channels: int, width: int) -> None:
+    """What two more layers add to a chain of them on ``base``, on the RTL."""
+    height = 12
+
+    def cycles(middle: list[nn.Module]) -> int:
+        model = load_model(chain(channels, middle), width=width, height=height, channels=channels)
+        image = np.random.default_rng(1).random((1, channels, height, width), dtype=np.float32)
+        (region,) = compile_network(model, BASE, calibration=[image], quantisation=Quantisation("minmax")).regions
+        frames = {slot.name: np.zeros((height, width, channels), np.int8) for slot in region.program.inputs}
+        return simulate(region.program, frames).counters.cycles
+
+    norms = cycles([nn.LayerNorm(channels) for _ in range(3)]) - cycles([nn.LayerNorm(channels)])
+    products = cycles([nn.Conv2d(channels, channels, 1) for _ in range(3)]) - cycles([nn.Conv2d(channels, channels, 1)])
+    assert norms <= products
 
 
 ONE = dataclasses.replace(TINY, name="norm_one", pixel_lanes=1, requantise_lanes=4, **SMALL)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from codesign.hw.commands import COMPUTED
 from codesign.hw.isa import Command
 from codesign.hw.program.tokens import Buffer, ConvRow, Tokens, more_sources
-from codesign.hw.timing.beside import Fetching, UnitRow
+from codesign.hw.timing.beside import Fetching, Stream, UnitRow
 from codesign.hw.timing.conv import ConvShape, ConvShapes
 from codesign.hw.timing.engines.waiting import Times, Waiting, Work, free_to
 from codesign.hw.timing.latencies import REPORT
 from codesign.hw.timing.row import Stretch
 
 if TYPE_CHECKING:
+    from codesign.hw.commands.beside import Beside
     from codesign.hw.commands.row import Row
     from codesign.hw.timing.engines.engines import Engines
 
@@ -36,6 +37,8 @@ class ArrayEngine:
     def __init__(self, engines: Engines) -> None:
         self.engines, self.spec = engines, engines.spec
         self.front = self.array = self.drain = 0.0
+        self.counted = 0.0  # the array's cycles are busy or have a cause, up to here
+        self.stream = Stream()
         self.chunks_since_load = 0  # written by the requantiser
         self.taken: deque[Stretch] = deque()  # by the store engine, of the scratchpad's port
         self.freed = (0.0,) * self.spec.window_slots  # when each slot of the window became free, the next one first
@@ -45,7 +48,7 @@ class ArrayEngine:
         kinds = {COMPUTED[cmd.opcode] for cmd in engines.program.commands if cmd.opcode in COMPUTED}
         self.has_units = any(kind.cause is not None for kind in kinds)
         self.fetching: list[Fetching] = []
-        self.beside: deque[tuple[str, UnitRow]] = deque(maxlen=_UNIT_ROWS)  # with the stall they count as
+        self.beside: deque[tuple[Beside, UnitRow]] = deque(maxlen=_UNIT_ROWS)
         self.spans: dict[Work, tuple[float, float]] = {}  # when the array began and ended its rows
         self.stalls = engines.stalls
         self.shapes = ConvShapes(engines.program, engines.tokens)
@@ -87,7 +90,10 @@ class ArrayEngine:
 
     def idle(self, until: float, turn: Turn) -> None:
         """Attribute the array's idle cycles up to ``until``: no command yet, waiting for a row, filling the window."""
-        now = self.array
+        now = max(self.array, self.counted)
+        if max(until, self.array) < self.counted:  # something begins while a stream's last psums are on their way
+            self.stalls[self.beside[-1][0].stall] -= self.counted - max(until, self.array)
+            self.counted = until
         for cause, end in (
             ("control", turn.checked),
             *((cause, time) for time, cause in turn.waits),
@@ -98,15 +104,19 @@ class ArrayEngine:
                 self.stalls[cause] += end - now
                 now = end
 
-    def finish(self, turn: Turn, read_words: int, last_grant: float) -> None:
-        """The row is written, and rows are freed that it has read."""
+    def finish(self, turn: Turn, read_words: int, last_grant: float, granted: float | None = None) -> None:
+        """The row is written, and rows are freed that it has read.
+
+        ``last_grant``: of its first source. ``granted``: when the front has done with it, if that is not then.
+        """
+        granted = last_grant if granted is None else granted
         cmd, tokens, rows = turn.cmd, self.engines.tokens, self.engines.rows
         reported = self.reported
         rows[cmd["destination"]].computed.append(reported)
         if cmd["free_source"]:
             freed = reported if turn.source.freed_late else last_grant + 2
             free_to(rows[cmd["source"]].by_conv, turn.row.freed[0], freed)
-        at_hand = last_grant + 3
+        at_hand = granted + 3
         for number, (index, free) in enumerate(more_sources(cmd), 1):
             if free:
                 if tokens.buffer(index).freed_late:  # not before nothing is under way
@@ -125,6 +135,7 @@ class ArrayEngine:
         oldest = min(self.engines.sequencer, self.array, self.front) - LONG_PAST
         yield times(self.array, self.drain, *self.begun)
         yield times(*self.freed, self.place)
+        yield times(self.counted, self.stream.taken, self.stream.read, *self.stream.ends)
         yield tuple(times(*stretch) for stretch in self.taken if stretch.end > self.front)
         yield tuple((times(span.begin, span.end), span.reads) for span in self.fetching if span.end > oldest)
         yield tuple((times(row.start, row.end), row.reads) for _, row in self.beside if row.end > oldest)
@@ -151,6 +162,8 @@ class ComputedRow(Waiting):
         ready = max([checked + len(more_sources(self.cmd)), *(time for time, _ in waits)])
         # Rows are handed over through a queue of two: the row before the last must have begun.
         start = max(ready, engine.begun[0])
+        if not self.kind.streams:
+            start = max(start, engine.stream.read)
         self.kind.follow(engine, Turn(self, self.at, source, destination, checked, waits, ready, start))
 
     def behind(self, tokens: Tokens) -> int:

@@ -148,7 +148,7 @@ class Engines:
     def synchronise(self) -> None:
         """SYNC and HALT go on when every engine is idle; meanwhile the array waits for those that still work."""
         array = self.array
-        now, drained = array.array, array.reported
+        now, drained = max(array.array, array.counted), array.reported
         for cause, until in (
             ("fill", now + SETTLE if array.spans else now),
             ("control", min(self.sequencer, drained)),

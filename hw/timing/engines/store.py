@@ -72,12 +72,16 @@ class StoreEngine:
         """
         array = self.engines.array
         array.fetching.append(span)
-        for cause, row in array.beside:
+        for kind, row in array.beside:
             lost = lost_to_store(row, span)
-            array.stalls[cause] += lost
-            array.array += lost
-            array.front += lost
+            array.stalls[kind.stall] += lost
             array.drain += lost
+            if kind.streams:
+                array.counted += lost
+                array.stream.delay(lost)
+            else:
+                array.array += lost
+                array.front += lost
 
     def _pack(self, batches: tuple[Batch, ...], began: float) -> tuple[float, float]:
         """Fetch and send a sub-row from ``began`` on. Returns when it is packed and when its last beat is sent."""
