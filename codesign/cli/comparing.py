@@ -15,6 +15,7 @@ from codesign.cli.console import (
     ImageOption,
     Json,
     NetworkOptions,
+    NoImportCheck,
     QuantisationOptions,
     SizeOption,
     Source,
@@ -24,6 +25,8 @@ from codesign.cli.console import (
     out,
     parse_size,
     progress,
+    tell_import,
+    warn_import,
     with_groups,
     write_json,
 )
@@ -44,6 +47,7 @@ def explore(
         typer.Option(help="FIELD=A,B,C or FIELD=LOW:HIGH:COUNT of the specification, or dram_bytes_per_cycle."),
     ] = None,
     keep_plan: Annotated[bool, typer.Option("--keep-plan", help="Keep the cascades planned for --accel.")] = False,
+    no_import_check: NoImportCheck = False,
     csv_to: Annotated[Path | None, typer.Option("--csv", help="Write every machine as CSV, one a line.")] = None,
     json_to: Json = None,
 ) -> None:
@@ -55,8 +59,9 @@ def explore(
     from codesign.workflows.frames import FrameChoice
     from codesign.workflows.sources import find
 
+    found_source = find(source, check=not no_import_check)
     with progress("Exploring") as (say, _):
-        compiled = compile_source(find(source), accel, FrameChoice(parse_size(size)), say=say)
+        compiled = compile_source(found_source, accel, FrameChoice(parse_size(size)), say=say)
         network = compiled.network
         if len(network.regions) != 1:
             raise InputError(
@@ -71,9 +76,11 @@ def explore(
     if csv_to is not None:
         write_text(csv_to, to_csv(found))
         err.print(f"Wrote {csv_to}")
-    data = to_json(found) | {"input_size": f"{compiled.frame.width}x{compiled.frame.height}"}
+    check = network.source.check.to_json()
+    data = to_json(found) | {"input_size": f"{compiled.frame.width}x{compiled.frame.height}", "import": check}
     if json_to is not None:
         write_json(data, json_to)
+        warn_import(check)
         return
     varied = list(machines.columns)
     table = Table(title=f"{network.name}, {data['input_size']}: {data['feasible']:,} of {len(machines):,} machines can")
@@ -88,6 +95,7 @@ def explore(
             f"{row['utilization']:.1%}",
         )
     out.print(table)
+    tell_import(check)
     out.print("Beaten by no other machine in time, energy and memory at once. All figures modelled.", style="dim")
 
 
@@ -131,8 +139,10 @@ def compare(
         )
     if json_to is not None:
         write_json(to_json(comparison), json_to)
+        warn_import(comparison.simulation["import"])
     else:
         out.print(terminal_table(comparison))
+        tell_import(comparison.simulation["import"])
     if report is not None:
         report.mkdir(parents=True, exist_ok=True)
         paths = write_report(comparison, report, pictures)

@@ -15,12 +15,15 @@ from codesign.cli.console import (
     ErrorBudget,
     Json,
     NetworkOptions,
+    NoImportCheck,
     QuantisationOptions,
     SizeOption,
     out,
     parse_size,
     progress,
+    tell_import,
     warn,
+    warn_import,
     with_groups,
     write_json,
 )
@@ -181,6 +184,7 @@ def compile_command(
     data = _compiled_data(compiled, written.write(compiled.network))
     if json_to is not None:
         write_json(data, json_to)
+        warn_import(data["import"])
     else:
         _print_compiled(compiled, data, explain=explain)
     share = compiled.network.host_mac_share
@@ -203,6 +207,7 @@ def _compiled_data(compiled: Compiled, written: dict[str, str]) -> dict[str, Any
         "commands": [len(region.program.commands) for region in network.regions],
         "operators": [vars(placement) for placement in network.placements],
         "plan": [explain(region.plan) for region in network.regions],
+        "import": network.source.check.to_json(),
         "written": written,
     }
     if network.mixed is not None:
@@ -226,6 +231,7 @@ def _print_compiled(compiled: Compiled, data: dict[str, Any], *, explain: bool) 
                 out.print(_buffer_table(cascade))
     if network.mixed is not None:
         _print_mixed(network.mixed, explain=explain)
+    tell_import(data["import"])
     out.print(f"Compiled in {compiled.seconds:.1f} s.")
     for what, where in data["written"].items():
         out.print(f"Wrote {what} {where}")
@@ -315,6 +321,7 @@ def _compile_cuda(
     data = compiled.to_json() | {"written": {"module": str(output)} if output else {}}
     if json_to is not None:
         write_json(data, json_to)
+        warn_import(data["import"])
         return
     table = Table(title=f"{found.name} {size[0]}x{size[1]}, {precision} for {arch}: {len(data['launches'])} launches")
     for heading in ("layers", "blocks", "threads", "registers", "spilled", "shared KiB"):
@@ -333,6 +340,7 @@ def _compile_cuda(
         out.print(table)
     if data["others"]:
         out.print(f"TVM schedules {', '.join(data['others'])}.")
+    tell_import(data["import"])
     if data["modelled_seconds"]:
         out.print(f"Modelled, not measured: {data['modelled_seconds'] * 1e6:.0f} us a frame.")
     if output is not None:
@@ -351,6 +359,7 @@ def tune(
     limit: Annotated[int, typer.Option(help="Candidates per kernel.", min=1)] = 12,
     build: Annotated[bool, typer.Option("--build", help="Only build; measure later on a machine with a GPU.")] = False,
     record: Annotated[bool, typer.Option("--record", help="Only record the measurements in the folder.")] = False,
+    no_import_check: NoImportCheck = False,
 ) -> None:
     """Search kernel schedules: build candidates, measure them on the GPU here, keep the fastest for later compiles.
 
@@ -371,11 +380,12 @@ def tune(
         with progress("Tuning") as (say, _):
             for source in sources:
                 say(f"{source}: choose what to measure")
-                frame = parse_size(size) or DEFAULT_SIZE
-                tasks = tuning_tasks(find(source), frame, arch=arch, precision=check_precision(precision))
+                frame, found = parse_size(size) or DEFAULT_SIZE, find(source, check=not no_import_check)
+                tasks = tuning_tasks(found, frame, arch=arch, precision=check_precision(precision))
                 tuning.prepare(tasks.stacks, arch, folder, limit=limit, say=say)
                 tuning.prepare_gemms(tasks.gemms, arch, folder, limit=limit, say=say)
                 gpu_operators.prepare(tasks.operators, arch, folder, limit=limit, say=say)
+                warn_import(tasks.check.to_json())
             if not build:
                 say("measure")
                 tuning.measure(folder, Driver(), say=say)

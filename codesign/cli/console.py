@@ -73,12 +73,33 @@ def warn(text: str) -> None:
     err.print(Text.assemble(("Warning:", "yellow"), " ", text), soft_wrap=True)
 
 
+def import_text(check: dict[str, Any], *, short: bool = False) -> Text:
+    """How far an import agrees with its model, as a result's JSON has it; red where that is not known."""
+    if short or not check["checked"]:
+        return Text(check["text"], "" if check["checked"] else "bold red")
+    return Text(f"{check['text']} beside {check['engine']} on a frame of {check['frame']}")
+
+
+def tell_import(check: dict[str, Any]) -> None:
+    """Print :func:`import_text` as a line of a result."""
+    out.print(Text("import: ", "bold red" if not check["checked"] else "").append_text(import_text(check)))
+
+
+def warn_import(check: dict[str, Any]) -> None:
+    """Say on standard error that an import was not checked, if it was not: for results that go elsewhere as JSON."""
+    if not check["checked"]:
+        err.print(Text("import: ", "bold red").append_text(import_text(check)), soft_wrap=True)
+
+
 def fail(error: Exception) -> None:
     """Print an error to standard error, without breaking its paths over lines."""
     err.print(Text.assemble(("error:", "bold red"), " ", str(error)), soft_wrap=True)
 
 
 Source = Annotated[str, typer.Argument(help="A network's name, or a .onnx or .pt2 file.", metavar="NET|FILE")]
+NoImportCheck = Annotated[
+    bool, typer.Option("--no-import-check", help="Do not hold the imported network against the model's own engine.")
+]
 Accel = Annotated[str, typer.Option(help="Preset (tiny, edge, base, large) or a specification in TOML.")]
 SizeOption = Annotated[str | None, typer.Option(help="Input size, width first: 1280x720.", metavar="WxH")]
 Weights = Annotated[Path | None, typer.Option(help="Weights for a named network (.npz, .pt).")]
@@ -109,12 +130,13 @@ class NetworkOptions:
 
     source: Source
     weights: Weights = None
+    no_import_check: NoImportCheck = False
 
     def found(self) -> sources.Source:
         """Raises :class:`InputError` for an unknown name."""
         from codesign.workflows.sources import find
 
-        return find(self.source, self.weights)
+        return find(self.source, self.weights, check=not self.no_import_check)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codesign.cli.console import Accel, Json, Weights, err, out, progress, warn, write_json
+from codesign.cli.console import (
+    Accel,
+    Json,
+    NoImportCheck,
+    Weights,
+    err,
+    out,
+    progress,
+    tell_import,
+    warn,
+    warn_import,
+    write_json,
+)
+
+if TYPE_CHECKING:  # what this imports takes seconds to load
+    from codesign.compile.importing.check.result import ImportCheck
 
 app = typer.Typer()
 
@@ -23,6 +38,7 @@ def restore(
     weights: Weights = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted output.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
+    no_import_check: NoImportCheck = False,
     json_to: Json = None,
 ) -> None:
     """Restore a video frame by frame: audio is copied, times are kept, --resume continues an interrupted run."""
@@ -30,11 +46,12 @@ def restore(
     from codesign.video.targets import Device, check_target
     from codesign.workflows.sources import find
 
-    found = find(network, weights)
+    found = find(network, weights, check=not no_import_check)
     if not found.trained:
         warn(f"{network} has random weights, so its pictures are of no use: give --weights.")
     began = time.perf_counter()
     first: list[int] = []
+    checks: list[ImportCheck] = []
     with progress("Restoring") as (say, _):
 
         def tick(done: int, expected: int | None) -> None:
@@ -52,6 +69,7 @@ def restore(
                 existing="overwrite" if overwrite else "resume" if resume else "refuse",
                 say=say,
                 tick=tick,
+                imported=checks.append,
             )
         except KeyboardInterrupt:
             if first:
@@ -66,10 +84,15 @@ def restore(
         "output_size": f"{made.size[0]}x{made.size[1]}",
         "seconds": made.seconds,
         "frames_per_second": made.frames_per_second,
+        "import": checks[0].to_json() if checks else None,  # on the CPU the model runs itself
     }
     if json_to is not None:
         write_json(data, json_to)
+        for check in checks:
+            warn_import(check.to_json())
     else:
         out.print(
             f"Wrote {output}: {made.frames} frames of {data['output_size']}, {made.frames_per_second:.2f} a second.",
         )
+        for check in checks:
+            tell_import(check.to_json())

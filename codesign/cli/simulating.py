@@ -23,9 +23,12 @@ from codesign.cli.console import (
     SizeOption,
     backend_named,
     err,
+    import_text,
     out,
     parse_size,
     progress,
+    tell_import,
+    warn_import,
     with_groups,
     write_json,
 )
@@ -99,8 +102,8 @@ def simulate(
                 hint="Simulate one frame, without --frames.",
             )
         clip = _clip_frames(paths, frames, parse_size(size))
-        results = _simulate_clip(network, accel, clip, quantisation, on, dram, recorded.assertions)
-        _report_clip(network, accel, results, save, json_to)
+        results, check = _simulate_clip(network, accel, clip, quantisation, on, dram, recorded.assertions)
+        _report_clip(network, accel, results, check, save, json_to)
         return
     if len(paths) > 1 and (recorded.timeline or recorded.waves):
         raise InputError("a timeline or waveform records one frame", where="--input", hint="Give one image.")
@@ -137,6 +140,7 @@ def _report_frame(
     data = result.to_json()
     if json_to is not None:
         write_json(data, json_to)
+        warn_import(data["import"])
     else:
         out.print(_simulation_table(data))
     _require_exact(network.source, result)
@@ -162,7 +166,8 @@ def _simulate_clip(
     backend: Backend,
     dram: Dram,
     assertions: bool,
-) -> list[ClipFrame]:
+) -> tuple[list[ClipFrame], dict[str, Any]]:
+    """The frames' results, and the check of the network's import."""
     from codesign.workflows.clip import compile_clip, simulate_clip
     from codesign.workflows.watch import Watch
 
@@ -171,11 +176,17 @@ def _simulate_clip(
         compiled = compile_clip(
             network.found(), accel, (width, height), quantisation=quantisation.quantisation(), say=say
         )
-        return list(simulate_clip(compiled, clip, backend, dram, Watch(say, tick, assertions=assertions)))
+        results = list(simulate_clip(compiled, clip, backend, dram, Watch(say, tick, assertions=assertions)))
+        return results, compiled.network.source.check.to_json()
 
 
 def _report_clip(
-    network: NetworkOptions, accel: str, results: list[ClipFrame], save: Path | None, json_to: str | None
+    network: NetworkOptions,
+    accel: str,
+    results: list[ClipFrame],
+    check: dict[str, Any],
+    save: Path | None,
+    json_to: str | None,
 ) -> None:
     from codesign.pictures.images import save_image
 
@@ -186,7 +197,8 @@ def _report_clip(
         err.print(f"Wrote {len(results)} images to {save}")
     if json_to is not None:
         frames = [result.to_json() for result in results]
-        write_json({"network": network.source, "accel": accel, "frames": frames}, json_to)
+        write_json({"network": network.source, "accel": accel, "import": check, "frames": frames}, json_to)
+        warn_import(check)
     else:
         height, width = results[0].output.shape[2:]
         table = Table(title=f"{network.source} on {accel}, {width}x{height}, as a clip")
@@ -202,6 +214,7 @@ def _report_clip(
                 f"{result.simulated_seconds:.1f} s",
             )
         out.print(table)
+        tell_import(check)
     for result in results:
         _require_exact(f"frame {result.number}", result)
 
@@ -230,6 +243,7 @@ def _report_frames(paths: list[Path], results: list[Any], save: Path | None, jso
     if json_to is not None:
         rows = [{"input": str(path), **result.to_json()} for path, result in zip(paths, results, strict=True)]
         write_json({"frames": rows}, json_to)
+        warn_import(rows[0]["import"])
     else:
         first = results[0]
         table = Table(title=f"{first.network} on {first.accel}: {first.input_size} to {first.output_size}")
@@ -245,6 +259,7 @@ def _report_frames(paths: list[Path], results: list[Any], save: Path | None, jso
                 f"{result.simulated_seconds:.1f} s",
             )
         out.print(table)
+        tell_import(first.to_json()["import"])
     for path, result in zip(paths, results, strict=True):
         _require_exact(str(path), result)
 
@@ -280,6 +295,7 @@ def _simulation_table(data: dict[str, Any]) -> Table:
     table.add_row("compulsory", f"{data['compulsory_bytes']:,} B", "counted")
     for cause, cycles in data["stalls"].items():
         table.add_row(f"  {cause}", f"{cycles:,}", evidence)
+    table.add_row("import", import_text(data["import"], short=True), data["import"]["engine"])
     table.add_row("bit-exact", _exactness(data["mismatches"]), "RTL = golden model = integer graph")
     table.add_row("distinct output values", str(data["distinct_output_values"]), "counted")
     quality = data["quality_db"]

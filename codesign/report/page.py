@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -167,7 +168,18 @@ def _quality(comparison: Comparison) -> str:
         False: "RTL and its model differ: these figures are not to be trusted.",
         None: "The output was not compared with RTL.",
     }[comparison.simulation["bit_exact"]]
-    return f"PSNR on this frame: {', '.join(shown) or 'none (no trained weights, or no ground truth)'}. {exact}"
+    return (
+        f"PSNR on this frame: {', '.join(shown) or 'none (no trained weights, or no ground truth)'}. {exact} "
+        f"{_import(comparison.simulation['import'])}"
+    )
+
+
+def _import(check: dict[str, Any]) -> str:
+    """How far the imported network agrees with the model."""
+    text = html.escape(check["text"])
+    if not check["checked"]:
+        return f'<strong class="alarm">import: {text}</strong>'
+    return f"Import: {text} beside {html.escape(check['engine'])} on a frame of {check['frame']}."
 
 
 def _before_and_after(comparison: Comparison, pictures: Pictures) -> str:

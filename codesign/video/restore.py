@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from codesign.compile.importing.check.result import ImportCheck
 from codesign.hw.errors import InputError
 from codesign.hw.files import is_special
 from codesign.video.making import difference, making_of_run
@@ -52,13 +53,14 @@ def restore(
     depth: int = DEPTH,
     say: Say = silent,
     tick: Tick = silent,
+    imported: Callable[[ImportCheck], object] = silent,
 ) -> Restoration:
     """Run every frame of ``path`` through the network into ``output``; audio is copied, times are kept.
 
-    ``tick`` is told frames written and expected. An interruption (``KeyboardInterrupt``) leaves a playable file, which
-    ``existing="resume"`` continues. Raises :class:`InputError` for an unsuitable source (see
-    :func:`codesign.video.source.probe`), for a network that makes no frames, and for an output that exists already or
-    was made by something else.
+    ``tick`` is told frames written and expected, ``imported`` how far the imported network agrees with the model. An
+    interruption (``KeyboardInterrupt``) leaves a playable file, which ``existing="resume"`` continues. Raises
+    :class:`InputError` for an unsuitable source (see :func:`codesign.video.source.probe`), for a network that makes no
+    frames, and for an output that exists already or was made by something else.
     """
     network = source.network
     if network is None or network.task == "flow":
@@ -86,7 +88,7 @@ def restore(
     making = making_of_run(path, source, device, size)
     kept = None if special else _earlier(output, making, existing)
     # Compile before the output is touched: a network that does not compile costs nothing.
-    with running(source, device, (video.width, video.height), say) as run:
+    with running(source, device, (video.width, video.height), say, imported) as run:
         sink = Sink(output, video, size, Timing(way.time_base, way.rate), json.dumps(making), kept, way.times)
         if kept is not None:
             kept.unlink()

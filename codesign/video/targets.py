@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from codesign.compile.importing.check.result import ImportCheck
 from codesign.compile.scanline.module import LoadedModule
 from codesign.hw.errors import InputError
 from codesign.hw.model import reference
@@ -46,8 +47,16 @@ Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @contextlib.contextmanager
-def running(source: Source, device: Device, size: tuple[int, int], say: Say = silent) -> Iterator[Run]:
+def running(
+    source: Source,
+    device: Device,
+    size: tuple[int, int],
+    say: Say = silent,
+    imported: Callable[[ImportCheck], object] = silent,
+) -> Iterator[Run]:
     """Prepare ``source`` for frames of ``size`` (width, height); yields a function that runs it.
+
+    ``imported`` is told how far the import agrees with the model, where the target needs one.
 
     ``cpu``: FP32 by torch. ``scanline-model``: the machine's golden model, whose bits are the RTL's. ``cuda``: the
     compiled module in FP16. Raises :class:`InputError` for a model file on the CPU and for a missing GPU.
@@ -58,6 +67,7 @@ def running(source: Source, device: Device, size: tuple[int, int], say: Say = si
         yield _by_torch(source.module)
     elif device.target == "scanline-model":
         compiled = compile_source(source, device.accel, FrameChoice(size), say=say)
+        imported(compiled.network.source.check)
         with host_module(compiled, say) as path:
             module = LoadedModule(path, lambda program, inputs: reference.run(program, inputs))
             yield lambda planes: module.run(planes[None])[0]
@@ -68,7 +78,9 @@ def running(source: Source, device: Device, size: tuple[int, int], say: Say = si
         arch = check_gpu()
         with TemporaryDirectory(prefix="codesign-") as folder:
             path = Path(folder) / "network.so"
-            cuda.compile_for_gpu(source, size, arch=arch, say=say).module.export(path)
+            for_gpu = cuda.compile_for_gpu(source, size, arch=arch, say=say)
+            imported(for_gpu.check)
+            for_gpu.module.export(path)
             run = loaded(path)
             yield lambda planes: run(planes[None])[0]
 

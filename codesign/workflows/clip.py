@@ -87,7 +87,8 @@ def compile_clip(
             hint="Give a network of two images, or a torch module with a method state_shapes.",
         )
     width, height = size
-    model = load_model(module, width=width, height=height, channels=3, states=module.state_shapes(width, height))
+    states = module.state_shapes(width, height)
+    model = load_model(module, width=width, height=height, channels=3, states=states, check=source.checked)
     network = compile_network(
         model,
         load_spec(accel) if isinstance(accel, str) else accel,

@@ -89,9 +89,10 @@ def _load(source: Source, choice: FrameChoice) -> tuple[ImportedModel, Frame]:
     if choice == FrameChoice():
         choice = FrameChoice(DEFAULT_SIZE)
     size = choice.size or DEFAULT_SIZE
-    model = import_source(source, size)
+    known = choice.size is not None  # else the image says, for which the network's channels and scale must be known
+    model = import_source(source, size, final=known)
     frame = make_frame(model.input_shape[1], scale_of(source, model), choice)
-    return (model if frame.size == size else import_source(source, frame.size)), frame
+    return (model if known and frame.size == size else import_source(source, frame.size)), frame
 
 
 def run_float(compiled: Compiled) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from codesign.compile.cuda.layers import Other, from_layers
 from codesign.compile.cuda.module import relax_module
 from codesign.compile.cuda.tvm_operators import OperatorTask, operator_tasks
 from codesign.compile.driver import CompiledNetwork, Quantisation
+from codesign.compile.importing.check.result import NOT_WANTED, ImportCheck
 from codesign.compile.ir.relax import from_module
 from codesign.compile.ir.runnable import runnable
 from codesign.compile.scanline.layers import LayerGraph
@@ -37,6 +38,7 @@ class CompiledCuda:
     network: str
     size: tuple[int, int]
     module: CudaModule = field(repr=False)
+    check: ImportCheck = NOT_WANTED
 
     def to_json(self) -> dict[str, Any]:
         """The data of `compile --json`: one entry per launch of this project's kernels."""
@@ -70,6 +72,7 @@ class CompiledCuda:
             "launches": launches,
             "others": others,
             "modelled_seconds": plan.seconds if plan is not None else None,
+            "import": self.check.to_json(),
         }
 
 
@@ -101,10 +104,12 @@ def compile_for_gpu(
         say("import")
         model = import_source(source, size)
         say("choose and compile kernels")
-        return CompiledCuda(source.name, size, compile_cuda(model.module, arch=arch, tuned=tuned, traces=known))
-    layers = integer_layers(source, size, quantisation, images, say)
+        module = compile_cuda(model.module, arch=arch, tuned=tuned, traces=known)
+        return CompiledCuda(source.name, size, module, model.check)
+    network = _quantised(source, size, quantisation, images, say)
     say("choose and compile kernels")
-    return CompiledCuda(source.name, size, compile_cuda_int8(layers, arch=arch, tuned=tuned))
+    module = compile_cuda_int8(whole(network), arch=arch, tuned=tuned)
+    return CompiledCuda(source.name, size, module, network.source.check)
 
 
 def integer_layers(
@@ -115,8 +120,14 @@ def integer_layers(
     say: Say = silent,
 ) -> LayerGraph:
     """The network quantised as for Scanline. Raises :class:`UnsupportedError` where a part would run elsewhere."""
-    compiled = compile_source(source, choice=FrameChoice(size), quantisation=quantisation, images=images, say=say)
-    return whole(compiled.network)
+    return whole(_quantised(source, size, quantisation, images, say))
+
+
+def _quantised(
+    source: Source, size: Size, quantisation: Quantisation, images: Path | None, say: Say
+) -> CompiledNetwork:
+    choice = FrameChoice(size)
+    return compile_source(source, choice=choice, quantisation=quantisation, images=images, say=say).network
 
 
 def whole(network: CompiledNetwork) -> LayerGraph:
@@ -138,18 +149,21 @@ class TuningTasks:
     stacks: list[Task]
     gemms: list[GemmTask]
     operators: list[OperatorTask]
+    check: ImportCheck = NOT_WANTED
 
 
 def tuning_tasks(source: Source, size: Size, *, arch: str, precision: Precision, slack: float = 1.5) -> TuningTasks:
     """Kernels of every plan modelled within ``slack`` times the best, and every operator left to TVM."""
     check_architecture(arch)
     if precision == "int8":
-        graph = from_layers(integer_layers(source, size))
+        network = _quantised(source, size, Quantisation(), None, silent)
+        graph, check = from_layers(whole(network)), network.source.check
     else:
-        graph = from_graph(from_module(import_source(source, size).module))
+        model = import_source(source, size)
+        graph, check = from_graph(from_module(model.module)), model.check
     operators: list[OperatorTask] = []
     if any(isinstance(operation, Other) for operation in graph.operations):
         plan = plan_launches(graph, arch, database(arch).lookup)
         operators = operator_tasks(runnable(relax_module(plan, b"", prefix="tune")), arch)
     found = near_best(graph, arch, slack)
-    return TuningTasks([Task(*one) for one in found.stacks], [GemmTask(*one) for one in found.gemms], operators)
+    return TuningTasks([Task(*one) for one in found.stacks], [GemmTask(*one) for one in found.gemms], operators, check)

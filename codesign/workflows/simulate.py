@@ -131,6 +131,7 @@ class Simulation:
             "quality_db": self.quality_db,
             "host_mac_share": self.host_mac_share,
             "host_chroma_seconds": self.judged.chroma_seconds,
+            "import": self.compiled.network.source.check.to_json(),
             "counters": dataclasses.asdict(self.counters),
         }
 

@@ -7,14 +7,16 @@ folder is read.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 import tvm
 from torch.fx.traceback import preserve_node_meta
@@ -23,9 +25,12 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 from codesign.compile.canonical.passes import canonicalise
 from codesign.compile.graph.graph import STATE, Graph, Shape
 from codesign.compile.graph.passes import passed
-from codesign.compile.importing.onnx import import_onnx
+from codesign.compile.importing.check.check import Imported, check_import
+from codesign.compile.importing.check.engines import OnnxModel, Original, TorchModel
+from codesign.compile.importing.check.result import NOT_WANTED, ImportCheck
+from codesign.compile.importing.onnx import import_onnx, read_onnx
 from codesign.compile.importing.pt2 import SavedProgram, read_pt2
-from codesign.compile.importing.pt2_replay import Replay, layer_of
+from codesign.compile.importing.pt2_replay import layer_of
 from codesign.compile.importing.qdq import is_quantised, normalise_qdq
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
@@ -39,7 +44,8 @@ class ImportedModel:
     """A network as one Relax function ``main`` of static shape, batch 1, NCHW, float32 in and out.
 
     ``quantised``: it already carries quantise/dequantise, normalised to the form of
-    :mod:`codesign.compile.quantise.quantise`. Shapes are ``(1, C, H, W)``.
+    :mod:`codesign.compile.quantise.quantise`. ``check``: how far it agrees with the model that it came from. Shapes are
+    ``(1, C, H, W)``.
     """
 
     module: tvm.IRModule
@@ -47,6 +53,7 @@ class ImportedModel:
     input_shape: Shape
     output_shape: Shape
     quantised: bool
+    check: ImportCheck = NOT_WANTED
 
 
 def load_model(
@@ -56,8 +63,9 @@ def load_model(
     height: int,
     channels: int | None = None,
     states: Sequence[tuple[int, int, int]] = (),
+    check: bool = True,
 ) -> ImportedModel:
-    """Import ``source`` for frames of ``width`` x ``height`` pixels.
+    """Import ``source`` for frames of ``width`` x ``height`` pixels, and hold it against its own engine.
 
     A torch module may be recurrent: beside the image it takes ``states``, (C, H, W) each, and it returns, after its
     result, as many tensors of the same shapes, which it is given with the next frame. The first finds zeros.
@@ -65,23 +73,34 @@ def load_model(
     ``channels`` is the image's channel count; without it the model says, or 1 and 3 are tried. Raises
     :class:`InputError` for a file that is missing, corrupt or not a model, for a size outside 1..65536 a side or above
     2**28 pixels and for a wrong channel count; :class:`UnsupportedError`, naming operator and node, for what cannot be
-    imported.
+    imported, and for an import that computes something else than the model does. ``check=False`` leaves that open.
     """
     check_frame(width, height)
     if channels is not None and not 1 <= channels <= 4096:
         raise InputError(f"{channels} channels", where="input", hint="An image has between 1 and 4096 channels.")
+    name, door = _door(source, channels, states)
+    model = door(width, height)
+    checked = check_import(model, door, name) if check else NOT_WANTED
+    graph = model.graph
+    return ImportedModel(model.module, name, graph.input_shape, graph.output_shape, model.quantised, checked)
+
+
+def _door(
+    source: torch.nn.Module | str | Path, channels: int | None, states: Sequence[tuple[int, int, int]]
+) -> tuple[str, Callable[[int, int], Imported]]:
+    """The model's name, and what imports it for one size."""
     if isinstance(source, torch.nn.Module):
-        name = type(source).__name__.lower()
-        program = _export(source, width, height, channels, name, states)
-        return _finished(_from_program(program, name), name, len(states))
+        name, module = type(source).__name__.lower(), _evaluating(source)
+        return name, lambda width, height: _from_module(module, width, height, channels, name, states)
     path = Path(source)
     _check_file(path)
     match path.suffix.lower():
         case ".onnx":
-            graph = import_onnx(path, width=width, height=height, channels=channels)
+            model = read_onnx(path)
+            return path.stem, lambda width, height: _from_onnx(path, model, width, height, channels)
         case ".pt2":
-            program = _exported(read_pt2(path), width, height, channels)
-            graph = _from_program(program, str(path))
+            saved = read_pt2(path)
+            return path.stem, lambda width, height: _from_saved(saved, width, height, channels, path)
         case ".pt" | ".pth" | ".pkl" | ".pickle" | ".bin":
             raise InputError(
                 "a pickled file is a program, and running it could do anything; it is not loaded",
@@ -93,7 +112,28 @@ def load_model(
             raise InputError(
                 f"unknown kind of model file '{path.suffix}'", where=str(path), hint="Give a .pt2 or an .onnx file."
             )
-    return _finished(graph, path.stem)
+
+
+def _from_module(
+    module: torch.nn.Module,
+    width: int,
+    height: int,
+    channels: int | None,
+    name: str,
+    states: Sequence[tuple[int, int, int]],
+) -> Imported:
+    program = _export(module, width, height, channels, name, states)
+    return _finished(_from_program(program, name), TorchModel(module, program, user_name), name, len(states))
+
+
+def _from_saved(saved: SavedProgram, width: int, height: int, channels: int | None, path: Path) -> Imported:
+    program = _exported(saved, width, height, channels)
+    return _finished(_from_program(program, str(path)), TorchModel(saved.module, program, user_name), path.stem)
+
+
+def _from_onnx(path: Path, model: onnx.ModelProto, width: int, height: int, channels: int | None) -> Imported:
+    graph = import_onnx(path, model, width=width, height=height, channels=channels)
+    return _finished(graph, OnnxModel(path, model), path.stem)
 
 
 def check_frame(width: int, height: int) -> None:
@@ -127,7 +167,9 @@ def _check_file(path: Path) -> None:
         raise InputError("the file is empty", where=str(path), hint="Export or download the model again.")
 
 
-def _finished(graph: Graph, name: str, states: int = 0) -> ImportedModel:
+def _finished(graph: Graph, original: Original, name: str, states: int = 0) -> Imported:
+    """``graph`` in canonical form, if it is a network as this project takes them."""
+    read = graph
     found = [node.name for node in graph.nodes if node.op == STATE]
     if len(found) != states:
         raise UnsupportedError(
@@ -154,7 +196,8 @@ def _finished(graph: Graph, name: str, states: int = 0) -> ImportedModel:
         graph = normalise_qdq(graph)
     if not graph.nodes:
         raise UnsupportedError("the network computes nothing", where=name, hint="Its output is its input.")
-    return ImportedModel(to_module(graph), name, graph.input_shape, graph.output_shape, quantised)
+    module = to_module(graph)
+    return Imported(read, module, from_module(module), quantised, original)
 
 
 def _exported(program: SavedProgram, width: int, height: int, channels: int | None) -> torch.export.ExportedProgram:
@@ -192,8 +235,6 @@ def _export(
     states: Sequence[tuple[int, int, int]] = (),
 ) -> torch.export.ExportedProgram:
     candidates = [channels] if channels is not None else _first_weight_channels(module)
-    if not isinstance(module, Replay):
-        module = module.eval() if not module.training else _evaluation_copy(module)
     failure: Exception | None = None
     for count in candidates:
         examples = (torch.zeros(1, count, height, width), *(torch.zeros(1, *shape) for shape in states))
@@ -228,11 +269,9 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _evaluation_copy(module: torch.nn.Module) -> torch.nn.Module:
-    """``module`` in evaluation mode, the caller's own left in training mode."""
-    import copy
-
-    return copy.deepcopy(module).eval()
+def _evaluating(module: torch.nn.Module) -> torch.nn.Module:
+    """``module`` in evaluation mode; the caller's own is left in training mode."""
+    return copy.deepcopy(module).eval() if module.training else module.eval()
 
 
 class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
@@ -248,7 +287,7 @@ class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
             variable = self.env.get(node)
             if node.op == "call_function" and isinstance(variable, tvm.relax.Var):
                 # An identity returns its operand's variable, which has its name already.
-                self.names.setdefault(variable.name, _user_name(node))
+                self.names.setdefault(variable.name, user_name(node))
         return result
 
     def _elu(self, node: Any) -> tvm.relax.Var:
@@ -276,7 +315,7 @@ class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
         return result
 
 
-def _user_name(node: Any) -> str:
+def user_name(node: Any) -> str:
     """The dotted path of the layer (``body.3``) when the operator is one, else torch's name of the operation."""
     if layer := layer_of(node):
         return layer
@@ -294,6 +333,7 @@ def _from_program(program: torch.export.ExportedProgram, where: str) -> Graph:
     try:
         with _quiet(), torch.no_grad(), preserve_node_meta():
             program = program.run_decompositions()
+            _check_determined(program)
             module = importer.from_exported_program(program, False, False, False, None)
     except CodesignError:
         raise
@@ -308,9 +348,32 @@ def _from_program(program: torch.export.ExportedProgram, where: str) -> Graph:
     return from_module(module, importer.names)
 
 
+def _check_determined(program: torch.export.ExportedProgram) -> None:
+    """Refuse operators that draw random numbers: an import has no second run to be held against."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and _draws(node):
+            raise UnsupportedError(
+                "draws random numbers, so that no two runs give the same",
+                where=f"{str(node.target).split('.')[1]} '{user_name(node)}'",
+                hint="Export the network in evaluation mode, or give it the noise as channels of its image.",
+            )
+
+
+def _draws(node: torch.fx.Node) -> bool:
+    target: Any = node.target
+    if torch.Tag.nondeterministic_seeded not in getattr(target, "tags", ()):
+        return False
+    given = {argument.name: argument.default_value for argument in target._schema.arguments}
+    given |= dict(zip(given, node.args, strict=False)) | node.kwargs
+    # Dropout and attention are among them, and draw nothing in evaluation mode.
+    if "dropout_p" in given:
+        return bool(given["dropout_p"])
+    return bool(given.get("train", True))
+
+
 def _first_unsupported(program: torch.export.ExportedProgram, importer: ExportedProgramImporter) -> str:
     """``operator 'name'`` of the first operator without a converter."""
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target.__name__ not in importer.convert_map:
-            return f"{node.target.__name__} '{_user_name(node)}'"
+            return f"{node.target.__name__} '{user_name(node)}'"
     return ""

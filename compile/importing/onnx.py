@@ -20,9 +20,9 @@ from codesign.compile.ir.relax import from_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 
 
-def import_onnx(path: Path, *, width: int, height: int, channels: int | None) -> Graph:
-    """The graph of ``path`` for images ``[1, channels, height, width]``; errors as :func:`load_model` says."""
-    model = _read(path)
+def import_onnx(path: Path, model: onnx.ModelProto, *, width: int, height: int, channels: int | None) -> Graph:
+    """The graph of ``model``, read from ``path``, for images ``[1, channels, height, width]``; errors as
+    :func:`load_model` says."""
     shape = _pinned(model, path, width, height, channels)
     (source,) = _inputs(model)
     importer = _NamingImporter({source.name: list(shape)})
@@ -53,7 +53,8 @@ def import_onnx(path: Path, *, width: int, height: int, channels: int | None) ->
     return from_module(module, importer.names)
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """The model in ``path``, its weights with it. Raises :class:`InputError` for one that is damaged."""
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except Exception as error:  # protobuf's decoder raises its own kinds
@@ -72,6 +73,8 @@ def _read(path: Path) -> onnx.ModelProto:
         raise InputError(
             f"the model is damaged or incomplete ({reason})", where=str(path), hint="Export or download it again."
         ) from error
+    for node in model.graph.node:
+        node.name = node.name or node.output[0]
     return model
 
 
@@ -163,14 +166,32 @@ def _check_operators(model: onnx.ModelProto, importer: ONNXGraphImporter) -> Non
 
     known = _get_convert_map()
     for node in model.graph.node:
+        if node.op_type in _DRAWING or (node.op_type == "Dropout" and _trains(model, node)):
+            raise UnsupportedError(
+                "draws random numbers, so that no two runs give the same",
+                where=f"{node.op_type} '{node.name}'",
+                hint="Export the network in evaluation mode, or give it the noise as channels of its image.",
+            )
         if node.op_type not in known and node.op_type not in ("If", "Constant"):
             raise UnsupportedError(
                 "no importer for this operator",
-                where=f"{node.op_type} '{node.name or node.output[0]}'",
+                where=f"{node.op_type} '{node.name}'",
                 hint="Quantised models must be in QDQ form (QuantizeLinear/DequantizeLinear around float operators)."
                 if node.op_type.startswith(("QLinear", "ConvInteger", "MatMulInteger"))
                 else "Write it with supported operators.",
             )
+
+
+_DRAWING = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+
+
+def _trains(model: onnx.ModelProto, node: Any) -> bool:
+    """Whether a Dropout is in training mode, or may be."""
+    if len(node.input) < 3 or not node.input[2]:
+        return False
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    mode = constants.get(node.input[2])
+    return mode is None or bool(onnx.numpy_helper.to_array(mode).any())
 
 
 class _NamingImporter(ONNXGraphImporter):  # type: ignore[misc]

@@ -14,7 +14,7 @@ import tvm
 from torch import Tensor
 from tvm import relax
 
-from codesign.compile.graph.arithmetic import SIZE_FREE, computed
+from codesign.compile.graph.arithmetic import BINARY, SIZE_FREE, computed
 from codesign.compile.graph.graph import Array, Graph, Node
 from codesign.compile.ir.relax import to_module
 from codesign.compile.operators.registry import COMPOSITES
@@ -90,11 +90,16 @@ def run(graph: Graph, x: Tensor, override: Override | None = None) -> Tensor:
 
 
 def size_free(graph: Graph) -> bool:
-    """Whether the graph runs on frames of any size."""
+    """Whether the graph runs on frames of any size: no operator and no constant mentions the frame's."""
+
+    def spread(name: str) -> bool:
+        return name in graph.constants and any(extent != 1 for extent in graph.constants[name].shape[-2:])
 
     def free(node: Node) -> bool:
         if (composite := COMPOSITES.get(node.op)) is not None:
             return composite.size_free
+        if node.op in (*BINARY, "where", "concat") and any(map(spread, node.inputs)):
+            return False
         return node.op in SIZE_FREE or (node.op == "strided_slice" and set(node.attributes["axes"]) <= {1})
 
     return all(free(node) for node in graph.nodes)

@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from codesign import report
+from codesign.compile.importing.check.result import ImportCheck
 from codesign.energy.account import Evidence, account
 from codesign.energy.gpu import Workload
 from codesign.energy.interval import Interval
@@ -40,7 +41,8 @@ def make(*gpus: str, quality: float | None = 34.5, name: str = 'net <&> "one"') 
     work = Workload(name, "64x48", "128x96", 10**9, 10**5)
     chip = scanline_row(counters, BASE, bill, evidence=Evidence.RTL, quality_db=quality)
     rows = (chip, *(gpu_row(work, gpu, quality_db=quality) for gpu in gpus))
-    simulation = {"stalls": {"busy": 10**6, **counters.stalls}, "bit_exact": True}
+    check = ImportCheck("torch 2.13.0", (117.0,), frame=(53, 37)).to_json()
+    simulation = {"stalls": {"busy": 10**6, **counters.stalls}, "bit_exact": True, "import": check}
     return Comparison(
         name,
         "64x48",
