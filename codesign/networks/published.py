@@ -17,9 +17,9 @@ def translate(family: str, state: Mapping[str, torch.Tensor]) -> State:
     """
     if family == "fsrcnn_subpixel1" and any(re.fullmatch(r"f[1-8]", name) for name in state):
         return _fsrcnn(state)
-    if family.startswith("srvgg") and any(name.startswith(("Conv_", "body.0")) for name in state):
+    if family.startswith("srvgg") and not any(name.startswith(("first.", "acts.", "last.")) for name in state):
         return _srvgg(state)
-    if family == "spynet" and any(name.startswith("level") for name in state):
+    if family == "spynet" and any(re.match(r"level\d", name) for name in state):
         return _spynet(state)
     return dict(state)
 

@@ -360,6 +360,16 @@ def test_weights_come_back_from_files(tmp_path: Path) -> None:
         assert all(torch.equal(tensor, state[key]) for key, tensor in loaded.state_dict().items())
 
 
+@pytest.mark.parametrize("name", [one.name for one in networks.catalogue() if one.family != "bicubic"])
+def test_a_networks_own_state_dictionary_comes_back(name: str, tmp_path: Path) -> None:
+    """Names of this project's layers must not be taken for those of a published file."""
+    state = networks.get(name).build().state_dict()
+    torch.save(state, tmp_path / "own.pth")
+    loaded = networks.load(name, tmp_path / "own.pth").state_dict()
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
 def test_wrong_weights_name_the_tensor(tmp_path: Path) -> None:
     def saved(**changes: torch.Tensor | None) -> Path:
         state = networks.load("espcn_x2").state_dict() | {key.replace("__", "."): new for key, new in changes.items()}
