@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from codesign.compile.importing import pt2_sizes
+from codesign.compile.importing.limits import COPIES, MAX_RATIO, MAX_WEIGHT_BYTES, free_memory
 from codesign.compile.importing.pt2_replay import DTYPES, Replay, replayable
 from codesign.compile.importing.pt2_sizes import SizeError
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
@@ -34,13 +35,6 @@ MAX_MEMBERS = 65536
 MAX_GRAPH_BYTES = 32 * 2**20
 MAX_NODES = 32768
 MAX_GUARDS = 1024
-MAX_WEIGHT_BYTES = 2**30
-
-_COPIES = 6
-"""Times the weights' bytes that importing and compiling a network takes at most."""
-
-_RATIO = 64
-"""torch stores archives uncompressed; a member that shrank more than this is no weight."""
 
 _PROGRAM = "models/model.json"
 _LISTINGS = tuple(f"data/{folder}/model_{folder}_config.json" for folder in ("weights", "constants"))
@@ -152,7 +146,7 @@ class _Archive:
                 raise _refused(path, f"the archive has two members called '{name[:80]}'")
             self.members[name] = info
         self.unread = MAX_GRAPH_BYTES  # bytes of JSON that may still be read
-        self.budget = min(MAX_WEIGHT_BYTES, _free_memory() // _COPIES)  # bytes that weights may still take
+        self.budget = min(MAX_WEIGHT_BYTES, free_memory() // COPIES)  # bytes that weights may still take
         self.unheld = self.budget // 8  # bytes of them that no file holds: a stride of 0 makes much of little
         self.listed: dict[str, tuple[str, Mapping[str, Any]]] = {}  # parameter -> member's folder, its description
 
@@ -212,8 +206,8 @@ class _Archive:
         info = self.members[member]
         if info.file_size > most:
             raise _refused(self.path, f"'{member[:80]}' has {info.file_size} bytes, more than {most}")
-        if info.file_size > 2**20 and info.file_size > _RATIO * info.compress_size:
-            raise _refused(self.path, f"'{member[:80]}' unpacks to more than {_RATIO} times its size")
+        if info.file_size > 2**20 and info.file_size > MAX_RATIO * info.compress_size:
+            raise _refused(self.path, f"'{member[:80]}' unpacks to more than {MAX_RATIO} times its size")
         content = bytearray()
         with self.archive.open(info) as stream:
             while len(content) <= info.file_size and (block := stream.read(2**20)):
@@ -337,17 +331,3 @@ def _whole(value: Any) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**63):
         raise ValueError("a size that is no integer of 63 bits")
     return value
-
-
-def _free_memory() -> int:
-    """Bytes that may be taken: what the system calls available, or a control group's limit leaves."""
-    free = MAX_WEIGHT_BYTES * _COPIES
-    try:
-        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        free = min(free, 1024 * int(lines["MemAvailable"].split()[0]))
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        if limit != "max":
-            free = min(free, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError, KeyError):
-        pass
-    return max(free, 0)

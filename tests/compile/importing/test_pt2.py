@@ -508,7 +508,7 @@ def test_members_that_do_not_fit(tmp_path: Path, fixed: Members, monkeypatch: py
         read_pt2(bomb)
     # A member that nobody needs costs nothing.
     read_pt2(_write(tmp_path / "unused.pt2", {**fixed, "data/weights/unused": zeros}, zipfile.ZIP_DEFLATED))
-    monkeypatch.setattr(pt2_file, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(pt2_file, "free_memory", lambda: 1000)
     with pytest.raises(InputError, match="do not fit into memory"):
         read_pt2(_write(tmp_path / "net.pt2", fixed))
 

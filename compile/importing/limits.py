@@ -1,0 +1,27 @@
+"""Bounds of what a model's file may cost, known before it is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MAX_WEIGHT_BYTES = 2**30
+
+COPIES = 6
+"""Times the weights' bytes that importing and compiling a network takes at most."""
+
+MAX_RATIO = 64
+"""torch stores archives uncompressed; a member that shrank more than this is no weight."""
+
+
+def free_memory() -> int:
+    """Bytes that may be taken: what the system calls available, or a control group's limit leaves."""
+    free = MAX_WEIGHT_BYTES * COPIES
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = min(free, 1024 * int(lines["MemAvailable"].split()[0]))
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError, KeyError):
+        pass
+    return max(free, 0)
