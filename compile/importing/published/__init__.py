@@ -1,0 +1,1 @@
+"""Weights files as they are published, recognised by what they hold."""
