@@ -22,6 +22,7 @@ from codesign.cli.console import (
     backend_named,
     command_line,
     err,
+    found_and_described,
     out,
     parse_size,
     progress,
@@ -57,9 +58,8 @@ def explore(
     from codesign.workflows.explore import explore as search
     from codesign.workflows.explore import parse_choices, product, to_csv, to_json
     from codesign.workflows.frames import FrameChoice
-    from codesign.workflows.sources import find
 
-    found_source = find(source, check=not no_import_check)
+    found_source = found_and_described(source, check=not no_import_check)
     with progress("Exploring") as (say, _):
         compiled = compile_source(found_source, accel, FrameChoice(parse_size(size)), say=say)
         network = compiled.network

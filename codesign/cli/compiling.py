@@ -18,6 +18,7 @@ from codesign.cli.console import (
     NoImportCheck,
     QuantisationOptions,
     SizeOption,
+    found_and_described,
     out,
     parse_size,
     progress,
@@ -164,7 +165,7 @@ def compile_command(
         raise InputError(f"unknown target {target.target!r}", where="--target", hint="Choose scanline or cuda.")
     found = network.found()
     if target.target == "cuda":
-        wanted = parse_size(size) or DEFAULT_SIZE
+        wanted = found.sides.padded(parse_size(size) or DEFAULT_SIZE)
         _compile_cuda(found, wanted, target, quantisation, written.output, json_to)
         return
     asked = Dump(dump or "")
@@ -209,6 +210,7 @@ def _compiled_data(compiled: Compiled, written: dict[str, str]) -> dict[str, Any
         "plan": [explain(region.plan) for region in network.regions],
         "import": network.source.check.to_json(),
         "written": written,
+        **compiled.input_json(),
     }
     if network.mixed is not None:
         data["error_budget"] = network.mixed.to_json()
@@ -232,6 +234,8 @@ def _print_compiled(compiled: Compiled, data: dict[str, Any], *, explain: bool) 
     if network.mixed is not None:
         _print_mixed(network.mixed, explain=explain)
     tell_import(data["import"])
+    for remark in compiled.remarks:
+        out.print(remark)
     out.print(f"Compiled in {compiled.seconds:.1f} s.")
     for what, where in data["written"].items():
         out.print(f"Wrote {what} {where}")
@@ -374,13 +378,14 @@ def tune(
     from codesign.kernels.tuning.traces import traces
     from codesign.kernels.tuning.tuned import database
     from codesign.workflows.gpu import check_precision, tuning_tasks
-    from codesign.workflows.sources import DEFAULT_SIZE, find
+    from codesign.workflows.sources import DEFAULT_SIZE
 
     if not record:
         with progress("Tuning") as (say, _):
             for source in sources:
                 say(f"{source}: choose what to measure")
-                frame, found = parse_size(size) or DEFAULT_SIZE, find(source, check=not no_import_check)
+                found = found_and_described(source, check=not no_import_check)
+                frame = found.sides.padded(parse_size(size) or DEFAULT_SIZE)
                 tasks = tuning_tasks(found, frame, arch=arch, precision=check_precision(precision))
                 tuning.prepare(tasks.stacks, arch, folder, limit=limit, say=say)
                 tuning.prepare_gemms(tasks.gemms, arch, folder, limit=limit, say=say)

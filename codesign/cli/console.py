@@ -96,13 +96,24 @@ def fail(error: Exception) -> None:
     err.print(Text.assemble(("error:", "bold red"), " ", str(error)), soft_wrap=True)
 
 
-Source = Annotated[str, typer.Argument(help="A network's name, or a .onnx or .pt2 file.", metavar="NET|FILE")]
+Source = Annotated[
+    str,
+    typer.Argument(help="A network's name, or a .onnx, .pt2, .pth, .ckpt or .safetensors file.", metavar="NET|FILE"),
+]
 NoImportCheck = Annotated[
     bool, typer.Option("--no-import-check", help="Do not hold the imported network against the model's own engine.")
 ]
 Accel = Annotated[str, typer.Option(help="Preset (tiny, edge, base, large) or a specification in TOML.")]
 SizeOption = Annotated[str | None, typer.Option(help="Input size, width first: 1280x720.", metavar="WxH")]
 Weights = Annotated[Path | None, typer.Option(help="Weights for a named network (.npz, .pt).")]
+RangeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--range",
+        help="Values of the network's images: 0..1, 0..255 or -1..1; guessed without.",
+        metavar="LOW..HIGH",
+    ),
+]
 ImageOption = Annotated[Path | None, typer.Option(help="Ground truth: down-sampled, restored, compared.")]
 InputOption = Annotated[
     list[Path] | None, typer.Option("--input", help="An image, or a folder of images, fed as it is.")
@@ -130,13 +141,12 @@ class NetworkOptions:
 
     source: Source
     weights: Weights = None
+    values: RangeOption = None
     no_import_check: NoImportCheck = False
 
     def found(self) -> sources.Source:
-        """Raises :class:`InputError` for an unknown name."""
-        from codesign.workflows.sources import find
-
-        return find(self.source, self.weights, check=not self.no_import_check)
+        """Raises :class:`InputError` for an unknown name and for a range that no network has."""
+        return found_and_described(self.source, self.weights, self.values, check=not self.no_import_check)
 
 
 @dataclass(frozen=True)
@@ -171,6 +181,22 @@ class DramOptions:
         from codesign.sim.model import Dram
 
         return Dram(self.dram_bandwidth, self.dram_latency)
+
+
+def found_and_described(
+    source: str, weights: Path | None = None, values: str | None = None, *, check: bool = True
+) -> sources.Source:
+    """The network that the user names; one that was recognised by its weights is described in a line.
+
+    Raises :class:`InputError` for an unknown name and for a range that no network has.
+    """
+    from codesign.compile.importing.value_range import parse_range
+    from codesign.workflows.sources import find
+
+    found = find(source, weights, None if values is None else parse_range(values), check=check)
+    if found.card is not None:
+        err.print(f"{found.name}: {found.card}", soft_wrap=True)
+    return found
 
 
 def with_groups(command: Callable[..., None]) -> Callable[..., None]:

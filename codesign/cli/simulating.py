@@ -172,6 +172,8 @@ def _simulate_clip(
     from codesign.workflows.watch import Watch
 
     height, width = clip[0].shape[2:]
+    if network.values not in (None, "0..1"):
+        raise InputError("a clip is fed 0..1", where="--range", hint="Simulate one frame, without --frames.")
     with progress("Simulating") as (say, tick):
         compiled = compile_clip(
             network.found(), accel, (width, height), quantisation=quantisation.quantisation(), say=say
@@ -297,6 +299,9 @@ def _simulation_table(data: dict[str, Any]) -> Table:
         table.add_row(f"  {cause}", f"{cycles:,}", evidence)
     table.add_row("import", import_text(data["import"], short=True), data["import"]["engine"])
     table.add_row("bit-exact", _exactness(data["mismatches"]), "RTL = golden model = integer graph")
+    table.add_row("values of the input", data["input_values"], data["input_values_reason"])
+    if data["image_size"] != data["input_size"]:
+        table.add_row("image", data["image_size"], f"padded to {data['input_size']}, the result cut")
     table.add_row("distinct output values", str(data["distinct_output_values"]), "counted")
     quality = data["quality_db"]
     table.add_row("PSNR", "no trained weights or truth" if quality is None else f"{quality:.2f} dB", "measured")

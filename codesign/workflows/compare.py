@@ -17,7 +17,7 @@ from codesign.hw.spec import AccelSpec
 from codesign.hw.timing.model import Memory, profile
 from codesign.pictures.images import Pixels, to_pixels
 from codesign.sim.silicon.synthesis import FpgaFit, fitted
-from codesign.workflows.compile import run_float
+from codesign.workflows.compile import Compiled, run_float
 from codesign.workflows.frames import bicubic_baseline, judge
 from codesign.workflows.recorded import RESULTS
 from codesign.workflows.simulate import Simulation
@@ -115,6 +115,8 @@ class Comparison:
     rooflines: tuple[Roofline, ...] = ()
     workload: Workload | None = field(default=None, repr=False)
     """Input of the GPUs' rooflines."""
+    input_remarks: tuple[str, ...] = ()
+    """What the network is, and what was done to the frame."""
 
     @property
     def best_other(self) -> TargetRow | None:
@@ -170,7 +172,7 @@ class Comparison:
                 "A roofline flatters its GPU: no launch overhead, frames enough to fill it, feature maps kept on chip. "
                 "It has no picture of its own; the PSNR beside it is the network's in FP32."
             )
-        return tuple(texts)
+        return (*texts, *self.input_remarks)
 
 
 def _joules(row: TargetRow) -> Interval:
@@ -224,6 +226,7 @@ def compare_targets(
         input_size=result.input_size,
         output_size=result.output_size,
         macs=result.macs,
+        input_remarks=_input_remarks(result.compiled),
         rows=(chip, *others),
         quality_db=quality,
         account=bill,
@@ -234,6 +237,11 @@ def compare_targets(
         workload=work,
     )
     return comparison, pictures
+
+
+def _input_remarks(compiled: Compiled) -> tuple[str, ...]:
+    card = compiled.source.card
+    return ((f"{compiled.source.name}: {card}.",) if card is not None else ()) + compiled.remarks
 
 
 def layer_figures(result: Simulation, memory: Memory) -> tuple[LayerFigures, ...]:

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
 from codesign.compile.importing.model import ImportedModel
+from codesign.compile.importing.published.restorer import SizeRule
+from codesign.compile.importing.value_range import UNIT, Values
 from codesign.compile.ir.evaluate import size_free
 from codesign.compile.ir.relax import from_module
 from codesign.hw.errors import InputError
@@ -27,7 +30,7 @@ from codesign.workflows.frames import (
     make_frame,
     photographs,
 )
-from codesign.workflows.sources import DEFAULT_SIZE, Size, Source, import_source, scale_of
+from codesign.workflows.sources import DEFAULT_SIZE, Size, Source, import_source, scale_of, values_of
 from codesign.workflows.watch import Say, silent
 
 
@@ -42,7 +45,29 @@ class Compiled:
 
     def like_frame(self, given: Path, size: Size | None = None) -> Frame:
         """Another input of the same kind; ``size`` cuts it out of its centre. Raises :class:`InputError`."""
-        return make_frame(self.frame.tensor.shape[1], self.frame.scale, FrameChoice(size, given=given))
+        frame = make_frame(self.frame.tensor.shape[1], self.frame.scale, FrameChoice(size, given=given))
+        return frame.fitted(self.source.sides, self.frame.values)
+
+    def input_json(self) -> dict[str, Any]:
+        """How the frame was fitted to the network, and the network's card, for machines."""
+        shown, values, card = self.frame.shown, self.frame.values, self.source.card
+        return {
+            "input_values": str(values.range),
+            "input_values_reason": values.reason,
+            "image_size": f"{shown[0]}x{shown[1]}" if shown else f"{self.frame.width}x{self.frame.height}",
+            "model": None if card is None else card.to_json(),
+        }
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was done to the frame, in words."""
+        shown, values = self.frame.shown, self.frame.values
+        padded = (
+            [f"The image of {shown[0]}x{shown[1]} is padded to {self.frame.width}x{self.frame.height}, the result cut."]
+            if shown
+            else []
+        )
+        return (f"The network is fed {values.range} ({values.reason}).", *padded)
 
 
 def compile_source(
@@ -66,17 +91,21 @@ def compile_source(
     say("import")
     model, frame = _load(source, choice)
     channels = frame.tensor.shape[1]
+    any_size = model.quantised or size_free(from_module(model.module))
+    crop = source.sides.padded((CROP, CROP)) if any_size else frame.size
+    crops = calibration_frames(channels, frame.scale, images, crop)
+    values = values_of(source, model, crops[0])
+    frame = frame.fitted(SizeRule(), values)
     if quantisation.finetune_steps:
         say("read the images")
         training = photographs(channels, frame.scale, folder=images, limit=TRAINING_PHOTOGRAPHS)
-        quantisation = dataclasses.replace(quantisation, finetune_images=training)
-    any_size = model.quantised or size_free(from_module(model.module))
-    crop = (CROP, CROP) if any_size else frame.size
+        fed = [values.range.encode(source.sides.pad(one)) for one in training]
+        quantisation = dataclasses.replace(quantisation, finetune_images=fed)
     network = compile_network(
         model,
         spec,
-        calibration=calibration_frames(channels, frame.scale, images, crop),
-        quantisation=dataclasses.replace(quantisation, pixel_output=source.images_out),
+        calibration=[values.range.encode(one) for one in crops],
+        quantisation=dataclasses.replace(quantisation, pixel_output=source.images_out and values.range == UNIT),
         name=source.name,
         dram_bytes_per_cycle=dram_bytes_per_cycle,
         on_stage=say,
@@ -85,13 +114,14 @@ def compile_source(
 
 
 def _load(source: Source, choice: FrameChoice) -> tuple[ImportedModel, Frame]:
-    """The model, and a frame with its channels and scale; imported again if the frame has another size."""
+    """The model, and a frame with its channels and scale, in [0, 1]; imported again if the frame has another size."""
     if choice == FrameChoice():
         choice = FrameChoice(DEFAULT_SIZE)
     size = choice.size or DEFAULT_SIZE
     known = choice.size is not None  # else the image says, for which the network's channels and scale must be known
+    size = source.sides.padded(size)
     model = import_source(source, size, final=known)
-    frame = make_frame(model.input_shape[1], scale_of(source, model), choice)
+    frame = make_frame(model.input_shape[1], scale_of(source, model), choice).fitted(source.sides, Values())
     return (model if known and frame.size == size else import_source(source, frame.size)), frame
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codesign.compile.importing.published.restorer import SizeRule
+from codesign.compile.importing.value_range import Values
 from codesign.hw.errors import InputError
 from codesign.metrics import degrade, psnr
 from codesign.pictures import images
@@ -27,8 +29,8 @@ PAIR_SHIFT = (3, 2)
 class Frame:
     """A network's input, and the truth that its output is compared with.
 
-    ``tensor``: float32[1, C, H, W] in [0, 1]; ``rgb``: the low-resolution RGB image; ``truth``: the RGB ground truth or
-    None.
+    ``tensor``: float32[1, C, H, W] in the network's ``values``; ``rgb``: the low-resolution RGB image in [0, 1];
+    ``truth``: the RGB ground truth or None. ``shown``: (width, height) of the image, where the tensor was padded.
     """
 
     tensor: NDArray[np.float32] = field(repr=False)
@@ -36,6 +38,8 @@ class Frame:
     truth: Reals | None = field(repr=False)
     scale: int
     source: str
+    values: Values = Values()
+    shown: tuple[int, int] | None = None
 
     @property
     def width(self) -> int:
@@ -49,6 +53,19 @@ class Frame:
     def size(self) -> tuple[int, int]:
         """(width, height)."""
         return self.width, self.height
+
+    def fitted(self, sides: SizeRule, values: Values) -> Frame:
+        """This image in [0, 1] as a network wants it: padded to sides that it takes, in its values."""
+        tensor = values.range.encode(sides.pad(self.tensor))
+        shown = self.size if tensor.shape != self.tensor.shape else self.shown
+        return replace(self, tensor=tensor, values=values, shown=shown)
+
+    def planes(self, tensor: NDArray[np.float32], scale: int) -> Reals:
+        """``tensor`` of this frame, ``scale`` times as large, as ``float64[C, H, W]`` in [0, 1] without padding."""
+        real = self.values.range.decode(tensor[0].astype(np.float64))
+        if self.shown is None or tensor.shape[2:] != (scale * self.height, scale * self.width):
+            return real
+        return real[:, : scale * self.shown[1], : scale * self.shown[0]]
 
 
 @dataclass(frozen=True)
@@ -125,8 +142,11 @@ def judge(frame: Frame, output: NDArray[np.float32]) -> Judged:
     A luma network's chroma is up-scaled bicubically on the host. PSNR is on luma for a luma network and on RGB
     otherwise, ``scale`` pixels of border left out, output rounded to 8 bits.
     """
+    return _judged(frame, frame.planes(output, frame.scale) if output.shape[1] != 2 else output[0].astype(np.float64))
+
+
+def _judged(frame: Frame, real: Reals) -> Judged:
     began = time.perf_counter()
-    real = output[0].astype(np.float64)
     luma_only = frame.tensor.shape[1] == 1
     if real.shape[0] == 2:
         return Judged(flow_picture(real), None, 0.0)
@@ -150,9 +170,10 @@ def judge(frame: Frame, output: NDArray[np.float32]) -> Judged:
 
 def bicubic_baseline(frame: Frame) -> Judged:
     """The frame up-scaled bicubically with mirrored borders, as a baseline."""
-    height, width = frame.height * frame.scale, frame.width * frame.scale
-    planes = [images.resize(plane.astype(np.float64), width, height) for plane in frame.tensor[0]]
-    return judge(frame, np.stack(planes)[None].astype(np.float32))
+    low = frame.planes(frame.tensor, 1)
+    height, width = (side * frame.scale for side in low.shape[1:])
+    planes = [images.resize(plane, width, height) for plane in low]
+    return _judged(frame, np.stack(planes).astype(np.float32).astype(np.float64))
 
 
 CROP = 48

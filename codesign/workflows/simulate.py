@@ -132,6 +132,7 @@ class Simulation:
             "host_mac_share": self.host_mac_share,
             "host_chroma_seconds": self.judged.chroma_seconds,
             "import": self.compiled.network.source.check.to_json(),
+            **self.compiled.input_json(),
             "counters": dataclasses.asdict(self.counters),
         }
 

@@ -32,6 +32,7 @@ from codesign.compile.importing.onnx import import_onnx, read_onnx
 from codesign.compile.importing.pt2 import SavedProgram, read_pt2
 from codesign.compile.importing.pt2_replay import layer_of
 from codesign.compile.importing.qdq import is_quantised, normalise_qdq
+from codesign.compile.importing.value_range import Values, told_values
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 
@@ -44,8 +45,8 @@ class ImportedModel:
     """A network as one Relax function ``main`` of static shape, batch 1, NCHW, float32 in and out.
 
     ``quantised``: it already carries quantise/dequantise, normalised to the form of
-    :mod:`codesign.compile.quantise.quantise`. ``check``: how far it agrees with the model that it came from. Shapes are
-    ``(1, C, H, W)``.
+    :mod:`codesign.compile.quantise.quantise`. ``check``: how far it agrees with the model that it came from.
+    ``values``: those of its images, as far as its first operators tell. Shapes are ``(1, C, H, W)``.
     """
 
     module: tvm.IRModule
@@ -54,6 +55,7 @@ class ImportedModel:
     output_shape: Shape
     quantised: bool
     check: ImportCheck = NOT_WANTED
+    values: Values | None = None
 
 
 def load_model(
@@ -82,7 +84,8 @@ def load_model(
     model = door(width, height)
     checked = check_import(model, door, name) if check else NOT_WANTED
     graph = model.graph
-    return ImportedModel(model.module, name, graph.input_shape, graph.output_shape, model.quantised, checked)
+    values = told_values(model.read)
+    return ImportedModel(model.module, name, graph.input_shape, graph.output_shape, model.quantised, checked, values)
 
 
 def _door(
@@ -106,7 +109,8 @@ def _door(
                 "a pickled file is a program, and running it could do anything; it is not loaded",
                 where=str(path),
                 hint="Save the network with torch.export.save(torch.export.export(net, (example,)), 'net.pt2') or as "
-                "ONNX; weights of a shipped network go through --weights.",
+                "ONNX; weights of a shipped network go through --weights, those of a published architecture end in "
+                ".pth, .ckpt or .safetensors.",
             )
         case _:
             raise InputError(
