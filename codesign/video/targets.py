@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from codesign.compile.importing.check.result import ImportCheck
+from codesign.compile.importing.value_range import UNIT
 from codesign.compile.scanline.module import LoadedModule
 from codesign.hw.errors import InputError
 from codesign.hw.model import reference
@@ -56,6 +57,7 @@ def running(
 ) -> Iterator[Run]:
     """Prepare ``source`` for frames of ``size`` (width, height); yields a function that runs it.
 
+    Frames are padded to sides that the network takes, and fed in its values; results come back cut and in [0, 1].
     ``imported`` is told how far the import agrees with the model, where the target needs one.
 
     ``cpu``: FP32 by torch. ``scanline-model``: the machine's golden model, whose bits are the RTL's. ``cuda``: the
@@ -64,13 +66,13 @@ def running(
     if device.target == "cpu":
         if source.module is None:
             raise InputError("a model file has no torch module to run", where=source.name, hint="Use scanline-model.")
-        yield _by_torch(source.module)
+        yield _fitted(source, _by_torch(source.module))
     elif device.target == "scanline-model":
         compiled = compile_source(source, device.accel, FrameChoice(size), say=say)
         imported(compiled.network.source.check)
         with host_module(compiled, say) as path:
             module = LoadedModule(path, lambda program, inputs: reference.run(program, inputs))
-            yield lambda planes: module.run(planes[None])[0]
+            yield _fitted(source, lambda planes: module.run(planes[None])[0])
     else:
         from codesign.compile.cuda.run import check_gpu, loaded
         from codesign.workflows import gpu as cuda
@@ -78,11 +80,25 @@ def running(
         arch = check_gpu()
         with TemporaryDirectory(prefix="codesign-") as folder:
             path = Path(folder) / "network.so"
-            for_gpu = cuda.compile_for_gpu(source, size, arch=arch, say=say)
+            for_gpu = cuda.compile_for_gpu(source, source.sides.padded(size), arch=arch, say=say)
             imported(for_gpu.check)
             for_gpu.module.export(path)
             run = loaded(path)
-            yield lambda planes: run(planes[None])[0]
+            yield _fitted(source, lambda planes: run(planes[None])[0])
+
+
+def _fitted(source: Source, run: Run) -> Run:
+    """``run`` for frames of any size in [0, 1]."""
+    sides, values = source.sides, source.values or UNIT
+
+    def fitted(planes: NDArray[np.float32]) -> NDArray[np.float32]:
+        height, width = planes.shape[1:]
+        fed = values.encode(sides.pad(planes))
+        made = values.decode(run(fed))
+        scale = made.shape[2] // fed.shape[2]
+        return made if fed.shape == planes.shape else made[:, : scale * height, : scale * width]
+
+    return fitted
 
 
 def _by_torch(module: torch.nn.Module) -> Run:
