@@ -114,10 +114,11 @@ def _child(path: Path, plain: Path, budget: int, seconds: int) -> subprocess.Pop
 
 def _answer(child: subprocess.Popen[str], path: Path, budget: int, seconds: int) -> dict[str, str]:
     hint = "The file is damaged, or made to do harm: download it again, from elsewhere."
+    patience = 60 + 4 * seconds  # its imports, and all of it beside other work
     try:
-        out, _ = child.communicate(timeout=4 * seconds)  # beside other work
+        out, _ = child.communicate(timeout=patience)
     except subprocess.TimeoutExpired as error:
-        raise InputError(f"could not be opened in {4 * seconds} s", where=str(path), hint=hint) from error
+        raise InputError(f"could not be opened in {patience} s", where=str(path), hint=hint) from error
     with contextlib.suppress(ValueError):
         answer = json.loads(out.splitlines()[-1]) if out.strip() else None
         if isinstance(answer, dict) and child.returncode == 0:

