@@ -16,6 +16,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from codesign.compile.graph.graph import Graph
 from codesign.compile.importing.onnx_fold import with_sizes_folded
+from codesign.compile.importing.onnx_normalise import HALVES, sort_nodes, to_float32, with_explicit_pads
 from codesign.compile.ir.relax import from_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 
@@ -27,7 +28,7 @@ def import_onnx(path: Path, model: onnx.ModelProto, *, width: int, height: int, 
     (source,) = _inputs(model)
     importer = _NamingImporter({source.name: list(shape)})
     try:
-        model = with_sizes_folded(model, source.name, shape)
+        model = with_explicit_pads(with_sizes_folded(_in_float32(model), source.name, shape))
     except Exception as error:  # shape inference raises several kinds
         reason = " ".join(str(error).split())[:300]
         raise InputError(
@@ -53,6 +54,12 @@ def import_onnx(path: Path, model: onnx.ModelProto, *, width: int, height: int, 
     return from_module(module, importer.names)
 
 
+def _in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    to_float32(model.graph)
+    return model
+
+
 def read_onnx(path: Path) -> onnx.ModelProto:
     """The model in ``path``, its weights with it. Raises :class:`InputError` for one that is damaged."""
     try:
@@ -67,6 +74,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         _check_location(path, tensor)
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
+        sort_nodes(model.graph)
         onnx.checker.check_model(model)
     except Exception as error:  # the checker and the loader raise several kinds
         reason = " ".join(str(error).split())[:300]
@@ -125,7 +133,7 @@ def _pinned(
     source = sources[0]
     where = f"input '{source.name}'"
     kind = source.type.tensor_type
-    if kind.elem_type != onnx.TensorProto.FLOAT:
+    if kind.elem_type not in (onnx.TensorProto.FLOAT, *HALVES):
         name = onnx.TensorProto.DataType.Name(kind.elem_type)
         raise UnsupportedError(f"the input is {name}", where=where, hint="The network must take float32 images.")
     declared = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in kind.shape.dim]
@@ -224,19 +232,56 @@ def _own_converter(op_name: str, inputs: Any, attributes: Any, opset: int) -> An
             else:
                 low, high = _number(inputs[1], -math.inf), _number(inputs[2], math.inf)
             return None if low is None or high is None else relax.op.clip(inputs[0], float(low), float(high))
-        case "Pad" if opset >= 11:
-            mode = attributes.get("mode", b"constant").decode()
-            widths, value = _numbers(inputs[1]), _number(inputs[2], 0.0)
-            if mode != "constant" or widths is None or value is None or inputs[3] is not None or min(widths) < 0:
-                return None
-            half = len(widths) // 2
-            pairs = [width for pair in zip(widths[:half], widths[half:], strict=True) for width in pair]
-            return relax.op.nn.pad(inputs[0], pairs, "constant", float(value))
+        case "Pad":
+            return _padded(inputs, attributes, opset)
+        case "Gather" if isinstance(inputs[0], relax.Var):
+            return _gathered(inputs, attributes)
         case "Tile":
             repeats = _numbers(inputs[1])
             return None if repeats is None else relax.op.tile(inputs[0], repeats)
         case _:
             return None
+
+
+def _padded(inputs: Any, attributes: Any, opset: int) -> Any:
+    """A frame of constants, or a smaller one."""
+    rank = len(inputs[0].ty.shape.values)
+    axes: list[int] | None = list(range(rank))
+    widths: list[int] | None
+    if opset < 11:
+        widths, value = list(attributes.get("pads", attributes.get("paddings"))), attributes.get("value", 0.0)
+    else:
+        widths, value = _numbers(inputs[1]), _number(inputs[2], 0.0)
+        axes = axes if inputs[3] is None else _numbers(inputs[3])
+    if attributes.get("mode", b"constant") != b"constant" or widths is None or value is None or axes is None:
+        return None
+    before, after = [0] * rank, [0] * rank
+    for place, axis in enumerate(axes):
+        before[axis % rank], after[axis % rank] = widths[place], widths[place + len(axes)]
+    x = inputs[0]
+    if min(*before, *after) < 0:
+        begin = [max(0, -width) for width in before]
+        ends = zip(x.ty.shape.values, after, strict=True)
+        end = [int(extent) - max(0, -width) for extent, width in ends]
+        x = relax.op.strided_slice(x, list(range(rank)), begin, end, [1] * rank)
+    if max(*before, *after) <= 0:
+        return x
+    pairs = [max(0, width) for pair in zip(before, after, strict=True) for width in pair]
+    return relax.op.nn.pad(x, pairs, "constant", float(value))
+
+
+def _gathered(inputs: Any, attributes: Any) -> Any:
+    """What stands at constant places."""
+    if not isinstance(inputs[1], tvm.ir.GenericConst):
+        return None
+    places, axis = inputs[1].value.numpy(), attributes.get("axis", 0)
+    extent = int(inputs[0].ty.shape.values[axis])
+    if places.size and not -extent <= places.min() <= places.max() < extent:
+        raise InputError(
+            f"takes place {places.max()} of {extent}", where="Gather", hint="Export or download the model again."
+        )
+    wrapped = (places + extent * (places < 0)).astype("int64")
+    return relax.op.take(inputs[0], relax.const(wrapped, "int64"), axis % len(inputs[0].ty.shape.values))
 
 
 def _numbers(value: Any) -> list[int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -68,9 +69,14 @@ def _value(
     """The result of ``node`` if it is a small constant."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _KEPT or len(node.output) != 1:
         return None
-    if node.op_type == "Shape" and not node.attribute:
-        shape = shapes.get(node.input[0])
-        return None if shape is None else np.array(shape, np.int64)
+    if node.op_type in ("Shape", "Size"):
+        shape = known[node.input[0]].shape if node.input[0] in known else shapes.get(node.input[0])
+        if shape is None:
+            return None
+        if node.op_type == "Size":
+            return np.array(math.prod(shape), np.int64)
+        ends = {attribute.name: attribute.i for attribute in node.attribute}
+        return np.array(shape[ends.get("start", 0) : ends.get("end", len(shape))], np.int64)
     inputs = [name for name in node.input if name]
     if any(name not in known or known[name].size > MAX_ELEMENTS for name in inputs):
         return None

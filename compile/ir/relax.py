@@ -2,6 +2,7 @@
 
 An operator of :mod:`codesign.compile.operators` that Relax spells as several is one call there too: of a private
 function with the attribute ``Composite``, the node's attributes beside it, and the operator's float meaning as body.
+A function of TIR, as which an importer may write an operator that Relax lacks, is a node that carries it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ def _plain(value: Any) -> Any:
 COMPOSITE = "Composite"
 PREFIX = "scanline."
 """Begins the name of a composite function's operator."""
+
+TIR = "tir."
+"""Begins the operator of a node that calls a function of TIR, its attribute ``function``."""
 
 _ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "clip": ("min", "max"),
@@ -92,7 +96,7 @@ def from_module(module: tvm.IRModule, names: Mapping[str, str] | None = None) ->
     """
     function = module["main"]
     parameter, *states = function.params
-    reader = _Reader(_spread(function, names or {}), _composites(module))
+    reader = _Reader(_spread(function, names or {}), _composites(module), module)
     reader.known[parameter] = parameter.name
     reader.taken.add(parameter.name)
     for state in states:
@@ -135,10 +139,16 @@ def _composites(module: tvm.IRModule) -> dict[Any, tuple[str, dict[str, Any]]]:
     return found
 
 
+_CALL_TIR = tvm.ir.Op.get("relax.call_tir")
+
+
 class _Reader:
-    def __init__(self, names: Mapping[str, str], composites: Mapping[Any, tuple[str, dict[str, Any]]]) -> None:
+    def __init__(
+        self, names: Mapping[str, str], composites: Mapping[Any, tuple[str, dict[str, Any]]], module: tvm.IRModule
+    ) -> None:
         self.names = names
         self.composites = composites
+        self.module = module
         self.nodes: list[Node] = []
         self.constants: dict[str, Array] = {}
         self.known: dict[Any, str] = {}
@@ -181,6 +191,9 @@ class _Reader:
             self.nodes.append(
                 Node(name, "tuple_item", inputs, {"index": int(value.index)}, shape, str(variable.ty.dtype.dtype))
             )
+        elif isinstance(value, relax.Call) and value.op == _CALL_TIR and len(value.args) == 2:
+            called = value.args[0]
+            self.call(name, variable, value, f"{TIR}{called.name_hint}", {"function": self.module[called]})
         elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op):
             op = value.op.name.removeprefix("relax.")
             self.call(name, variable, value, op, {**_attributes(op, value), "call": value})
@@ -266,9 +279,9 @@ def binder(builder: relax.BlockBuilder) -> Callable[[str, Any], Any]:
 
 
 class CompositeCalls:
-    """Emits nodes into functions of ``builder``, the composite ones as calls.
+    """Emits nodes into functions of ``builder``, the composite ones and those of TIR as calls.
 
-    The private functions they call are made at once, while no other function is being built; nodes alike share one.
+    The functions they call are made at once, while no other function is being built; nodes alike share one.
     """
 
     def __init__(self, builder: relax.BlockBuilder, graph: Graph) -> None:
@@ -282,12 +295,16 @@ class CompositeCalls:
                 if key not in shared:
                     shared[key] = _composite(builder, node, operands, f"{node.op}_{len(shared)}")
                 self._functions[node.name] = shared[key]
+            elif node.op.startswith(TIR):
+                self._functions[node.name] = builder.add_func(node.attributes["function"], node.op.removeprefix(TIR))
 
     def emit(self, node: Node, inputs: list[Any]) -> Any:
         """Bind the expression of ``node`` on ``inputs``; returns its variable."""
         function = self._functions.get(node.name)
         if function is None:
             return emit_inline(node, inputs, self.bind)
+        if node.op.startswith(TIR):
+            return self.bind(node.name, relax.call_tir(function, inputs, relax.TensorType(node.shape, node.dtype)))
         return self.bind(node.name, relax.Call(function, inputs))
 
 

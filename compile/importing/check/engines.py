@@ -241,14 +241,16 @@ def _by_onnx_runtime(model: str | bytes, read: onnx.ModelProto, inputs: Sequence
     except (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf) as error:
         raise ChildError("refused", _plain(error)) from error
     try:
+        given = zip(session.get_inputs(), inputs, strict=True)
         found: list[Array] = session.run(
-            None, dict(zip((one.name for one in session.get_inputs()), inputs, strict=True))
+            None,
+            {one.name: x.astype(np.float16) if one.type == "tensor(float16)" else x for one, x in given},
         )
     except Exception as error:  # it raises several kinds
         if is_short_of_memory(str(error)):
             raise MemoryError from error
         raise ChildError("fails", _plain(error)) from error
-    return found
+    return [value.astype(np.float32) if value.dtype == np.float16 else value for value in found]
 
 
 def _by_reference(model: onnx.ModelProto, inputs: Sequence[Array], lacking: str) -> list[Array]:
