@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from published_models import compact, seeded
+from skimage import data
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,9 +30,19 @@ def test_the_documents_have_commands():
 @pytest.mark.parametrize("command", documented())
 def test_documented_commands_run(run, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    _make_what_is_named(command, tmp_path)
     code, out, err = run(*command.split())
     assert code == 0, err
     assert out.strip()
+
+
+def _make_what_is_named(command: str, folder: Path) -> None:
+    """The files of a user that the documents name: a model and photographs."""
+    if "4x-model.pth" in command:
+        torch.save(seeded(compact, upscale=4).state_dict(), folder / "4x-model.pth")
+        (folder / "photos").mkdir()
+        for path in (folder / "photo.png", folder / "photos" / "one.png", folder / "photos" / "two.jpg"):
+            Image.fromarray(data.chelsea()[60:84, 100:132]).save(path)
 
 
 @pytest.mark.parametrize(
