@@ -277,6 +277,14 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError("does not hold a state dictionary", where=str(path), hint="Save module.state_dict().")
+    for name, value in state.items():
+        counts = str(name).endswith("num_batches_tracked")  # batch norm's, which nothing reads
+        if value.layout is not torch.strided or not (value.is_floating_point() or counts):
+            raise InputError(
+                f"tensor {str(name)!r} is no dense tensor of floating point ({value.dtype}, {value.layout})",
+                where=str(path),
+                hint="Save module.state_dict().",
+            )
     return {str(name): value.float() for name, value in state.items()}
 
 

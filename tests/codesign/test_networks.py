@@ -399,6 +399,17 @@ class Rogue:
         return (open, (str(self.path), "w"))
 
 
+@pytest.mark.parametrize(
+    "change", [torch.Tensor.long, torch.Tensor.to_sparse, lambda tensor: tensor.to(torch.complex64)]
+)
+def test_weights_that_are_not_numbers_of_a_network(change: Any, tmp_path: Path) -> None:
+    state = networks.load("espcn_x2").state_dict()
+    first = next(iter(state))
+    torch.save(state | {first: change(state[first])}, tmp_path / "a.pth")
+    with pytest.raises(InputError, match=f"{first}' is no dense tensor"):
+        networks.load("espcn_x2", tmp_path / "a.pth")
+
+
 def test_unreadable_weights_run_nothing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such"):
         networks.load("espcn_x2", tmp_path / "absent.npz")
