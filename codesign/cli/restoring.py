@@ -43,6 +43,10 @@ def restore(
     accel: Accel = "base",
     weights: Weights = None,
     values: RangeOption = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(help="Largest side of tiles that frames are cut to.", metavar="PIXELS"),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted output.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     no_import_check: NoImportCheck = False,
@@ -55,7 +59,9 @@ def restore(
     from codesign.video.pictures import are_pictures, restore_pictures
     from codesign.video.restore import restore as restore_video
     from codesign.video.targets import Device, check_target
+    from codesign.video.tiles import check_tile
 
+    check_tile(tile)
     found = found_and_described(network, weights, values, check=not no_import_check)
     work = restore_pictures if are_pictures(source) else restore_video
     if not found.trained:
@@ -76,7 +82,7 @@ def restore(
                 source,
                 output,
                 found,
-                Device(check_target(target), accel),
+                Device(check_target(target), accel, tile),
                 existing="overwrite" if overwrite else "resume" if resume else "refuse",
                 say=say,
                 tick=tick,

@@ -22,6 +22,7 @@ _WORDS = {
     "target": "another target",
     "accelerator": "another accelerator",
     "size": "another size",
+    "tile": "another size of tiles",
     "release": "another release of this project or of the libraries that it computes with",
 }
 """The fields compared, in the order in which a difference is reported."""
@@ -51,6 +52,7 @@ def making_of_run(path: Path, source: Source, device: Device, size: tuple[int, i
         "target": device.target,
         "accelerator": None if spec is None else _digest(json.dumps(spec.to_dict(), sort_keys=True).encode()),
         "size": list(size),
+        "tile": device.tile,
         "release": _release(),
     }
 

@@ -14,7 +14,7 @@ import numpy as np
 from codesign.networks import Network
 from codesign.video.sink import Restored
 from codesign.video.source import Decoded, Video, frames, luma, rgb, times
-from codesign.video.targets import Run
+from codesign.video.tiles import Run
 
 Window = tuple[Decoded, ...]
 

@@ -15,7 +15,8 @@ from codesign.networks import Network
 from codesign.pictures import images
 from codesign.pictures.deep import SUFFIXES, Picture, read_picture, write_picture
 from codesign.video.restore import Existing, Restoration
-from codesign.video.targets import Device, Run, running
+from codesign.video.targets import Device, running
+from codesign.video.tiles import Run, tile_size
 from codesign.workflows.sources import Source
 from codesign.workflows.watch import Say, silent
 
@@ -59,9 +60,10 @@ def restore_pictures(
     with contextlib.ExitStack() as opened:
         for taken, made in (pair for pair in pairs if pair not in kept):
             picture = read_picture(taken)
-            if picture.size != size:  # pictures of one size share what is compiled for it
+            wanted = tile_size(picture.size, device.tile)
+            if wanted != size:  # pictures of one size, or of tiles of one size, share what is compiled for it
                 opened.close()
-                size = picture.size
+                size = wanted
                 run = opened.enter_context(running(source, device, size, say, imported))
             say(f"restore {taken.name}")
             restored = _restored(picture, network, run)

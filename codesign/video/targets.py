@@ -18,6 +18,7 @@ from codesign.compile.importing.value_range import UNIT
 from codesign.compile.scanline.module import LoadedModule
 from codesign.hw.errors import InputError
 from codesign.hw.model import reference
+from codesign.video.tiles import Run, tile_size, tiled
 from codesign.workflows.compile import compile_source
 from codesign.workflows.frames import FrameChoice
 from codesign.workflows.simulate import host_module
@@ -30,10 +31,11 @@ TARGETS: tuple[Target, ...] = ("cpu", "cuda", "scanline-model")
 
 @dataclass(frozen=True)
 class Device:
-    """A target, and the accelerator that ``scanline-model`` stands for."""
+    """A target, the accelerator that ``scanline-model`` stands for, and the largest side of a frame's tiles."""
 
     target: Target = "cpu"
     accel: str = "base"
+    tile: int | None = None
 
 
 def check_target(text: str) -> Target:
@@ -41,10 +43,6 @@ def check_target(text: str) -> Target:
     if text not in TARGETS:
         raise InputError(f"unknown target {text!r}", where="--target", hint=f"Choose one of {', '.join(TARGETS)}.")
     return text
-
-
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""A restoration of planes ``float32[C, H, W]`` in [0, 1], at the network's scale."""
 
 
 @contextlib.contextmanager
@@ -63,16 +61,17 @@ def running(
     ``cpu``: FP32 by torch. ``scanline-model``: the machine's golden model, whose bits are the RTL's. ``cuda``: the
     compiled module in FP16. Raises :class:`InputError` for a model file on the CPU and for a missing GPU.
     """
+    size = tile_size(size, device.tile)
     if device.target == "cpu":
         if source.module is None:
             raise InputError("a model file has no torch module to run", where=source.name, hint="Use scanline-model.")
-        yield _fitted(source, _by_torch(source.module))
+        yield _fitted(source, device, _by_torch(source.module))
     elif device.target == "scanline-model":
         compiled = compile_source(source, device.accel, FrameChoice(size), say=say)
         imported(compiled.network.source.check)
         with host_module(compiled, say) as path:
             module = LoadedModule(path, lambda program, inputs: reference.run(program, inputs))
-            yield _fitted(source, lambda planes: module.run(planes[None])[0])
+            yield _fitted(source, device, lambda planes: module.run(planes[None])[0])
     else:
         from codesign.compile.cuda.run import check_gpu, loaded
         from codesign.workflows import gpu as cuda
@@ -84,10 +83,10 @@ def running(
             imported(for_gpu.check)
             for_gpu.module.export(path)
             run = loaded(path)
-            yield _fitted(source, lambda planes: run(planes[None])[0])
+            yield _fitted(source, device, lambda planes: run(planes[None])[0])
 
 
-def _fitted(source: Source, run: Run) -> Run:
+def _fitted(source: Source, device: Device, run: Run) -> Run:
     """``run`` for frames of any size in [0, 1]."""
     sides, values = source.sides, source.values or UNIT
 
@@ -98,7 +97,7 @@ def _fitted(source: Source, run: Run) -> Run:
         scale = made.shape[2] // fed.shape[2]
         return made if fed.shape == planes.shape else made[:, : scale * height, : scale * width]
 
-    return fitted
+    return tiled(fitted, device.tile)
 
 
 def _by_torch(module: torch.nn.Module) -> Run:

@@ -114,7 +114,9 @@ def _door(
             )
         case _:
             raise InputError(
-                f"unknown kind of model file '{path.suffix}'", where=str(path), hint="Give a .pt2 or an .onnx file."
+                f"unknown kind of model file '{path.suffix}'",
+                where=str(path),
+                hint="Give a .pt2, .onnx, .pth, .ckpt or .safetensors file.",
             )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from published_models import as_real_esrgan, compact, dat, esrgan, seeded, span, swinir
 from skimage import data
@@ -20,6 +22,7 @@ from codesign.metrics import psnr
 from codesign.networks import Network
 from codesign.pictures.deep import Picture, read_picture, write_picture
 from codesign.video.pictures import restore_pictures
+from codesign.video.tiles import OVERLAP, spans
 from codesign.workflows.sources import Source, find
 
 SIZE = (21, 18)
@@ -186,6 +189,39 @@ def test_a_turned_photograph_comes_out_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6  # stored a quarter turn anticlockwise
     Image.fromarray(np.rot90(pixels)).save(tmp_path / "turned.png", exif=exif)
     assert np.array_equal(read_picture(tmp_path / "turned.png").rgb, read_picture(tmp_path / "up.png").rgb)
+
+
+@given(st.integers(1, 700), st.integers(4 * OVERLAP, 300))
+def test_tiles_cover_a_side(length: int, tile: int) -> None:
+    found = spans(length, tile)
+    assert [one.first for one in found] == [0, *(one.end for one in found[:-1])]
+    assert found[-1].end == length
+    for one in found:
+        assert 0 <= one.start <= one.first < one.end <= min(one.start + tile, length)
+        assert one.first == 0 or one.first - one.start >= OVERLAP
+        assert one.end == length or one.start + tile - one.end >= OVERLAP
+
+
+@pytest.mark.parametrize("name", ["compact", "esrgan-unshuffled"])
+def test_tiles_change_nothing_that_they_see(name: str, run: Any, tmp_path: Path) -> None:
+    """Both see fewer than 16 pixels; the second takes multiples of four, so that tiles are padded."""
+    _, weights = model(name, tmp_path)
+    photograph(tmp_path / "photo.png", (150, 90))
+    made = []
+    for tiles in ((), ("--tile", "64"), ("--tile", "75")):
+        out = tmp_path / f"{len(made)}.png"
+        code, _, err = run(
+            "restore", str(tmp_path / "photo.png"), "-o", str(out), "--network", str(weights), *tiles, "--overwrite"
+        )
+        assert code == 0, err
+        made.append(np.round(read_picture(out).rgb * 255))
+    allowed = 1 if name == "compact" else 255
+    for other in made[1:]:
+        assert np.abs(made[0] - other).max() <= allowed
+        assert psnr(other / 255, made[0] / 255) > 30.0
+    code, _, err = run("restore", str(tmp_path / "photo.png"), "-o", "a.png", "--tile", "63")
+    assert code == 1
+    assert "too small" in err
 
 
 def test_luma_networks_restore_pictures(tmp_path: Path) -> None:
