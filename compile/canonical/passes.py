@@ -212,6 +212,8 @@ def respell_arithmetic(graph: Graph) -> Graph:
 
 def _is_identity(graph: Graph, node: Node) -> bool:
     attributes = node.attributes
+    if node.op == "strided_slice" and any(int(stride) < 0 for stride in attributes.get("strides") or ()):
+        return False
     if node.op in ("reshape", "broadcast_to", "squeeze", "expand_dims", "strided_slice"):
         return graph.shape_of(node.inputs[0]) == node.shape and node.dtype == _dtype(graph, node.inputs[0])
     if node.op == "astype":

@@ -210,6 +210,8 @@ def computed(node: Node, inputs: list[Tensor]) -> Tensor | None:
             return _sliced(node, x)
         case "full":
             return x.expand(node.shape)
+        case "flip":
+            return x.flip(int(attributes["axis"]))
         case "take" if attributes["axis"] is not None and inputs[1].dim() == 1:
             return x.index_select(attributes["axis"], inputs[1].long())
         case "state":  # before the first frame

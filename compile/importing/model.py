@@ -32,6 +32,8 @@ from codesign.compile.importing.onnx import import_onnx, read_onnx
 from codesign.compile.importing.pt2 import SavedProgram, read_pt2
 from codesign.compile.importing.pt2_replay import layer_of
 from codesign.compile.importing.qdq import is_quantised, normalise_qdq
+from codesign.compile.importing.spelling.exported import respell
+from codesign.compile.importing.spelling.resize import Rule, resized
 from codesign.compile.importing.value_range import Values, told_values
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
@@ -312,6 +314,44 @@ class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
         bent = emit(tvm.relax.op.where(emit(tvm.relax.op.greater(x, number(0.0))), x, below))
         return emit(tvm.relax.op.multiply(bent, number(scale)))
 
+    def create_convert_map(self) -> dict[str, Any]:
+        # TVM 0.27 computes coordinates from the sizes alone, where torch takes the factor that it is given.
+        modes = {
+            "upsample_nearest2d": ("nearest", "asymmetric"),
+            "_upsample_nearest_exact2d": ("nearest", "tf_half_pixel_for_nn"),
+            "upsample_bilinear2d": ("linear", "half_pixel"),
+            "upsample_bicubic2d": ("cubic", "half_pixel"),
+            "_upsample_bilinear2d_aa": ("linear", "half_pixel"),
+            "_upsample_bicubic2d_aa": ("cubic", "half_pixel"),
+        }
+        resizes = {
+            f"{name}.{overload}": lambda node, how=how: self._resize(node, *how)
+            for name, how in modes.items()
+            for overload in ("vec", "default")
+        }
+        return {**super().create_convert_map(), **resizes}
+
+    def _resize(self, node: Any, mode: str, coordinates: str) -> tvm.relax.Var:
+        given = {argument.name: argument.default_value for argument in node.target._schema.arguments}
+        given |= dict(zip(given, node.args, strict=False)) | node.kwargs
+        x = self.env[node.args[0]]
+        height, width = (int(side) for side in node.meta["val"].shape[2:])
+        factors = given.get("scale_factors") or (given.get("scales_h"), given.get("scales_w"))
+        antialias = node.target.__name__.split(".")[0].endswith("_aa")
+        rules = tuple(
+            Rule(
+                mode,
+                "align_corners" if given.get("align_corners") else coordinates,
+                float(factor) if factor and not given.get("output_size") else new / int(old),
+                "floor",
+                -0.5 if antialias else -0.75,
+                antialias=antialias,
+                inverse=True,
+            )
+            for factor, new, old in zip(factors, (height, width), x.ty.shape.values[2:], strict=True)
+        )
+        return resized(self.block_builder.emit, x, (height, width), (rules[0], rules[1]))
+
     def _grid_sampler_2d(self, node: Any) -> tvm.relax.Var:
         # TVM 0.27 hands the grid over as torch has it, [N, H, W, 2], to an operator that takes [N, 2, H, W].
         emit, grid = self.block_builder.emit, self.env[node.args[1]]
@@ -338,8 +378,9 @@ def _from_program(program: torch.export.ExportedProgram, where: str) -> Graph:
     importer = _NamingImporter()
     try:
         with _quiet(), torch.no_grad(), preserve_node_meta():
-            program = program.run_decompositions()
+            program = program.run_decompositions(_decompositions())
             _check_determined(program)
+            respell(program)
             module = importer.from_exported_program(program, False, False, False, None)
     except CodesignError:
         raise
@@ -352,6 +393,14 @@ def _from_program(program: torch.export.ExportedProgram, where: str) -> Graph:
             hint="Write it with supported operators, or leave it out of the exported network.",
         ) from error
     return from_module(module, importer.names)
+
+
+def _decompositions() -> Any:
+    """torch's decompositions, but of resizes, which would become hundreds of gathered pixels."""
+    table = torch.export.default_decompositions()
+    for operator in [one for one in table if "upsample" in str(one)]:
+        del table[operator]
+    return table
 
 
 def _check_determined(program: torch.export.ExportedProgram) -> None:

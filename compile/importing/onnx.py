@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import onnx
 import tvm
 from tvm import relax
@@ -17,6 +18,8 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 from codesign.compile.graph.graph import Graph
 from codesign.compile.importing.onnx_fold import with_sizes_folded
 from codesign.compile.importing.onnx_normalise import HALVES, sort_nodes, to_float32, with_explicit_pads
+from codesign.compile.importing.spelling.resize import Emit, Rule, resized
+from codesign.compile.importing.spelling.slices import backwards
 from codesign.compile.ir.relax import from_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 
@@ -213,7 +216,7 @@ class _NamingImporter(ONNXGraphImporter):  # type: ignore[misc]
     def _convert_operator(self, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
         name = str(attrs.get("tvm_custom", {}).get("name", ""))
         self.current = f"{op_name} '{name}'"
-        value = _own_converter(op_name, inputs, attrs, opset)
+        value = _own_converter(self.bb.emit, op_name, inputs, attrs, opset)
         if value is None:
             value = super()._convert_operator(op_name, inputs, attrs, opset)
         # Bound at once, so that the operator's result has a variable to carry its name.
@@ -223,9 +226,14 @@ class _NamingImporter(ONNXGraphImporter):  # type: ignore[misc]
         return value
 
 
-def _own_converter(op_name: str, inputs: Any, attributes: Any, opset: int) -> Any:
-    """Operators for which TVM writes loops of its own, which no later pass could recognise, in plain Relax."""
+def _own_converter(emit: Emit, op_name: str, inputs: Any, attributes: Any, opset: int) -> Any:
+    """In plain Relax, operators for which TVM writes loops of its own, which no later pass could recognise, and those
+    of which it leaves something out."""
     match op_name:
+        case "Slice":
+            return _slice(emit, inputs, attributes, opset)
+        case "Resize" | "Upsample" if _rank(inputs[0]) == 4:
+            return _resize(emit, op_name, inputs, attributes, opset)
         case "Clip":
             if opset < 11:
                 low, high = attributes.get("min", -math.inf), attributes.get("max", math.inf)
@@ -282,6 +290,68 @@ def _gathered(inputs: Any, attributes: Any) -> Any:
         )
     wrapped = (places + extent * (places < 0)).astype("int64")
     return relax.op.take(inputs[0], relax.const(wrapped, "int64"), axis % len(inputs[0].ty.shape.values))
+
+
+def _rank(value: Any) -> int | None:
+    """Dimensions of a tensor of static shape, else ``None``."""
+    shape = getattr(getattr(value, "ty", None), "shape", None)
+    return len(shape.values) if isinstance(shape, relax.ShapeExpr) else None
+
+
+def _slice(emit: Emit, inputs: Any, attributes: Any, opset: int) -> Any:
+    if _rank(inputs[0]) is None or not isinstance(inputs[0], relax.Expr) or opset < 10:  # before, there were no steps
+        return None
+    starts, ends, axes, steps = (_numbers(one) for one in [*inputs, None, None][1:5])
+    if starts is None or ends is None or steps is None:
+        return None
+    return backwards(emit, inputs[0], starts, ends, list(range(len(starts))) if axes is None else axes, steps)
+
+
+def _resize(emit: Emit, op_name: str, inputs: Any, attributes: Any, opset: int) -> Any:
+    """A resize of height and width by constants; ``None`` for what the standard has besides."""
+    x, operands = inputs[0], [*inputs, None, None, None]
+    before = [int(extent) for extent in x.ty.shape.values]
+    if op_name == "Upsample" or opset < 11:
+        scales, sizes = (attributes.get("scales") if op_name == "Upsample" and opset < 9 else _reals(operands[1])), None
+    else:
+        scales, sizes = _reals(operands[2]), _numbers(operands[3])
+    how = {key: value.decode() if isinstance(value, bytes) else value for key, value in attributes.items()}
+    if how.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return None
+    axes = [int(axis) % 4 for axis in how.get("axes", range(4))]
+    if sizes:
+        after = dict(zip(axes, sizes, strict=True))
+        factor = {axis: size / before[axis] for axis, size in after.items()}
+    elif scales:
+        factor = {axis: float(np.float32(scale)) for axis, scale in zip(axes, scales, strict=True)}
+        after = {axis: math.floor(np.float32(scale) * np.float32(before[axis])) for axis, scale in factor.items()}
+    else:
+        return None
+    coordinates = str(how.get("coordinate_transformation_mode", "half_pixel" if opset >= 11 else "asymmetric"))
+    mode = {"bilinear": "linear"}.get(str(how.get("mode", "nearest")), str(how.get("mode", "nearest")))
+    if how.get("antialias") and any(one < 1 for one in factor.values()):
+        return None  # its filter is not torch's
+    if coordinates == "tf_crop_and_resize" or any(after.get(axis, before[axis]) != before[axis] for axis in (0, 1)):
+        return None
+    if all(after.get(axis, side) == side for axis, side in enumerate(before)):
+        return x  # whatever the scale: ONNX Runtime copies
+    rules = tuple(
+        Rule(
+            mode,
+            coordinates,
+            factor.get(axis, 1.0),
+            str(how.get("nearest_mode", "round_prefer_floor")) if opset >= 11 else "simple",
+            float(how.get("cubic_coeff_a", -0.75)),
+            bool(how.get("exclude_outside", 0)),
+        )
+        for axis in (2, 3)
+    )
+    return resized(emit, x, (after.get(2, before[2]), after.get(3, before[3])), (rules[0], rules[1]))
+
+
+def _reals(value: Any) -> list[float] | None:
+    """The numbers of a constant, or ``None``."""
+    return [float(item) for item in value.value.numpy().reshape(-1)] if isinstance(value, tvm.ir.GenericConst) else None
 
 
 def _numbers(value: Any) -> list[int] | None:

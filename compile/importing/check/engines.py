@@ -124,7 +124,7 @@ class _Recorder(torch.fx.Interpreter):
             if isinstance(made, torch.Tensor):
                 # A copy: the next operator may write into its operand.
                 self.steps.append(Step(name, operator, n.name, reads, _array(made.clone())))
-            elif operator != "getitem":  # a tuple: its parts are read one by one
+            elif isinstance(made, tuple | list):  # a tuple: its parts are read one by one
                 self.steps.append(Step(name, operator, n.name, reads, np.zeros(0)))
         return made
 

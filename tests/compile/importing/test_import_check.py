@@ -129,7 +129,9 @@ def test_an_operator_with_a_wrong_meaning_is_named(
     monkeypatch.setattr(
         onnx_door,
         "_own_converter",
-        lambda op, inputs, *rest: other(inputs[0]) if op.lower() == operator else converter(op, inputs, *rest),
+        lambda emit, op, inputs, *rest: (
+            other(inputs[0]) if op.lower() == operator else converter(emit, op, inputs, *rest)
+        ),
     )
     with pytest.raises(UnsupportedError, match="was imported wrongly") as refused:
         load_model(source, width=20, height=14)
