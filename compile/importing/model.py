@@ -35,6 +35,8 @@ from codesign.compile.importing.qdq import is_quantised, normalise_qdq
 from codesign.compile.importing.spelling.exported import respell
 from codesign.compile.importing.spelling.resize import Rule, resized
 from codesign.compile.importing.value_range import Values, told_values
+from codesign.compile.ir import engine
+from codesign.compile.ir.aten import find_operator
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 
@@ -282,12 +284,28 @@ def _evaluating(module: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(module).eval() if module.training else module.eval()
 
 
+_PLACED = ("layout", "device", "memory_format")
+"""Arguments that say where and how a tensor lies, not what it holds."""
+
+
+class _Converters(dict[Any, Any]):
+    """TVM's converters by operator, and another for what it lacks."""
+
+    def __init__(self, known: dict[Any, Any], other: Callable[[Any], Any]) -> None:
+        super().__init__(known)
+        self._other = other
+
+    def __missing__(self, name: Any) -> Callable[[Any], Any]:
+        return self._other
+
+
 class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
     """TVM's importer, which also remembers the user's name of each operator's variable."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: dict[str, str] = {}
+        self.refused: Any = None  # the operator that torch's own engine was asked for last, and cannot compute either
 
     def _translate_fx_graph(self, graph_module: Any, nodes: Any, inputs_vars: Any, custom_ops: Any = None) -> Any:
         result = super()._translate_fx_graph(graph_module, nodes, inputs_vars, custom_ops)
@@ -329,7 +347,53 @@ class _NamingImporter(ExportedProgramImporter):  # type: ignore[misc]
             for name, how in modes.items()
             for overload in ("vec", "default")
         }
-        return {**super().create_convert_map(), **resizes}
+        known = {**super().create_convert_map(), **resizes}
+        return _Converters({name: self._guarded(convert) for name, convert in known.items()}, self._by_engine)
+
+    def _check_unsupported_func_type(self, nodes: Any) -> None:
+        """Nothing: what TVM does not know, torch computes."""
+
+    def _guarded(self, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def converted(node: Any) -> Any:
+            try:
+                return convert(node)
+            except CodesignError:
+                raise
+            except Exception:  # TVM's own and Python's, for what it does not take of an operator
+                return self._by_engine(node)
+
+        return converted
+
+    def _by_engine(self, node: Any) -> tvm.relax.Var:
+        """``node`` as an operator that torch computes."""
+        self.refused = node
+        operands: list[Any] = []
+
+        def argument(value: Any) -> Any:
+            if isinstance(value, torch.fx.Node):
+                held = self.env[value]
+                operands.append(held if isinstance(held, tvm.relax.Expr) else self._convert_torch_tensor_to_relax(held))
+                return {"tensor": len(operands) - 1}
+            if isinstance(value, torch.Tensor):
+                operands.append(self._convert_torch_tensor_to_relax(value))
+                return {"tensor": len(operands) - 1}
+            if isinstance(value, list | tuple):
+                return [argument(item) for item in value]
+            if isinstance(value, torch.dtype):
+                return {"dtype": str(value).removeprefix("torch.")}
+            return value
+
+        target = f"torch.ops.{node.target}"
+        if find_operator(target) is None:
+            raise ValueError(f"{node.target} is no operator of networks")
+        names = [one.name for one in node.target._schema.arguments]
+        given = dict(zip(names, node.args, strict=False)) | node.kwargs
+        kept = {key: argument(value) for key, value in given.items() if key not in _PLACED}
+        made = node.meta["val"]
+        several = made if isinstance(made, list | tuple) else [made]
+        types = [engine.tensor_type(one.shape, str(one.dtype).removeprefix("torch.")) for one in several]
+        self.refused = None
+        return self.block_builder.emit(engine.call(engine.torch_operator(target, kept), operands, types))
 
     def _resize(self, node: Any, mode: str, coordinates: str) -> tvm.relax.Var:
         given = {argument.name: argument.default_value for argument in node.target._schema.arguments}
@@ -385,7 +449,7 @@ def _from_program(program: torch.export.ExportedProgram, where: str) -> Graph:
     except CodesignError:
         raise
     except Exception as error:  # the importer raises assertions, value errors and TVM's own alike
-        named = _first_unsupported(program, importer)
+        named = f"{importer.refused.target} '{user_name(importer.refused)}'" if importer.refused is not None else ""
         reason = " ".join(str(error).split())[:300]
         raise UnsupportedError(
             f"an operator that cannot be imported ({reason})",
@@ -424,11 +488,3 @@ def _draws(node: torch.fx.Node) -> bool:
     if "dropout_p" in given:
         return bool(given["dropout_p"])
     return bool(given.get("train", True))
-
-
-def _first_unsupported(program: torch.export.ExportedProgram, importer: ExportedProgramImporter) -> str:
-    """``operator 'name'`` of the first operator without a converter."""
-    for node in program.graph.nodes:
-        if node.op == "call_function" and node.target.__name__ not in importer.convert_map:
-            return f"{node.target.__name__} '{user_name(node)}'"
-    return ""

@@ -6,6 +6,8 @@ import contextlib
 import io
 import math
 import warnings
+from collections import Counter
+from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -17,9 +19,10 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from codesign.compile.graph.graph import Graph
 from codesign.compile.importing.onnx_fold import with_sizes_folded
-from codesign.compile.importing.onnx_normalise import HALVES, sort_nodes, to_float32, with_explicit_pads
+from codesign.compile.importing.onnx_normalise import HALVES, graphs_of, sort_nodes, to_float32, with_explicit_pads
 from codesign.compile.importing.spelling.resize import Emit, Rule, resized
 from codesign.compile.importing.spelling.slices import backwards
+from codesign.compile.ir import engine
 from codesign.compile.ir.relax import from_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 
@@ -29,7 +32,6 @@ def import_onnx(path: Path, model: onnx.ModelProto, *, width: int, height: int, 
     :func:`load_model` says."""
     shape = _pinned(model, path, width, height, channels)
     (source,) = _inputs(model)
-    importer = _NamingImporter({source.name: list(shape)})
     try:
         model = with_explicit_pads(with_sizes_folded(_in_float32(model), source.name, shape))
     except Exception as error:  # shape inference raises several kinds
@@ -40,7 +42,8 @@ def import_onnx(path: Path, model: onnx.ModelProto, *, width: int, height: int, 
             hint="Check the requested size and channel count.",
         ) from error
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    _check_operators(model, importer)
+    _check_operators(model)
+    importer = _NamingImporter(model, {source.name: list(shape)})
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -172,10 +175,7 @@ def _first_convolution(model: onnx.ModelProto) -> int:
     return 0
 
 
-def _check_operators(model: onnx.ModelProto, importer: ONNXGraphImporter) -> None:
-    from tvm.relax.frontend.onnx.onnx_frontend import _get_convert_map
-
-    known = _get_convert_map()
+def _check_operators(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type in _DRAWING or (node.op_type == "Dropout" and _trains(model, node)):
             raise UnsupportedError(
@@ -183,13 +183,11 @@ def _check_operators(model: onnx.ModelProto, importer: ONNXGraphImporter) -> Non
                 where=f"{node.op_type} '{node.name}'",
                 hint="Export the network in evaluation mode, or give it the noise as channels of its image.",
             )
-        if node.op_type not in known and node.op_type not in ("If", "Constant"):
+        if node.op_type.startswith(("QLinear", "ConvInteger", "MatMulInteger")):
             raise UnsupportedError(
                 "no importer for this operator",
                 where=f"{node.op_type} '{node.name}'",
-                hint="Quantised models must be in QDQ form (QuantizeLinear/DequantizeLinear around float operators)."
-                if node.op_type.startswith(("QLinear", "ConvInteger", "MatMulInteger"))
-                else "Write it with supported operators.",
+                hint="Quantised models must be in QDQ form (QuantizeLinear/DequantizeLinear around float operators).",
             )
 
 
@@ -208,22 +206,66 @@ def _trains(model: onnx.ModelProto, node: Any) -> bool:
 class _NamingImporter(ONNXGraphImporter):  # type: ignore[misc]
     """TVM's importer, which also remembers the user's name of each operator's variable."""
 
-    def __init__(self, shapes: dict[str, list[int]]) -> None:
+    def __init__(self, model: onnx.ModelProto, shapes: dict[str, list[int]]) -> None:
         super().__init__(shapes, "float32", keep_params_in_input=False, sanitize=True)
         self.names: dict[str, str] = {}
         self.current = ""
+        self._model = model
+        counts = Counter(node.name for node in model.graph.node)
+        self._alone = {node.name: node for node in model.graph.node if counts[node.name] == 1}
+
+    def _check_for_unsupported_ops(self, graph: Any) -> None:
+        """Nothing: what TVM does not know, ONNX Runtime computes."""
 
     def _convert_operator(self, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
         name = str(attrs.get("tvm_custom", {}).get("name", ""))
         self.current = f"{op_name} '{name}'"
         value = _own_converter(self.bb.emit, op_name, inputs, attrs, opset)
         if value is None:
-            value = super()._convert_operator(op_name, inputs, attrs, opset)
+            given = list(inputs)
+            try:
+                value = super()._convert_operator(op_name, inputs, attrs, opset)
+            except CodesignError:
+                raise
+            except Exception as error:  # TVM's own and Python's, for what it does not take of an operator
+                value = self._by_engine(self._alone.get(name), given)
+                if value is None:
+                    raise error
         # Bound at once, so that the operator's result has a variable to carry its name.
         if isinstance(value, relax.Call):
             value = self.bb.emit(self.bb.normalize(value))
             self.names[value.name] = name
         return value
+
+    @cached_property
+    def _types(self) -> dict[str, Any]:
+        """Types of the model's tensors, as far as they can be inferred."""
+        graph = onnx.shape_inference.infer_shapes(self._model, data_prop=True).graph
+        return {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
+
+    def _by_engine(self, node: Any, given: Any) -> Any:
+        """``node`` as an operator that ONNX Runtime computes; None where its results have no static shape."""
+        if node is None or any(True for _ in graphs_of(node)):
+            return None
+        made = [self._types[name] for name in node.output if name in self._types]
+        if len(made) < len(node.output) or not all(map(_is_static, made)):
+            return None
+        named = [(name, value) for name, value in zip(node.input, given, strict=False) if name and value is not None]
+        operands = [_tensor(value) for _, value in named]
+        values = [
+            onnx.helper.make_tensor_value_info(name, _element_type(one.ty), [int(n) for n in one.ty.shape.values])
+            for (name, _), one in zip(named, operands, strict=True)
+        ]
+        named_results = zip(node.output, made, strict=True)
+        results = [onnx.helper.make_value_info(name, _typed(kind)) for name, kind in named_results]
+        alone = onnx.helper.make_model(
+            onnx.helper.make_graph([node], "operator", values, results), opset_imports=self._model.opset_import
+        )
+        alone.ir_version = self._model.ir_version
+        types = [
+            engine.tensor_type([n.dim_value for n in kind.shape.dim], str(_numpy_type(kind.elem_type))) for kind in made
+        ]
+        return engine.call(engine.onnx_operator(node.op_type, alone.SerializeToString()), operands, types)
 
 
 def _own_converter(emit: Emit, op_name: str, inputs: Any, attributes: Any, opset: int) -> Any:
@@ -290,6 +332,29 @@ def _gathered(inputs: Any, attributes: Any) -> Any:
         )
     wrapped = (places + extent * (places < 0)).astype("int64")
     return relax.op.take(inputs[0], relax.const(wrapped, "int64"), axis % len(inputs[0].ty.shape.values))
+
+
+def _is_static(kind: Any) -> bool:
+    return kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim)
+
+
+def _typed(kind: Any) -> Any:
+    return onnx.helper.make_tensor_type_proto(kind.elem_type, [dim.dim_value for dim in kind.shape.dim])
+
+
+def _numpy_type(kind: int) -> Any:
+    return onnx.helper.tensor_dtype_to_np_dtype(kind)
+
+
+def _element_type(kind: Any) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(str(kind.dtype.dtype))))
+
+
+def _tensor(value: Any) -> Any:
+    """An operand as a tensor: the importer keeps sizes as shapes."""
+    if isinstance(value, relax.ShapeExpr):
+        return relax.const(np.array([int(extent) for extent in value.values], np.int64), "int64")
+    return value
 
 
 def _rank(value: Any) -> int | None:

@@ -32,7 +32,7 @@ def sort_nodes(graph: Any, known: frozenset[str] = frozenset()) -> None:
             break
         waiting = later
     for node in graph.node:
-        for inner in _graphs(node):
+        for inner in graphs_of(node):
             sort_nodes(inner, known | made)
     if ordered != list(graph.node):
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in (*ordered, *waiting)]
@@ -40,7 +40,8 @@ def sort_nodes(graph: Any, known: frozenset[str] = frozenset()) -> None:
         graph.node.extend(nodes)
 
 
-def _graphs(node: Any) -> Iterator[Any]:
+def graphs_of(node: Any) -> Iterator[Any]:
+    """The graphs that ``node`` has as attributes."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -50,7 +51,7 @@ def _graphs(node: Any) -> Iterator[Any]:
 def _reads(node: Any) -> set[str]:
     """Names that ``node`` reads, also within its graphs."""
     found = {name for name in node.input if name}
-    for inner in _graphs(node):
+    for inner in graphs_of(node):
         own = {value.name for value in (*inner.input, *inner.initializer)}
         own.update(name for one in inner.node for name in one.output)
         for one in inner.node:
@@ -72,7 +73,7 @@ def to_float32(graph: Any) -> None:
                 attribute.i = TensorProto.FLOAT
             if attribute.HasField("t"):
                 _widen(attribute.t)
-        for inner in _graphs(node):
+        for inner in graphs_of(node):
             to_float32(inner)
 
 

@@ -8,7 +8,9 @@ size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
 import tvm
 from torch import Tensor
@@ -16,6 +18,7 @@ from tvm import relax
 
 from codesign.compile.graph.arithmetic import BINARY, SIZE_FREE, computed
 from codesign.compile.graph.graph import Array, Graph, Node
+from codesign.compile.ir import engine
 from codesign.compile.ir.relax import to_module
 from codesign.compile.operators.registry import COMPOSITES
 from codesign.hw.errors import UnsupportedError
@@ -29,11 +32,30 @@ def apply(node: Node, inputs: list[Tensor]) -> Tensor:
     Raises :class:`UnsupportedError` for an operator that neither torch nor TVM can evaluate.
     """
     composite = COMPOSITES.get(node.op)
-    value = composite.evaluate(node, inputs) if composite is not None else computed(node, inputs)
-    return _by_tvm(node, inputs) if value is None else value
+    if node.op.startswith(engine.PREFIX):
+        value: Any = _by_engine(node, inputs)
+    else:
+        value = composite.evaluate(node, inputs) if composite is not None else computed(node, inputs)
+    result: Tensor = _by_tvm(node, inputs) if value is None else value
+    return result
 
 
-def _by_tvm(node: Node, inputs: list[Tensor]) -> Tensor:
+def _by_engine(node: Node, inputs: list[Tensor]) -> Any:
+    operator, *operands = [value.detach().numpy() for value in inputs]
+    # Where constants are folded floats have 64 bits; the operator was written for 32.
+    narrow = [value.astype(np.float32) if value.dtype == np.float64 else value for value in operands]
+    try:
+        made = [torch.from_numpy(np.array(one)) for one in engine.computed(operator.tobytes(), narrow)]
+    except Exception as error:  # engines raise what they like
+        raise UnsupportedError(
+            f"this operator cannot be evaluated here ({' '.join(str(error).split())[:200]})",
+            where=node.where,
+            hint="Calibrate at the network's own size, or export the network without it.",
+        ) from error
+    return tuple(made) if node.dtype == "tuple" else made[0]
+
+
+def _by_tvm(node: Node, inputs: list[Tensor]) -> Any:
     """One operator through TVM's own code generator: the definition of whatever torch is not told about here."""
     names = [f"operand{i}" for i in range(len(inputs))]
     constants: dict[str, Array] = {name: x.detach().numpy() for name, x in zip(names[1:], inputs[1:], strict=True)}
@@ -48,6 +70,8 @@ def _by_tvm(node: Node, inputs: list[Tensor]) -> Tensor:
     try:
         executable = relax.build(to_module(single), "llvm")
         result = relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(inputs[0].detach().numpy()))
+        if node.dtype == "tuple":
+            return tuple(torch.from_numpy(one.numpy()) for one in result)
         return torch.from_numpy(result.numpy())
     except Exception as error:  # TVM raises its own and Python's exceptions alike
         reason = str(error).strip().splitlines()[-1][:200] if str(error).strip() else type(error).__name__

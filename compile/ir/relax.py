@@ -2,7 +2,8 @@
 
 An operator of :mod:`codesign.compile.operators` that Relax spells as several is one call there too: of a private
 function with the attribute ``Composite``, the node's attributes beside it, and the operator's float meaning as body.
-A function of TIR, as which an importer may write an operator that Relax lacks, is a node that carries it.
+A function of TIR, as which an importer may write an operator that Relax lacks, is a node that carries it; an operator
+of :mod:`codesign.compile.ir.engine` is one whose first operand is the operator.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tvm
 from tvm import relax
 
 from codesign.compile.graph.graph import COPY, STATE, STEP, Array, Graph, Node, Shape
+from codesign.compile.ir import engine
 from codesign.compile.operators.registry import COMPOSITES
 from codesign.hw.errors import UnsupportedError
 
@@ -194,6 +196,8 @@ class _Reader:
         elif isinstance(value, relax.Call) and value.op == _CALL_TIR and len(value.args) == 2:
             called = value.args[0]
             self.call(name, variable, value, f"{TIR}{called.name_hint}", {"function": self.module[called]})
+        elif isinstance(value, relax.Call) and (foreign := engine.name_of(value)):
+            self.call(name, variable, value, f"{engine.PREFIX}{foreign}", {"call": value})
         elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.Op):
             op = value.op.name.removeprefix("relax.")
             self.call(name, variable, value, op, {**_attributes(op, value), "call": value})

@@ -21,7 +21,7 @@ from torch import nn
 from codesign.compile.importing import pt2 as pt2_file
 from codesign.compile.importing.model import load_model
 from codesign.compile.importing.pt2 import read_pt2
-from codesign.compile.importing.pt2_operators import find_operator
+from codesign.compile.ir.aten import find_operator
 from codesign.compile.ir.evaluate import run
 from codesign.compile.ir.relax import from_module
 from codesign.hw.errors import InputError, UnsupportedError
