@@ -32,6 +32,7 @@ from codesign.compile.canonical.movement import recognise_movement, slice_splits
 from codesign.compile.graph.graph import COPY, Array, Editor, Graph, Node
 from codesign.compile.graph.passes import Pass, passed, run_passes
 from codesign.compile.ir.evaluate import apply
+from codesign.compile.operators.convolution import CONVOLUTIONS
 from codesign.compile.operators.operator import Composite
 from codesign.compile.operators.registry import COMPOSITES
 from codesign.hw.errors import UnsupportedError
@@ -100,16 +101,20 @@ def tidy_names(graph: Graph) -> Graph:
 def fold_constants(graph: Graph) -> Graph:
     """Compute what depends on constants alone, except the dequantisation of 8-bit weights, which stays visible."""
     editor = Editor(graph)
+    weights = {node.inputs[1] for node in graph.nodes if node.op in CONVOLUTIONS}
     for node in graph.nodes:
         inputs = [editor.resolve(name) for name in node.inputs]
         constant = all(name in editor.constants for name in inputs) and node.dtype != "tuple"
         narrow = node.op == "dequantize" and constant and editor.constants[inputs[0]].dtype.itemsize == 1
+        narrow = narrow and node.name in weights
         if not constant or narrow:
             editor.keep(node)
             continue
-        # In float64, so that the dequantised int32 bias of an imported model is rounded once.
+        # In float64, so that the dequantised int32 bias of an imported model is rounded once. Codes come of a division
+        # in float32, as in the model's engine: many weights lie half-way between two of them.
         operands = [torch.from_numpy(editor.constants[name].copy()) for name in inputs]
-        wide = [value.double() if value.dtype == torch.float32 else value for value in operands]
+        single = node.op == "quantize"
+        wide = [value.double() if value.dtype == torch.float32 and not single else value for value in operands]
         value = apply(node, wide).numpy()
         editor.alias(node.name, editor.constant(f"{node.name}.value", value.astype(node.dtype)))
     return editor.graph()

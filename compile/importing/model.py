@@ -29,6 +29,7 @@ from codesign.compile.importing.check.check import Imported, check_import
 from codesign.compile.importing.check.engines import OnnxModel, Original, TorchModel
 from codesign.compile.importing.check.result import NOT_WANTED, ImportCheck
 from codesign.compile.importing.onnx import import_onnx, read_onnx
+from codesign.compile.importing.onnx_qoperator import in_qdq_form
 from codesign.compile.importing.pt2 import SavedProgram, read_pt2
 from codesign.compile.importing.pt2_replay import layer_of
 from codesign.compile.importing.qdq import is_quantised, normalise_qdq
@@ -103,7 +104,7 @@ def _door(
     _check_file(path)
     match path.suffix.lower():
         case ".onnx":
-            model = read_onnx(path)
+            model = in_qdq_form(read_onnx(path))
             return path.stem, lambda width, height: _from_onnx(path, model, width, height, channels)
         case ".pt2":
             saved = read_pt2(path)

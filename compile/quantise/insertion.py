@@ -59,8 +59,8 @@ def insert(
 ) -> Graph:
     """``graph`` with its units between dequantise and quantise, ``chosen`` giving each stored tensor's parameters.
 
-    ``weights`` gives int8 codes and scales of convolutions, by name, that are settled already; ``wide_weights`` names
-    the convolutions whose weights have 16 bits.
+    ``weights`` gives int8 or int16 codes and scales of convolutions, by name, that are settled already;
+    ``wide_weights`` names the convolutions whose weights have 16 bits. What is not in ``chosen`` stays float.
     """
     editor = Editor(graph)
     kinds = {unit.name: unit for unit in parts}
@@ -85,7 +85,8 @@ def insert(
                 codes[name] = _quantize(editor, full, chosen[name], shape)
         return _dequantize(editor, codes[name], name, chosen[name], shape) if name in codes else name
 
-    quantised(graph.input, graph.input)
+    if graph.input in chosen:
+        quantised(graph.input, graph.input)
     for unit in parts:
         head = unit.head
         if head.op == STATE:

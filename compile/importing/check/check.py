@@ -165,24 +165,33 @@ def _compared(model: Imported, size: tuple[int, int], limits: Limits) -> _Compar
 
 
 def _compared_codes(model: Imported, size: tuple[int, int], limits: Limits) -> _Compared:
-    """Codes of the output beside codes.
+    """Codes of the output beside codes; its values, where the model does not round it.
 
     Where more differ than single roundings explain, both sides are compared without rounding as well: what is left
     then is a fault.
     """
     first, last = _ends(model.graph)
-    codes = (np.rint(frame.content(model.shapes(size))[0] * 255.0) - 128.0).astype(np.int8)
-    inputs = ((codes.astype(np.float32) - first.zero_point) * np.float32(first.scale),)
-    wanted = _engine(model.original, inputs, limits)
-    right = np.rint(wanted[0] / np.float32(last.scale)) + last.zero_point
-    ours = _codes(model.graph, codes, inputs, last)
-    agreements = _agreements([right, *wanted[1:]], [ours])
-    if right.shape != ours.shape:
+    inputs = frame.content(model.shapes(size))
+    codes: Array | None = None
+    if first is not None:
+        codes = (np.rint(inputs[0] * 255.0) - 128.0).astype(np.int8)
+        inputs = ((codes.astype(np.float32) - first.zero_point) * np.float32(first.scale),)
+    right = _engine(model.original, inputs, limits)
+    ours = (
+        _outputs(model.graph, inputs) if codes is None or last is None else [_codes(model.graph, codes, inputs, last)]
+    )
+    if last is not None:
+        right[0] = np.rint(right[0] / np.float32(last.scale)) + last.zero_point
+        ours[0] = ours[0] if codes is not None else np.rint(ours[0] / np.float32(last.scale)) + last.zero_point
+    agreements = _agreements(right, ours)
+    if right[0].shape != ours[0].shape:
         return _Compared(model, inputs, size, agreements, BOUND_DB, False)
-    off = np.abs(right - ours)
+    off = np.abs(right[0] - ours[0])
     differing = int(np.count_nonzero(off))
-    if off.max(initial=0) <= 1 and differing <= _TIES * off.size:
+    if last is not None and off.max(initial=0) <= 1 and differing <= _TIES * off.size:
         return _Compared(model, inputs, size, agreements, CODES_BOUND_DB, True, differing)
+    if last is None and min(agreements) >= BOUND_DB:
+        return _Compared(model, inputs, size, agreements, BOUND_DB, True)
     smooth = replace(model, original=model.original.without_rounding())
     exact = _agreements(_engine(smooth.original, inputs, limits), _outputs(model.graph, inputs, smooth=True))
     ok = min(exact) >= BOUND_DB and min(agreements) >= CODES_BOUND_DB
@@ -199,10 +208,14 @@ def _agreements(wanted: Sequence[Array], found: Sequence[Array]) -> tuple[float,
     return tuple(decibels(right, ours) for right, ours in zip(wanted, found, strict=True))
 
 
-def _ends(graph: Graph) -> tuple[QuantParams, QuantParams]:
-    """Scales of a quantised network's input and output."""
-    first = next(node for node in graph.nodes if node.op == "quantize" and node.inputs[0] == graph.input)
-    return scalar_params(graph, first), scalar_params(graph, graph.by_name[graph.result])
+def _ends(graph: Graph) -> tuple[QuantParams | None, QuantParams | None]:
+    """Scales of a quantised network's input and output; None for one that it leaves in float."""
+    firsts = (node for node in graph.nodes if node.op == "quantize" and node.inputs[0] == graph.input)
+    first, last = next(firsts, None), graph.by_name[graph.result]
+    return (
+        None if first is None else scalar_params(graph, first),
+        scalar_params(graph, last) if last.op == "dequantize" else None,
+    )
 
 
 def _codes(graph: Graph, codes: Array, inputs: Sequence[Array], result: QuantParams) -> Array:

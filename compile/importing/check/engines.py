@@ -197,10 +197,17 @@ def _without_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     model = _copy(model)
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    made = {node.output[0] for node in graph.node if node.op_type == "Constant"}
+    constants |= {
+        node.output[0]: node.attribute[0].t
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+    moving = {value.name for value in graph.input} - constants.keys()
     nodes: list[Any] = []
     for node in graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] in {*constants, *made}:
+        if not moving.isdisjoint(node.input):
+            moving.update(node.output)
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or node.input[0] not in moving:
             nodes.append(node)
         elif node.op_type == "DequantizeLinear":
             nodes.append(onnx.helper.make_node("Identity", node.input[:1], node.output, name=node.name))
