@@ -21,6 +21,7 @@ from codesign.compile.quantise.calibration import QuantParams
 from codesign.compile.quantise.insertion import MAX_BIAS, insert, weight_axis
 from codesign.compile.quantise.units import units
 from codesign.hw.errors import InputError, UnsupportedError
+from codesign.hw.numerics import INT16_MAX, INT32_MAX, psum_reach
 
 _OFFSETS = {"uint8": 128, "int8": 0}
 
@@ -30,6 +31,9 @@ its bias behind the point, in steps of the source."""
 
 _EXACT = 1e-3
 """How far a bias may lie from a whole number, in units of the psum, to count as one."""
+
+_HIDDEN = 1 / 32
+"""Error of a bias, in steps of the result, that roundings hide; less would cost most convolutions twice the steps."""
 
 _LIMITS = ("nn.relu", "clip")
 
@@ -167,7 +171,8 @@ def _completed(
     Limits on what was rounded make the same codes, or one at the limit, so that a result which they end needs no
     rounding of its own.
     """
-    movement = {unit.name: unit.head for unit in parts if unit.operator.keeps_scale}
+    copied = {unit.name for unit in parts if unit.operator.keeps_scale}
+    movement = {unit.name: unit.head for unit in parts if unit.name in copied or _selects(graph, unit)}
     readers = graph.consumers()
     ends = _towards_output(graph, movement)
     for unit in parts:
@@ -183,13 +188,31 @@ def _completed(
     editor = Editor(graph)
     for node in graph.nodes:
         source = node.inputs[0] if node.inputs else ""
-        if node.name in movement and node.name in chosen and chosen.get(source) not in (None, chosen[node.name]):
+        if node.name in copied and node.name in chosen and chosen.get(source) not in (None, chosen[node.name]):
             source = _copied(editor, f"{node.name}.rescaled", source, graph.shape_of(source))
             chosen[source] = chosen[node.name]
             editor.keep(node, inputs=(source, *node.inputs[1:]))
         else:
             editor.keep(node)
     return editor.graph(), chosen
+
+
+def _selects(graph: Graph, unit: Unit) -> bool:
+    """Whether a convolution only takes channels, each as it is: what an exporter's order of channels becomes."""
+    factors = _one_a_channel(graph, unit.head)
+    return len(unit.nodes) == 1 and factors is not None and bool(np.all(factors[1] == 1.0))
+
+
+def _one_a_channel(graph: Graph, node: Node) -> tuple[Array, Array] | None:
+    """For a convolution of which every channel is one of its source times a factor: which, and ``float64`` factors."""
+    weight = graph.constants.get(node.inputs[1]) if node.op == "nn.conv2d" else None
+    if weight is None or weight.shape[2:] != (1, 1) or int(node.attributes["groups"]) != 1:
+        return None
+    matrix = weight[:, :, 0, 0].astype(np.float64)
+    if (np.count_nonzero(matrix, axis=1) > 1).any():
+        return None
+    which = np.abs(matrix).argmax(axis=1)
+    return which, matrix[np.arange(len(matrix)), which]
 
 
 def _towards_output(graph: Graph, movement: Container[str]) -> set[str]:
@@ -215,7 +238,7 @@ def _settled(
         if unit.operator.weighs:
             own = weights.get(unit.head.name) or (_exact(graph, unit, chosen[source]) if rounded else None)
             if rounded and own is not None:
-                settled[unit.head.name] = own
+                settled[unit.head.name] = _finer(graph, unit, own, chosen[source], chosen[unit.name])
             else:
                 unit = replace(unit, operator=HOST)
         elif unit.operator.at_a_flow:  # of 16 bits on the machine
@@ -227,15 +250,11 @@ def _settled(
 def _exact(graph: Graph, unit: Unit, source: QuantParams) -> tuple[Array, Array] | None:
     """Codes and scales of a factor and an offset a channel, which are a convolution with a diagonal kernel here but
     were none in the model: the factor exact, the offset finer than roundings show. None for other convolutions."""
-    head = unit.head
-    weight = graph.constants.get(head.inputs[1])
-    if weight is None or head.op != "nn.conv2d" or weight.shape[2:] != (1, 1) or weight.shape[0] != weight.shape[1]:
+    found = _one_a_channel(graph, unit.head)
+    if found is None:
         return None
-    factors = np.diagonal(weight[:, :, 0, 0]).astype(np.float64)
-    if int(head.attributes["groups"]) != 1 or not np.array_equal(weight[:, :, 0, 0], np.diag(factors)):
-        return None
-    biased = len(unit.nodes) > 1 and unit.nodes[1].op == "add"
-    offset = graph.constants[unit.nodes[1].inputs[1]].reshape(-1).astype(np.float64) if biased else 0.0 * factors
+    which, factors = found
+    offset = _offset(graph, unit, len(factors))
     magnitudes = np.where(factors == 0.0, 1.0, np.abs(factors))
     steps = np.abs(offset) / (source.scale * magnitudes)
     coarse = steps * 2**_COARSE_BITS
@@ -244,6 +263,42 @@ def _exact(graph: Graph, unit: Unit, source: QuantParams) -> tuple[Array, Array]
     digits = _COARSE_BITS if exact else min(_FINE_BITS, room)
     if digits < _COARSE_BITS or coarse.max(initial=0.0) > MAX_BIAS:
         return None
-    codes = np.diag(np.sign(factors) * 2**digits)[:, :, None, None]
+    codes = np.zeros(graph.shape_of(unit.head.inputs[1]))
+    codes[np.arange(len(factors)), which, 0, 0] = np.sign(factors) * 2**digits
     scales = (magnitudes / 2**digits).astype(np.float32)
     return codes.astype(np.int8 if digits == _COARSE_BITS else np.int16), scales
+
+
+def _offset(graph: Graph, unit: Unit, channels: int) -> Array:
+    """The bias of a convolution, ``float64``."""
+    biased = len(unit.nodes) > 1 and unit.nodes[1].op == "add"
+    if not biased:
+        return np.zeros(channels)
+    return graph.constants[unit.nodes[1].inputs[1]].reshape(-1).astype(np.float64)
+
+
+def _finer(
+    graph: Graph, unit: Unit, weights: tuple[Array, Array], source: QuantParams, result: QuantParams
+) -> tuple[Array, Array]:
+    """``weights``, in 16 bits and smaller units where the psum's are too large for a bias that the model left in float.
+
+    A whole number of units must be nearer to it than roundings of the result show.
+    """
+    codes, scales = weights
+    unit_of_psum = source.scale * scales.astype(np.float64)
+    channels = unit.head.shape[1]
+    offset = _offset(graph, unit, channels) / np.tile(unit_of_psum, channels // len(scales))
+    error = np.abs(offset - np.rint(offset)) * unit_of_psum.max() / result.scale
+    axis = weight_axis(unit.head)
+    reach = 256 * int(psum_reach(np.moveaxis(codes, axis, 3)).max(initial=0))
+    fits = [
+        digits
+        for digits in range(1, 8)
+        if reach << digits <= INT32_MAX - MAX_BIAS
+        and np.abs(offset).max(initial=0.0) * 2**digits <= MAX_BIAS
+        and int(np.abs(codes.astype(np.int64)).max(initial=0)) << digits <= INT16_MAX
+    ]
+    if error.max(initial=0.0) <= _HIDDEN or not fits:
+        return weights
+    digits = fits[-1]
+    return (codes.astype(np.int16) << digits).astype(np.int16), (scales / np.float32(2**digits)).astype(np.float32)

@@ -85,6 +85,8 @@ class Writer:
                 return self.add("Add", x, self.held(-0.45))
             case "offsets":
                 return self.add("Sub", x, self.held(rng.normal(0, 0.4, vector)))
+            case "zeros":
+                return self.add("Relu", self.add("Sub", self.held(-1.0), self.add("Relu", x)))
             case "silu":
                 return self.add("Mul", x, self.add("Sigmoid", x))
             case "residual":
@@ -286,6 +288,17 @@ def test_what_is_left_in_float_is_the_hosts(tmp_path: Path) -> None:
     frames = frame.content([model.input_shape])[0]
     wanted = onnxruntime.InferenceSession(str(made)).run(None, {"x": frames})[0]
     assert wanted.shape == model.output_shape
+
+
+def test_a_float_bias_beside_large_units_is_kept(tmp_path: Path) -> None:
+    """A tensor of zeros gets the scale 1, and the products of its codes and the weights' are worth more than a step."""
+    path = network(tmp_path / "net.onnx", 7, "none", ["zeros"], "none")
+    imported(quantised(path, DEFAULTS | {"extra_options": {"QuantizeBias": False}}))
+
+
+def test_a_reordering_of_the_image_is_done_on_codes(tmp_path: Path) -> None:
+    model = imported(quantised(network(tmp_path / "net.onnx", 8, "shuffle", ["Relu"], "none"), DEFAULTS))
+    assert not on_host(model)
 
 
 def test_activations_of_16_bits_are_refused_with_what_to_do(tmp_path: Path) -> None:
