@@ -76,13 +76,13 @@ def seed(module: nn.Module, name: str, channels: int) -> None:
             block.gamma.fill_(0.25)
         carried = _carry(module, channels)
         heads = {convs[-1], *_flow_heads(module)}
-        hooks = []
         for layer in convs:
             calm = {"spread": TEXTURE, "offset": 0.0} if layer in heads else {}
-            hooks.append(layer.register_forward_hook(_Calibrator(rng, carried.get(layer, 0), **calm)))
+            # In place of the layer's own: with a hook its result would be computed once more, for nothing.
+            layer.forward = _Calibrator(layer, rng, carried.get(layer, 0), **calm)  # type: ignore[method-assign]
         module(torch.from_numpy(picture(channels, _SIZES.get(type(module), 32))))
-        for hook in hooks:
-            hook.remove()
+        for layer in convs:
+            del layer.forward
         _show(module, convs[-1], channels)
     module.float()
 
@@ -102,7 +102,7 @@ def _flow_heads(module: nn.Module) -> list[nn.Module]:
 
 
 class _Calibrator:
-    """A forward hook that rescales a layer so that its result has the wanted spread, channel by channel.
+    """A layer's computation that rescales it so that its result has the wanted spread, channel by channel.
 
     The first ``carried`` channels are left alone; a layer that is used again keeps its first setting. A layer whose
     first input is zero, such as RAFT's first flow, stays as it was drawn, which keeps the size of its input: there is
@@ -110,23 +110,25 @@ class _Calibrator:
     """
 
     def __init__(
-        self, rng: np.random.Generator, carried: int = 0, *, spread: float = SPREAD, offset: float = 0.25
+        self, layer: Conv, rng: np.random.Generator, carried: int = 0, *, spread: float = SPREAD, offset: float = 0.25
     ) -> None:
+        self.layer, self.computed = layer, layer.forward
         self.rng, self.carried, self.spread, self.offset = rng, carried, spread, offset
         self.done = False
 
-    def __call__(self, layer: Conv, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        layer = self.layer
         if self.done:
-            return output
+            return self.computed(x)
         self.done = True
         if layer.bias is None:  # a 1x1 layer: its kernels are made blind to the mean of its input instead
-            mean = inputs[0].mean(dim=(0, 2, 3))
+            mean = x.mean(dim=(0, 2, 3))
             kernels = layer.weight[:, :, 0, 0]
             layer.weight[:, :, 0, 0] = kernels - torch.outer(kernels @ mean / (mean @ mean), mean)
         else:
             layer.bias.zero_()
-        output = layer.forward(inputs[0])
-        if not inputs[0].any():
+        output = self.computed(x)
+        if not x.any():
             return output
         scale = self.spread / output.std(dim=(0, 2, 3)).clamp_min(1e-3)
         scale[: self.carried] = 1.0
@@ -139,7 +141,7 @@ class _Calibrator:
             bias = target - output.mean(dim=(0, 2, 3)) * scale
             bias[: self.carried] = 0.0
             layer.bias.copy_(torch.round(bias * _GRID) / _GRID)
-        return layer.forward(inputs[0])
+        return self.computed(x)
 
 
 def _carry(module: nn.Module, channels: int) -> dict[nn.Module, int]:

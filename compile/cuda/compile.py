@@ -19,6 +19,7 @@ from codesign.compile.cuda.layers import GpuGraph, Other, from_layers
 from codesign.compile.cuda.module import build, relax_module
 from codesign.compile.cuda.tvm_operators import scheduled, target_of
 from codesign.compile.graph.graph import Node
+from codesign.compile.ir import engine
 from codesign.compile.ir.relax import from_module, to_module
 from codesign.compile.ir.runnable import runnable
 from codesign.compile.operators.convolution import CONVOLUTIONS
@@ -62,10 +63,18 @@ def compile_cuda(
     """Compile a float Relax ``module`` (canonical, NCHW, static shapes, batch 1) for ``arch``.
 
     With ``precision`` fp16 products are summed in FP32. ``tuned`` knows the best measured schedules of this project's
-    kernels, ``traces`` those of TVM's operators. Raises :class:`InputError` for an unknown architecture and
-    :class:`CodesignError`, naming the kernel, for one that does not compile.
+    kernels, ``traces`` those of TVM's operators. Raises :class:`InputError` for an unknown architecture,
+    :class:`UnsupportedError` for an operator that neither has, and :class:`CodesignError`, naming the kernel, for one
+    that does not compile.
     """
     check_architecture(arch)
+    for node in from_module(module).nodes:
+        if node.op.startswith(engine.PREFIX):
+            raise UnsupportedError(
+                "is computed by the model's own engine, which the GPU cannot call",
+                where=node.where,
+                hint="Compile for a machine instead (--accel), or export the network without it.",
+            )
     if precision == "fp16":
         graph = from_graph(from_module(module))
         try:

@@ -226,6 +226,8 @@ def computed(node: Node, inputs: list[Tensor]) -> Tensor | None:
                 attributes["padding_mode"],
                 attributes["align_corners"],
             )
+        case "matmul":
+            return torch.matmul(x, inputs[1])
         case "nn.softmax":
             return x.softmax(int(attributes["axis"]))
         case "nn.pad" if attributes["pad_mode"] == "constant":

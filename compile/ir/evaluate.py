@@ -7,7 +7,8 @@ size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from tvm import relax
 from codesign.compile.graph.arithmetic import BINARY, SIZE_FREE, computed
 from codesign.compile.graph.graph import Array, Graph, Node
 from codesign.compile.ir import engine
-from codesign.compile.ir.relax import to_module
+from codesign.compile.ir.relax import operator_module
+from codesign.compile.ir.runnable import runnable
 from codesign.compile.operators.registry import COMPOSITES
 from codesign.hw.errors import UnsupportedError
 
@@ -57,19 +59,9 @@ def _by_engine(node: Node, inputs: list[Tensor]) -> Any:
 
 def _by_tvm(node: Node, inputs: list[Tensor]) -> Any:
     """One operator through TVM's own code generator: the definition of whatever torch is not told about here."""
-    names = [f"operand{i}" for i in range(len(inputs))]
-    constants: dict[str, Array] = {name: x.detach().numpy() for name, x in zip(names[1:], inputs[1:], strict=True)}
-    single = Graph(
-        names[0],
-        tuple(inputs[0].shape),
-        (Node(node.name, node.op, tuple(names), node.attributes, node.shape, node.dtype),),
-        constants,
-        node.name,
-        str(inputs[0].dtype).removeprefix("torch."),
-    )
+    values = [np.ascontiguousarray(value.detach().numpy()) for value in inputs]
     try:
-        executable = relax.build(to_module(single), "llvm")
-        result = relax.VirtualMachine(executable, tvm.cpu())["main"](tvm.runtime.tensor(inputs[0].detach().numpy()))
+        result = _machine(node, values)["main"](*map(tvm.runtime.tensor, values))
         if node.dtype == "tuple":
             return tuple(torch.from_numpy(one.numpy()) for one in result)
         return torch.from_numpy(result.numpy())
@@ -80,6 +72,27 @@ def _by_tvm(node: Node, inputs: list[Tensor]) -> Any:
             where=node.where,
             hint="Calibrate at the network's own size, or export the network without it.",
         ) from error
+
+
+_MACHINES: OrderedDict[Hashable, Any] = OrderedDict()
+_KEPT = 512
+"""Compiled operators that are remembered: to compile one takes a hundred times as long as to run it."""
+
+
+def _machine(node: Node, values: list[Array]) -> Any:
+    """A virtual machine that computes ``node`` of operands like ``values``; nodes alike share one."""
+    attributes = {key: value for key, value in node.attributes.items() if key not in ("call", "function")}
+    function = node.attributes.get("function")
+    kinds = tuple((value.shape, str(value.dtype)) for value in values)
+    meaning = None if function is None else function.script()
+    key = (node.op, repr(sorted(attributes.items())), meaning, kinds, node.shape, node.dtype)
+    if key not in _MACHINES:
+        executable = relax.build(runnable(operator_module(node, kinds)), "llvm")
+        _MACHINES[key] = relax.VirtualMachine(executable, tvm.cpu())
+        if len(_MACHINES) > _KEPT:
+            _MACHINES.popitem(last=False)
+    _MACHINES.move_to_end(key)
+    return _MACHINES[key]
 
 
 def trace(graph: Graph, x: Tensor, override: Override | None = None) -> Iterator[tuple[str, Tensor]]:

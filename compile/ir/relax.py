@@ -267,6 +267,20 @@ def to_module(graph: Graph) -> tvm.IRModule:
     return module
 
 
+def operator_module(node: Node, operands: Sequence[tuple[Shape, str]]) -> tvm.IRModule:
+    """A module whose function ``main`` computes ``node`` of ``operands``, by their shapes and types."""
+    builder = relax.BlockBuilder()
+    names = tuple(f"operand{i}" for i in range(len(operands)))
+    parameters = [relax.Var(name, relax.TensorType(*kind)) for name, kind in zip(names, operands, strict=True)]
+    single = replace(node, name="result", inputs=names)
+    calls = CompositeCalls(builder, Graph("", (), (single,), {}, "result"))
+    with builder.function("main", parameters):
+        with builder.dataflow():
+            result = builder.emit_output(calls.emit(single, list(parameters)))
+        builder.emit_func_output(result)
+    return builder.get()
+
+
 def binder(builder: relax.BlockBuilder) -> Callable[[str, Any], Any]:
     """What binds an expression to a dataflow variable of exactly the name given.
 

@@ -9,7 +9,7 @@ from codesign.compile.scanline.layers import LayerGraph
 from codesign.compile.scanline.plan.cost import Cost
 from codesign.compile.scanline.plan.mapping import Mappings
 from codesign.compile.scanline.plan.plan import Cascade
-from codesign.compile.scanline.plan.planner import Planner
+from codesign.compile.scanline.plan.planner import Geometry, Planner, Prices
 from codesign.compile.scanline.plan.strips import HaloMode
 from codesign.compile.scanline.rewrite.split_layers import each_rewriting
 from codesign.hw.errors import UnsupportedError
@@ -43,19 +43,22 @@ def make_plan(
     Raises :class:`UnsupportedError` when a layer does not fit even in the narrowest strips.
     """
     mappings, rate = Mappings(spec), bytes_per_cycle or spec.bus_bytes
-    plans = each_rewriting(spec, graph, mappings, lambda one: _plan_cascades(spec, one, rate, halos, mappings))
+    geometry, known = Geometry(), Prices()
+
+    def plan(rewritten: LayerGraph) -> Plan:
+        return _plan_cascades(Planner(spec, rewritten, rate, halos, mappings, geometry, known))
+
+    plans = each_rewriting(spec, graph, mappings, plan)
     return min(plans, key=lambda plan: plan.price)
 
 
-def _plan_cascades(
-    spec: AccelSpec, graph: LayerGraph, bytes_per_cycle: float, halos: HaloMode | None, mappings: Mappings
-) -> Plan:
-    """Cut ``graph`` (after :func:`split_layers`) where that costs least.
+def _plan_cascades(planner: Planner) -> Plan:
+    """Cut the planner's graph (after :func:`split_layers`) where that costs least.
 
     Every run of layers that fits in some number of strips is a candidate; the cheapest sequence of runs is found by
     dynamic programming over the layers.
     """
-    planner = Planner(spec, graph, bytes_per_cycle, halos, mappings)
+    spec, graph = planner.spec, planner.graph
     count = len(graph.layers)
     # reached[i]: price of the cheapest way to have computed the first i layers, and where its last cascade begins.
     reached: list[tuple[float, int]] = [(0.0, 0)] + [(math.inf, 0)] * count

@@ -41,6 +41,10 @@ class Geometry:
         self.strips: dict[tuple[object, ...], tuple[Strip, ...] | None] = {}
 
 
+Prices = dict[tuple[object, ...], float | str]
+"""Prices of runs of layers, or the reason why there is none."""
+
+
 class Planner:
     """Prices runs of one network's layers as cascades of one machine."""
 
@@ -52,14 +56,17 @@ class Planner:
         halos: HaloMode | None,
         mappings: Mappings,
         geometry: Geometry | None = None,
+        known: Prices | None = None,
     ) -> None:
+        """``known``: prices of the same network's other rewritings, of the same machine and DRAM; added to."""
         self.spec, self.graph, self.bytes_per_cycle, self.halos = spec, graph, bytes_per_cycle, halos
         self._geometry = geometry or Geometry()
         self._names = hash(tuple((layer.name, layer.streamed, layer.output) for layer in graph.layers))
         self.consumers = consumers(graph)
         self._mappings = mappings
         self._by_layer: dict[tuple[int, int], Mapping] = {}
-        self._prices: dict[tuple[object, ...], float | str] = {}
+        self._prices: Prices = {}
+        self._known = {} if known is None else known
 
     def price(self, first: int, end: int) -> float | str:
         """Price of the cheapest strip division of layers [first, end), or the reason there is none.
@@ -68,9 +75,17 @@ class Planner:
         """
         key = self._cache_key(first, end)
         if key not in self._prices:
-            found = self.best(first, end)
-            self._prices[key] = found if isinstance(found, str) else found[1].price
+            self._prices[key] = self._priced(key, first, end)
         return self._prices[key]
+
+    def _priced(self, key: tuple[object, ...], first: int, end: int) -> float | str:
+        """The price, unless another rewriting has the very same layers: most rewritings differ in a few layers."""
+        layers = tuple(layer.name for layer in self.graph.layers[first:end])
+        exactly = key, layers, tuple(id(self.mapping(index)) for index in self._computed(first, end))
+        if exactly not in self._known:
+            found = self.best(first, end)
+            self._known[exactly] = found if isinstance(found, str) else found[1].price
+        return self._known[exactly]
 
     def _cache_key(self, first: int, end: int) -> tuple[object, ...]:
         """Layers [first, end) without their names and numbers: shapes, connections, costs of mappings."""

@@ -14,6 +14,7 @@ from onnx import helper
 from test_onnx_normalise import CHANNELS, imported, saved, weights
 from torch import nn
 
+from codesign.compile.cuda.compile import compile_cuda
 from codesign.compile.driver import CompiledNetwork, Quantisation, compile_network
 from codesign.compile.importing.model import ImportedModel, load_model
 from codesign.compile.ir import aten, engine
@@ -108,6 +109,12 @@ def test_data_names_nothing_but_operators_of_networks() -> None:
         header = engine.torch_operator(f"a.b.c.d.{target}", {}).replace(b"a.b.c.d.", b"")
         with pytest.raises(ValueError, match="is not one"):
             engine.computed(header, [])
+
+
+def test_the_gpu_has_no_way_to_an_engine() -> None:
+    model = load_model(Around(pooled).eval(), width=15, height=11, channels=3)
+    with pytest.raises(UnsupportedError, match="own engine"):
+        compile_cuda(model.module)
 
 
 def test_a_missing_engine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
