@@ -149,4 +149,10 @@ def scale_of(source: Source, model: ImportedModel) -> int:
     """Ratio of the output's width to the input's; 1 for an output that is smaller, such as a flow."""
     if source.network is not None:
         return source.network.scale
+    if len(model.output_shape) != 4:
+        raise UnsupportedError(
+            f"the network's result is a tensor {list(model.output_shape)}, not an image",
+            where=source.name,
+            hint="The network must return images as [1, C, H, W].",
+        )
     return max(1, model.output_shape[3] // model.input_shape[3])

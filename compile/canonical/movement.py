@@ -190,8 +190,9 @@ def reorder(editor: Editor, name: str, order: Array, reader: str) -> str:
     name = editor.resolve(name)
     chain = _private_chain(editor, name)
     if chain is None:
-        node = next(node for node in editor.nodes if node.name == name)
-        return _permutation(editor, name, order, reader, node.shape)
+        made = (node.shape for node in editor.nodes if node.name == name)
+        shape = next(made, None) or editor.source.shape_of(name)  # of an operator, else of the network's input
+        return _permutation(editor, name, order, reader, shape)
     for index in chain:
         node = editor.nodes[index]
         permuted = [_permuted_operand(editor, node, position, order) for position in range(len(node.inputs))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -106,6 +107,11 @@ class Graph:
 
     def consumers(self) -> dict[str, list[Node]]:
         """For each name, the nodes that read it (a node that reads it twice is listed twice)."""
+        return self._consumers
+
+    @cached_property
+    def _consumers(self) -> dict[str, list[Node]]:
+        # Passes ask for it at every node, and a graph has thousands.
         readers: dict[str, list[Node]] = {name: [] for name in (self.input, *self.constants, *self.by_name)}
         for node in self.nodes:
             for name in node.inputs:

@@ -13,6 +13,18 @@ MAX_RATIO = 64
 """torch stores archives uncompressed; a member that shrank more than this is no weight."""
 
 
+MAX_PARTS = 20_000
+"""Operators, or stored tensors, of a network. The deepest published ones have a few thousand."""
+
+MIN_VALUES, VALUES_PER_PIXEL = 2**28, 2**14
+"""Values that any tensor may have, and for large frames those for each pixel: 1024 channels at four times the size."""
+
+
+def most_values(width: int, height: int) -> int:
+    """Values that a tensor of a network for frames of this size may have: more is a mistake or an attack."""
+    return max(MIN_VALUES, VALUES_PER_PIXEL * width * height)
+
+
 def free_memory() -> int:
     """Bytes that may be taken: what the system calls available, or a control group's limit leaves."""
     free = MAX_WEIGHT_BYTES * COPIES

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from codesign.compile.graph.passes import passed
 from codesign.compile.importing.check.check import Imported, check_import
 from codesign.compile.importing.check.engines import OnnxModel, Original, TorchModel
 from codesign.compile.importing.check.result import NOT_WANTED, ImportCheck
+from codesign.compile.importing.limits import MAX_PARTS, most_values
 from codesign.compile.importing.onnx import import_onnx, read_onnx
 from codesign.compile.importing.onnx_qoperator import in_qdq_form
 from codesign.compile.importing.pt2 import SavedProgram, read_pt2
@@ -85,12 +87,33 @@ def load_model(
     check_frame(width, height)
     if channels is not None and not 1 <= channels <= 4096:
         raise InputError(f"{channels} channels", where="input", hint="An image has between 1 and 4096 channels.")
-    name, door = _door(source, channels, states)
-    model = door(width, height)
-    checked = check_import(model, door, name) if check else NOT_WANTED
-    graph = model.graph
-    values = told_values(model.read)
+    with _in_words(source):
+        name, door = _door(source, channels, states)
+        model = door(width, height)
+        checked = check_import(model, door, name) if check else NOT_WANTED
+        graph = model.graph
+        values = told_values(model.read)
     return ImportedModel(model.module, name, graph.input_shape, graph.output_shape, model.quantised, checked, values)
+
+
+@contextlib.contextmanager
+def _in_words(source: torch.nn.Module | str | Path) -> Iterator[None]:
+    """Turn whatever a model makes the libraries raise into :class:`UnsupportedError`; its cause is kept.
+
+    What is known of models is refused by name where it is found; this is for what is not.
+    """
+    try:
+        yield
+    except (CodesignError, OSError):
+        raise
+    except Exception as error:
+        where = type(source).__name__ if isinstance(source, torch.nn.Module) else str(source)
+        reason = " ".join(str(error).split())[:200]
+        raise UnsupportedError(
+            f"cannot be imported ({type(error).__name__}{': ' * bool(reason)}{reason})",
+            where=where,
+            hint="Export the model again, with static sizes; if it runs elsewhere, please report it.",
+        ) from error
 
 
 def _door(
@@ -201,7 +224,15 @@ def _finished(graph: Graph, original: Original, name: str, states: int = 0) -> I
             where=f"input '{graph.input}'",
             hint="The network must take float32 images as [1, C, H, W].",
         )
+    _check_values(graph)
     graph = canonicalise(passed("imported", graph))
+    empty = next((node for node in graph.nodes if min(node.shape, default=1) < 1), None)
+    if empty is not None:
+        raise UnsupportedError(
+            f"makes a tensor without values, {list(empty.shape)}",
+            where=empty.where,
+            hint="Check its sizes, or give a larger frame.",
+        )
     quantised = is_quantised(graph)
     if quantised:
         graph = normalise_qdq(graph)
@@ -209,6 +240,22 @@ def _finished(graph: Graph, original: Original, name: str, states: int = 0) -> I
         raise UnsupportedError("the network computes nothing", where=name, hint="Its output is its input.")
     module = to_module(graph)
     return Imported(read, module, from_module(module), quantised, original)
+
+
+def _check_values(graph: Graph) -> None:
+    """Raise :class:`UnsupportedError` for a network, or a tensor of it, that nobody could compute."""
+    if len(graph.nodes) > MAX_PARTS:
+        raise UnsupportedError(
+            f"the network has {len(graph.nodes)} operators", where="main", hint=f"At most {MAX_PARTS} can be compiled."
+        )
+    _, _, height, width = graph.input_shape
+    for node in graph.nodes:
+        if math.prod(node.shape) > most_values(width, height):
+            raise UnsupportedError(
+                f"makes a tensor of {'x'.join(map(str, node.shape))} values",
+                where=node.where,
+                hint="Check its sizes and factors; export the model again.",
+            )
 
 
 def _exported(program: SavedProgram, width: int, height: int, channels: int | None) -> torch.export.ExportedProgram:

@@ -18,6 +18,7 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from codesign.compile.graph.graph import Graph
+from codesign.compile.importing.limits import MAX_PARTS
 from codesign.compile.importing.onnx_fold import with_sizes_folded
 from codesign.compile.importing.onnx_normalise import HALVES, graphs_of, sort_nodes, to_float32, with_explicit_pads
 from codesign.compile.importing.spelling.resize import Emit, Rule, resized
@@ -32,8 +33,11 @@ def import_onnx(path: Path, model: onnx.ModelProto, *, width: int, height: int, 
     :func:`load_model` says."""
     shape = _pinned(model, path, width, height, channels)
     (source,) = _inputs(model)
+    _check_count(model, path)
     try:
         model = with_explicit_pads(with_sizes_folded(_in_float32(model), source.name, shape))
+    except CodesignError:
+        raise
     except Exception as error:  # shape inference raises several kinds
         reason = " ".join(str(error).split())[:300]
         raise InputError(
@@ -58,6 +62,16 @@ def import_onnx(path: Path, model: onnx.ModelProto, *, width: int, height: int, 
             hint="Simplify the model, or export it again with static sizes.",
         ) from error
     return from_module(module, importer.names)
+
+
+def _check_count(model: onnx.ModelProto, path: Path) -> None:
+    for parts, kind in ((model.graph.node, "operators"), (model.graph.initializer, "stored tensors")):
+        if len(parts) > MAX_PARTS:
+            raise UnsupportedError(
+                f"the model has {len(parts)} {kind}",
+                where=str(path),
+                hint=f"At most {MAX_PARTS}: export it without unrolling its loops.",
+            )
 
 
 def _in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -87,8 +101,15 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise InputError(
             f"the model is damaged or incomplete ({reason})", where=str(path), hint="Export or download it again."
         ) from error
-    for node in model.graph.node:
-        node.name = node.name or node.output[0]
+    try:
+        for node in model.graph.node:
+            node.name = node.name or node.output[0]
+    except (UnicodeDecodeError, IndexError) as error:
+        raise InputError(
+            "the model is damaged: an operator has no name and no result that could be told",
+            where=str(path),
+            hint="Export or download it again.",
+        ) from error
     return model
 
 
@@ -112,8 +133,11 @@ def _check_location(path: Path, tensor: Any) -> None:
     parts = {*PurePosixPath(location).parts, *PureWindowsPath(location).parts}
     if not location or PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive or ".." in parts:
         raise InputError(f"external data '{location}' lie outside the model's folder", where=where, hint=hint)
-    folder = path.parent.resolve()
-    target = (path.parent / location).resolve()
+    try:
+        folder = path.parent.resolve()
+        target = (path.parent / location).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a name that none can have, links in a circle
+        raise InputError(f"external data '{location}' cannot be read ({error})", where=where, hint=hint) from error
     if not target.is_relative_to(folder):
         raise InputError(f"external data '{location}' lead outside the model's folder", where=where, hint=hint)
     if not target.is_file():
@@ -140,7 +164,8 @@ def _pinned(
     where = f"input '{source.name}'"
     kind = source.type.tensor_type
     if kind.elem_type not in (onnx.TensorProto.FLOAT, *HALVES):
-        name = onnx.TensorProto.DataType.Name(kind.elem_type)
+        known = onnx.TensorProto.DataType.DESCRIPTOR.values_by_number
+        name = known[kind.elem_type].name if kind.elem_type in known else f"of an unknown type ({kind.elem_type})"
         raise UnsupportedError(f"the input is {name}", where=where, hint="The network must take float32 images.")
     declared = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in kind.shape.dim]
     if kind.HasField("shape") and len(declared) != 4:

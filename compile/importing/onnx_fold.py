@@ -11,6 +11,8 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from codesign.compile.graph.graph import Array
+from codesign.compile.importing.limits import most_values
+from codesign.hw.errors import UnsupportedError
 
 MAX_ELEMENTS = 1 << 16
 """Larger results are weights, which stay operators until the graph's own folding."""
@@ -32,10 +34,26 @@ def with_sizes_folded(model: onnx.ModelProto, source: str, shape: tuple[int, ...
     # Each round lets shape inference see further, through reshapes that the last round made constant.
     for _ in range(4):
         before = len(model.graph.node)
-        model = _fold(onnx.shape_inference.infer_shapes(model, data_prop=True))
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        _check_sizes(inferred.graph, most_values(shape[3], shape[2]))
+        model = _fold(inferred)
         if len(model.graph.node) == before:
             break
     return model
+
+
+def _check_sizes(graph: Any, most: int) -> None:
+    """Raise :class:`UnsupportedError` for a result of more than ``most`` values, before anything computes it."""
+    makers = {name: node for node in graph.node for name in node.output}
+    for value in (*graph.value_info, *graph.output):
+        extents = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if value.name in makers and (math.prod(extents) > most or min(extents, default=0) < 0):
+            node = makers[value.name]
+            raise UnsupportedError(
+                f"makes a tensor of {'x'.join(map(str, extents))} values",
+                where=f"{node.op_type} '{node.name}'",
+                hint="Check its sizes and factors; export the model again.",
+            )
 
 
 def _fold(model: onnx.ModelProto) -> onnx.ModelProto:
