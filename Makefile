@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?=
 
 .PHONY: demo test browser lint pytest bench bench-accel bench-energy bench-toggles bench-calibration bench-explore \
-  bench-studies soak clean
+  bench-studies zoo soak clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -67,6 +67,10 @@ bench-explore: $(VENV)/installed
 # An hour of film, and INT8 against FP16, in six minutes.
 bench-studies: $(VENV)/installed
 	$(BIN)/python benchmarks/studies.py $(if $(DATA),--data=$(DATA))
+
+# Every architecture that spandrel knows, compiled; goes on where it stopped.
+zoo: $(VENV)/installed
+	$(BIN)/python benchmarks/zoo.py
 
 # Random networks on the RTL: make soak MINUTES=60, and SEED=N to repeat a run.
 soak: $(VENV)/installed
