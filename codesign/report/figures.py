@@ -6,6 +6,7 @@ figure can be computed again (``tests/codesign/test_report.py`` does, for figure
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -59,11 +60,17 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
         evidence = comparison.rows[0].evidence
         found[f"cycles/{cause}"] = Figure(Interval.exact(float(cycles)), "", evidence, "counted", (_counter(cause),))
     for name, decibels in comparison.quality_db.items():
-        if decibels is not None:
+        if decibels is not None and _is_figure(decibels):
             found[f"quality/{name}"] = Figure(
                 Interval.exact(decibels), "dB", comparison.rows[0].quality_evidence, "PSNR of the picture shown"
             )
     return found
+
+
+def _is_figure(decibels: float) -> bool:
+    """Whether a PSNR has bounds: that of an image which equals the truth is infinite, that of another picture may be
+    negative."""
+    return 0.0 <= decibels < math.inf
 
 
 def _counter(cause: str) -> str:
@@ -102,7 +109,7 @@ def _target(comparison: Comparison, row: TargetRow) -> dict[str, Figure]:
     ):
         if value is not None:
             shown[name] = Figure(value, unit, row.energy_evidence, *source)
-    if row.quality_db is not None:
+    if row.quality_db is not None and _is_figure(row.quality_db):
         quality = Interval.exact(row.quality_db)
         shown["quality"] = Figure(quality, "dB", row.quality_evidence, "PSNR of the picture shown")
     return shown

@@ -202,7 +202,9 @@ def compare_targets(
     """
     frame = result.compiled.frame
     bicubic = bicubic_baseline(frame)
-    quality: dict[str, float | None] = {"bicubic": bicubic.psnr_db, "fp32": None, "int8": result.quality_db}
+    # Without up-scaling there is nothing for a baseline to do: it would be the image itself.
+    baseline = bicubic.psnr_db if frame.scale > 1 else None
+    quality: dict[str, float | None] = {"bicubic": baseline, "fp32": None, "int8": result.quality_db}
     if result.compiled.source.module is not None and result.compiled.source.trained:
         quality["fp32"] = judge(frame, run_float(result.compiled)).psnr_db
     bill = account(result.counters, result.spec, dram=dram)

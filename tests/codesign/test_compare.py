@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
+import torch
 
 from codesign.energy.account import Evidence, account
 from codesign.energy.gpu import Layer, Workload, find_device, load_recorded, on_gpu, roofline
@@ -14,6 +16,7 @@ from codesign.energy.records import constant, devices
 from codesign.hw.counters import Counters
 from codesign.hw.errors import InputError
 from codesign.hw.spec import BASE, TINY
+from codesign.report.figures import figures
 from codesign.sim.silicon import synthesis
 from codesign.sim.silicon.synthesis import FpgaFit, PathStep, Resource, Synthesis, hardware_key
 from codesign.workflows.compare import Comparison, compare_targets, fpga_row, gpu_row, host_work, scanline_row, times
@@ -303,3 +306,17 @@ def test_a_simulated_frame_beside_two_gpus(tmp_path):
     for line in (chip, *boards):
         roof = min(line.peak_macs_per_s, line.macs_per_byte * line.bytes_per_s)
         assert 0.0 < line.reached_macs_per_s.high <= 1.0001 * roof, line
+
+
+def test_a_network_that_does_not_scale_has_no_baseline(tmp_path):
+    """Bicubic by 1 is the image itself, and its PSNR infinite, which no figure of a report may be."""
+    torch.manual_seed(0)
+    net, example = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1)).eval(), torch.rand(1, 3, 17, 23)
+    torch.export.save(torch.export.export(net, (example,)), tmp_path / "net.pt2")
+    compiled = compile_source(find(tmp_path / "net.pt2"), "tiny", FrameChoice((23, 17)))
+    made, _ = compare_targets(simulate(compiled, backend="reference"), ["H200"], command="it", results=tmp_path)
+    assert made.quality_db["bicubic"] is None
+    assert "quality/bicubic" not in figures(made)
+    for decibels in (math.inf, -3.0):
+        strange = dataclasses.replace(made, quality_db={"bicubic": decibels, "fp32": None, "int8": 20.0})
+        assert {name for name in figures(strange) if name.startswith("quality/")} == {"quality/int8"}
