@@ -8,13 +8,8 @@ names and shapes of weights decide how large a network is built: neither is look
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import re
 import resource
-import subprocess
-import sys
 import tempfile
 import warnings
 import zipfile
@@ -23,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from codesign.compile.importing.check.child import ChildError, Limits, in_child
 from codesign.compile.importing.limits import COPIES, MAX_RATIO, MAX_WEIGHT_BYTES, free_memory
 from codesign.compile.importing.published.restorer import ModelCard, Restorer, recognised, spandrel
 from codesign.hw.errors import CodesignError, InputError
@@ -51,21 +47,12 @@ def read_weights_file(path: Path, seconds: int = SECONDS) -> WeightsFile:
     belong to no architecture that spandrel knows.
     """
     _check(path)
+    spandrel()  # takes seconds; the child, a copy of this process, then has it
     with tempfile.TemporaryDirectory(prefix="codesign-") as folder:
         plain = Path(folder) / "weights.safetensors"
-        budget = min(COPIES * MAX_WEIGHT_BYTES, free_memory())
-        child = _child(path, plain, budget, seconds)
-        try:
-            spandrel()  # takes seconds, as the child does
-            answer = _answer(child, path, budget, seconds)
-        finally:
-            child.kill()
-            child.wait()
-            for stream in (child.stdout, child.stderr):
-                if stream is not None:
-                    stream.close()
-        if "refused" in answer:
-            raise InputError(answer["refused"], where=str(path), hint=answer["hint"])
+        refused = _tried(path, plain, min(COPIES * MAX_WEIGHT_BYTES, free_memory()), seconds)
+        if refused is not None:
+            raise InputError(refused[0], where=str(path), hint=refused[1])
         from safetensors.torch import load_file
 
         module, card = recognised(load_file(plain), str(path))
@@ -96,66 +83,42 @@ def _check(path: Path) -> None:
         )
 
 
-def _child(path: Path, plain: Path, budget: int, seconds: int) -> subprocess.Popen[str]:
-    import codesign
-
-    # The package may be a checkout; -P keeps modules that lie in the user's folder out.
-    root = str(Path(codesign.__file__).resolve().parents[1])
-    known = os.environ.get("PYTHONPATH")
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", __name__, str(path.resolve()), str(plain), str(budget), str(seconds)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([root, *([known] if known else [])]), "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _answer(child: subprocess.Popen[str], path: Path, budget: int, seconds: int) -> dict[str, str]:
+def _tried(path: Path, plain: Path, budget: int, seconds: int) -> tuple[str, str] | None:
+    """Open a file in a child, which leaves its tensors in ``plain``; what is wrong with it, and a hint."""
     hint = "The file is damaged, or made to do harm: download it again, from elsewhere."
-    patience = 60 + 4 * seconds  # its imports, and all of it beside other work
     try:
-        out, _ = child.communicate(timeout=patience)
-    except subprocess.TimeoutExpired as error:
-        raise InputError(f"could not be opened in {patience} s", where=str(path), hint=hint) from error
-    with contextlib.suppress(ValueError):
-        answer = json.loads(out.splitlines()[-1]) if out.strip() else None
-        if isinstance(answer, dict) and child.returncode == 0:
-            return answer
-    reason = {-24: f"takes more than {seconds} s to open", -9: f"takes more than {budget / 1e9:.1f} GB to open"}.get(
-        child.returncode, f"ended the process that opened it ({child.returncode})"
-    )
-    raise InputError(reason, where=str(path), hint=hint)
+        # Beside other work its seconds of the processor take longer.
+        return in_child(lambda: _opened(path, plain, budget, seconds), Limits(60 + 4 * seconds, budget))
+    except ChildError as error:
+        if error.kind == "time" or "SIGXCPU" in error.text:
+            return f"takes more than {seconds} s to open", hint
+        if error.kind == "memory":
+            return f"takes more than {budget / 1e9:.1f} GB to open", hint
+        return f"could not be opened ({error.text})", hint
 
 
-def main(arguments: list[str]) -> None:
-    """Open a file in this process, a child; print what became of it as JSON."""
-    path, plain, budget, seconds = Path(arguments[0]), Path(arguments[1]), int(arguments[2]), int(arguments[3])
+def _opened(path: Path, plain: Path, budget: int, seconds: int) -> tuple[str, str] | None:
+    """Open a file in this process, a child."""
+    _limit_time(seconds)
+    from safetensors.torch import save_file
+
     try:
-        spandrel()
-        _limit(budget, seconds)
-        from safetensors.torch import save_file
-
         state = _read(path)
         recognised(state, str(path))
         save_file(state, plain)
-        answer = {}
     except CodesignError as error:
-        answer = {"refused": error.what, "hint": error.hint}
+        return error.what, error.hint
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
-        answer = {"refused": f"takes more than {budget / 1e9:.1f} GB to open", "hint": _AGAIN}
-    print(json.dumps(answer))
+        return f"takes more than {budget / 1e9:.1f} GB to open", _AGAIN
+    return None
 
 
-def _limit(budget: int, seconds: int) -> None:
-    """Bound what this process may take from now on."""
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+def _limit_time(seconds: int) -> None:
+    """Bound the processor time that this process may take from now on."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     spent = int(used.ru_utime + used.ru_stime) + 1
-    resource.setrlimit(resource.RLIMIT_AS, (taken + budget, taken + budget))
     resource.setrlimit(resource.RLIMIT_CPU, (spent + seconds, spent + seconds + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -262,7 +225,3 @@ def _checked(state: Mapping[Any, Any]) -> dict[str, Any]:
             raise _refused(f"'{name[:80]}' holds values that are not finite", "Train again, or give other weights.")
         result[name] = plain
     return result
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
