@@ -44,6 +44,7 @@ from codesign.compile.ir.relax import from_module, to_module
 from codesign.hw.errors import CodesignError, InputError, UnsupportedError
 
 MAX_SIDE = 65536
+MAX_CHANNELS = 4096
 MAX_PIXELS = 2**28
 
 
@@ -85,8 +86,10 @@ def load_model(
     imported, and for an import that computes something else than the model does. ``check=False`` leaves that open.
     """
     check_frame(width, height)
-    if channels is not None and not 1 <= channels <= 4096:
-        raise InputError(f"{channels} channels", where="input", hint="An image has between 1 and 4096 channels.")
+    if channels is not None and not 1 <= channels <= MAX_CHANNELS:
+        raise InputError(
+            f"{channels} channels", where="input", hint=f"An image has between 1 and {MAX_CHANNELS} channels."
+        )
     with _in_words(source):
         name, door = _door(source, channels, states)
         model = door(width, height)
@@ -248,7 +251,13 @@ def _check_values(graph: Graph) -> None:
         raise UnsupportedError(
             f"the network has {len(graph.nodes)} operators", where="main", hint=f"At most {MAX_PARTS} can be compiled."
         )
-    _, _, height, width = graph.input_shape
+    _, depth, height, width = graph.input_shape
+    if depth > MAX_CHANNELS:
+        raise UnsupportedError(
+            f"the input has {depth} channels",
+            where=f"input '{graph.input}'",
+            hint=f"An image has between 1 and {MAX_CHANNELS} channels.",
+        )
     for node in graph.nodes:
         if math.prod(node.shape) > most_values(width, height):
             raise UnsupportedError(

@@ -99,6 +99,11 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str, str]] = {
         "'it'",
     ),
     "nothing left of a pool": (lambda: _one("MaxPool", {}, kernel_shape=[17, 17]), "without values", "'it'"),
+    "too many channels": (
+        lambda: _model([helper.make_node("GlobalAveragePool", ["x"], ["y"], "it")], {}, depth=5000),
+        "has 5000 channels",
+        "input 'x'",
+    ),
     "an unknown type": (lambda: _model([helper.make_node("Relu", ["x"], ["y"])], {}, 99), "unknown type", "input 'x'"),
 }
 
