@@ -229,6 +229,14 @@ def _finished(graph: Graph, original: Original, name: str, states: int = 0) -> I
         )
     _check_values(graph)
     graph = canonicalise(passed("imported", graph))
+    for node in graph.nodes:
+        for name in node.inputs:
+            if name in graph.constants and graph.constants[name].dtype.kind not in "biuf":
+                raise UnsupportedError(
+                    f"reads constants of type {graph.constants[name].dtype}",
+                    where=node.where,
+                    hint="Export the model in float32, or quantise it to int8.",
+                )
     empty = next((node for node in graph.nodes if min(node.shape, default=1) < 1), None)
     if empty is not None:
         raise UnsupportedError(

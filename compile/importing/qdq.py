@@ -149,6 +149,8 @@ def _weight(graph: Graph, node: Node) -> tuple[Array | None, Array, Array]:
     The codes are ``int8``, or ``int16`` where their differences from a zero point need it; None for other weights.
     """
     codes, scale, zero_point = (graph.constants[name] for name in node.inputs[:3])
+    if str(codes.dtype) not in _OFFSETS:
+        raise UnsupportedError(f"weights of type {codes.dtype}", where=node.where, hint="Quantise weights to int8.")
     axis = int(node.attributes["axis"]) % max(codes.ndim, 1)
     shape = [1] * codes.ndim
     if scale.size > 1:
@@ -157,7 +159,7 @@ def _weight(graph: Graph, node: Node) -> tuple[Array | None, Array, Array]:
     scales = scale.reshape(-1).astype(np.float32)
     centred = codes.astype(np.int64) - zeros.astype(np.int64)
     real = (centred * scales.reshape(shape).astype(np.float64)).astype(np.float32)
-    if not (np.isfinite(scales).all() and (scales > 0).all()) or str(codes.dtype) not in _OFFSETS:
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
         return None, scales, real
     narrow = centred.min(initial=0) >= -128 and centred.max(initial=0) <= 127
     return centred.astype(np.int8 if narrow else np.int16), scales, real
