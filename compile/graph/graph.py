@@ -149,8 +149,10 @@ class Editor:
 
     def keep(self, node: Node, **changes: Any) -> str:
         """Append ``node``, its inputs renamed as earlier nodes were."""
-        node = replace(node, **changes)
-        self.nodes.append(replace(node, inputs=tuple(self.resolve(name) for name in node.inputs)))
+        inputs = tuple(self.resolve(name) for name in changes.get("inputs", node.inputs))
+        if changes or inputs != node.inputs:  # most nodes stay as they are, and passes walk thousands
+            node = replace(node, **{**changes, "inputs": inputs})
+        self.nodes.append(node)
         return node.name
 
     def add(

@@ -53,6 +53,16 @@ class Group:
     operands: tuple[str, ...]
     partner: Unit | None = None  # or one concatenation, that a cost volume reads next to what this convolution makes
 
+    def of(self, graph: Graph) -> Group:
+        """The same group in ``graph``, in which other groups have been scaled: weights have other names by then."""
+        concats = tuple(graph.by_name[node.name] for node in self.concats)
+        return Group(concats, self.operands, None if self.partner is None else _of(self.partner, graph))
+
+
+def _of(unit: Unit, graph: Graph) -> Unit:
+    """The same ``unit`` in ``graph``, in which groups have been scaled."""
+    return Unit(unit.operator, tuple(graph.by_name[node.name] for node in unit.nodes))
+
 
 def is_aligned(unit: Unit) -> bool:
     """Whether ``unit`` is a scale that :func:`aligned` put in."""
@@ -69,7 +79,7 @@ def is_copy(graph: Graph, unit: Unit) -> bool:
 
 def groups(graph: Graph, parts: tuple[Unit, ...]) -> tuple[Group, ...]:
     """The groups of concatenations whose operands may be scaled separately."""
-    consumers = graph.consumers()
+    consumers, order = graph.consumers(), {node.name: at for at, node in enumerate(graph.nodes)}
     heads = {unit.name: unit.head for unit in parts if unit.operator.joins_scales}
     members: dict[str, set[str]] = {name: {name} for name in heads}
     for name, head in heads.items():
@@ -81,7 +91,7 @@ def groups(graph: Graph, parts: tuple[Unit, ...]) -> tuple[Group, ...]:
         group = members[name]
         if name != min(group):
             continue
-        inside = [node for node in graph.nodes if node.name in group]
+        inside = [graph.by_name[one] for one in sorted(group, key=order.__getitem__)]
         readers = [(one, reader) for one in group for reader in consumers[one] if reader.name not in group]
         operands = dict.fromkeys(operand for node in inside for operand in node.inputs if operand not in group)
         if graph.output not in group and all(takes(graph, reader, one) for one, reader in readers):
@@ -107,10 +117,10 @@ def aligned(graph: Graph, seen: Mapping[str, ChannelRange], flows: Container[str
     images. ``flows`` always get a scale, even if its factor is 1: the steps of a flow are binary fractions of a pixel,
     which suit no other operand.
     """
-    for index in range(len(groups(graph, units(graph)))):
-        parts = units(graph)  # anew: the weights of convolutions between two groups have other names by then
-        group = groups(graph, parts)[index]
-        by_name = {unit.name: unit for unit in parts}
+    parts = units(graph)
+    for first in groups(graph, parts):
+        group = first.of(graph)
+        by_name = {unit.name: _of(unit, graph) for unit in parts if unit.name in group.operands}
         bearers = {name for name in group.operands if name not in flows and _bears(graph, by_name.get(name), group)}
         if group.partner is None:
             factors = _least_error(group, _readings(graph, group, bearers, seen), seen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from codesign.compile.graph.graph import Graph, Node
 from codesign.compile.ir.evaluate import size_free, trace
+from codesign.compile.quantise.together import traced_images
 from codesign.hw.errors import InputError
 from codesign.hw.numerics import INT8_MAX, INT8_MIN
 
@@ -61,10 +62,13 @@ class Observation:
     high: float
     sample: Floats
 
-    def joined(self, other: Observation) -> Observation:
-        return Observation(
-            min(self.low, other.low), max(self.high, other.high), np.concatenate([self.sample, other.sample])
-        )
+    @staticmethod
+    def joined(parts: Sequence[Observation]) -> Observation:
+        """All of ``parts`` (one at least) as one tensor's; the samples are copied once, however many there are."""
+        if len(parts) == 1:
+            return parts[0]
+        low, high = min(one.low for one in parts), max(one.high for one in parts)
+        return Observation(low, high, np.concatenate([one.sample for one in parts]))
 
     def scaled(self, factor: float) -> Observation:
         """The values of the tensor times a positive ``factor``."""
@@ -81,23 +85,33 @@ def observe(graph: Graph, images: Sequence[Floats], names: Collection[str]) -> d
     :class:`InputError` for no images, wrong shapes or values that are not finite.
     """
     check_images(graph, images)
-    seen: dict[str, Observation] = {}
+    seen: dict[str, list[Observation]] = {}
+    with torch.no_grad():
+        found = _remembering(graph, images) if graph.carried else traced_images(graph, images)
+        for name, values in found:
+            if name in names:
+                one = Observation.joined([_observation(value.numpy(), name) for value in values])
+                seen.setdefault(name, []).append(one)
+    return {name: Observation.joined(seen.pop(name)) for name in [*seen]}  # the samples are large: not kept twice
+
+
+def _remembering(graph: Graph, images: Sequence[Floats]) -> Iterator[tuple[str, list[torch.Tensor]]]:
+    """The values of a recurrent network from the second of ``images`` on, each with the state that the last one left.
+
+    Of a single image, its values.
+    """
     states: dict[str, torch.Tensor] = {}
 
     def remembered(node: Node, _: list[torch.Tensor]) -> torch.Tensor | None:
         return states.get(node.name)
 
-    with torch.no_grad():
-        for number, image in enumerate(images):
-            counts = not graph.carried or number > 0 or len(images) == 1
-            left: dict[str, torch.Tensor] = {}
-            for name, value in trace(graph, torch.from_numpy(np.ascontiguousarray(image)), remembered):
-                left |= {state: value for after, state in graph.carried if after == name}
-                if name in names and counts:
-                    found = _observation(value.numpy(), name)
-                    seen[name] = seen[name].joined(found) if name in seen else found
-            states = left
-    return seen
+    for number, image in enumerate(images):
+        left: dict[str, torch.Tensor] = {}
+        for name, value in trace(graph, torch.from_numpy(np.ascontiguousarray(image)), remembered):
+            left |= {state: value for after, state in graph.carried if after == name}
+            if number > 0 or len(images) == 1:
+                yield name, [value]
+        states = left
 
 
 def check_images(graph: Graph, images: Sequence[Floats]) -> None:
@@ -192,5 +206,7 @@ def distinct_codes(observations: Mapping[str, Observation], chosen: Mapping[str,
     for name, observation in observations.items():
         params = chosen[name]
         codes = np.clip(np.rint(observation.sample / params.scale) + params.zero_point, INT8_MIN, INT8_MAX)
-        counts[name] = int(np.unique(codes).size)
+        met = np.zeros(INT8_MAX - INT8_MIN + 1, bool)  # a table: sorting the sample would take most of the time
+        met[codes.astype(np.int8).view(np.uint8)] = True
+        counts[name] = int(np.count_nonzero(met))
     return counts

@@ -18,11 +18,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from codesign.compile.graph.graph import Array, Graph, Node
 from codesign.compile.graph.unit import Unit
-from codesign.compile.ir.evaluate import trace
 from codesign.compile.operators.activation import PIECEWISE_LINEAR
+from codesign.compile.operators.registry import operator_of
+from codesign.compile.quantise.together import traced_images
 from codesign.compile.quantise.units import units
 
 MAX_FACTOR = 256.0
@@ -104,18 +106,32 @@ def channel_ranges(
 ) -> dict[str, ChannelRange]:
     """The ranges of the channels of the tensors ``names`` (NCHW).
 
+    Only what is normalised gets its variances, and what is concatenated its mean squares: the others' are not a number.
     ``images``: float32[1, C, H, W] calibration images, already checked.
     """
     found: dict[str, ChannelRange] = {}
+    readers = graph.consumers()
+    centred = {name for name in names if any(one.op == "instance_norm" for one in readers[name])}
+    joined = {name for name in names if any(operator_of(graph, one).joins_scales for one in readers[name])}
     with torch.inference_mode():
-        for image in images:
-            for name, value in trace(graph, torch.from_numpy(np.ascontiguousarray(image))):
-                if name in names:
-                    wide = value[0].flatten(1).double()
-                    parts = wide.amin(1), wide.amax(1), wide.var(1, correction=0), wide.square().mean(1)
-                    one = ChannelRange(*(part.numpy() for part in parts))
-                    found[name] = found[name].joined(one) if name in found else one
+        for name, values in traced_images(graph, images):
+            for value in values if name in names else ():
+                one = _range_of(value[0].flatten(1), variance=name in centred, square=name in joined)
+                found[name] = found[name].joined(one) if name in found else one
     return found
+
+
+def _range_of(value: Tensor, *, variance: bool, square: bool) -> ChannelRange:
+    """The figures of ``value: float32[C, N]``."""
+    unknown = torch.full(value.shape[:1], torch.nan, dtype=torch.float64)
+    wide = value.double() if variance or square else value
+    parts = (
+        value.amin(1).double(),
+        value.amax(1).double(),
+        wide.var(1, correction=0) if variance else unknown,
+        wide.square().mean(1) if square else unknown,
+    )
+    return ChannelRange(*(part.numpy() for part in parts))
 
 
 def _balance(constants: dict[str, Array], unit: Unit, reader: Node, peaks: NDArray[np.float64]) -> None:

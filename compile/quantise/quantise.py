@@ -236,11 +236,10 @@ def _chosen(network: Calibrated, wide: frozenset[str], scales: Mapping[str, Quan
     sources = {
         unit.name for unit in parts if not (unit.operator.keeps_scale or unit.operator.joins_scales)
     } & network.stored
-    seen: dict[str, Observation] = {}
+    seen: dict[str, list[Observation]] = {}
     for name in sorted(sources):
         root, factor = classes.find(name)
-        found = observations[name].scaled(1.0 / factor)
-        seen[root] = seen[root].joined(found) if root in seen else found
+        seen.setdefault(root, []).append(observations[name].scaled(1.0 / factor))
     centred = {classes.find(name)[0] for unit in parts if unit.operator.centred for name in unit.head.inputs}
     settled: dict[str, QuantParams] = dict(fixed)
     chosen: dict[str, QuantParams] = {}
@@ -250,8 +249,8 @@ def _chosen(network: Calibrated, wide: frozenset[str], scales: Mapping[str, Quan
         root, factor = classes.find(name)
         if root not in settled:
             # A concat of nothing but the network's input has no source of its own in its class.
-            observation = seen.get(root, observations[name].scaled(1.0 / factor))
-            params = choose(observation, network.method, network.percentile)
+            parts_seen = seen.get(root) or [observations[name].scaled(1.0 / factor)]
+            params = choose(Observation.joined(parts_seen), network.method, network.percentile)
             settled[root] = params.centred() if root in centred else params
         chosen[name] = _scaled(settled[root], factor)
     return chosen
