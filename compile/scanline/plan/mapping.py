@@ -62,12 +62,16 @@ class Mappings:
     def __init__(self, spec: AccelSpec) -> None:
         self.spec = spec
         self._made: dict[Hashable, Mapping] = {}
-        self._cycles: dict[tuple[int, bool], int] = {}
+        self._orders: dict[Hashable, _Order] = {}
+        self._cycles: dict[tuple[int, int, int, int, bool], int] = {}
 
     def of(self, weights: Weights, stride: int, sources: tuple[int, ...], *, carries: int = 0) -> Mapping:
         """:func:`map_conv` of these."""
         key = (hashlib.sha256(weights.tobytes()).digest(), weights.shape, stride, sources, carries)
-        return self.kept(key, lambda: map_conv(self.spec, weights, stride=stride, sources=sources, carries=carries))
+        orders = self._orders
+        return self.kept(
+            key, lambda: map_conv(self.spec, weights, stride=stride, sources=sources, carries=carries, orders=orders)
+        )
 
     def kept(self, key: Hashable, make: Callable[[], Mapping]) -> Mapping:
         """The mapping that ``make`` makes the first time that ``key`` is asked for."""
@@ -77,34 +81,43 @@ class Mappings:
 
     def group_cycles(self, mapping: Mapping, *, add: bool) -> int:
         """Cycles of one pixel group of ``mapping`` (made here) in a long row; ``add``: there is a second operand."""
-        key = (id(mapping), add)
+        fills = len(mapping.fills) * mapping.passes
+        key = (id(mapping.steps), fills, mapping.output_words, mapping.lane_groups_log2, add)
         if key not in self._cycles:
             words_per_set = max(1, (self.spec.co_lanes >> mapping.lane_groups_log2) // self.spec.ci_lanes)
-            fills = len(mapping.fills) * mapping.passes
             command = RowCommand(mapping.steps, fills, mapping.output_words, words_per_set, add)
             self._cycles[key] = group_cycles(self.spec, command)
         return self._cycles[key]
 
 
 def map_conv(
-    spec: AccelSpec, weights: Weights, *, stride: int, sources: tuple[int, ...] = (), carries: int = 0
+    spec: AccelSpec,
+    weights: Weights,
+    *,
+    stride: int,
+    sources: tuple[int, ...] = (),
+    carries: int = 0,
+    orders: dict[Hashable, _Order] | None = None,
 ) -> Mapping:
     """Map ``weights: int8[KY, KX, Cin, Cout]`` (channels in their order in the scratchpad) at column stride 1 or 2.
 
     ``sources``: how many of the input channels each source has, when there are several; a source begins with a group
     of its own. Of ``int16`` weights the steps of the high bytes come first. ``carries``: so often the whole sum counts
-    256-fold in the end.
+    256-fold in the end. ``orders`` keeps the steps of weights that were mapped on ``spec`` before: they depend only on
+    which blocks of the array have weights.
     """
     weights, first_groups = _by_source(spec, weights, sources)
     array = _ArrayWeights(spec, weights, stride)
-    deals = array.deals(carries)
-    fills = _fill_order(spec, [sorted({array.segment(unit) for deal in cog for unit in deal}) for cog in deals])
-    words, steps = array.words_and_steps(deals, fills)
+    orders = {} if orders is None else orders
+    key = (weights.shape, stride, carries, tuple(blocks.tobytes() for blocks in array.present))
+    if key not in orders:
+        orders[key] = array.order(carries)
+    order = orders[key]
     return Mapping(
-        words=words,
-        steps=steps,
-        fills=tuple(_fill(row, column, group, first_groups) for _, row, column, group in fills.order),
-        passes=fills.passes,
+        words=array.words(order.deals),
+        steps=order.steps,
+        fills=tuple(_fill(row, column, group, first_groups) for _, row, column, group in order.fills.order),
+        passes=order.fills.passes,
         lane_groups_log2=array.lane_groups_log2,
         output_words=ceil_div(weights.shape[3], spec.ci_lanes),
     )
@@ -141,6 +154,15 @@ def _fill_order(spec: AccelSpec, wanted: list[list[Segment]]) -> _Fills:
     return _Fills(order, len(wanted) if alike else 1, places_by_set)
 
 
+@dataclass(frozen=True)
+class _Order:
+    """What the array does step by step, whatever the weights."""
+
+    deals: list[list[Deal]]  # by set of output channels
+    fills: _Fills
+    steps: tuple[Step, ...]
+
+
 class _ArrayWeights:
     """Weights in blocks of the array: which of them are there, and which lanes they meet.
 
@@ -169,14 +191,17 @@ class _ArrayWeights:
         self.reach = 1 if stride == 2 else spec.window_reach + 1
         segments = rows * len(range(0, columns, self.reach)) * ceil_div(inputs, spec.ci_lanes)
         self.apart = segments > spec.window_slots  # then a segment for both planes is brought twice
+        self.present = [np.any(block, axis=(3, 5)) for block in self.blocks]  # [rows, columns, parts, sets]
 
     def segment(self, unit: _Unit) -> Segment:
         return bool(unit.plane) and self.apart, unit.row, unit.column // self.reach * self.reach, unit.group
 
-    def deals(self, carries: int) -> list[list[Deal]]:
-        """By set of output channels, the units of each step."""
-        present = [np.any(block, axis=(3, 5)) for block in self.blocks]  # [rows, columns, parts, sets]
-        return [self._deals_of([taps[..., number] for taps in present], carries) for number in range(self.sets)]
+    def order(self, carries: int) -> _Order:
+        """The steps; the oldest slots are freed with their last use."""
+        deals = [self._deals_of([taps[..., number] for taps in self.present], carries) for number in range(self.sets)]
+        wanted = [sorted({self.segment(unit) for deal in of_set for unit in deal}) for of_set in deals]
+        fills = _fill_order(self.spec, wanted)
+        return _Order(deals, fills, self._steps(deals, fills))
 
     def _deals_of(self, present: list[NDArray[np.bool_]], carries: int) -> list[Deal]:
         size, per_group = self.classes * self.spec.channel_parts, self.spec.channel_parts
@@ -190,17 +215,22 @@ class _ArrayWeights:
             found += [units[at : at + size] for at in range(0, len(units), size)]
         return found + [[replace(found[-1][0], carry=True)] for _ in range(carries)]
 
-    def words_and_steps(self, deals: list[list[Deal]], fills: _Fills) -> tuple[Int8, tuple[Step, ...]]:
-        """Each step's weight word, and the step; its oldest slots are freed with their last use."""
+    def words(self, deals: list[list[Deal]]) -> Int8:
+        """Each step's weight word."""
+        flat = [(number, deal) for number, of_set in enumerate(deals) for deal in of_set]
+        words = np.zeros((len(flat), self.spec.co_lanes, self.spec.ci_lanes), np.int8)
+        for at, (number, deal) in enumerate(flat):
+            self._fill_word(words[at], number, deal)
+        return words
+
+    def _steps(self, deals: list[list[Deal]], fills: _Fills) -> tuple[Step, ...]:
         flat = [(number, deal) for number, of_set in enumerate(deals) for deal in of_set]
         last_use = {
             fills.places[number][self.segment(unit)]: at for at, (number, deal) in enumerate(flat) for unit in deal
         }
-        words = np.zeros((len(flat), self.spec.co_lanes, self.spec.ci_lanes), np.int8)
         steps: list[Step] = []
         freed, total = 0, len(fills.order) * fills.passes
         for at, (number, deal) in enumerate(flat):
-            self._fill_word(words[at], number, deal)
             selectors = self._selectors(deal, fills.places[number], freed)
             release = 0
             while freed + release < total and last_use[freed + release] <= at:
@@ -208,7 +238,7 @@ class _ArrayWeights:
             freed += release
             begins = deal[0].plane > 0 and (at == 0 or not flat[at - 1][1][0].plane)
             steps.append(Step(selectors, release, deal is deals[number][-1], begins or deal[0].carry))
-        return words, tuple(steps)
+        return tuple(steps)
 
     def _selectors(self, deal: Deal, places: dict[Segment, int], freed: int) -> tuple[Selector, ...]:
         """The operands of every lane group and channel part; idle ones take the first unit's."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import product
 
 from codesign.compile.scanline.layers import Layer, LayerGraph, Shuffle, computed
@@ -37,8 +37,19 @@ class Geometry:
     """Row schedules and strips that were worked out, for planners of one network on machines that are much alike."""
 
     def __init__(self) -> None:
-        self.schedules: dict[tuple[object, ...], RowSchedule | None] = {}
+        self._schedules: dict[Hashable, tuple[Passage, RowSchedule | None]] = {}
         self.strips: dict[tuple[object, ...], tuple[Strip, ...] | None] = {}
+
+    def schedule(self, passage: Passage, order: RowOrder) -> RowSchedule | None:
+        """The row schedule of ``passage``: walked once for all that are alike, because networks repeat their blocks."""
+        key = passage.content, order
+        if key not in self._schedules:
+            self._schedules[key] = passage, schedule_rows(passage, order)
+        walked, found = self._schedules[key]
+        if found is None or walked is passage:
+            return found
+        names = dict(zip(walked.heights, passage.heights, strict=True))
+        return found.moved(names, dict(zip(walked.layers, passage.layers, strict=True)))
 
 
 Prices = dict[tuple[object, ...], float | str]
@@ -133,7 +144,7 @@ class Planner:
         end = cascade.end
         if end == len(self.graph.layers):
             return "the network ends"
-        longer = self.best(cascade.first, end + 1)
+        longer = self.price(cascade.first, end + 1)
         if isinstance(longer, str):
             return longer
         return f"with {self.graph.layers[end].name} it would cost more"
@@ -259,7 +270,7 @@ class Planner:
             return f"more than {spec.tables} tables of activations"
         kept = kept_tensors(list(layers.values())) if halos == "keep" else []
         tails = [name for name in kept if name not in stored]
-        rows = self._schedule(Passage.of(graph, list(layers), loads, stored, tails), order)
+        rows = self._geometry.schedule(Passage.of(graph, list(layers), loads, stored, tails), order)
         if rows is None:
             return "readers of one tensor overtake each other for too long"
         commands = sum(rows.loads.values()) + sum(rows.layer_repeat.values()) + sum(rows.store_repeat.values())
@@ -267,13 +278,6 @@ class Planner:
         if 4 + commands > spec.command_slots - 2:
             return f"the loop would exceed {spec.command_slots} commands"
         return Undivided(first, end, layers, loads, leaving, halos, kept, conversions, mappings, rows)
-
-    def _schedule(self, passage: Passage, order: RowOrder) -> RowSchedule | None:
-        tensors = tuple(passage.loads), tuple(passage.stored), tuple(passage.tails)
-        key = (self._names, tuple(passage.layers), *tensors, order)
-        if key not in self._geometry.schedules:
-            self._geometry.schedules[key] = schedule_rows(passage, order)
-        return self._geometry.schedules[key]
 
     def into_strips(self, undivided: Undivided, strips: int) -> Cascade | None:
         """``undivided`` in ``strips`` strips, or None when the frame is too narrow for so many.

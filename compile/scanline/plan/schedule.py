@@ -9,7 +9,7 @@ and dense blocks need. A command that produces ``repeat`` rows an iteration appe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,6 +59,24 @@ class RowSchedule:
     freeing: dict[str, Reading | None]  # tensor -> the reading that frees it
     order: RowOrder
 
+    def moved(self, names: Mapping[str, str], layers: Mapping[int, int]) -> RowSchedule:
+        """The schedule of a passage of the same :attr:`Passage.content`, its tensors and layers in place of these."""
+
+        def reading(one: Reading | None) -> Reading | None:
+            return None if one is None else Reading(layers[one.layer], one.which)
+
+        return RowSchedule(
+            loads={names[name]: count for name, count in self.loads.items()},
+            layer_delay={layers[index]: count for index, count in self.layer_delay.items()},
+            layer_repeat={layers[index]: count for index, count in self.layer_repeat.items()},
+            store_delay={names[name]: count for name, count in self.store_delay.items()},
+            store_repeat={names[name]: count for name, count in self.store_repeat.items()},
+            iterations=self.iterations,
+            rows={names[name]: count for name, count in self.rows.items()},
+            freeing={names[name]: reading(one) for name, one in self.freeing.items()},
+            order=self.order,
+        )
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -81,6 +99,21 @@ class Passage:
     @property
     def leaving(self) -> list[str]:
         return [*self.stored, *self.tails]
+
+    @property
+    def content(self) -> Hashable:
+        """Everything that the schedule depends on, with tensors and layers by their places instead of by name."""
+        number = {name: at for at, name in enumerate(self.heights)}
+
+        def numbers(names: Sequence[str]) -> tuple[int, ...]:
+            return tuple(number[name] for name in names)
+
+        layers = tuple(
+            (layer.kernel.footprint, numbers(layer.streamed), layer.operand is None, number[layer.output])
+            for layer in self.layers.values()
+        )
+        ends = numbers(self.loads), numbers(self.stored), numbers(self.tails)
+        return tuple(self.heights.values()), layers, ends
 
 
 def schedule_rows(passage: Passage, order: RowOrder) -> RowSchedule | None:
@@ -184,6 +217,8 @@ class _Walk:
             for reading, name in found.items():
                 self.readers[name].append(reading)
         self.done: dict[Reading, int] = {key: 0 for keys in self.readers.values() for key in keys}
+        self.shared = {name: found for name, found in self.readers.items() if len(found) > 1}
+        self.sources = {index: set(found.values()) & self.shared.keys() for index, found in self.reads.items()}
         self.peaks = dict.fromkeys(passage.heights, 1)  # rows alive at once
         self.ahead: dict[str, set[Reading]] = {name: set() for name in passage.heights}  # once ahead of another
 
@@ -218,25 +253,24 @@ class _Walk:
             for name, delay in [*outputs, *self.store_delay.items(), *((name, 0) for name in self.passage.loads)]
         )
 
-    def _note(self, name: str, row: int | None) -> None:
-        """Compare the readers of ``name``; ``row`` has just been made."""
+    def _note_row(self, name: str, row: int) -> None:
+        """See how many rows of ``name`` are alive; ``row`` has just been made."""
         freed = [self.done[key] for key in self.readers[name]]
-        if len(freed) > 1:
-            floor = min(freed)
-            for key, value in zip(self.readers[name], freed, strict=True):
-                if value > floor:
-                    self.ahead[name].add(key)
-        if row is not None:
-            if name in self.taken:
-                freed.append(self.taken[name])
-            self.peaks[name] = max(self.peaks[name], row - min(freed, default=0) + 1)
+        if name in self.taken:
+            freed.append(self.taken[name])
+        self.peaks[name] = max(self.peaks[name], row - min(freed, default=0) + 1)
+
+    def _compare(self, name: str) -> None:
+        """See which readers of ``name``, several, are ahead of another."""
+        freed = [(self.done[key], key) for key in self.shared[name]]
+        floor = min(freed)[0]
+        self.ahead[name].update(key for done, key in freed if done > floor)
 
     def _store(self, iteration: int) -> None:
         for name in self.taken:
             for _ in range(self.rate[name]):
                 if iteration >= self.store_delay[name] and self.taken[name] < self.height[name]:
                     self.taken[name] += 1
-                    self._note(name, None)
 
     def _compute(self, iteration: int, index: int) -> None:
         output, height = self.passage.layers[index].output, self.height
@@ -245,7 +279,7 @@ class _Walk:
             if iteration < self.delays[index] or y >= height[output]:
                 continue
             self.produced[output] = y + 1
-            self._note(output, y)
+            self._note_row(output, y)
             last = y + 1 == height[output]
             top = self.footprints[index].rows_for(y + 1).start
             for reading, name in self.reads[index].items():
@@ -253,14 +287,14 @@ class _Walk:
                     self.done[reading] = y + 1
                 else:
                     self.done[reading] = height[name] if last else min(max(top, 0), height[name])
-            for name in set(self.reads[index].values()):
-                self._note(name, None)
+            for name in self.sources[index]:
+                self._compare(name)
 
     def _load(self) -> None:
         for name in self.passage.loads:
             for _ in range(self.rate[name]):
                 if self.produced[name] < self.height[name]:
-                    self._note(name, self.produced[name])
+                    self._note_row(name, self.produced[name])
                     self.produced[name] += 1
 
 
