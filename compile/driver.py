@@ -153,9 +153,11 @@ def compile_network(
     partitioned = partition(from_module(quantised), spec)
     regions = []
     for part in partitioned.regions:
-        on_stage(f"lower and plan {part.symbol}")
+        on_stage(f"lower {part.symbol}")
         graph = lower(part, name or model.name)
+        on_stage(f"plan {part.symbol}")
         plan = make_plan(spec, graph, dram_bytes_per_cycle)
+        on_stage(f"emit {part.symbol}")
         regions.append(Region(part, graph, plan, emit(plan)))
     return CompiledNetwork(
         name=name or model.name,
