@@ -9,7 +9,7 @@ from codesign.compile.scanline.layers import LayerGraph
 from codesign.compile.scanline.plan.cost import Cost
 from codesign.compile.scanline.plan.mapping import Mappings
 from codesign.compile.scanline.plan.plan import Cascade
-from codesign.compile.scanline.plan.planner import Geometry, Planner, Prices
+from codesign.compile.scanline.plan.planner import Planner, Prices
 from codesign.compile.scanline.plan.strips import HaloMode
 from codesign.compile.scanline.rewrite.split_layers import each_rewriting
 from codesign.hw.errors import UnsupportedError
@@ -43,10 +43,10 @@ def make_plan(
     Raises :class:`UnsupportedError` when a layer does not fit even in the narrowest strips.
     """
     mappings, rate = Mappings(spec), bytes_per_cycle or spec.bus_bytes
-    geometry, known = Geometry(), Prices()
+    known = Prices()
 
     def plan(rewritten: LayerGraph) -> Plan:
-        return _plan_cascades(Planner(spec, rewritten, rate, halos, mappings, geometry, known))
+        return _plan_cascades(Planner(spec, rewritten, rate, halos, mappings, known=known))
 
     plans = each_rewriting(spec, graph, mappings, plan)
     return min(plans, key=lambda plan: plan.price)
