@@ -79,10 +79,10 @@ def seed(module: nn.Module, name: str, channels: int) -> None:
         for layer in convs:
             calm = {"spread": TEXTURE, "offset": 0.0} if layer in heads else {}
             # In place of the layer's own: with a hook its result would be computed once more, for nothing.
-            layer.forward = _Calibrator(layer, rng, carried.get(layer, 0), **calm)  # type: ignore[assignment]
+            layer.__dict__["forward"] = _Calibrator(layer, rng, carried.get(layer, 0), **calm)
         module(torch.from_numpy(picture(channels, _SIZES.get(type(module), 32))))
         for layer in convs:
-            del layer.forward
+            del layer.__dict__["forward"]
         _show(module, convs[-1], channels)
     module.float()
 
