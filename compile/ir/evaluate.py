@@ -59,7 +59,7 @@ def _by_engine(node: Node, inputs: list[Tensor]) -> Any:
 
 def _by_tvm(node: Node, inputs: list[Tensor]) -> Any:
     """One operator through TVM's own code generator: the definition of whatever torch is not told about here."""
-    values = [np.ascontiguousarray(value.detach().numpy()) for value in inputs]
+    values = [np.asarray(value.detach().numpy(), order="C") for value in inputs]  # a number stays one
     try:
         result = _machine(node, values)["main"](*map(tvm.runtime.tensor, values))
         if node.dtype == "tuple":
