@@ -95,18 +95,18 @@ def measured(name: str, accel: str) -> dict[str, Any]:
             compiled = compile_source(source, accel, FrameChoice(size=SIZE), quantisation=Quantisation("minmax"))
         except CodesignError as error:
             return {**row, "outcome": "refused", "why": " ".join(str(error).split())[:400]}
-        network_ = compiled.network
+        found = compiled.network
         host: dict[str, int] = {}
-        for placement in network_.placements:
+        for placement in found.placements:
             if not placement.on_accelerator:
                 host[placement.operator] = host.get(placement.operator, 0) + 1
-        macs = sum(placement.macs for placement in network_.placements)
-        on_machine = sum(placement.macs for placement in network_.placements if placement.on_accelerator)
+        macs = sum(placement.macs for placement in found.placements)
+        on_machine = sum(placement.macs for placement in found.placements if placement.on_accelerator)
         return {
             **row,
             "outcome": "compiled",
-            "import": str(network_.source.check),
-            "regions": len(network_.regions),
+            "import": str(found.source.check),
+            "regions": len(found.regions),
             "macs": macs,
             "macs_on_machine": on_machine,
             "host": dict(sorted(host.items(), key=lambda item: -item[1])),

@@ -22,7 +22,7 @@ from torch import nn
 from tvm import relax
 
 from codesign import networks
-from codesign.compile.importing import model as front_door
+from codesign.compile.importing import exported
 from codesign.compile.importing import onnx as onnx_door
 from codesign.compile.importing.check import check, frame
 from codesign.compile.importing.check.child import ChildError, Limits, in_child
@@ -119,16 +119,16 @@ def test_an_operator_with_a_wrong_meaning_is_named(
     def torch_importer(importer: Any, node: Any) -> Any:
         return importer.block_builder.emit(other(importer.env[node.args[0]]))
 
-    own = front_door._NamingImporter.create_convert_map
+    own = exported._NamingImporter.create_convert_map
 
     def converters(importer: Any) -> Any:
         return {**own(importer), f"{operator}.default": lambda node: torch_importer(importer, node)}
 
-    monkeypatch.setattr(front_door._NamingImporter, "create_convert_map", converters)
-    converter = onnx_door._own_converter
+    monkeypatch.setattr(exported._NamingImporter, "create_convert_map", converters)
+    converter = onnx_door.converted
     monkeypatch.setattr(
         onnx_door,
-        "_own_converter",
+        "converted",
         lambda emit, op, inputs, *rest: (
             other(inputs[0]) if op.lower() == operator else converter(emit, op, inputs, *rest)
         ),

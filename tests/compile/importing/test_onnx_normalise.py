@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from codesign.compile.importing.model import ImportedModel, load_model
-from codesign.compile.importing.onnx_normalise import sort_nodes
+from codesign.compile.importing.spelling.onnx_normalise import sort_nodes
 from codesign.hw.errors import InputError
 
 DRAWN = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
