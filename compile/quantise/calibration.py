@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from codesign.compile.graph.graph import Graph, Node
 from codesign.compile.ir.evaluate import size_free, trace
-from codesign.compile.quantise.together import traced_images
+from codesign.compile.ir.together import traced_images
 from codesign.hw.errors import InputError
 from codesign.hw.numerics import INT8_MAX, INT8_MIN
 

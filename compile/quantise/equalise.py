@@ -22,9 +22,9 @@ from torch import Tensor
 
 from codesign.compile.graph.graph import Array, Graph, Node
 from codesign.compile.graph.unit import Unit
+from codesign.compile.ir.together import traced_images
 from codesign.compile.operators.activation import PIECEWISE_LINEAR
 from codesign.compile.operators.registry import operator_of
-from codesign.compile.quantise.together import traced_images
 from codesign.compile.quantise.units import units
 
 MAX_FACTOR = 256.0

@@ -2,7 +2,7 @@
 
 Calibration runs a network on eight small crops. Torch prepares a convolution's weights at every call, which costs more
 than a crop's arithmetic, so the crops share the call. Only operators whose values do not depend on what else is in the
-batch run so the others run image by image.
+batch run so; the others run image by image.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from codesign.compile.graph.graph import Graph
 from codesign.compile.importing.model import load_model
 from codesign.compile.ir.evaluate import trace
 from codesign.compile.ir.relax import from_module
-from codesign.compile.quantise.together import traced_images
+from codesign.compile.ir.together import traced_images
 
 
 class Block(nn.Module):
